@@ -1,0 +1,373 @@
+"""What every script needs and no paper is about: the command line, the run folder, checkpoints.
+
+A script declares a dataclass `Config` and hands it to `main`; its `train` opens a `Run`, which owns the folder
+`out_dir` with config.json, log.csv, samples/, checkpoint.pt and result.json. No model, loss or training loop here.
+"""
+import argparse
+import contextlib
+import csv
+import dataclasses
+import difflib
+import inspect
+import json
+import math
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+
+class UserError(Exception):
+    """Something the user can mend: `main` prints its one line and leaves with exit status 2, no traceback."""
+
+
+def require(condition, message: str):
+    """Raise UserError(message) unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def closest(word: str, words, prefix: str = "") -> str:
+    """' (did you mean X?)' for the word of `words` nearest to `word`, or '' when none is near."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {prefix}{near[0]}?)" if near else ""
+
+
+def choice(cfg, field: str, options):
+    """Raise UserError unless cfg.field is one of the options."""
+    value = str(getattr(cfg, field))
+    require(value in options, f"--{field}={value}: choose from {', '.join(options)}{closest(value, options)}")
+
+
+# ---- the command line
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see --help")
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    return text.lower() in ("1", "true", "yes", "on")
+
+
+def field_notes(Config) -> dict:
+    """{field: (group, help)} read from the source of the dataclass: a comment alone on its line opens a group,
+    a trailing comment is the help text of its field."""
+    notes, group = {}, "options"
+    for line in inspect.getsource(Config).splitlines():
+        if heading := re.match(r"    # (.+)", line):
+            group = heading[1]
+        elif field := re.match(r"    (\w+)\s*:[^#]*(?:#\s*(.*))?", line):
+            notes[field[1]] = (group, field[2] or "")
+    return notes
+
+
+def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
+    """Read `[command] --key=value …` into (command, Config): explicit flags win over the preset, the preset over
+    the defaults. `given` in the config names the flags typed. Raises UserError for anything unknown."""
+    notes, groups = field_notes(Config), {}
+    parser = _Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs="?", default=commands[0], help=" | ".join(commands))
+    for field in dataclasses.fields(Config):
+        title, text = notes.get(field.name, ("options", ""))
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        kind, text = type(field.default), f"{text} (default: {field.default!r})".replace("%", "%%")
+        if kind is bool:
+            kwargs = dict(type=_boolean, nargs="?", const=True, metavar="BOOL")
+            parser.add_argument(f"--no-{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
+        else:
+            kwargs = dict(type=kind, metavar=kind.__name__.upper())
+        groups[title].add_argument(f"--{field.name}", help=text, **kwargs)
+    given, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0]
+        require(unknown[0].startswith("-"), f"unexpected argument {unknown[0]!r}: flags look like --key=value")
+        raise UserError(f"unknown flag --{name}{closest(name.replace('-', '_'), notes, '--')}; see --help")
+    given = vars(given)
+    command, preset = given.pop("command"), given.get("preset", "")
+    for kind, name, names in (("command", command, commands), ("preset", preset, ["", *presets])):
+        require(name in names, f"unknown {kind} {name!r}{closest(name, names)}: choose from "
+                               f"{', '.join(filter(None, names))}")
+    cfg = Config(**{**presets.get(preset, {}), **given})
+    cfg.given = set(given)
+    return command, cfg
+
+
+def main(Config, presets: dict, commands: dict, argv=None, doc: str = "", memory: str = "--batch_size"):
+    """Parse the command line, call commands[name](cfg) and return its result; every foreseeable trouble becomes
+    one line on stderr. `memory`: what to lower if memory runs out. Exit status 2 on errors, 130 on Ctrl-C."""
+    message = None
+    try:
+        argv = sys.argv[1:] if argv is None else list(argv)
+        command, cfg = parse(Config, presets, list(commands), argv, doc)
+        result = commands[command](cfg)
+    except UserError as error:
+        message = str(error)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not re.search("(out of|allocate|enough) memory", str(error)):
+            raise
+        message = f"out of memory: lower {memory}"
+    except OSError as error:
+        message = f"{error.strerror or error} ({error.filename or 'while writing'}); what was saved is intact"
+    except KeyboardInterrupt:
+        sys.exit(130)
+    if message:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    if isinstance(result, dict) and result.get("interrupted"):
+        sys.exit(130)
+    return result
+
+
+# ---- device, several processes, random state
+
+def pick_device(name: str) -> torch.device:
+    """'auto' takes CUDA, then Apple's MPS, then the CPU. Raises UserError if the device is not there."""
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    name = next(d for d in have if have[d]) if name == "auto" else name
+    require(name.split(":")[0] in have, f"--device={name}: choose from auto, cpu, cuda, mps")
+    require(have[name.split(":")[0]], f"--device={name}: this torch sees no such device; use --device=cpu")
+    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
+
+
+def start_processes(device: torch.device):
+    """(rank, number of processes); under torchrun it also joins the group (NCCL on CUDA, gloo on the CPU)."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and not torch.distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return int(os.environ.get("RANK", 0)), world
+
+
+
+
+# ---- checkpoints
+
+@contextlib.contextmanager
+def atomic_open(path):
+    """Open path for binary writing, so that it ends up with the whole new content or keeps the old one."""
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    with atomic_open(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def load_checkpoint(path, model: str) -> dict:
+    """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing, broken or another's."""
+    require(Path(path).exists(), f"{path}: no checkpoint there; train first, or name the folder with --out_dir")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a zip error, an unpickling error, an end of file: the same to the user
+        raise UserError(f"{path}: not a checkpoint, or a truncated one ({type(error).__name__})") from None
+    ours = isinstance(state, dict) and {"name", "config", "step"} <= set(state)
+    require(ours, f"{path}: not a checkpoint of this project")
+    require(state["name"] == model, f"{path}: a checkpoint of the model {state['name']!r}, not of {model!r}")
+    return state
+
+
+def from_checkpoint(cfg, state: dict, fixed=("data", "model")):
+    """The checkpoint's config with the flags given in cfg put over it (for a Config made in Python: the fields that
+    differ from their defaults). A new value for a field of the groups `fixed` raises UserError."""
+    old, notes = state["config"], field_notes(type(cfg))
+    changed = {f.name for f in dataclasses.fields(cfg) if getattr(cfg, f.name) != f.default}
+    given = getattr(cfg, "given", changed)
+    for name in given:
+        value = getattr(cfg, name)
+        require(notes[name][0] not in fixed or value == old.get(name, value),
+                f"--{name}={value}: the checkpoint was made with {old.get(name)!r}; leave the flag out")
+    given = given | {"resume", "stop_after", "out_dir"}
+    kept = {name: value for name, value in old.items() if name in notes and name not in given}
+    return dataclasses.replace(cfg, **kept)
+
+
+def restore(state: dict, optimizers, data_rng):
+    """Put a checkpoint's optimisers and random states back, for a run that goes on (the model has its weights)."""
+    for optimizer, saved in zip(optimizers, state["optimizers"]):
+        optimizer.load_state_dict(saved)
+    data_rng.set_state(state["rng"]["data"])
+    torch.set_rng_state(state["rng"]["cpu"])
+    if torch.cuda.is_available() and len(state["rng"]["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+
+
+def older_run(cfg, step: int, few: int = 100) -> str:
+    """A remark for `sample` when a run of a few steps may hide an older, longer one; else ''."""
+    if step >= few:
+        return ""
+    older = {json.loads(path.read_text("utf-8")).get("steps", 0): path.parent
+             for path in Path(cfg.out_dir).parent.glob(f"{Path(cfg.out_dir).name}.*/result.json")}
+    hint = f"; an older one of {max(older)} steps: --out_dir={older[max(older)]}" if older else ""
+    return f"note: the run in {cfg.out_dir} has only {step} steps{hint}"
+
+
+# ---- the run folder
+
+class Run:
+    """One training run and its folder: `with Run(cfg, "gpt", model, columns) as run:`, columns for log.csv.
+
+    Opening it renames an older folder of that name aside (runs/gpt.1, …), unless the run goes on from the `state`
+    of a checkpoint. Ctrl-C and SIGTERM only raise a flag, so that no step is cut in two: the loop asks
+    `run.stopping(step)` after each one. Of several processes only rank 0 prints and writes.
+    """
+
+    def __init__(self, cfg, name: str, model, columns, state=None, rank: int = 0):
+        self.cfg, self.name, self.rank, self.folder = cfg, name, rank, Path(cfg.out_dir)
+        self.parameters, self.device = sum(p.numel() for p in model.parameters()), next(model.parameters()).device
+        self.first = state["step"] if state else 0
+        self.seconds = state["seconds"] if state else 0.0   # of training: without evaluating, sampling and saving
+        self.signal, self.handlers, self.live = 0, {}, sys.stdout.isatty()
+        if rank == 0:
+            try:
+                self._open_folder(["step", "seconds", *columns], state)
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise UserError(f"--out_dir={self.folder}: cannot write there ({error.strerror})") from None
+
+    def _open_folder(self, columns, state):
+        log, rows = self.folder / "log.csv", []
+        if state and log.exists():                          # rows after the checkpoint will come again
+            with open(log, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if (row["step"] or "-").isdigit()
+                        and int(row["step"]) <= self.first]
+        elif not state and self.folder.exists() and any(self.folder.iterdir()):
+            aside = next(path for n in range(1, 10**6)
+                         if not (path := self.folder.with_name(f"{self.folder.name}.{n}")).exists())
+            self.folder.rename(aside)
+            self.say(f"note: an older run was there; it is kept in {aside}")
+        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob("*.tmp"):          # of a save that was killed
+            leftover.unlink()
+        write_json(self.folder / "config.json", dataclasses.asdict(self.cfg))
+        self.file = open(log, "w", newline="")
+        self.writer = csv.DictWriter(self.file, columns)
+        self.writer.writeheader()
+        self.writer.writerows(rows)
+        self.file.flush()
+
+    def __enter__(self):
+        def note(number, frame):
+            if self.signal:                                 # a second Ctrl-C does not wait for the step to end
+                raise KeyboardInterrupt
+            self.signal = number
+        with contextlib.suppress(ValueError):               # outside the main thread signals are left alone
+            self.handlers = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        self.precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(getattr(self.cfg, "matmul", self.precision))
+        self.mark = time.perf_counter()
+        self.say(f"{self.parameters:,} parameters on {self.device}")
+        return self
+
+    def __exit__(self, *error):
+        for s, handler in self.handlers.items():
+            signal.signal(s, handler)
+        torch.set_float32_matmul_precision(self.precision)
+        if self.rank == 0:
+            self.file.close()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def say(self, text: str):
+        if self.rank == 0:
+            print(("\r\x1b[K" if self.live else "") + text, flush=True)
+
+    def clock(self) -> float:
+        """Seconds of training so far, earlier sessions of this run included."""
+        now = time.perf_counter()
+        self.seconds, self.mark = self.seconds + now - self.mark, now
+        return self.seconds
+
+    @contextlib.contextmanager
+    def untimed(self):
+        """What happens inside does not count as training time."""
+        self.clock()
+        yield
+        self.mark = time.perf_counter()
+
+    def check_finite(self, step: int, **losses):
+        """Raise UserError if a loss is NaN or infinite: before the step that would spoil the weights."""
+        for name, value in losses.items():
+            require(math.isfinite(value), f"{name} is {value} at step {step}: lower the learning rate, or clip the "
+                    f"gradient; the checkpoint in {self.folder}, if any, is from before")
+
+    def log(self, step: int, **values):
+        """A row of log.csv and a line of progress; values of None are left out."""
+        if self.rank == 0:
+            values = {key: value for key, value in values.items() if value is not None}
+            self.writer.writerow({"step": step, "seconds": f"{self.seconds:.2f}", **values})
+            self.file.flush()
+            pace = self.seconds / max(step, 1)
+            text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
+            line = f"step {step}/{self.cfg.steps}  {text}  {1000 * pace:.0f} ms/step  " \
+                   f"{pace * (self.cfg.steps - step):.0f} s left"
+            print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", flush=True)
+
+    def due(self, step: int, every: int) -> bool:
+        """True at every so many steps (0: never), and at the last."""
+        return every > 0 and (step % every == 0 or step == self.cfg.steps)
+
+    def stopping(self, step: int) -> bool:
+        """True if the loop should save and leave after this many steps: Ctrl-C, SIGTERM or --stop_after."""
+        if torch.distributed.is_initialized():              # all processes must leave after the same step
+            flag = torch.tensor(self.signal, device="cuda" if torch.cuda.is_available() else "cpu")
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            self.signal = int(flag)
+        return bool(self.signal) or 0 < self.cfg.stop_after <= step - self.first
+
+    def save(self, step: int, model, optimizers, data_rng, **more):
+        """Write checkpoint.pt: all that sampling and an exact resume need, and what else the script gives."""
+        if self.rank == 0:
+            cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+            rng = {"data": data_rng.get_state(), "cpu": torch.get_rng_state(), "cuda": cuda}
+            state = {"name": self.name, "config": dataclasses.asdict(self.cfg), "step": step, "seconds": self.seconds,
+                     "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "rng": rng}
+            with atomic_open(self.folder / "checkpoint.pt") as file:
+                torch.save({**state, **more}, file)
+
+    def leave(self, step: int) -> dict:
+        """Say how to go on, after the loop stopped early and saved; returns what `train` returns then."""
+        script = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else "the same command"
+        folder = "" if self.cfg.out_dir == type(self.cfg).out_dir else f" --out_dir={self.cfg.out_dir}"
+        self.say(f"stopped after step {step} and saved; go on with: {script} --resume{folder}")
+        return {"model": self.name, "steps": step, "interrupted": self.signal}
+
+    def sample_path(self, step: int, suffix: str) -> Path:
+        return self.folder / "samples" / f"step_{step:06d}{suffix}"
+
+    def finish(self, **scores) -> dict:
+        """Write result.json and return its content."""
+        result = {"model": self.name, "steps": self.cfg.steps, "seconds": round(self.seconds, 2),
+                  "parameters": self.parameters, "device": str(self.device), **scores}
+        self.say(f"look in {self.folder}: log.csv, samples/, result.json")
+        if self.rank == 0:
+            write_json(self.folder / "result.json", result)
+        return result
+
+
+def write_evaluation(cfg, result: dict) -> dict:
+    """Print the tables of `evaluate`, {title: {row: number}}, and write them to evaluate.json in the run's folder."""
+    for title, rows in result.items():
+        print(title.replace("_", " "))
+        for row, value in rows.items():
+            print(f"  {row:>10}  {value:.4g}")
+    if Path(cfg.out_dir).is_dir():
+        write_json(Path(cfg.out_dir) / "evaluate.json", result)
+    return result

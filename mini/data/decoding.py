@@ -1,0 +1,77 @@
+"""Writing text token by token: print it as it comes, and read the weights as fast as the memory allows."""
+import codecs
+import contextlib
+import platform
+
+import torch
+import torch.nn.functional as F
+
+from mini.common import UserError
+from mini.data.text import read_text, split_text
+from mini.metrics import longest_copied_run
+
+
+def print_texts(tokenizer, columns, prompt: str, show: bool) -> list:
+    """The texts, as strings, of `columns`, an iterable of token columns (B,), each with the prompt before it. With
+    `show` the first is printed as it comes, and the others after it.
+
+    A character that is spread over several tokens comes with the last of them; bytes that are no UTF-8 as U+FFFD.
+    """
+    texts, decoders = [], []
+    for column in columns:
+        if not texts:
+            texts = [prompt] * len(column)
+            decoders = [codecs.getincrementaldecoder("utf-8")(errors="replace") for _ in texts]
+            print(prompt, end="", flush=True) if show else None
+        pieces = [d.decode(tokenizer.token_bytes(i)) for d, i in zip(decoders, column.tolist())]
+        texts = [text + piece for text, piece in zip(texts, pieces)]
+        print(pieces[0], end="", flush=True) if show else None
+    if show:
+        print(*["", *texts[1:]], sep="\n\n----\n\n" if len(texts) > 1 else "\n")
+    return texts
+
+
+def print_copying(texts: list, data: str):
+    """Say how much of the texts is copied from the training part of --data, beside what is normal: held-out text."""
+    try:
+        training, held_out = split_text(read_text(data))
+    except UserError as error:
+        print(f"(how much of it is copied cannot be told: {error})")
+        return
+    for text in texts:
+        print(f"longest run copied from the training text: {longest_copied_run(text, training)} characters "
+              f"(as much held-out text: {longest_copied_run(held_out[:len(text)], training)})")
+
+
+@contextlib.contextmanager
+def fast_vectors(model):
+    """Inside, every nn.Linear of the model multiplies a single vector as fast as the memory can be read.
+
+    W x is the sum of W's columns, weighted by x. On x86, torch's kernel for weighted sums of rows (embedding_bag)
+    reads two to three times as fast as its product of a matrix and one vector; so each weight is kept a second time,
+    transposed, in one slab of outputs per thread: (O, I) -> (slabs·I, O/slabs). For inference only.
+    """
+    linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
+    if next(model.parameters()).is_cpu and platform.machine() in ("x86_64", "AMD64"):
+        for linear in linears:
+            linear.forward = _vector_forward(linear)        # hides the method of the class
+    try:
+        yield
+    finally:
+        for linear in linears:
+            linear.__dict__.pop("forward", None)
+
+
+def _vector_forward(linear):
+    (O, I), slabs, plain = linear.weight.shape, torch.get_num_threads(), linear.forward
+    rows = F.pad(linear.weight.detach(), (0, 0, 0, -O % slabs)).view(slabs, -1, I)  # (slabs, O/slabs, I)
+    rows = rows.transpose(1, 2).reshape(slabs * I, -1)                              # (slabs·I, O/slabs)
+    index = torch.arange(slabs * I).view(slabs, I)                                  # bag s adds up the rows of slab s
+
+    def forward(x):
+        if x.numel() != I:
+            return plain(x)
+        y = F.embedding_bag(index, rows, mode="sum", per_sample_weights=x.reshape(1, I).expand(slabs, I))
+        y = y.view(-1)[:O].view(*x.shape[:-1], O)                                   # (slabs, O/slabs) -> (…, O)
+        return y if linear.bias is None else y + linear.bias
+    return forward

@@ -1,0 +1,81 @@
+"""Weights to begin with: a checkpoint of ours, or published GPT-2 weights as transformers saves them."""
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+from mini.common import UserError, from_checkpoint, load_checkpoint, older_run, require
+from mini.data.safetensors import read_safetensors
+from mini.data.tokenizers import BPETokenizer, load_tokenizer
+
+SIZES = ("n_layer", "n_head", "n_embd", "block_size")
+
+# transformers keeps these as (in, out), to be multiplied from the right; nn.Linear has (out, in).
+TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+
+def read_gpt2(path):
+    """(sizes, weights) of a GPT-2 `model.safetensors` of any size.
+
+    sizes: n_layer, n_head, n_embd, block_size. All but n_head are read off the tensors; n_head is taken from
+    config.json beside the file, and without one it is n_embd / 64, as in every published GPT-2. weights: {name:
+    float32 tensor}, named and turned as `train_gpt.GPT` has them. Raises UserError for any other file.
+    """
+    path = Path(path)
+    require(path.suffix not in (".bin", ".pth"), f"{path}: such a file is a Python pickle, which can run any "
+            "code when it is opened; take model.safetensors from the same place")
+    tensors = {name.removeprefix("transformer."): tensor for name, tensor in read_safetensors(path).items()}
+    weights = {}
+    for name, tensor in tensors.items():
+        if name == "lm_head.weight" or re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
+            continue  # the tied head; the causal mask, which old files hold
+        weights[name] = (tensor.t() if name.endswith(TURNED) else tensor).float().contiguous()
+    try:
+        n_embd, block_size = weights["wte.weight"].shape[1], len(weights["wpe.weight"])
+        n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
+        config = path.with_name("config.json")
+        config = json.loads(config.read_text("utf-8")) if config.exists() else {}
+        n_head = int(config.get("n_head", n_embd // 64))
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError):
+        raise UserError(f"{path}: not the weights of a GPT-2 (or a broken config.json beside it); "
+                        f"it holds {', '.join(list(tensors)[:3])} …") from None
+    return dict(zip(SIZES, (n_layer, n_head, n_embd, block_size))), weights
+
+
+def starting_point(cfg, from_run: bool, whole_context: bool = False):
+    """(config, state, tokenizer, weights) that training or sampling begins with.
+
+    from_run: from the checkpoint in cfg.out_dir, whose content is `state`; else from the file cfg.init_from, if any.
+    What is not there is None. Weights decide the sizes in the config, but training may cut their context to its
+    block_size. A model.safetensors needs GPT-2's vocab.json and merges.txt in its folder.
+    """
+    if from_run:
+        state = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", "gpt")
+        cfg = from_checkpoint(cfg, state)
+        if whole_context and older_run(cfg, state["step"]):
+            print(older_run(cfg, state["step"]))
+        return cfg, state, load_tokenizer(state["tokenizer"]), state["model"]
+    if not cfg.init_from:
+        return cfg, None, None, None
+    if cfg.init_from.endswith(".pt"):
+        state = load_checkpoint(cfg.init_from, "gpt")
+        sizes, tokenizer = {name: state["config"][name] for name in SIZES}, load_tokenizer(state["tokenizer"])
+        weights = state["model"]
+    else:
+        sizes, weights = read_gpt2(cfg.init_from)
+        tokenizer = BPETokenizer.read(Path(cfg.init_from).parent)
+    for name in {"n_layer", "n_head", "n_embd"} & getattr(cfg, "given", set()):
+        require(getattr(cfg, name) == sizes[name], f"--{name}: the weights in {cfg.init_from} have {sizes[name]}")
+    if not whole_context:
+        sizes["block_size"] = min(sizes["block_size"], cfg.block_size)
+    return dataclasses.replace(cfg, **sizes), None, tokenizer, weights
+
+
+def load_weights(model, weights: dict):
+    """Copy the weights into a GPT: its context may be shorter than theirs. Raises UserError if they do not fit."""
+    weights = {**weights, "lm_head.weight": weights["wte.weight"],
+               "wpe.weight": weights["wpe.weight"][:len(model.wpe.weight)]}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"the weights do not fit a GPT-2: {str(error).splitlines()[1].strip()}") from None

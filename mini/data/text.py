@@ -1,0 +1,69 @@
+"""Text to learn from: our own tales, Shakespeare by name, or any UTF-8 file or folder."""
+from pathlib import Path
+
+import torch
+
+from mini.common import UserError, closest, require
+from mini.data.download import download
+from mini.data.tokenizers import BPETokenizer, CharTokenizer
+
+TALES = Path(__file__).parent / "tales"
+SHAKESPEARE = ("shakespeare.txt",
+               ["https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+                "https://storage.googleapis.com/download.tensorflow.org/data/shakespeare.txt"],
+               "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed")
+
+
+def read_file(path) -> str:
+    """The text of one UTF-8 file: a byte-order mark and our licence line dropped, line ends made '\\n'."""
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text (see byte {error.start}); save it as UTF-8") from None
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if text.startswith("SPDX-License-Identifier:"):
+        text = text.partition("\n")[2].lstrip("\n")
+    return text
+
+
+def read_text(source: str) -> str:
+    """The text named by --data: 'tales', 'shakespeare', a file, or a folder (its *.txt files by name).
+
+    Raises UserError if there is no such file, no text in it, or text that is not UTF-8.
+    """
+    if source == "shakespeare":
+        return read_file(download(*SHAKESPEARE))
+    path = TALES if source == "tales" else Path(source)
+    require(path.exists(), f"--data={source}: no such file or folder{closest(source, ['tales', 'shakespeare'])}")
+    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    require(files, f"{path}: the folder holds no .txt file")
+    text = "\n\n".join(read_file(file) for file in files) if path.is_dir() else read_file(path)
+    require(text.strip(), f"{path}: there is no text in it")
+    return text
+
+
+def split_text(text: str):
+    """(training text, held-out text): the first nine tenths of the characters, and the last."""
+    cut = int(0.9 * len(text))
+    return text[:cut], text[cut:]
+
+
+def make_tokenizer(kind: str, text: str, vocab_size: int):
+    """The tokenizer named by --tokenizer: 'char' or 'bpe', made from the text (BPE: from its training part), or
+    a folder with GPT-2's vocab.json and merges.txt."""
+    if kind == "char":
+        return CharTokenizer.train(text)
+    if kind == "bpe":
+        return BPETokenizer.train(split_text(text)[0], vocab_size)
+    require(Path(kind).is_dir(), f"--tokenizer={kind}: choose from char, bpe, or a folder with vocab.json and "
+                                 f"merges.txt{closest(kind, ['char', 'bpe'])}")
+    return BPETokenizer.read(kind)
+
+
+def encode_split(tokenizer, text: str, T: int, device):
+    """The two parts of the text as 1-D tensors of token numbers. Raises UserError if they do not fill a context
+    of T tokens."""
+    parts = [torch.tensor(tokenizer.encode(part), device=device) for part in split_text(text)]
+    require(len(parts[0]) > T and len(parts[1]) > 1, f"the text has only {len(parts[0]) + len(parts[1])} tokens, "
+            f"too few for a context of {T}: bring more text (--data) or lower --block_size")
+    return parts

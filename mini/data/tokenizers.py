@@ -1,0 +1,195 @@
+"""Text to numbers and back: one token per character, or byte-level BPE, GPT-2's or one trained on the spot.
+
+Byte-level BPE (Radford et al. 2019; BPE: Sennrich et al. 2016): the text is cut into words by a fixed pattern, each
+word is written as its UTF-8 bytes, and then pairs of neighbours are merged, the pair learnt first first. Every text
+can be encoded, since the 256 bytes are tokens themselves. In `vocab.json` and `merges.txt` each byte stands as one
+printable character (`BYTE_TO_CHAR`).
+"""
+import json
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from mini.common import UserError, require
+
+
+def load_tokenizer(state: dict):
+    """The tokenizer saved by `.state()`, which is what a checkpoint holds. Raises KeyError on an unknown kind."""
+    return {"char": CharTokenizer, "bpe": BPETokenizer}[state["kind"]].from_state(state)
+
+
+class CharTokenizer:
+    """One token per character of the training text, in order of code point."""
+
+    def __init__(self, characters: str):
+        self.characters = characters
+        self.index = {c: i for i, c in enumerate(characters)}
+        self.vocab_size = len(characters)
+        self.start = "\n" if "\n" in self.index else characters[:1]     # what a text without a prompt begins from
+
+    @classmethod
+    def train(cls, text: str):
+        return cls("".join(sorted(set(text))))
+
+    def encode(self, text: str) -> list:
+        """Token numbers. Raises UserError, naming the characters, if the text has some that were never trained."""
+        unknown = "".join(sorted(set(text) - set(self.index)))
+        require(not unknown, f"the model has never seen {unknown[:20]!r}: this tokenizer knows only the characters "
+                             "of its training text (with --tokenizer=bpe it would know them all)")
+        return [self.index[c] for c in text]
+
+    def decode(self, ids) -> str:
+        return "".join(self.characters[i] for i in ids)
+
+    def token_bytes(self, i: int) -> bytes:
+        """The UTF-8 bytes of one token, for printing as they come."""
+        return self.characters[i].encode()
+
+    def state(self) -> dict:
+        return {"kind": "char", "characters": self.characters}
+
+    @classmethod
+    def from_state(cls, state: dict):
+        return cls(state["characters"])
+
+
+# The printable bytes stand for themselves; the other 68 are given the characters from 256 on, in order.
+_printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+_others = [b for b in range(256) if b not in _printable]
+BYTE_TO_CHAR = {**{b: chr(b) for b in _printable}, **{b: chr(256 + n) for n, b in enumerate(_others)}}
+CHAR_TO_BYTE = {c: b for b, c in BYTE_TO_CHAR.items()}
+END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token, between documents
+
+# Unicode's White_Space; Python's own \s would add the four separators U+001C to U+001F.
+SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+
+
+def split_words(text: str) -> list:
+    """Cut text into GPT-2's words: contractions; letters, digits or other signs, each with at most one space
+    before; runs of white space, of which the last space goes to the word that follows.
+
+    The pattern speaks of Unicode's classes L and N, which Python's `re` lacks, so we list the members in the text.
+    """
+    kinds = defaultdict(str)
+    for c in sorted(set(text)):
+        kinds[unicodedata.category(c)[0]] += c
+    L = "".join(map(re.escape, kinds["L"])) or "\ud800"  # a lone surrogate, never in a text: the empty class
+    N = "".join(map(re.escape, kinds["N"])) or "\ud800"
+    pattern = (rf"'(?:[sdmt]|ll|ve|re)| ?[{L}]+| ?[{N}]+| ?[^{SPACE}{L}{N}]+"
+               rf"|[{SPACE}]+(?![^{SPACE}])|[{SPACE}]+")
+    return re.findall(pattern, text)
+
+
+class BPETokenizer:
+    """Byte-level BPE. `vocab`: {token: number}, `merges`: [(left, right), …], tokens written in BYTE_TO_CHAR."""
+
+    def __init__(self, vocab: dict, merges: list):
+        self.vocab, self.merges = vocab, [tuple(pair) for pair in merges]
+        self.rank = {pair: n for n, pair in enumerate(self.merges)}
+        self.tokens = {i: token for token, i in vocab.items()}
+        self.vocab_size = max(self.tokens) + 1
+        self.end = vocab.get(END_OF_TEXT)
+        self.start = "\n" if self.end is None else END_OF_TEXT           # what a text without a prompt begins from
+        self.cache = {}
+
+    @classmethod
+    def read(cls, folder):
+        """Read GPT-2's vocab.json and merges.txt from a folder. Raises UserError if missing or broken."""
+        vocab, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
+        for path in (vocab, merges):
+            require(path.exists(), f"{path}: no such file; GPT-2's tokenizer is vocab.json and merges.txt in a folder")
+        try:
+            lines = merges.read_text("utf-8").split("\n")
+            pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+            require(all(len(pair) == 2 for pair in pairs), f"{merges}: a line is not two tokens")
+            tokenizer = cls(json.loads(vocab.read_text("utf-8")), pairs)
+        except (ValueError, TypeError, AttributeError):
+            raise UserError(f"{vocab} and {merges}: not GPT-2's tokenizer files, or truncated ones") from None
+        missing = [a + b for a, b in pairs if a + b not in tokenizer.vocab]
+        missing += [c for c in CHAR_TO_BYTE if c not in tokenizer.vocab]
+        require(not missing, f"{vocab}: does not go with {merges}: no number for {missing[:1]}")
+        return tokenizer
+
+    @classmethod
+    def train(cls, text: str, vocab_size: int):
+        """Learn merges until there are vocab_size tokens, or no pair occurs twice: the most frequent pair of
+        neighbours becomes a token, again and again (of equals, the one whose tokens came first)."""
+        require(vocab_size >= 256, f"--vocab_size={vocab_size}: BPE starts from the 256 bytes, so take more")
+        vocab = {c: i for i, c in enumerate(sorted(CHAR_TO_BYTE))}
+        counts = Counter(split_words(text))
+        words = [[vocab[BYTE_TO_CHAR[b]] for b in word.encode()] for word in counts]
+        times = list(counts.values())
+        names, merges = list(vocab), []
+        pairs, where = Counter(), defaultdict(set)      # how often each pair occurs, and in which words
+        for n, word in enumerate(words):
+            for pair in zip(word, word[1:]):
+                pairs[pair] += times[n]
+                where[pair].add(n)
+        while len(names) < vocab_size and pairs:
+            best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+            if pairs[best] < 2:
+                break
+            merges.append((names[best[0]], names[best[1]]))
+            names.append("".join(merges[-1]))
+            for n in where.pop(best):                   # only the words that hold the pair change
+                old, new = words[n], merge(words[n], best, len(names) - 1)
+                for pair in zip(old, old[1:]):
+                    pairs[pair] -= times[n]
+                for pair in zip(new, new[1:]):
+                    pairs[pair] += times[n]
+                    where[pair].add(n)
+                words[n] = new
+            pairs = Counter({pair: n for pair, n in pairs.items() if n > 0})
+        return cls({name: i for i, name in enumerate(names)}, merges)
+
+    def encode(self, text: str) -> list:
+        """Token numbers; `<|endoftext|>` in the text becomes the special token where the vocabulary has it."""
+        ids = []
+        for n, part in enumerate(text.split(END_OF_TEXT) if self.end is not None else [text]):
+            if n:
+                ids.append(self.end)
+            for word in split_words(part):
+                if word not in self.cache:
+                    self.cache[word] = self._encode_word(word)
+                ids += self.cache[word]
+        return ids
+
+    def _encode_word(self, word: str) -> list:
+        parts = [BYTE_TO_CHAR[b] for b in word.encode()]
+        while len(parts) > 1:
+            best = min(zip(parts, parts[1:]), key=lambda pair: self.rank.get(pair, len(self.rank)))
+            if best not in self.rank:
+                break
+            parts = merge(parts, best, "".join(best))
+        return [self.vocab[part] for part in parts]
+
+    def decode(self, ids) -> str:
+        return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", errors="replace")
+
+    def token_bytes(self, i: int) -> bytes:
+        """The bytes of one token: part of a character, sometimes. Numbers that the model has beyond the vocabulary
+        (a padded embedding) are written as nothing."""
+        if i == self.end:
+            return END_OF_TEXT.encode()
+        return bytes(CHAR_TO_BYTE[c] for c in self.tokens.get(i, ""))
+
+    def state(self) -> dict:
+        return {"kind": "bpe", "vocab": self.vocab, "merges": [list(pair) for pair in self.merges]}
+
+    @classmethod
+    def from_state(cls, state: dict):
+        return cls(state["vocab"], state["merges"])
+
+
+def merge(parts: list, pair: tuple, joined) -> list:
+    """parts with every occurrence of the two neighbours `pair`, from the left, replaced by `joined`."""
+    out, i = [], 0
+    while i < len(parts):
+        if i + 1 < len(parts) and (parts[i], parts[i + 1]) == pair:
+            out.append(joined)
+            i += 2
+        else:
+            out.append(parts[i])
+            i += 1
+    return out

@@ -1,0 +1,56 @@
+"""Scores, and the baselines that stand beside them."""
+import math
+
+import torch
+
+
+def bits_per_byte(nats: float, text: str) -> float:
+    """A total loss in nats over a text, as bits per UTF-8 byte: comparable whatever the tokenizer."""
+    return nats / math.log(2) / len(text.encode())
+
+
+def bigram_loss(train, held_out, vocab_size: int, pull: float = 10.0) -> float:
+    """Cross-entropy, in nats per token, of predicting each token from the one before it by counting.
+
+        p(b|a) = (n(a,b) + pull·p(b)) / (n(a) + pull),    p(b) = (n(b) + 1) / (n + V)
+
+    n counts in `train`, a 1-D tensor of token numbers; after a rare a, p(b) weighs as much as `pull` occurrences.
+    The mean is over held_out[1:].
+    """
+    a, b = train[:-1].long(), train[1:].long()
+    p_b = (torch.bincount(b, minlength=vocab_size).double() + 1) / (len(b) + vocab_size)
+    n_a = torch.bincount(a, minlength=vocab_size).double()
+    pairs, n_ab = torch.unique(a * vocab_size + b, return_counts=True)      # a full V×V table might not fit
+    x, y = held_out[:-1].long(), held_out[1:].long()
+    place = torch.searchsorted(pairs, x * vocab_size + y).clamp(max=len(pairs) - 1)
+    n_xy = torch.where(pairs[place] == x * vocab_size + y, n_ab[place], 0).double()
+    return -((n_xy + pull * p_b[y]) / (n_a[x] + pull)).log().mean().item()
+
+
+def longest_copied_run(sample: str, text: str) -> int:
+    """The length, in characters, of the longest piece of the sample that stands word for word in the text."""
+    best = start = 0
+    for end in range(1, len(sample) + 1):
+        while sample[start:end] not in text:        # the longest copied piece that ends here starts at `start`
+            start += 1
+        best = max(best, end - start)
+    return best
+
+
+def text_scores(total: float, tokens, held_out, vocab_size: int, parts, sample: str) -> dict:
+    """What a language model's run ends with: held-out loss, its baselines, and copying.
+
+    total: loss in nats over held_out[1:]; tokens, held_out: the two parts of the text as tensors; parts: the same
+    as strings; sample: text that the model wrote. Held-out text of the same length shows what copying is normal.
+    """
+    return {"val_loss": total / (len(held_out) - 1), "bits_per_byte": bits_per_byte(total, parts[1]),
+            "chance": math.log(vocab_size), "bigram": bigram_loss(tokens, held_out, vocab_size),
+            "copied": longest_copied_run(sample, parts[0]),
+            "copied_held_out": longest_copied_run(parts[1][:len(sample)], parts[0])}
+
+
+def text_report(val_loss, bits_per_byte, chance, bigram, copied, copied_held_out) -> str:
+    """The scores of `text_scores` in words, each beside its baseline."""
+    return (f"held-out loss {val_loss:.4f} nats per token ({bits_per_byte:.3f} bits per byte); baselines: counting "
+            f"pairs of tokens {bigram:.4f}, knowing nothing {chance:.4f}\nlongest run copied from the training text: "
+            f"{copied} characters in the sample above, {copied_held_out} in as much held-out text")

@@ -1,0 +1,445 @@
+"""GPT-2: a Transformer decoder that learns to write by predicting the next token.
+
+By the chain rule p(x₁ … x_n) = Π p(x_t | x_<t), so a model of the next token is a model of whole texts. The network
+predicts at every position at once, and a causal mask keeps position t from seeing what comes after it. The loss:
+
+    L = −1/T · Σ_t log p(x_t+1 | x_≤t)      in nats; a model that knows nothing scores ln V
+
+Papers: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; attention: Vaswani et al. 2017.
+Departures: Muon (Jordan et al. 2024) for the weight matrices, which needs a fraction of AdamW's steps; no dropout
+unless asked for. `--preset=nanogpt-cpu` is a plain AdamW recipe.
+
+    python train_gpt.py                                 our tales, character by character
+    python train_gpt.py --data=my_novel.txt             your own text
+    python train_gpt.py sample --prompt="The ferry"     let it write on
+    python train_gpt.py evaluate                        loss along the context; copying by temperature
+    python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
+
+Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.py, mini/bert.py.
+"""
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import common, metrics
+from mini.data.decoding import fast_vectors, print_copying, print_texts
+from mini.data.pretrained import load_weights, starting_point
+from mini.data.text import encode_split, make_tokenizer, read_text, split_text
+
+
+@dataclass
+class Config:
+    # data
+    data: str = "tales"            # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt files
+    tokenizer: str = "char"        # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
+    vocab_size: int = 1024         # tokens of the bpe tokenizer
+    # model
+    block_size: int = 128          # T, the context: how many tokens the model sees at once
+    n_layer: int = 4               # blocks
+    n_head: int = 4                # attention heads per block
+    n_embd: int = 192              # C, the width
+    # optimisation
+    steps: int = 1200              # optimiser steps
+    batch_size: int = 16           # sequences per step, over all processes
+    grad_accum: int = 1            # compute the batch in so many parts: the same gradient in less memory
+    optimizer: str = "muon"        # muon: for weight matrices, AdamW for the rest; adamw: for everything
+    muon_lr: float = 0.03          # Muon's peak learning rate
+    lr: float = 0.01               # AdamW's peak learning rate
+    hold: float = 0.4              # linear schedule: the part of the run before the rate begins to fall
+    final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
+    schedule: str = "linear"       # how the rate falls: linear or cosine
+    warmup: int = 3                # steps until the rate is at its peak
+    momentum: float = 0.85         # Muon
+    beta1: float = 0.9             # AdamW
+    beta2: float = 0.99            # AdamW
+    weight_decay: float = 0.0      # of weight matrices and embeddings
+    grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
+    dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
+    # run
+    preset: str = ""               # gpu, gpt2, nanogpt-cpu or finetune
+    out_dir: str = "runs/gpt"      # folder of the run
+    init_from: str = ""            # begin with these weights: a checkpoint.pt, or GPT-2's model.safetensors
+    eval_every: int = 200          # steps between evaluations on the held-out text; each saves a checkpoint
+    sample_every: int = 400        # steps between sample texts
+    log_every: int = 50            # steps between lines of progress
+    seed: int = 1                  # of everything random
+    device: str = "auto"           # auto, cpu, cuda or mps
+    fused: bool = False            # torch's fused attention and AdamW instead of the written-out ones
+    matmul: str = "medium"         # float32 products: highest, or medium (bfloat16 inputs where fast)
+    compile: bool = False          # torch.compile the model
+    resume: bool = False           # go on from the checkpoint in out_dir
+    stop_after: int = 0            # leave after so many steps, saved, as if interrupted
+    # sampling
+    prompt: str = ""               # text to continue
+    tokens: int = 500              # tokens to write
+    samples: int = 1               # texts to write
+    temperature: float = 0.8       # 0: always the likeliest token; 1: as the model believes; above: wilder
+    top_k: int = 0                 # draw from the k likeliest tokens only (0: all)
+    top_p: float = 1.0             # draw from the likeliest tokens that together have this probability
+    cache: bool = True             # keep the keys and values of past tokens
+
+
+PRESETS = {
+    "gpu": dict(n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64, steps=2000, dropout=0.2,
+                muon_lr=0.02, lr=0.003, fused=True),
+    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=32, grad_accum=4, steps=5000,
+                 tokenizer="bpe", vocab_size=16384, dropout=0.1, muon_lr=0.02, lr=0.003, fused=True),
+    "nanogpt-cpu": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, steps=2000, warmup=100,
+                        optimizer="adamw", lr=1e-3, final_lr=0.1, schedule="cosine", weight_decay=0.1),
+    "finetune": dict(optimizer="adamw", lr=5e-5, hold=0.0, steps=100, batch_size=4, block_size=256, eval_every=50,
+                     sample_every=50, log_every=5),
+}
+
+
+# ---- the network
+
+class CausalSelfAttention(nn.Module):
+    """Every position reads from the positions up to itself: softmax(q kᵀ/√hs + mask) v, in n_head heads."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.n_head, self.p, self.fused = cfg.n_head, cfg.dropout, cfg.fused
+        self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)     # q, k and v in one product
+        self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x, mask, past=None, n=0):
+        B, T, C = x.shape
+        nh, hs = self.n_head, C // self.n_head
+        q, k, v = self.c_attn(x).split(C, dim=2)
+        q = q.view(B, T, nh, hs).transpose(1, 2)                # (B, T, C) -> (B, nh, T, hs)
+        k = k.view(B, T, nh, hs).transpose(1, 2)
+        v = v.view(B, T, nh, hs).transpose(1, 2)
+        if past is not None:                                    # k, v of the n tokens before: S = n + T keys
+            past[0, :, :, n:n + T], past[1, :, :, n:n + T] = k, v
+            k, v = past[:, :, :, :n + T]                        # (B, nh, S, hs)
+        if self.fused:                                          # is_causal counts from the first key: right if n = 0
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=n == 0, attn_mask=mask if n else None,
+                                               dropout_p=self.p if self.training else 0.0)
+        else:
+            att = (q / math.sqrt(hs)) @ k.transpose(2, 3) + mask            # (B, nh, T, S)
+            y = self.dropout(F.softmax(att, dim=-1)) @ v                    # (B, nh, T, S) @ (B, nh, S, hs)
+        y = y.transpose(1, 2).reshape(B, T, C)                  # (B, nh, T, hs) -> (B, T, C)
+        return self.dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.c_fc = nn.Linear(cfg.n_embd, 4 * cfg.n_embd)
+        self.c_proj = nn.Linear(4 * cfg.n_embd, cfg.n_embd)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x):
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Pre-norm: the residual stream x itself is never normalised, only what attention and MLP read of it."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.ln_1, self.attn = nn.LayerNorm(cfg.n_embd), CausalSelfAttention(cfg)
+        self.ln_2, self.mlp = nn.LayerNorm(cfg.n_embd), MLP(cfg)
+
+    def forward(self, x, mask, past=None, n=0):
+        x = x + self.attn(self.ln_1(x), mask, past, n)
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+class GPT(nn.Module):
+    """The whole network. Its parameters have the names of the published GPT-2 weights."""
+
+    def __init__(self, cfg, vocab_size: int):
+        super().__init__()
+        C, L = cfg.n_embd, cfg.n_layer
+        common.require(min(C, L, cfg.n_head, cfg.block_size) > 0 and C % cfg.n_head == 0,
+                       f"--n_embd={C} must be a multiple of --n_head={cfg.n_head}, and every size at least 1")
+        self.cfg = cfg
+        self.wte = nn.Embedding(vocab_size, C)                  # what a token means
+        self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.h = nn.ModuleList(Block(cfg) for _ in range(L))
+        self.ln_f = nn.LayerNorm(C)
+        self.lm_head = nn.Linear(C, vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight                   # tied: one matrix reads and writes tokens
+        for name, p in self.named_parameters():
+            if name.endswith("c_proj.weight"):                  # 2L branches add up in the residual stream
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * L))
+            elif p.ndim == 2:
+                nn.init.normal_(p, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+
+    def forward(self, idx, targets=None, cache=None, n=0):
+        """Logits (B, T, V) for tokens idx (B, T), and the mean loss in nats if there are targets (B, T), else None.
+
+        With a cache (see new_cache), idx are the new tokens only; the n before them are in the cache.
+        """
+        T = idx.size(1)
+        x = self.dropout(self.wte(idx) + self.wpe.weight[n:n + T])              # (B, T, C)
+        mask = torch.full((T, n + T), -math.inf, device=idx.device).triu(n + 1)  # query t sees keys up to n + t
+        for i, block in enumerate(self.h):
+            x = block(x, mask, None if cache is None else cache[i], n)
+        logits = self.lm_head(self.ln_f(x))
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, loss
+
+    def new_cache(self, B: int):
+        """Room for the keys and values of a whole context: (n_layer, 2, B, nh, block_size, hs)."""
+        c = self.cfg
+        return self.wpe.weight.new_empty(c.n_layer, 2, B, c.n_head, c.block_size, c.n_embd // c.n_head)
+
+
+# ---- optimisers, and the learning rate as a function of the step
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, then orthogonalisation (Jordan et al. 2024): a weight matrix moves along U Vᵀ, where U S Vᵀ is the
+    singular value decomposition of its momentum; so rare directions are learnt as fast as frequent ones."""
+
+    def __init__(self, params, lr, momentum, weight_decay):
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "m" not in self.state[p]:
+                    self.state[p]["m"] = torch.zeros_like(p)
+                m = self.state[p]["m"].lerp_(p.grad, 1 - group["momentum"])
+                g = p.grad.lerp(m, group["momentum"])           # Nesterov: look one step ahead
+                rows, columns = p.shape
+                g = g.view(3 if rows == 3 * columns else 1, -1, columns)        # c_attn is three: q, k and v
+                scale = math.sqrt(max(1, g.size(1) / columns))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(orthogonalise(g).view_as(p), alpha=group["lr"] * scale)
+
+
+def orthogonalise(G, steps: int = 5):
+    """About U Vᵀ for matrices G = U S Vᵀ (N, rows, columns): the Newton–Schulz iteration s ← a·s + b·s³ + c·s⁵, on
+    all singular values s at once, drives those in (0, 1] to near 1."""
+    a, b, c = 3.4445, -4.7750, 2.0315                           # Jordan's: steep at 0; s ends in 1 ± 0.3
+    X = G if G.size(1) <= G.size(2) else G.mT
+    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    X = X.bfloat16() if X.is_cuda else X
+    for _ in range(steps):
+        A = X @ X.mT
+        X = a * X + (b * A + c * A @ A) @ X
+    X = X if G.size(1) <= G.size(2) else X.mT
+    return X.to(G.dtype)
+
+
+def make_optimizers(model, cfg):
+    """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest."""
+    hidden = [p for p in model.h.parameters() if p.ndim == 2] if cfg.optimizer == "muon" else []
+    others = [p for p in model.parameters() if not any(p is q for q in hidden)]
+    groups = [{"params": [p for p in others if p.ndim == 2], "weight_decay": cfg.weight_decay},
+              {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}]       # biases and norms
+    optimizers = [torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=cfg.fused)]
+    return optimizers + ([Muon(hidden, cfg.muon_lr, cfg.momentum, cfg.weight_decay)] if hidden else [])
+
+
+def lr_factor(step: int, cfg) -> float:
+    """The learning rate at a step as a fraction of its peak: linear warm-up, then a fall to final_lr."""
+    if step < cfg.warmup:
+        return (step + 1) / (cfg.warmup + 1)
+    t = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)    # 0 -> 1
+    if cfg.schedule == "cosine":
+        fall = 0.5 * (1 - math.cos(math.pi * t))
+    else:
+        fall = max(0.0, t - cfg.hold) / (1 - cfg.hold)
+    return 1 - (1 - cfg.final_lr) * fall
+
+
+# ---- batches, and the loss on held-out text
+
+def draw_batch(tokens, T: int, B: int, generator):
+    """B random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
+    start = torch.randint(len(tokens) - T, (B,), generator=generator)
+    pieces = tokens[(start[:, None] + torch.arange(T + 1)).to(tokens.device)]   # (B, T + 1)
+    return pieces[:, :-1], pieces[:, 1:]
+
+
+@torch.no_grad()
+def held_out_loss(model, tokens, B: int = 64):
+    """Total loss in nats at each position of the context, and how many tokens were predicted there: two tensors
+    (T,). They cover tokens[1:], cut into consecutive windows."""
+    model.eval()
+    T = model.cfg.block_size
+    pad = -(len(tokens) - 1) % T                                # fills up the last window; ignored in the loss
+    x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
+    y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
+    total = torch.zeros(T, dtype=torch.float64)
+    for x_i, y_i in zip(x.split(B), y.split(B)):
+        logits = model(x_i)[0].float()
+        loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), ignore_index=-100, reduction="none")
+        total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (T,)
+    model.train()
+    return total, (y >= 0).sum(0).cpu()
+
+
+# ---- sampling
+
+@torch.no_grad()
+def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
+    """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn.
+
+    The model sees at most block_size tokens. When these are full, it goes on from the last half of them.
+    """
+    model.eval()
+    start, cache, n = 0, None, 0                                # it sees idx[:, start:], n of them in the cache
+    for _ in range(n_tokens):
+        if idx.size(1) - start > model.cfg.block_size:
+            start, cache, n = idx.size(1) - model.cfg.block_size // 2, None, 0
+        if use_cache and cache is None:
+            cache = model.new_cache(len(idx))
+        logits, _ = model(idx[:, start + n:], cache=cache, n=n)                 # (B, T, V)
+        token = pick(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator).to(idx.device)
+        n = idx.size(1) - start if use_cache else 0
+        idx = torch.cat([idx, token[:, None]], dim=1)
+        yield token
+
+
+def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """Draw one token (B,) from logits (B, V); Config says what the options mean."""
+    if temperature == 0:
+        return logits.argmax(dim=1)
+    logits = logits / temperature
+    if top_k:
+        worst = logits.topk(min(top_k, logits.size(1))).values[:, -1:]
+        logits = logits.masked_fill(logits < worst, -math.inf)
+    if top_p < 1:
+        p, order = F.softmax(logits, dim=1).sort(descending=True)
+        enough = p.cumsum(dim=1) - p >= top_p                   # those before it have the probability already
+        logits = logits.masked_fill(enough.gather(1, order.argsort()), -math.inf)
+    return torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)[:, 0]
+
+
+# ---- the run
+
+def train(cfg: Config) -> dict:
+    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    device = common.pick_device(cfg.device)
+    rank, world = common.start_processes(device)
+    cfg, state, tokenizer, weights = starting_point(cfg, cfg.resume)
+    torch.manual_seed(cfg.seed)
+    text = read_text(cfg.data)
+    tokenizer = tokenizer or make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
+    tokens, held_out = encode_split(tokenizer, text, cfg.block_size, device)
+    model = make_model(cfg, tokenizer, weights, device)
+    optimizers = make_optimizers(model, cfg)
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # alike in all processes: each takes its share
+    if state:
+        common.restore(state, optimizers, data_rng)
+    net = torch.compile(model) if cfg.compile else model
+    net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
+    B, parts, V = cfg.batch_size, cfg.grad_accum, len(model.wte.weight)
+    common.require(B > 0 and parts > 0 and B % (parts * world) == 0,
+                   f"--batch_size={B} must be a multiple of --grad_accum={parts} times {world} process(es)")
+
+    with common.Run(cfg, "gpt", model, ["loss", "lr", "val_loss"], state, rank) as run:
+        run.say(f"{len(tokens):,} tokens to learn from, {len(held_out):,} held out\n"
+                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            factor = lr_factor(step, cfg)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * (cfg.muon_lr if isinstance(optimizer, Muon) else cfg.lr)
+            # batch; this process's share of it
+            x, y = draw_batch(tokens, cfg.block_size, B, data_rng)
+            x, y = x[rank::world], y[rank::world]
+            # loss and backward, in grad_accum parts
+            loss = 0.0
+            for i, (x_i, y_i) in enumerate(zip(x.chunk(parts), y.chunk(parts))):
+                net.require_backward_grad_sync = i == parts - 1     # processes average their gradients once
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    _, loss_i = net(x_i, y_i)
+                (loss_i / parts).backward()
+                loss += loss_i.item() / parts
+            run.check_finite(step, loss=loss)
+            # step
+            if cfg.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            # log; now and then evaluate, sample, save
+            done, val_loss = step + 1, None
+            with run.untimed():
+                if run.due(done, cfg.eval_every):
+                    val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
+                if val_loss or run.due(done, cfg.log_every):
+                    run.log(done, loss=loss, lr=factor * cfg.lr, val_loss=val_loss)
+                if run.due(done, cfg.sample_every):
+                    run.sample_path(done, ".txt").write_text(write(model, tokenizer, cfg)[0], encoding="utf-8")
+                stop = run.stopping(done)
+                if val_loss or stop:
+                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        total, sample = held_out_loss(model, held_out)[0].sum().item(), write(model, tokenizer, cfg)[0]
+        scores = metrics.text_scores(total, tokens, held_out, V, split_text(text), sample)
+        run.say(f"\n{sample}\n\n{metrics.text_report(**scores)}")
+        return run.finish(**scores)
+
+
+def make_model(cfg, tokenizer, weights, device):
+    """A GPT with these weights, or fresh where they are None."""
+    model = GPT(cfg, len(weights["wte.weight"]) if weights else tokenizer.vocab_size)
+    if weights:
+        load_weights(model, weights)
+    return model.to(device)
+
+
+def write(model, tokenizer, cfg, show: bool = False) -> list:
+    """cfg.samples continuations of cfg.prompt, alike at every call; with `show`, printed as they are written."""
+    ids = torch.tensor([tokenizer.encode(cfg.prompt or tokenizer.start)] * cfg.samples)
+    common.require(ids.size(1) <= model.cfg.block_size, f"--prompt has {ids.size(1)} tokens, but the context only "
+                   f"{model.cfg.block_size}: keep its end, which is all that the model could see")
+    columns = generate(model, ids.to(model.wte.weight.device), cfg.tokens, cfg.temperature, cfg.top_k, cfg.top_p,
+                       torch.Generator().manual_seed(cfg.seed), cfg.cache)
+    return print_texts(tokenizer, columns, cfg.prompt, show)
+
+
+def sample(cfg: Config) -> list:
+    """Print continuations of --prompt as they are written, and how much of them is copied from the training text."""
+    cfg, _, tokenizer, weights = starting_point(cfg, not cfg.init_from, whole_context=True)
+    model = make_model(cfg, tokenizer, weights, common.pick_device(cfg.device))
+    with fast_vectors(model):
+        texts = write(model, tokenizer, cfg, show=True)
+    print_copying(texts, cfg.data)
+    return texts
+
+
+def evaluate(cfg: Config) -> dict:
+    """Loss along the context, and copying by temperature; also written to evaluate.json."""
+    cfg, _, tokenizer, weights = starting_point(cfg, not cfg.init_from, whole_context=True)
+    model = make_model(cfg, tokenizer, weights, common.pick_device(cfg.device))
+    text = read_text(cfg.data)
+    _, held_out = encode_split(tokenizer, text, cfg.block_size, model.wte.weight.device)
+    total, count = held_out_loss(model, held_out)
+    result, a = {"loss_after_tokens": {}, "copied_at_temperature": {}}, 0
+    while a < len(total):                                       # 0, 1, 2–3, 4–7, … tokens seen before
+        b = min(max(2 * a, 1), len(total))
+        result["loss_after_tokens"][f"{a}–{b - 1}"] = (total[a:b].sum() / count[a:b].sum()).item()
+        a = b
+    for temperature in (0.5, 0.8, 1.0):
+        texts = write(model, tokenizer, replace(cfg, temperature=temperature, samples=4))
+        longest = max(metrics.longest_copied_run(sample, split_text(text)[0]) for sample in texts)
+        result["copied_at_temperature"][temperature] = longest
+    return common.write_evaluation(cfg, result)
+
+
+def main(argv=None):
+    return common.main(Config, PRESETS, {"train": train, "sample": sample, "evaluate": evaluate}, argv, __doc__,
+                       memory="--batch_size or --block_size, or raise --grad_accum")
+
+
+if __name__ == "__main__":
+    main()
