@@ -1,18 +1,17 @@
 """GPT-2: a Transformer decoder that learns to write by predicting the next token.
 
-By the chain rule p(x₁ … x_n) = Π p(x_t | x_<t), so a model of the next token is a model of whole texts. The network
-predicts at every position at once, and a causal mask keeps position t from seeing what comes after it. The loss:
+By the chain rule p(x₁ … x_n) = Π p(x_t | x_<t), so a model of the next token is a model of whole texts. It
+predicts at every position at once; a causal mask keeps position t from seeing what comes after it. The loss:
 
     L = −1/T · Σ_t log p(x_t+1 | x_≤t)      in nats; a model that knows nothing scores ln V
 
-Papers: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; attention: Vaswani et al. 2017.
-Departures: Muon (Jordan et al. 2024) for the weight matrices, which needs a fraction of AdamW's steps; no dropout
-unless asked for. `--preset=nanogpt-cpu` is a plain AdamW recipe.
+Papers: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; Vaswani et al. 2017.
+Departure: Muon (Jordan et al. 2024) trains the weight matrices, in a fraction of AdamW's steps.
 
     python train_gpt.py                                 our tales, character by character
     python train_gpt.py --data=my_novel.txt             your own text
     python train_gpt.py sample --prompt="The ferry"     let it write on
-    python train_gpt.py evaluate                        loss along the context; copying by temperature
+    python train_gpt.py evaluate                        what does context buy? loss by position
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
 
 Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.py, mini/bert.py.
@@ -25,13 +24,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from mini import common, metrics
-from mini.data.decoding import fast_vectors, print_copying, print_texts
+from mini.data.decoding import fast_vectors, pick, print_copying, print_texts
 from mini.data.pretrained import load_weights, starting_point
 from mini.data.text import encode_split, make_tokenizer, read_text, split_text
 
 
 @dataclass
-class Config:
+class Config(common.RunConfig):
     # data
     data: str = "tales"            # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt files
     tokenizer: str = "char"        # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
@@ -42,36 +41,25 @@ class Config:
     n_head: int = 4                # attention heads per block
     n_embd: int = 192              # C, the width
     # optimisation
-    steps: int = 1200              # optimiser steps
+    steps: int = 1000              # optimiser steps
     batch_size: int = 16           # sequences per step, over all processes
     grad_accum: int = 1            # compute the batch in so many parts: the same gradient in less memory
-    optimizer: str = "muon"        # muon: for weight matrices, AdamW for the rest; adamw: for everything
+    optimizer: str = "muon"        # muon | adamw: Muon for weight matrices (AdamW for the rest), or AdamW
     muon_lr: float = 0.03          # Muon's peak learning rate
     lr: float = 0.01               # AdamW's peak learning rate
-    hold: float = 0.4              # linear schedule: the part of the run before the rate begins to fall
+    hold: float = 0.4              # linear only: the fraction of the run before it begins to fall
     final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
-    schedule: str = "linear"       # how the rate falls: linear or cosine
+    schedule: str = "linear"       # linear | cosine: how the rate falls after the warm-up
     warmup: int = 3                # steps until the rate is at its peak
     momentum: float = 0.85         # Muon
-    beta1: float = 0.9             # AdamW
     beta2: float = 0.99            # AdamW
     weight_decay: float = 0.0      # of weight matrices and embeddings
     grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
     dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
     # run
-    preset: str = ""               # gpu, gpt2, nanogpt-cpu or finetune
     out_dir: str = "runs/gpt"      # folder of the run
     init_from: str = ""            # begin with these weights: a checkpoint.pt, or GPT-2's model.safetensors
-    eval_every: int = 200          # steps between evaluations on the held-out text; each saves a checkpoint
-    sample_every: int = 400        # steps between sample texts
-    log_every: int = 50            # steps between lines of progress
-    seed: int = 1                  # of everything random
-    device: str = "auto"           # auto, cpu, cuda or mps
     fused: bool = False            # torch's fused attention and AdamW instead of the written-out ones
-    matmul: str = "medium"         # float32 products: highest, or medium (bfloat16 inputs where fast)
-    compile: bool = False          # torch.compile the model
-    resume: bool = False           # go on from the checkpoint in out_dir
-    stop_after: int = 0            # leave after so many steps, saved, as if interrupted
     # sampling
     prompt: str = ""               # text to continue
     tokens: int = 500              # tokens to write
@@ -89,13 +77,12 @@ PRESETS = {
                  tokenizer="bpe", vocab_size=16384, dropout=0.1, muon_lr=0.02, lr=0.003, fused=True),
     "nanogpt-cpu": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, steps=2000, warmup=100,
                         optimizer="adamw", lr=1e-3, final_lr=0.1, schedule="cosine", weight_decay=0.1),
-    "finetune": dict(optimizer="adamw", lr=5e-5, hold=0.0, steps=100, batch_size=4, block_size=256, eval_every=50,
-                     sample_every=50, log_every=5),
+    "finetune": dict(optimizer="adamw", lr=5e-5, hold=0.0, steps=100, batch_size=4, block_size=256,
+                     eval_every=50, sample_every=50, log_every=5),
 }
 
 
 # ---- the network
-
 class CausalSelfAttention(nn.Module):
     """Every position reads from the positions up to itself: softmax(q kᵀ/√hs + mask) v, in n_head heads."""
 
@@ -116,7 +103,7 @@ class CausalSelfAttention(nn.Module):
         if past is not None:                                    # k, v of the n tokens before: S = n + T keys
             past[0, :, :, n:n + T], past[1, :, :, n:n + T] = k, v
             k, v = past[:, :, :, :n + T]                        # (B, nh, S, hs)
-        if self.fused:                                          # is_causal counts from the first key: right if n = 0
+        if self.fused:      # is_causal would let query t see the first t keys only: wrong once n > 0
             y = F.scaled_dot_product_attention(q, k, v, is_causal=n == 0, attn_mask=mask if n else None,
                                                dropout_p=self.p if self.training else 0.0)
         else:
@@ -176,13 +163,13 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
 
     def forward(self, idx, targets=None, cache=None, n=0):
-        """Logits (B, T, V) for tokens idx (B, T), and the mean loss in nats if there are targets (B, T), else None.
+        """Logits (B, T, V) for tokens idx (B, T), and the mean loss in nats for targets (B, T) if given.
 
         With a cache (see new_cache), idx are the new tokens only; the n before them are in the cache.
         """
         T = idx.size(1)
         x = self.dropout(self.wte(idx) + self.wpe.weight[n:n + T])              # (B, T, C)
-        mask = torch.full((T, n + T), -math.inf, device=idx.device).triu(n + 1)  # query t sees keys up to n + t
+        mask = torch.full((T, n + T), -math.inf, device=idx.device).triu(n + 1)  # t sees keys ≤ n + t
         for i, block in enumerate(self.h):
             x = block(x, mask, None if cache is None else cache[i], n)
         logits = self.lm_head(self.ln_f(x))
@@ -196,10 +183,9 @@ class GPT(nn.Module):
 
 
 # ---- optimisers, and the learning rate as a function of the step
-
 class Muon(torch.optim.Optimizer):
-    """Momentum, then orthogonalisation (Jordan et al. 2024): a weight matrix moves along U Vᵀ, where U S Vᵀ is the
-    singular value decomposition of its momentum; so rare directions are learnt as fast as frequent ones."""
+    """Momentum, orthogonalised (Jordan et al. 2024): a matrix moves along U Vᵀ, where U S Vᵀ is the singular
+    value decomposition of its momentum; so rare directions are learnt as fast as frequent ones."""
 
     def __init__(self, params, lr, momentum, weight_decay):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
@@ -220,8 +206,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(G, steps: int = 5):
-    """About U Vᵀ for matrices G = U S Vᵀ (N, rows, columns): the Newton–Schulz iteration s ← a·s + b·s³ + c·s⁵, on
-    all singular values s at once, drives those in (0, 1] to near 1."""
+    """U Vᵀ, nearly, for matrices G = U S Vᵀ (N, rows, columns): Newton–Schulz iteration s ← a·s + b·s³ + c·s⁵,
+    on all singular values s at once, takes those in (0, 1] near 1."""
     a, b, c = 3.4445, -4.7750, 2.0315                           # Jordan's: steep at 0; s ends in 1 ± 0.3
     X = G if G.size(1) <= G.size(2) else G.mT
     X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
@@ -229,8 +215,7 @@ def orthogonalise(G, steps: int = 5):
     for _ in range(steps):
         A = X @ X.mT
         X = a * X + (b * A + c * A @ A) @ X
-    X = X if G.size(1) <= G.size(2) else X.mT
-    return X.to(G.dtype)
+    return (X if G.size(1) <= G.size(2) else X.mT).to(G.dtype)
 
 
 def make_optimizers(model, cfg):
@@ -239,7 +224,7 @@ def make_optimizers(model, cfg):
     others = [p for p in model.parameters() if not any(p is q for q in hidden)]
     groups = [{"params": [p for p in others if p.ndim == 2], "weight_decay": cfg.weight_decay},
               {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}]       # biases and norms
-    optimizers = [torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=cfg.fused)]
+    optimizers = [torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=cfg.fused)]
     return optimizers + ([Muon(hidden, cfg.muon_lr, cfg.momentum, cfg.weight_decay)] if hidden else [])
 
 
@@ -248,15 +233,11 @@ def lr_factor(step: int, cfg) -> float:
     if step < cfg.warmup:
         return (step + 1) / (cfg.warmup + 1)
     t = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)    # 0 -> 1
-    if cfg.schedule == "cosine":
-        fall = 0.5 * (1 - math.cos(math.pi * t))
-    else:
-        fall = max(0.0, t - cfg.hold) / (1 - cfg.hold)
-    return 1 - (1 - cfg.final_lr) * fall
+    linear, cosine = max(0.0, t - cfg.hold) / max(1e-9, 1 - cfg.hold), (1 - math.cos(math.pi * t)) / 2
+    return 1 - (1 - cfg.final_lr) * (cosine if cfg.schedule == "cosine" else linear)
 
 
 # ---- batches, and the loss on held-out text
-
 def draw_batch(tokens, T: int, B: int, generator):
     """B random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
     start = torch.randint(len(tokens) - T, (B,), generator=generator)
@@ -266,11 +247,11 @@ def draw_batch(tokens, T: int, B: int, generator):
 
 @torch.no_grad()
 def held_out_loss(model, tokens, B: int = 64):
-    """Total loss in nats at each position of the context, and how many tokens were predicted there: two tensors
-    (T,). They cover tokens[1:], cut into consecutive windows."""
+    """Loss in nats summed at each position of the context, and how many tokens were predicted there: two
+    tensors (T,). They cover tokens[1:], cut into consecutive windows."""
     model.eval()
     T = model.cfg.block_size
-    pad = -(len(tokens) - 1) % T                                # fills up the last window; ignored in the loss
+    pad = -(len(tokens) - 1) % T            # fills up the last window, ignored in the loss
     x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
     y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
     total = torch.zeros(T, dtype=torch.float64)
@@ -283,7 +264,6 @@ def held_out_loss(model, tokens, B: int = 64):
 
 
 # ---- sampling
-
 @torch.no_grad()
 def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
     """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn.
@@ -291,7 +271,7 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
     The model sees at most block_size tokens. When these are full, it goes on from the last half of them.
     """
     model.eval()
-    start, cache, n = 0, None, 0                                # it sees idx[:, start:], n of them in the cache
+    start, cache, n = 0, None, 0                # it sees idx[:, start:], n of them cached
     for _ in range(n_tokens):
         if idx.size(1) - start > model.cfg.block_size:
             start, cache, n = idx.size(1) - model.cfg.block_size // 2, None, 0
@@ -304,23 +284,7 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
         yield token
 
 
-def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """Draw one token (B,) from logits (B, V); Config says what the options mean."""
-    if temperature == 0:
-        return logits.argmax(dim=1)
-    logits = logits / temperature
-    if top_k:
-        worst = logits.topk(min(top_k, logits.size(1))).values[:, -1:]
-        logits = logits.masked_fill(logits < worst, -math.inf)
-    if top_p < 1:
-        p, order = F.softmax(logits, dim=1).sort(descending=True)
-        enough = p.cumsum(dim=1) - p >= top_p                   # those before it have the probability already
-        logits = logits.masked_fill(enough.gather(1, order.argsort()), -math.inf)
-    return torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)[:, 0]
-
-
 # ---- the run
-
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
     device = common.pick_device(cfg.device)
@@ -330,14 +294,14 @@ def train(cfg: Config) -> dict:
     text = read_text(cfg.data)
     tokenizer = tokenizer or make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
     tokens, held_out = encode_split(tokenizer, text, cfg.block_size, device)
-    model = make_model(cfg, tokenizer, weights, device)
+    model = load_weights(GPT(cfg, tokenizer.vocab_size), weights).to(device)
     optimizers = make_optimizers(model, cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # alike in all processes: each takes its share
     if state:
         common.restore(state, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
     net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
-    B, parts, V = cfg.batch_size, cfg.grad_accum, len(model.wte.weight)
+    B, parts, V, bf16 = cfg.batch_size, cfg.grad_accum, tokenizer.vocab_size, device.type == "cuda"
     common.require(B > 0 and parts > 0 and B % (parts * world) == 0,
                    f"--batch_size={B} must be a multiple of --grad_accum={parts} times {world} process(es)")
 
@@ -357,7 +321,7 @@ def train(cfg: Config) -> dict:
             loss = 0.0
             for i, (x_i, y_i) in enumerate(zip(x.chunk(parts), y.chunk(parts))):
                 net.require_backward_grad_sync = i == parts - 1     # processes average their gradients once
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                with torch.autocast("cuda" if bf16 else "cpu", torch.bfloat16, enabled=bf16):
                     _, loss_i = net(x_i, y_i)
                 (loss_i / parts).backward()
                 loss += loss_i.item() / parts
@@ -376,7 +340,7 @@ def train(cfg: Config) -> dict:
                 if val_loss or run.due(done, cfg.log_every):
                     run.log(done, loss=loss, lr=factor * cfg.lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
-                    run.sample_path(done, ".txt").write_text(write(model, tokenizer, cfg)[0], encoding="utf-8")
+                    run.write_sample(done, ".txt", write(model, tokenizer, cfg)[0].encode())
                 stop = run.stopping(done)
                 if val_loss or stop:
                     run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
@@ -389,28 +353,29 @@ def train(cfg: Config) -> dict:
         return run.finish(**scores)
 
 
-def make_model(cfg, tokenizer, weights, device):
-    """A GPT with these weights, or fresh where they are None."""
-    model = GPT(cfg, len(weights["wte.weight"]) if weights else tokenizer.vocab_size)
-    if weights:
-        load_weights(model, weights)
-    return model.to(device)
-
-
 def write(model, tokenizer, cfg, show: bool = False) -> list:
-    """cfg.samples continuations of cfg.prompt, alike at every call; with `show`, printed as they are written."""
+    """cfg.samples continuations of cfg.prompt, alike at every call; with `show`, printed as they come."""
     ids = torch.tensor([tokenizer.encode(cfg.prompt or tokenizer.start)] * cfg.samples)
-    common.require(ids.size(1) <= model.cfg.block_size, f"--prompt has {ids.size(1)} tokens, but the context only "
-                   f"{model.cfg.block_size}: keep its end, which is all that the model could see")
-    columns = generate(model, ids.to(model.wte.weight.device), cfg.tokens, cfg.temperature, cfg.top_k, cfg.top_p,
-                       torch.Generator().manual_seed(cfg.seed), cfg.cache)
-    return print_texts(tokenizer, columns, cfg.prompt, show)
+    n, T = ids.size(1), model.cfg.block_size
+    common.require(n <= T, f"--prompt has {n} tokens, but the context holds only {T}: keep its end")
+    generator = torch.Generator().manual_seed(cfg.seed)
+    columns = generate(model, ids.to(model.wte.weight.device), cfg.tokens, cfg.temperature, cfg.top_k,
+                       cfg.top_p, generator, cfg.cache)
+    texts = print_texts(tokenizer, columns, cfg.prompt, show)
+    model.train()           # generate() left it in eval mode
+    return texts
+
+
+def load(cfg):
+    """(model, tokenizer, config) as trained in out_dir, or from --init_from."""
+    cfg, _, tokenizer, weights = starting_point(cfg, not cfg.init_from, whole_context=True)
+    model = load_weights(GPT(cfg, tokenizer.vocab_size), weights)
+    return model.to(common.pick_device(cfg.device)), tokenizer, cfg
 
 
 def sample(cfg: Config) -> list:
-    """Print continuations of --prompt as they are written, and how much of them is copied from the training text."""
-    cfg, _, tokenizer, weights = starting_point(cfg, not cfg.init_from, whole_context=True)
-    model = make_model(cfg, tokenizer, weights, common.pick_device(cfg.device))
+    """Print continuations of --prompt, and how much of them is copied from the training text."""
+    model, tokenizer, cfg = load(cfg)
     with fast_vectors(model):
         texts = write(model, tokenizer, cfg, show=True)
     print_copying(texts, cfg.data)
@@ -418,27 +383,16 @@ def sample(cfg: Config) -> list:
 
 
 def evaluate(cfg: Config) -> dict:
-    """Loss along the context, and copying by temperature; also written to evaluate.json."""
-    cfg, _, tokenizer, weights = starting_point(cfg, not cfg.init_from, whole_context=True)
-    model = make_model(cfg, tokenizer, weights, common.pick_device(cfg.device))
-    text = read_text(cfg.data)
-    _, held_out = encode_split(tokenizer, text, cfg.block_size, model.wte.weight.device)
-    total, count = held_out_loss(model, held_out)
-    result, a = {"loss_after_tokens": {}, "copied_at_temperature": {}}, 0
-    while a < len(total):                                       # 0, 1, 2–3, 4–7, … tokens seen before
-        b = min(max(2 * a, 1), len(total))
-        result["loss_after_tokens"][f"{a}–{b - 1}"] = (total[a:b].sum() / count[a:b].sum()).item()
-        a = b
-    for temperature in (0.5, 0.8, 1.0):
-        texts = write(model, tokenizer, replace(cfg, temperature=temperature, samples=4))
-        longest = max(metrics.longest_copied_run(sample, split_text(text)[0]) for sample in texts)
-        result["copied_at_temperature"][temperature] = longest
-    return common.write_evaluation(cfg, result)
+    """What looking back buys: held-out loss by the number of tokens before; also in evaluate.json."""
+    model, tokenizer, cfg = load(cfg)
+    _, held_out = encode_split(tokenizer, read_text(cfg.data), cfg.block_size, model.wte.weight.device)
+    table = metrics.by_position(*held_out_loss(model, held_out))
+    return metrics.print_tables(f"{cfg.out_dir}/evaluate.json", loss_after_so_many_tokens=table)
 
 
 def main(argv=None):
-    return common.main(Config, PRESETS, {"train": train, "sample": sample, "evaluate": evaluate}, argv, __doc__,
-                       memory="--batch_size or --block_size, or raise --grad_accum")
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, or raise --grad_accum")
 
 
 if __name__ == "__main__":

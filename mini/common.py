@@ -37,12 +37,6 @@ def closest(word: str, words, prefix: str = "") -> str:
     return f" (did you mean {prefix}{near[0]}?)" if near else ""
 
 
-def choice(cfg, field: str, options):
-    """Raise UserError unless cfg.field is one of the options."""
-    value = str(getattr(cfg, field))
-    require(value in options, f"--{field}={value}: choose from {', '.join(options)}{closest(value, options)}")
-
-
 # ---- the command line
 
 class _Parser(argparse.ArgumentParser):
@@ -56,10 +50,29 @@ def _boolean(text: str) -> bool:
     return text.lower() in ("1", "true", "yes", "on")
 
 
+@dataclasses.dataclass
+class RunConfig:
+    """The fields that mean the same in every script; a script's Config adds its own."""
+    # run
+    preset: str = ""            # a named set of other defaults
+    out_dir: str = "runs/run"   # folder of the run
+    steps: int = 1000           # optimiser steps
+    eval_every: int = 200       # steps between evaluations on held-out data; each saves a checkpoint
+    sample_every: int = 500     # steps between samples (0: none)
+    log_every: int = 50         # steps between lines of progress
+    seed: int = 1               # of everything random
+    device: str = "auto"        # auto, cpu, cuda or mps
+    matmul: str = "medium"      # medium | high | highest: float32 products; medium: bfloat16 inputs, where fast
+    compile: bool = False       # torch.compile the model
+    resume: bool = False        # go on from the checkpoint in out_dir
+    stop_after: int = 0         # leave after so many steps, saved, as if interrupted
+
+
 def field_notes(Config) -> dict:
     """{field: (group, help)} read from the source of the dataclass: a comment alone on its line opens a group,
     a trailing comment is the help text of its field."""
-    notes, group = {}, "options"
+    notes = field_notes(Config.__base__) if dataclasses.is_dataclass(Config.__base__) else {}
+    group = "options"
     for line in inspect.getsource(Config).splitlines():
         if heading := re.match(r"    # (.+)", line):
             group = heading[1]
@@ -97,6 +110,11 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
         require(name in names, f"unknown {kind} {name!r}{closest(name, names)}: choose from "
                                f"{', '.join(filter(None, names))}")
     cfg = Config(**{**presets.get(preset, {}), **given})
+    for name, (_, text) in notes.items():               # a help text that begins with "a | b" lists the choices
+        if options := re.match(r"[\w-]+(?: \| [\w-]+)+", text):
+            options, value = options[0].split(" | "), getattr(cfg, name)
+            hint = closest(value, options)
+            require(value in options, f"--{name}={value}: choose from {', '.join(options)}{hint}")
     cfg.given = set(given)
     return command, cfg
 
@@ -271,7 +289,7 @@ class Run:
         with contextlib.suppress(ValueError):               # outside the main thread signals are left alone
             self.handlers = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
         self.precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(getattr(self.cfg, "matmul", self.precision))
+        torch.set_float32_matmul_precision(self.cfg.matmul)
         self.mark = time.perf_counter()
         self.say(f"{self.parameters:,} parameters on {self.device}")
         return self
@@ -349,8 +367,10 @@ class Run:
         self.say(f"stopped after step {step} and saved; go on with: {script} --resume{folder}")
         return {"model": self.name, "steps": step, "interrupted": self.signal}
 
-    def sample_path(self, step: int, suffix: str) -> Path:
-        return self.folder / "samples" / f"step_{step:06d}{suffix}"
+    def write_sample(self, step: int, suffix: str, data: bytes):
+        if self.rank == 0:
+            with atomic_open(self.folder / "samples" / f"step_{step:06d}{suffix}") as file:
+                file.write(data)
 
     def finish(self, **scores) -> dict:
         """Write result.json and return its content."""
@@ -360,14 +380,3 @@ class Run:
         if self.rank == 0:
             write_json(self.folder / "result.json", result)
         return result
-
-
-def write_evaluation(cfg, result: dict) -> dict:
-    """Print the tables of `evaluate`, {title: {row: number}}, and write them to evaluate.json in the run's folder."""
-    for title, rows in result.items():
-        print(title.replace("_", " "))
-        for row, value in rows.items():
-            print(f"  {row:>10}  {value:.4g}")
-    if Path(cfg.out_dir).is_dir():
-        write_json(Path(cfg.out_dir) / "evaluate.json", result)
-    return result

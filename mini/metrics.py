@@ -3,6 +3,8 @@ import math
 
 import torch
 
+from mini.common import write_json
+
 
 def bits_per_byte(nats: float, text: str) -> float:
     """A total loss in nats over a text, as bits per UTF-8 byte: comparable whatever the tokenizer."""
@@ -54,3 +56,20 @@ def text_report(val_loss, bits_per_byte, chance, bigram, copied, copied_held_out
     return (f"held-out loss {val_loss:.4f} nats per token ({bits_per_byte:.3f} bits per byte); baselines: counting "
             f"pairs of tokens {bigram:.4f}, knowing nothing {chance:.4f}\nlongest run copied from the training text: "
             f"{copied} characters in the sample above, {copied_held_out} in as much held-out text")
+
+
+def by_position(total, count) -> dict:
+    """Mean loss {"0–0", "1–1", "2–3", "4–7", …: nats} after so many tokens of context, from losses in nats summed at
+    each position (T,) and the number of them (T,)."""
+    edges = [0, *(2**k for k in range((len(total) - 1).bit_length())), len(total)]
+    return {f"{a}–{b - 1}": (total[a:b].sum() / count[a:b].sum()).item() for a, b in zip(edges, edges[1:])}
+
+
+def print_tables(path, **tables) -> dict:
+    """Print the tables of `evaluate`, {title: {row: number}}, write them to the JSON file `path`, and return them."""
+    for title, rows in tables.items():
+        print(title.replace("_", " "))
+        for row, value in rows.items():
+            print(f"{row:>12}  {value:.4g}")
+    write_json(path, tables)
+    return tables

@@ -1,6 +1,7 @@
 """Writing text token by token: print it as it comes, and read the weights as fast as the memory allows."""
 import codecs
 import contextlib
+import math
 import platform
 
 import torch
@@ -9,6 +10,25 @@ import torch.nn.functional as F
 from mini.common import UserError
 from mini.data.text import read_text, split_text
 from mini.metrics import longest_copied_run
+
+
+def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """Draw one token (B,) from logits (B, V).
+
+    temperature divides the logits (0: take the likeliest). top_k keeps only the k likeliest tokens (0: all), top_p
+    the smallest set of likeliest tokens with at least this probability (Holtzman et al. 2020, section 3.1).
+    """
+    if temperature == 0:
+        return logits.argmax(dim=1)
+    logits = logits / temperature
+    if top_k:
+        worst = logits.topk(min(top_k, logits.size(1))).values[:, -1:]
+        logits = logits.masked_fill(logits < worst, -math.inf)
+    if top_p < 1:
+        p, order = F.softmax(logits, dim=1).sort(descending=True)
+        enough = p.cumsum(dim=1) - p >= top_p                   # those before it have the probability already
+        logits = logits.masked_fill(enough.gather(1, order.argsort()), -math.inf)
+    return torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)[:, 0]
 
 
 def print_texts(tokenizer, columns, prompt: str, show: bool) -> list:

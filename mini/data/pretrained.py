@@ -54,7 +54,9 @@ def starting_point(cfg, from_run: bool, whole_context: bool = False):
         cfg = from_checkpoint(cfg, state)
         if whole_context and older_run(cfg, state["step"]):
             print(older_run(cfg, state["step"]))
-        return cfg, state, load_tokenizer(state["tokenizer"]), state["model"]
+        tokenizer = load_tokenizer(state["tokenizer"])
+        tokenizer.vocab_size = len(state["model"]["wte.weight"])
+        return cfg, state, tokenizer, state["model"]
     if not cfg.init_from:
         return cfg, None, None, None
     if cfg.init_from.endswith(".pt"):
@@ -68,14 +70,18 @@ def starting_point(cfg, from_run: bool, whole_context: bool = False):
         require(getattr(cfg, name) == sizes[name], f"--{name}: the weights in {cfg.init_from} have {sizes[name]}")
     if not whole_context:
         sizes["block_size"] = min(sizes["block_size"], cfg.block_size)
+    tokenizer.vocab_size = max(tokenizer.vocab_size, len(weights["wte.weight"]))    # some embeddings are padded
     return dataclasses.replace(cfg, **sizes), None, tokenizer, weights
 
 
 def load_weights(model, weights: dict):
-    """Copy the weights into a GPT: its context may be shorter than theirs. Raises UserError if they do not fit."""
-    weights = {**weights, "lm_head.weight": weights["wte.weight"],
-               "wpe.weight": weights["wpe.weight"][:len(model.wpe.weight)]}
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"the weights do not fit a GPT-2: {str(error).splitlines()[1].strip()}") from None
+    """Copy the weights, if any, into a GPT, whose context may be shorter than theirs, and return it. Raises
+    UserError if they do not fit."""
+    if weights:
+        weights = {**weights, "lm_head.weight": weights["wte.weight"],
+                   "wpe.weight": weights["wpe.weight"][:len(model.wpe.weight)]}
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"the weights do not fit a GPT-2: {str(error).splitlines()[1].strip()}") from None
+    return model
