@@ -206,8 +206,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(G, steps: int = 5):
-    """U Vᵀ, nearly, for matrices G = U S Vᵀ (N, rows, columns): Newton–Schulz iteration s ← a·s + b·s³ + c·s⁵,
-    on all singular values s at once, takes those in (0, 1] near 1."""
+    """U Vᵀ, nearly, for matrices G = U S Vᵀ (N, rows, columns): Newton–Schulz iteration s ← a·s + b·s³ +
+    c·s⁵, on all singular values s at once, takes those in (0, 1] near 1."""
     a, b, c = 3.4445, -4.7750, 2.0315                           # Jordan's: steep at 0; s ends in 1 ± 0.3
     X = G if G.size(1) <= G.size(2) else G.mT
     X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)

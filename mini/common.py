@@ -1,7 +1,7 @@
 """What every script needs and no paper is about: the command line, the run folder, checkpoints.
 
-A script declares a dataclass `Config` and hands it to `main`; its `train` opens a `Run`, which owns the folder
-`out_dir` with config.json, log.csv, samples/, checkpoint.pt and result.json. No model, loss or training loop here.
+A script declares a dataclass `Config` and hands it to `main`; its `train` opens a `Run`, which owns
+the folder `out_dir` with config.json, log.csv, samples/, checkpoint.pt and result.json.
 """
 import argparse
 import contextlib
@@ -31,23 +31,14 @@ def require(condition, message: str):
         raise UserError(message)
 
 
-def closest(word: str, words, prefix: str = "") -> str:
-    """' (did you mean X?)' for the word of `words` nearest to `word`, or '' when none is near."""
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {prefix}{near[0]}?)" if near else ""
-
-
 # ---- the command line
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message}; see --help")
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
-    return text.lower() in ("1", "true", "yes", "on")
+def boolean(text: str) -> bool:
+    return bool(json.loads(text.lower()))  # true, false, 1, 0
 
 
 @dataclasses.dataclass
@@ -62,15 +53,15 @@ class RunConfig:
     log_every: int = 50         # steps between lines of progress
     seed: int = 1               # of everything random
     device: str = "auto"        # auto, cpu, cuda or mps
-    matmul: str = "medium"      # medium | high | highest: float32 products; medium: bfloat16 inputs, where fast
+    matmul: str = "medium"      # medium | high | highest: float32 products; medium: bfloat16 inputs if fast
     compile: bool = False       # torch.compile the model
     resume: bool = False        # go on from the checkpoint in out_dir
     stop_after: int = 0         # leave after so many steps, saved, as if interrupted
 
 
 def field_notes(Config) -> dict:
-    """{field: (group, help)} read from the source of the dataclass: a comment alone on its line opens a group,
-    a trailing comment is the help text of its field."""
+    """{field: (group, help)} read from the dataclass's source: a comment alone on its line opens a group, one
+    behind a field is its help text."""
     notes = field_notes(Config.__base__) if dataclasses.is_dataclass(Config.__base__) else {}
     group = "options"
     for line in inspect.getsource(Config).splitlines():
@@ -82,77 +73,63 @@ def field_notes(Config) -> dict:
 
 
 def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
-    """Read `[command] --key=value …` into (command, Config): explicit flags win over the preset, the preset over
-    the defaults. `given` in the config names the flags typed. Raises UserError for anything unknown."""
+    """Read `[command] --key=value …` into (command, Config): explicit flags win over the preset, the preset
+    over the defaults. `given` in the config names the flags typed. Raises UserError for anything unknown."""
     notes, groups = field_notes(Config), {}
     parser = _Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", default=commands[0], help=" | ".join(commands))
     for field in dataclasses.fields(Config):
-        title, text = notes.get(field.name, ("options", ""))
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        kind, text = type(field.default), f"{text} (default: {field.default!r})".replace("%", "%%")
+        (title, text), kind = notes.get(field.name, ("options", "")), type(field.default)
+        options = re.match(r"[\w-]+( \| [\w-]+)+", text)     # "a | b" at the beginning lists the choices
+        kwargs = dict(type=kind, metavar=kind.__name__.upper(), choices=options and options[0].split(" | "),
+                      help=f"{text} (default: {field.default!r})".replace("%", "%%"))
         if kind is bool:
-            kwargs = dict(type=_boolean, nargs="?", const=True, metavar="BOOL")
-            parser.add_argument(f"--no-{field.name}", dest=field.name, action="store_false", help=argparse.SUPPRESS)
-        else:
-            kwargs = dict(type=kind, metavar=kind.__name__.upper())
-        groups[title].add_argument(f"--{field.name}", help=text, **kwargs)
+            kwargs.update(type=boolean, nargs="?", const=True)
+        if field.name == "preset":
+            kwargs.update(choices=["", *presets], help=f"a set of other defaults: {', '.join(presets)}")
+        groups[title] = groups.get(title) or parser.add_argument_group(title)
+        groups[title].add_argument(f"--{field.name}", **kwargs)
     given, unknown = parser.parse_known_args(argv)
     if unknown:
-        name = unknown[0].lstrip("-").split("=")[0]
-        require(unknown[0].startswith("-"), f"unexpected argument {unknown[0]!r}: flags look like --key=value")
-        raise UserError(f"unknown flag --{name}{closest(name.replace('-', '_'), notes, '--')}; see --help")
-    given = vars(given)
-    command, preset = given.pop("command"), given.get("preset", "")
-    for kind, name, names in (("command", command, commands), ("preset", preset, ["", *presets])):
-        require(name in names, f"unknown {kind} {name!r}{closest(name, names)}: choose from "
-                               f"{', '.join(filter(None, names))}")
-    cfg = Config(**{**presets.get(preset, {}), **given})
-    for name, (_, text) in notes.items():               # a help text that begins with "a | b" lists the choices
-        if options := re.match(r"[\w-]+(?: \| [\w-]+)+", text):
-            options, value = options[0].split(" | "), getattr(cfg, name)
-            hint = closest(value, options)
-            require(value in options, f"--{name}={value}: choose from {', '.join(options)}{hint}")
+        near = difflib.get_close_matches(unknown[0].lstrip("-").split("=")[0].replace("-", "_"), notes, n=1)
+        raise UserError(f"unknown: {unknown[0]}{f' (did you mean --{near[0]}?)' if near else ''}; see --help")
+    command, given = vars(given).pop("command"), vars(given)
+    require(command in commands, f"unknown command {command!r}: choose from {', '.join(commands)}")
+    cfg = Config(**{**presets.get(given.get("preset"), {}), **given})
     cfg.given = set(given)
     return command, cfg
 
 
 def main(Config, presets: dict, commands: dict, argv=None, doc: str = "", memory: str = "--batch_size"):
-    """Parse the command line, call commands[name](cfg) and return its result; every foreseeable trouble becomes
-    one line on stderr. `memory`: what to lower if memory runs out. Exit status 2 on errors, 130 on Ctrl-C."""
-    message = None
+    """Parse the command line, call commands[name](cfg), return its result. Foreseeable trouble becomes one
+    line on stderr and exit status 2, Ctrl-C status 130. `memory` says what to lower when memory runs out."""
     try:
-        argv = sys.argv[1:] if argv is None else list(argv)
-        command, cfg = parse(Config, presets, list(commands), argv, doc)
+        command, cfg = parse(Config, presets, list(commands), sys.argv[1:] if argv is None else argv, doc)
         result = commands[command](cfg)
+        if isinstance(result, dict) and result.get("interrupted"):
+            sys.exit(130)
+        return result
     except UserError as error:
         message = str(error)
+    except OSError as error:
+        message = f"{error.strerror or error} ({error.filename or 'while writing'}); what was saved is intact"
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and not re.search("(out of|allocate|enough) memory", str(error)):
             raise
         message = f"out of memory: lower {memory}"
-    except OSError as error:
-        message = f"{error.strerror or error} ({error.filename or 'while writing'}); what was saved is intact"
     except KeyboardInterrupt:
         sys.exit(130)
-    if message:
-        print(f"error: {message}", file=sys.stderr, flush=True)
-        sys.exit(2)
-    if isinstance(result, dict) and result.get("interrupted"):
-        sys.exit(130)
-    return result
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 # ---- device, several processes, random state
-
 def pick_device(name: str) -> torch.device:
     """'auto' takes CUDA, then Apple's MPS, then the CPU. Raises UserError if the device is not there."""
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(d for d in have if have[d]) if name == "auto" else name
-    require(name.split(":")[0] in have, f"--device={name}: choose from auto, cpu, cuda, mps")
-    require(have[name.split(":")[0]], f"--device={name}: this torch sees no such device; use --device=cpu")
+    require(have.get(name.split(":")[0]), f"--device={name}: torch sees no such device; use --device=cpu")
     return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if name == "cuda" else name)
 
 
@@ -165,10 +142,6 @@ def start_processes(device: torch.device):
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return int(os.environ.get("RANK", 0)), world
 
-
-
-
-# ---- checkpoints
 
 @contextlib.contextmanager
 def atomic_open(path):
@@ -191,21 +164,22 @@ def write_json(path, value):
 
 
 def load_checkpoint(path, model: str) -> dict:
-    """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing, broken or another's."""
-    require(Path(path).exists(), f"{path}: no checkpoint there; train first, or name the folder with --out_dir")
+    """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing, broken,
+    another's."""
+    require(Path(path).exists(), f"{path}: no checkpoint there; train first, or name its folder by --out_dir")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a zip error, an unpickling error, an end of file: the same to the user
         raise UserError(f"{path}: not a checkpoint, or a truncated one ({type(error).__name__})") from None
-    ours = isinstance(state, dict) and {"name", "config", "step"} <= set(state)
-    require(ours, f"{path}: not a checkpoint of this project")
+    require(isinstance(state, dict) and {"name", "config"} <= set(state), f"{path}: not a checkpoint of ours")
     require(state["name"] == model, f"{path}: a checkpoint of the model {state['name']!r}, not of {model!r}")
     return state
 
 
 def from_checkpoint(cfg, state: dict, fixed=("data", "model")):
-    """The checkpoint's config with the flags given in cfg put over it (for a Config made in Python: the fields that
-    differ from their defaults). A new value for a field of the groups `fixed` raises UserError."""
+    """The checkpoint's config with the flags given in cfg put over it (for a Config made in Python: the
+    fields that differ from their defaults). A new value for a field of the groups `fixed` raises
+    UserError."""
     old, notes = state["config"], field_notes(type(cfg))
     changed = {f.name for f in dataclasses.fields(cfg) if getattr(cfg, f.name) != f.default}
     given = getattr(cfg, "given", changed)
@@ -219,7 +193,7 @@ def from_checkpoint(cfg, state: dict, fixed=("data", "model")):
 
 
 def restore(state: dict, optimizers, data_rng):
-    """Put a checkpoint's optimisers and random states back, for a run that goes on (the model has its weights)."""
+    """Put a checkpoint's optimisers and random states back, for a run that goes on."""
     for optimizer, saved in zip(optimizers, state["optimizers"]):
         optimizer.load_state_dict(saved)
     data_rng.set_state(state["rng"]["data"])
@@ -230,42 +204,36 @@ def restore(state: dict, optimizers, data_rng):
 
 def older_run(cfg, step: int, few: int = 100) -> str:
     """A remark for `sample` when a run of a few steps may hide an older, longer one; else ''."""
-    if step >= few:
-        return ""
-    older = {json.loads(path.read_text("utf-8")).get("steps", 0): path.parent
-             for path in Path(cfg.out_dir).parent.glob(f"{Path(cfg.out_dir).name}.*/result.json")}
+    folder = Path(cfg.out_dir)
+    results = folder.parent.glob(f"{folder.name}.*/result.json")
+    older = {json.loads(path.read_text("utf-8"))["steps"]: path.parent for path in results}
     hint = f"; an older one of {max(older)} steps: --out_dir={older[max(older)]}" if older else ""
-    return f"note: the run in {cfg.out_dir} has only {step} steps{hint}"
+    return f"note: the run in {folder} has only {step} steps{hint}" if step < few else ""
 
-
-# ---- the run folder
 
 class Run:
     """One training run and its folder: `with Run(cfg, "gpt", model, columns) as run:`, columns for log.csv.
 
-    Opening it renames an older folder of that name aside (runs/gpt.1, …), unless the run goes on from the `state`
-    of a checkpoint. Ctrl-C and SIGTERM only raise a flag, so that no step is cut in two: the loop asks
-    `run.stopping(step)` after each one. Of several processes only rank 0 prints and writes.
+    Opening it renames an older folder of that name aside (runs/gpt.1, …), unless the run goes on from the
+    `state` of a checkpoint. Ctrl-C and SIGTERM only raise a flag, so that no step is cut in two: the loop
+    asks `run.stopping(step)` after each one. Of several processes only rank 0 prints and writes.
     """
 
     def __init__(self, cfg, name: str, model, columns, state=None, rank: int = 0):
         self.cfg, self.name, self.rank, self.folder = cfg, name, rank, Path(cfg.out_dir)
-        self.parameters, self.device = sum(p.numel() for p in model.parameters()), next(model.parameters()).device
+        parameters = list(model.parameters())
+        self.parameters, self.device = sum(p.numel() for p in parameters), parameters[0].device
         self.first = state["step"] if state else 0
-        self.seconds = state["seconds"] if state else 0.0   # of training: without evaluating, sampling and saving
+        self.seconds = state["seconds"] if state else 0.0   # of training, not evaluating and saving
         self.signal, self.handlers, self.live = 0, {}, sys.stdout.isatty()
         if rank == 0:
-            try:
-                self._open_folder(["step", "seconds", *columns], state)
-            except (FileExistsError, NotADirectoryError, PermissionError) as error:
-                raise UserError(f"--out_dir={self.folder}: cannot write there ({error.strerror})") from None
+            self._open_folder(["step", "seconds", *columns], state)
 
     def _open_folder(self, columns, state):
         log, rows = self.folder / "log.csv", []
         if state and log.exists():                          # rows after the checkpoint will come again
-            with open(log, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if (row["step"] or "-").isdigit()
-                        and int(row["step"]) <= self.first]
+            rows = [row for row in csv.DictReader(log.read_text().splitlines())
+                    if row["step"].isdigit() and int(row["step"]) <= self.first]
         elif not state and self.folder.exists() and any(self.folder.iterdir()):
             aside = next(path for n in range(1, 10**6)
                          if not (path := self.folder.with_name(f"{self.folder.name}.{n}")).exists())
@@ -275,15 +243,15 @@ class Run:
         for leftover in self.folder.glob("*.tmp"):          # of a save that was killed
             leftover.unlink()
         write_json(self.folder / "config.json", dataclasses.asdict(self.cfg))
-        self.file = open(log, "w", newline="")
-        self.writer = csv.DictWriter(self.file, columns)
-        self.writer.writeheader()
-        self.writer.writerows(rows)
-        self.file.flush()
+        lines = [",".join(columns), *(",".join(row.get(c) or "" for c in columns) for row in rows)]
+        with atomic_open(log) as file:
+            file.write(("\n".join(lines) + "\n").encode())
+        self.file = open(log, "a", newline="")
+        self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
 
     def __enter__(self):
         def note(number, frame):
-            if self.signal:                                 # a second Ctrl-C does not wait for the step to end
+            if self.signal:                                 # a second Ctrl-C does not wait
                 raise KeyboardInterrupt
             self.signal = number
         with contextlib.suppress(ValueError):               # outside the main thread signals are left alone
@@ -323,23 +291,21 @@ class Run:
     def check_finite(self, step: int, **losses):
         """Raise UserError if a loss is NaN or infinite: before the step that would spoil the weights."""
         for name, value in losses.items():
-            require(math.isfinite(value), f"{name} is {value} at step {step}: lower the learning rate, or clip the "
-                    f"gradient; the checkpoint in {self.folder}, if any, is from before")
+            require(math.isfinite(value), f"{name} is {value} at step {step}: lower the learning rate, or "
+                    f"clip the gradient. A checkpoint in {self.folder} is from before, and good")
 
     def log(self, step: int, **values):
         """A row of log.csv and a line of progress; values of None are left out."""
         if self.rank == 0:
-            values = {key: value for key, value in values.items() if value is not None}
             self.writer.writerow({"step": step, "seconds": f"{self.seconds:.2f}", **values})
             self.file.flush()
             pace = self.seconds / max(step, 1)
-            text = "  ".join(f"{key} {value:.4g}" for key, value in values.items())
-            line = f"step {step}/{self.cfg.steps}  {text}  {1000 * pace:.0f} ms/step  " \
-                   f"{pace * (self.cfg.steps - step):.0f} s left"
-            print(f"\r\x1b[K{line}" if self.live else line, end="" if self.live else "\n", flush=True)
+            text = "  ".join(f"{key} {value:.4g}" for key, value in values.items() if value is not None)
+            left = pace * (self.cfg.steps - step)
+            text = f"step {step}/{self.cfg.steps}  {text}  {1000 * pace:.0f} ms/step  {left:.0f} s left"
+            print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", flush=True)
 
     def due(self, step: int, every: int) -> bool:
-        """True at every so many steps (0: never), and at the last."""
         return every > 0 and (step % every == 0 or step == self.cfg.steps)
 
     def stopping(self, step: int) -> bool:
@@ -355,22 +321,24 @@ class Run:
         if self.rank == 0:
             cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
             rng = {"data": data_rng.get_state(), "cpu": torch.get_rng_state(), "cuda": cuda}
-            state = {"name": self.name, "config": dataclasses.asdict(self.cfg), "step": step, "seconds": self.seconds,
-                     "model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "rng": rng}
-            with atomic_open(self.folder / "checkpoint.pt") as file:
-                torch.save({**state, **more}, file)
+            state = {"name": self.name, "config": dataclasses.asdict(self.cfg), "step": step,
+                     "seconds": self.seconds, "model": model.state_dict(),
+                     "optimizers": [o.state_dict() for o in optimizers], "rng": rng}
+            try:
+                with atomic_open(self.folder / "checkpoint.pt") as file:
+                    torch.save({**state, **more}, file)
+            except RuntimeError as error:   # torch's writer stumbles over a full disk in words of its own
+                raise OSError(f"could not write the checkpoint; is the disk full? ({error})") from None
 
     def leave(self, step: int) -> dict:
         """Say how to go on, after the loop stopped early and saved; returns what `train` returns then."""
-        script = f"python {sys.argv[0]}" if sys.argv[0].endswith(".py") else "the same command"
         folder = "" if self.cfg.out_dir == type(self.cfg).out_dir else f" --out_dir={self.cfg.out_dir}"
-        self.say(f"stopped after step {step} and saved; go on with: {script} --resume{folder}")
+        self.say(f"stopped after step {step} and saved; to go on: python {sys.argv[0]} --resume{folder}")
         return {"model": self.name, "steps": step, "interrupted": self.signal}
 
     def write_sample(self, step: int, suffix: str, data: bytes):
         if self.rank == 0:
-            with atomic_open(self.folder / "samples" / f"step_{step:06d}{suffix}") as file:
-                file.write(data)
+            (self.folder / "samples" / f"step_{step:06d}{suffix}").write_bytes(data)
 
     def finish(self, **scores) -> dict:
         """Write result.json and return its content."""

@@ -16,8 +16,8 @@ def bigram_loss(train, held_out, vocab_size: int, pull: float = 10.0) -> float:
 
         p(b|a) = (n(a,b) + pull·p(b)) / (n(a) + pull),    p(b) = (n(b) + 1) / (n + V)
 
-    n counts in `train`, a 1-D tensor of token numbers; after a rare a, p(b) weighs as much as `pull` occurrences.
-    The mean is over held_out[1:].
+    n counts in `train`, a 1-D tensor of token numbers; after a rare a, p(b) weighs as much as `pull`
+    occurrences. The mean is over held_out[1:].
     """
     a, b = train[:-1].long(), train[1:].long()
     p_b = (torch.bincount(b, minlength=vocab_size).double() + 1) / (len(b) + vocab_size)
@@ -33,7 +33,7 @@ def longest_copied_run(sample: str, text: str) -> int:
     """The length, in characters, of the longest piece of the sample that stands word for word in the text."""
     best = start = 0
     for end in range(1, len(sample) + 1):
-        while sample[start:end] not in text:        # the longest copied piece that ends here starts at `start`
+        while sample[start:end] not in text:  # the longest copied piece that ends here starts at `start`
             start += 1
         best = max(best, end - start)
     return best
@@ -42,8 +42,9 @@ def longest_copied_run(sample: str, text: str) -> int:
 def text_scores(total: float, tokens, held_out, vocab_size: int, parts, sample: str) -> dict:
     """What a language model's run ends with: held-out loss, its baselines, and copying.
 
-    total: loss in nats over held_out[1:]; tokens, held_out: the two parts of the text as tensors; parts: the same
-    as strings; sample: text that the model wrote. Held-out text of the same length shows what copying is normal.
+    total: loss in nats over held_out[1:]; tokens, held_out: the two parts of the text as tensors; parts: the
+    same as strings; sample: text that the model wrote. Held-out text of the same length shows what copying is
+    normal.
     """
     return {"val_loss": total / (len(held_out) - 1), "bits_per_byte": bits_per_byte(total, parts[1]),
             "chance": math.log(vocab_size), "bigram": bigram_loss(tokens, held_out, vocab_size),
@@ -53,20 +54,22 @@ def text_scores(total: float, tokens, held_out, vocab_size: int, parts, sample: 
 
 def text_report(val_loss, bits_per_byte, chance, bigram, copied, copied_held_out) -> str:
     """The scores of `text_scores` in words, each beside its baseline."""
-    return (f"held-out loss {val_loss:.4f} nats per token ({bits_per_byte:.3f} bits per byte); baselines: counting "
-            f"pairs of tokens {bigram:.4f}, knowing nothing {chance:.4f}\nlongest run copied from the training text: "
-            f"{copied} characters in the sample above, {copied_held_out} in as much held-out text")
+    return (f"held-out loss {val_loss:.4f} nats per token ({bits_per_byte:.3f} bits per byte); baselines: "
+            f"counting pairs of tokens {bigram:.4f}, knowing nothing {chance:.4f}\n"
+            f"longest run copied from the training text: {copied} characters in the sample above, "
+            f"{copied_held_out} in as much held-out text")
 
 
 def by_position(total, count) -> dict:
-    """Mean loss {"0–0", "1–1", "2–3", "4–7", …: nats} after so many tokens of context, from losses in nats summed at
-    each position (T,) and the number of them (T,)."""
+    """Mean loss {"0–0", "1–1", "2–3", "4–7", …: nats} after so many tokens of context, from losses in nats
+    summed at each position (T,) and the number of them (T,)."""
     edges = [0, *(2**k for k in range((len(total) - 1).bit_length())), len(total)]
     return {f"{a}–{b - 1}": (total[a:b].sum() / count[a:b].sum()).item() for a, b in zip(edges, edges[1:])}
 
 
 def print_tables(path, **tables) -> dict:
-    """Print the tables of `evaluate`, {title: {row: number}}, write them to the JSON file `path`, and return them."""
+    """Print the tables of `evaluate`, {title: {row: number}}, write them to the JSON file `path`, and return
+    them."""
     for title, rows in tables.items():
         print(title.replace("_", " "))
         for row, value in rows.items():

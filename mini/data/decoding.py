@@ -15,8 +15,9 @@ from mini.metrics import longest_copied_run
 def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Draw one token (B,) from logits (B, V).
 
-    temperature divides the logits (0: take the likeliest). top_k keeps only the k likeliest tokens (0: all), top_p
-    the smallest set of likeliest tokens with at least this probability (Holtzman et al. 2020, section 3.1).
+    temperature divides the logits (0: take the likeliest). top_k keeps only the k likeliest tokens (0: all),
+    top_p the smallest set of likeliest tokens with at least this probability (Holtzman et al. 2020, section
+    3.1).
     """
     if temperature == 0:
         return logits.argmax(dim=1)
@@ -32,10 +33,11 @@ def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
 
 def print_texts(tokenizer, columns, prompt: str, show: bool) -> list:
-    """The texts, as strings, of `columns`, an iterable of token columns (B,), each with the prompt before it. With
-    `show` the first is printed as it comes, and the others after it.
+    """The texts, as strings, of `columns`, an iterable of token columns (B,), each with the prompt before it.
+    With `show` the first is printed as it comes, and the others after it.
 
-    A character that is spread over several tokens comes with the last of them; bytes that are no UTF-8 as U+FFFD.
+    A character that is spread over several tokens comes with the last of them; bytes that are no UTF-8 as
+    U+FFFD.
     """
     texts, decoders = [], []
     for column in columns:
@@ -52,7 +54,8 @@ def print_texts(tokenizer, columns, prompt: str, show: bool) -> list:
 
 
 def print_copying(texts: list, data: str):
-    """Say how much of the texts is copied from the training part of --data, beside what is normal: held-out text."""
+    """Say how much of the texts is copied from the training part of --data, beside what is normal: held-out
+    text."""
     try:
         training, held_out = split_text(read_text(data))
     except UserError as error:
@@ -67,9 +70,10 @@ def print_copying(texts: list, data: str):
 def fast_vectors(model):
     """Inside, every nn.Linear of the model multiplies a single vector as fast as the memory can be read.
 
-    W x is the sum of W's columns, weighted by x. On x86, torch's kernel for weighted sums of rows (embedding_bag)
-    reads two to three times as fast as its product of a matrix and one vector; so each weight is kept a second time,
-    transposed, in one slab of outputs per thread: (O, I) -> (slabs·I, O/slabs). For inference only.
+    W x is the sum of W's columns, weighted by x. On x86, torch's kernel for weighted sums of rows
+    (embedding_bag) reads two to three times as fast as its product of a matrix and one vector; so each weight
+    is kept a second time, transposed, in one slab of outputs per thread: (O, I) -> (slabs·I, O/slabs). For
+    inference only.
     """
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
     if next(model.parameters()).is_cpu and platform.machine() in ("x86_64", "AMD64"):
@@ -86,12 +90,12 @@ def _vector_forward(linear):
     (O, I), slabs, plain = linear.weight.shape, torch.get_num_threads(), linear.forward
     rows = F.pad(linear.weight.detach(), (0, 0, 0, -O % slabs)).view(slabs, -1, I)  # (slabs, O/slabs, I)
     rows = rows.transpose(1, 2).reshape(slabs * I, -1)                              # (slabs·I, O/slabs)
-    index = torch.arange(slabs * I).view(slabs, I)                                  # bag s adds up the rows of slab s
+    index = torch.arange(slabs * I).view(slabs, I)  # bag s adds up the rows of slab s
 
     def forward(x):
         if x.numel() != I:
             return plain(x)
         y = F.embedding_bag(index, rows, mode="sum", per_sample_weights=x.reshape(1, I).expand(slabs, I))
-        y = y.view(-1)[:O].view(*x.shape[:-1], O)                                   # (slabs, O/slabs) -> (…, O)
+        y = y.view(-1)[:O].view(*x.shape[:-1], O)  # (slabs, O/slabs) -> (…, O)
         return y if linear.bias is None else y + linear.bias
     return forward

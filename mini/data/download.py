@@ -11,13 +11,13 @@ FOLDER = Path("data")
 def download(name: str, urls, sha256: str, timeout: float = 30) -> Path:
     """The path data/<name>, downloaded from the first of the mirrors `urls` that serves the right bytes.
 
-    A file that is already there is used if its SHA-256 is right. Raises UserError if it is wrong, or if no mirror
-    answers; the message says where to put the file by hand.
+    A file that is already there is used if its SHA-256 is right. Raises UserError if it is wrong, or if no
+    mirror answers; the message says where to put the file by hand.
     """
     path = FOLDER / name
     if path.exists():
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise UserError(f"{path}: not the file we expect (its SHA-256 differs); delete it to download it again")
+            raise UserError(f"{path}: its SHA-256 is not the one we expect; delete it to download it again")
         return path
     troubles = []
     for url in urls:

@@ -18,8 +18,8 @@ def read_gpt2(path):
     """(sizes, weights) of a GPT-2 `model.safetensors` of any size.
 
     sizes: n_layer, n_head, n_embd, block_size. All but n_head are read off the tensors; n_head is taken from
-    config.json beside the file, and without one it is n_embd / 64, as in every published GPT-2. weights: {name:
-    float32 tensor}, named and turned as `train_gpt.GPT` has them. Raises UserError for any other file.
+    config.json beside the file, and without one it is n_embd / 64, as in every published GPT-2. weights:
+    {name: float32 tensor}, named and turned as `train_gpt.GPT` has them. Raises UserError for any other file.
     """
     path = Path(path)
     require(path.suffix not in (".bin", ".pth"), f"{path}: such a file is a Python pickle, which can run any "
@@ -45,9 +45,9 @@ def read_gpt2(path):
 def starting_point(cfg, from_run: bool, whole_context: bool = False):
     """(config, state, tokenizer, weights) that training or sampling begins with.
 
-    from_run: from the checkpoint in cfg.out_dir, whose content is `state`; else from the file cfg.init_from, if any.
-    What is not there is None. Weights decide the sizes in the config, but training may cut their context to its
-    block_size. A model.safetensors needs GPT-2's vocab.json and merges.txt in its folder.
+    from_run: from the checkpoint in cfg.out_dir, whose content is `state`; else from the file cfg.init_from,
+    if any. What is not there is None. Weights decide the sizes in the config, but training may cut their
+    context to its block_size. A model.safetensors needs GPT-2's vocab.json and merges.txt in its folder.
     """
     if from_run:
         state = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", "gpt")
@@ -67,10 +67,10 @@ def starting_point(cfg, from_run: bool, whole_context: bool = False):
         sizes, weights = read_gpt2(cfg.init_from)
         tokenizer = BPETokenizer.read(Path(cfg.init_from).parent)
     for name in {"n_layer", "n_head", "n_embd"} & getattr(cfg, "given", set()):
-        require(getattr(cfg, name) == sizes[name], f"--{name}: the weights in {cfg.init_from} have {sizes[name]}")
+        require(getattr(cfg, name) == sizes[name], f"--{name}: {cfg.init_from} has {sizes[name]}")
     if not whole_context:
         sizes["block_size"] = min(sizes["block_size"], cfg.block_size)
-    tokenizer.vocab_size = max(tokenizer.vocab_size, len(weights["wte.weight"]))    # some embeddings are padded
+    tokenizer.vocab_size = max(tokenizer.vocab_size, len(weights["wte.weight"]))  # some embeddings are padded
     return dataclasses.replace(cfg, **sizes), None, tokenizer, weights
 
 

@@ -1,7 +1,7 @@
 """Read the .safetensors format, in which published weights are shared: it holds numbers only, never code.
 
-Layout: 8 bytes, the length N of the header (unsigned, little-endian); N bytes of JSON, {name: {"dtype", "shape",
-"data_offsets": [begin, end]}}; then the numbers, offsets counted from the end of the header.
+Layout: 8 bytes, the length N of the header (unsigned, little-endian); N bytes of JSON, {name: {"dtype",
+"shape", "data_offsets": [begin, end]}}; then the numbers, offsets counted from the end of the header.
 """
 import json
 import math
@@ -18,7 +18,8 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 
 def read_safetensors(path) -> dict:
-    """{name: tensor} of a .safetensors file, mapped from the disk rather than read. Raises UserError if broken."""
+    """{name: tensor} of a .safetensors file, mapped from the disk rather than read. Raises UserError if
+    broken."""
     path = Path(path)
     require(path.exists(), f"{path}: no such file")
     size = path.stat().st_size

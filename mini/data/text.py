@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from mini.common import UserError, closest, require
+from mini.common import UserError, require
 from mini.data.download import download
 from mini.data.tokenizers import BPETokenizer, CharTokenizer
 
@@ -34,7 +34,7 @@ def read_text(source: str) -> str:
     if source == "shakespeare":
         return read_file(download(*SHAKESPEARE))
     path = TALES if source == "tales" else Path(source)
-    require(path.exists(), f"--data={source}: no such file or folder{closest(source, ['tales', 'shakespeare'])}")
+    require(path.exists(), f"--data={source}: no such file or folder (by name there are: tales, shakespeare)")
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     require(files, f"{path}: the folder holds no .txt file")
     text = "\n\n".join(read_file(file) for file in files) if path.is_dir() else read_file(path)
@@ -49,21 +49,20 @@ def split_text(text: str):
 
 
 def make_tokenizer(kind: str, text: str, vocab_size: int):
-    """The tokenizer named by --tokenizer: 'char' or 'bpe', made from the text (BPE: from its training part), or
-    a folder with GPT-2's vocab.json and merges.txt."""
+    """The tokenizer named by --tokenizer: 'char' or 'bpe', made from the text (BPE: from its training part),
+    or a folder with GPT-2's vocab.json and merges.txt."""
     if kind == "char":
         return CharTokenizer.train(text)
     if kind == "bpe":
         return BPETokenizer.train(split_text(text)[0], vocab_size)
-    require(Path(kind).is_dir(), f"--tokenizer={kind}: choose from char, bpe, or a folder with vocab.json and "
-                                 f"merges.txt{closest(kind, ['char', 'bpe'])}")
+    require(Path(kind).is_dir(), f"--tokenizer={kind}: choose from char, bpe, or a folder with vocab.json")
     return BPETokenizer.read(kind)
 
 
 def encode_split(tokenizer, text: str, T: int, device):
-    """The two parts of the text as 1-D tensors of token numbers. Raises UserError if they do not fill a context
-    of T tokens."""
+    """The two parts of the text as 1-D tensors of token numbers. Raises UserError if they do not fill a
+    context of T tokens."""
     parts = [torch.tensor(tokenizer.encode(part), device=device) for part in split_text(text)]
-    require(len(parts[0]) > T and len(parts[1]) > 1, f"the text has only {len(parts[0]) + len(parts[1])} tokens, "
-            f"too few for a context of {T}: bring more text (--data) or lower --block_size")
+    require(len(parts[0]) > T and len(parts[1]) > 1, f"the text has only {sum(map(len, parts))} tokens, too "
+            f"few for a context of {T}: bring more text (--data) or lower --block_size")
     return parts

@@ -1,9 +1,9 @@
 """Text to numbers and back: one token per character, or byte-level BPE, GPT-2's or one trained on the spot.
 
-Byte-level BPE (Radford et al. 2019; BPE: Sennrich et al. 2016): the text is cut into words by a fixed pattern, each
-word is written as its UTF-8 bytes, and then pairs of neighbours are merged, the pair learnt first first. Every text
-can be encoded, since the 256 bytes are tokens themselves. In `vocab.json` and `merges.txt` each byte stands as one
-printable character (`BYTE_TO_CHAR`).
+Byte-level BPE (Radford et al. 2019; BPE: Sennrich et al. 2016): a fixed pattern cuts the text into words,
+each word is written as its UTF-8 bytes, and then pairs of neighbours are merged, the pair learnt first first.
+Every text can be encoded, since the 256 bytes are tokens themselves. In `vocab.json` and `merges.txt` each
+byte stands as one printable character (`BYTE_TO_CHAR`).
 """
 import json
 import re
@@ -15,7 +15,8 @@ from mini.common import UserError, require
 
 
 def load_tokenizer(state: dict):
-    """The tokenizer saved by `.state()`, which is what a checkpoint holds. Raises KeyError on an unknown kind."""
+    """The tokenizer saved by `.state()`, which is what a checkpoint holds. Raises KeyError on an unknown
+    kind."""
     return {"char": CharTokenizer, "bpe": BPETokenizer}[state["kind"]].from_state(state)
 
 
@@ -26,17 +27,18 @@ class CharTokenizer:
         self.characters = characters
         self.index = {c: i for i, c in enumerate(characters)}
         self.vocab_size = len(characters)
-        self.start = "\n" if "\n" in self.index else characters[:1]     # what a text without a prompt begins from
+        self.start = "\n" if "\n" in self.index else characters[:1]     # a text without a prompt begins here
 
     @classmethod
     def train(cls, text: str):
         return cls("".join(sorted(set(text))))
 
     def encode(self, text: str) -> list:
-        """Token numbers. Raises UserError, naming the characters, if the text has some that were never trained."""
+        """Token numbers. Raises UserError, naming the characters, if the text has some that were never
+        trained."""
         unknown = "".join(sorted(set(text) - set(self.index)))
-        require(not unknown, f"the model has never seen {unknown[:20]!r}: this tokenizer knows only the characters "
-                             "of its training text (with --tokenizer=bpe it would know them all)")
+        require(not unknown, f"the model has never seen {unknown[:20]!r}: its tokenizer knows the characters"
+                             " of its training text (one trained with --tokenizer=bpe knows all)")
         return [self.index[c] for c in text]
 
     def decode(self, ids) -> str:
@@ -69,7 +71,8 @@ def split_words(text: str) -> list:
     """Cut text into GPT-2's words: contractions; letters, digits or other signs, each with at most one space
     before; runs of white space, of which the last space goes to the word that follows.
 
-    The pattern speaks of Unicode's classes L and N, which Python's `re` lacks, so we list the members in the text.
+    The pattern speaks of Unicode's classes L and N, which Python's `re` lacks, so we list the members in the
+    text.
     """
     kinds = defaultdict(str)
     for c in sorted(set(text)):
@@ -82,7 +85,8 @@ def split_words(text: str) -> list:
 
 
 class BPETokenizer:
-    """Byte-level BPE. `vocab`: {token: number}, `merges`: [(left, right), …], tokens written in BYTE_TO_CHAR."""
+    """Byte-level BPE. `vocab`: {token: number}, `merges`: [(left, right), …], tokens written in
+    BYTE_TO_CHAR."""
 
     def __init__(self, vocab: dict, merges: list):
         self.vocab, self.merges = vocab, [tuple(pair) for pair in merges]
@@ -90,7 +94,7 @@ class BPETokenizer:
         self.tokens = {i: token for token, i in vocab.items()}
         self.vocab_size = max(self.tokens) + 1
         self.end = vocab.get(END_OF_TEXT)
-        self.start = "\n" if self.end is None else END_OF_TEXT           # what a text without a prompt begins from
+        self.start = "\n" if self.end is None else END_OF_TEXT  # a text without a prompt begins here
         self.cache = {}
 
     @classmethod
@@ -98,7 +102,7 @@ class BPETokenizer:
         """Read GPT-2's vocab.json and merges.txt from a folder. Raises UserError if missing or broken."""
         vocab, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         for path in (vocab, merges):
-            require(path.exists(), f"{path}: no such file; GPT-2's tokenizer is vocab.json and merges.txt in a folder")
+            require(path.exists(), f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
         try:
             lines = merges.read_text("utf-8").split("\n")
             pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
@@ -144,7 +148,8 @@ class BPETokenizer:
         return cls({name: i for i, name in enumerate(names)}, merges)
 
     def encode(self, text: str) -> list:
-        """Token numbers; `<|endoftext|>` in the text becomes the special token where the vocabulary has it."""
+        """Token numbers; `<|endoftext|>` in the text becomes the special token where the vocabulary has
+        it."""
         ids = []
         for n, part in enumerate(text.split(END_OF_TEXT) if self.end is not None else [text]):
             if n:
@@ -168,8 +173,8 @@ class BPETokenizer:
         return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", errors="replace")
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes of one token: part of a character, sometimes. Numbers that the model has beyond the vocabulary
-        (a padded embedding) are written as nothing."""
+        """The bytes of one token: part of a character, sometimes. Numbers that the model has beyond the
+        vocabulary (a padded embedding) are written as nothing."""
         if i == self.end:
             return END_OF_TEXT.encode()
         return bytes(CHAR_TO_BYTE[c] for c in self.tokens.get(i, ""))
