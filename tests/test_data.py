@@ -7,6 +7,7 @@ import random
 import re
 import struct
 import threading
+import time
 import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,11 +25,6 @@ from mini.data.safetensors import read_safetensors
 from mini.data.text import TALES, encode_split, make_tokenizer, read_file, read_text, split_text
 from mini.data.tokenizers import BPETokenizer, CharTokenizer
 from mini.metrics import bigram_loss, bits_per_byte, longest_copied_run, text_report, text_scores
-
-
-def bug(reason: str, **more):
-    """Marks a test that shows a known bug: it must fail until that is mended, and then loses the mark."""
-    return pytest.mark.xfail(strict=True, reason=f"bug: {reason}", **more)
 
 
 def refused(call, *names) -> str:
@@ -59,7 +55,6 @@ def test_tales(tales):
     assert len(titles) == len(tales) and all(0 < len(title) < 60 for title in titles)
 
 
-@bug("'I put my head out of the window.' stands in 12_bicycle.txt and in 18_sold_horse.txt")
 def test_no_two_tales_share_a_sentence(tales):
     owner, shared = {}, []
     for name, tale in tales.items():
@@ -70,7 +65,6 @@ def test_no_two_tales_share_a_sentence(tales):
     assert len(owner) > 3_000 and not shared, shared
 
 
-@bug("27_bench.txt says twice ' for as long as it takes to drink a cup of coffee. The clerk '")
 def test_nothing_long_stands_twice_in_the_tales():
     """Or a model could be praised for a held-out text that it has seen."""
     text, n = read_text("tales"), 60
@@ -86,10 +80,12 @@ def test_nothing_long_stands_twice_in_the_tales():
     (b"one\r\ntwo\rthree\n\r\nfour", "one\ntwo\nthree\n\nfour"),
     (b"SPDX-License-Identifier: MIT\n\n\nA Title\n\ntext\n", "A Title\n\ntext\n"),
     (b"\xef\xbb\xbfSPDX-License-Identifier: MIT\r\n\r\nA Title", "A Title"),
+    (b"SPDX-License-Identifier: MIT\n\n  A Title", "  A Title"),
     (b"A Title\nSPDX-License-Identifier: MIT\n", "A Title\nSPDX-License-Identifier: MIT\n"),
     (b"  indented\n\n", "  indented\n\n"),
     ("a\x0bb\x1cc\x85d\u2028e\xa0".encode(), "a\x0bb\x1cc\x85d\u2028e\xa0"),
-], ids=["utf-8", "mark", "line ends", "licence", "licence after mark", "no licence", "blanks", "separators"])
+], ids=["utf-8", "mark", "line ends", "licence", "licence after mark", "licence and indent", "no licence",
+        "blanks", "separators"])
 def test_a_file(tmp_path, content, text):
     path = tmp_path / "my novel.txt"
     path.write_bytes(content)
@@ -108,7 +104,6 @@ def test_a_folder(tmp_path):
     assert read_text(str(tmp_path)) == "\n\n".join(f"I am {name}\n" for name in in_order)
 
 
-@bug("a folder whose name ends in .txt is opened as if it were a file", raises=IsADirectoryError)
 def test_a_folder_with_a_folder_named_like_a_file(tmp_path):
     (tmp_path / "old.txt").mkdir()
     (tmp_path / "old.txt" / "a.txt").write_text("text")
@@ -120,7 +115,7 @@ def test_a_folder_with_a_folder_named_like_a_file(tmp_path):
     ("text".encode("utf-16"), ["UTF-8"]), (b"\x89PNG\r\n\x1a\n\0\0", ["UTF-8", "byte 0"]),
     (b"", ["no text"]), (b" \n\t\r\n \n", ["no text"]), (b"\xef\xbb\xbf", ["no text"]),
     (b"SPDX-License-Identifier: MIT\n", ["no text"]),
-    pytest.param(b"\xef\xbb\xbfcaf\xe9", ["UTF-8", "byte 6"], marks=bug("the mark's bytes are not counted")),
+    (b"\xef\xbb\xbfcaf\xe9", ["UTF-8", "byte 6"]),
 ], ids=repr)
 def test_a_file_without_text(tmp_path, content, names):
     path = tmp_path / "a.txt"
@@ -134,12 +129,12 @@ def test_a_folder_without_text(tmp_path):
     refused(lambda: read_text(str(tmp_path)), tmp_path, ".txt")
 
 
-@pytest.mark.parametrize("source, hint", [
-    ("tale", "tales"), ("Tales", "tales"), ("shakespere", "shakespeare"), ("novels/mine.txt", None)])
-def test_a_missing_file(tmp_path, monkeypatch, source, hint):
+@pytest.mark.parametrize("source, meant", [
+    ("tale", " tales"), ("Tales", " tales"), ("shakespere", " shakespeare")])
+def test_a_missing_file(tmp_path, monkeypatch, source, meant):
     monkeypatch.chdir(tmp_path)
-    message = refused(lambda: read_text(source), f"--data={source}", "no such file")
-    assert (f"did you mean {hint}?" in message) if hint else ("did you mean" not in message)
+    refused(lambda: read_text(source), f"--data={source}", "no such file", meant)
+    refused(lambda: read_text(f"novels/{source}.txt"), f"--data=novels/{source}.txt", "no such file")
 
 
 @pytest.mark.parametrize("n", [0, 1, 9, 10, 11, 100, 1234])
@@ -158,9 +153,8 @@ def test_make_tokenizer(tmp_path, monkeypatch):
     assert bpe.merges != BPETokenizer.train(text, 270).merges and bpe.vocab_size == 270
     reference = Path(__file__).parent / "reference" / "bpe"
     assert make_tokenizer(str(reference), text, 0).vocab_size == 600
-    refused(lambda: make_tokenizer("bpee", text, 300), "--tokenizer=bpee", "char", "did you mean bpe?")
-    message = refused(lambda: make_tokenizer("/gone", text, 300), "--tokenizer=/gone", "char", "vocab.json")
-    assert "did you mean" not in message
+    refused(lambda: make_tokenizer("bpee", text, 300), "--tokenizer=bpee", "char", "bpe", "vocab.json")
+    refused(lambda: make_tokenizer("/gone", text, 300), "--tokenizer=/gone", "char", "bpe", "vocab.json")
 
 
 def test_encode_split():
@@ -242,10 +236,11 @@ def test_download_from_a_file(server, tmp_path):
 
 @pytest.mark.parametrize("bad", [
     "error", "404", "loop", "hang",
-    pytest.param("cut", marks=bug("http.client's IncompleteRead, which is no OSError")),
-    pytest.param("noise", marks=bug("http.client's BadStatusLine, which is no OSError"))])
+    "cut", "noise"])
 def test_a_bad_mirror_is_passed_over(server, bad):
+    before = time.monotonic()
     path = download("a.bin", [server(bad), server("right"), server("never")], SHA256, timeout=1.5)
+    assert time.monotonic() - before < 10
     assert path.read_bytes() == RIGHT
     assert list(dict.fromkeys(server.asked)) == [f"/{bad}", "/right"]
     assert [p.name for p in Path("data").iterdir()] == ["a.bin"]
@@ -372,8 +367,10 @@ def test_every_truncation_is_refused(tmp_path):
 @pytest.mark.parametrize("length", [25, 2**31, 2**32 + 16, 2**63 - 8, 2**63, 2**64 - 8, 2**64 - 1])
 def test_a_huge_header(tmp_path, length):
     path = tmp_path / "model.safetensors"
-    path.write_bytes(struct.pack("<Q", length) + b'{"a": 1}' + bytes(16))
+    path.write_bytes(struct.pack("<Q", length) + b"{}".ljust(24))   # only the length is wrong
     refused(lambda: read_safetensors(path), path)
+    path.write_bytes(struct.pack("<Q", 24) + b"{}".ljust(24))
+    assert read_safetensors(path) == {}
 
 
 def test_no_file(tmp_path):
@@ -418,17 +415,9 @@ BROKEN = {
     "hole": {"a": entry("F32", [1], 0, 4), "b": entry("F32", [2], 8, 16)},
     "more behind": {"a": entry("F32", [3], 0, 12)},
 }
-KNOWN = {  # {message: what is broken}
-    "json's RecursionError": ["nested lists", "nested dicts"],
-    "torch's RuntimeError": ["shape negative twice", "shape to be guessed", "length negative",
-                             "shape overflows"],
-    "accepted, though the format forbids it": ["overlap", "twice", "hole", "more behind"],
-}
-MARKS = {name: bug(message) for message, names in KNOWN.items() for name in names}
 
 
-@pytest.mark.parametrize("header", [pytest.param(header, id=name, marks=MARKS.get(name, ()))
-                                    for name, header in BROKEN.items()])
+@pytest.mark.parametrize("header", [pytest.param(header, id=name) for name, header in BROKEN.items()])
 def test_a_broken_header(tmp_path, header):
     """With 16 bytes of data behind it."""
     path = tmp_path / "model.safetensors"
@@ -505,11 +494,12 @@ def test_grid(N, C, columns, pad):
 
 
 def test_grid_of_any_floats():
-    """Clipped, rounded, of half precision or with a gradient; by default 8 columns, 2 pixels between."""
+    """Clipped, rounded, half precision, a gradient, numpy; by default 8 columns, 2 pixels between."""
     row = torch.tensor([-3.0, 0, 0.5 / 255 + 1e-4, 0.5, 0.999, 1, 1.01, 99], requires_grad=True)
     sheet = grid(row.view(1, 1, 1, 8), pad=0)
     assert sheet[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255, 255, 255]
-    assert grid(torch.zeros(9, 3, 4, 4).half()).shape == (2 * 6 + 2, 8 * 6 + 2, 3)
+    for images in (torch.zeros(9, 3, 4, 4).half(), np.zeros((9, 3, 4, 4))):
+        assert grid(images).shape == (2 * 6 + 2, 8 * 6 + 2, 3)
 
 
 # ---- scores

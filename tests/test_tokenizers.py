@@ -30,11 +30,6 @@ def folder(tmp_path):
     return Path(shutil.copytree(REFERENCE / "bpe", tmp_path / "bpe"))
 
 
-def bug(reason: str, **more):
-    """Marks a test that shows a known bug: it must fail until that is mended, and then loses the mark."""
-    return pytest.mark.xfail(strict=True, reason=f"bug: {reason}", **more)
-
-
 def refused(call, *names) -> str:
     """The message of the UserError that call() raises: one line, with all the names in it."""
     with pytest.raises(UserError) as caught:
@@ -157,7 +152,6 @@ def test_numbers_beyond_the_vocabulary_are_written_as_nothing(bpe):
     assert bpe.token_bytes(600) == b"" and bpe.decode([600, *bpe.encode("the"), 639]) == "the"
 
 
-@bug("text with a lone surrogate (a prompt that is no UTF-8) ends in a traceback", raises=UnicodeEncodeError)
 def test_what_is_no_text_is_refused(bpe):
     """Python hands bytes of the command line that are no UTF-8 on as lone surrogates."""
     refused(lambda: bpe.encode("caf\udce9"))
@@ -185,7 +179,6 @@ def test_truncated_vocab(folder):
     assert BPETokenizer.read(folder).vocab_size == 600
 
 
-@bug("merges.txt cut after a line, or after some half lines, is taken as whole")
 def test_truncated_merges(folder):
     """Fewer merges would still encode every text, but not as the model learnt it."""
     whole = (folder / "merges.txt").read_bytes()
@@ -214,7 +207,7 @@ def test_wrong_merges(folder, content):
 @pytest.mark.parametrize("content", [
     "", "{}", "[]", "null", "17", "{", "<html>", '{"a": "b"}', '{"a": null}', '{"a": {"b": 1}}', '["a", "b"]',
     '{"model": {"vocab": {"a": 1}}}',
-    pytest.param("[" * 100_000, id="nested", marks=bug("json's RecursionError", raises=RecursionError))])
+    pytest.param("[" * 100_000, id="nested")])
 def test_wrong_vocab(folder, content):
     (folder / "vocab.json").write_text(content, "utf-8")
     refused(lambda: BPETokenizer.read(folder), folder / "vocab.json")
@@ -259,7 +252,7 @@ def test_characters_never_seen_are_named():
 
 
 def test_where_a_text_without_prompt_begins():
-    assert CharTokenizer.train("b\na").start == "\n" and CharTokenizer.train("ba").start == "a"
+    assert CharTokenizer.train("b\n\ta").start == "\n" and CharTokenizer.train("ba").start == "a"
 
 
 # ---- in a checkpoint
@@ -280,4 +273,4 @@ def test_state_survives_a_checkpoint(kind, bpe):
 
 def test_state_of_another_kind():
     with pytest.raises(KeyError):
-        load_tokenizer({"kind": "sentencepiece"})
+        load_tokenizer({"kind": "sentencepiece", "characters": "ab", "vocab": {"a": 0}, "merges": []})

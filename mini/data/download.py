@@ -1,5 +1,6 @@
 """Fetch a file by name once, check its SHA-256, and keep it in `data/`."""
 import hashlib
+import http.client
 import urllib.request
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def download(name: str, urls, sha256: str, timeout: float = 30) -> Path:
         try:
             with urllib.request.urlopen(url, timeout=timeout) as answer:
                 data = answer.read()
-        except OSError as error:
-            troubles.append(str(getattr(error, "reason", error)))
+        except (OSError, http.client.HTTPException) as error:   # the latter: cut off, or no HTTP at all
+            troubles.append(str(getattr(error, "reason", error)) or type(error).__name__)
             continue
         if hashlib.sha256(data).hexdigest() == sha256:  # an error page saved under the file's name stops here
             FOLDER.mkdir(exist_ok=True)

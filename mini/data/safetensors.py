@@ -43,6 +43,9 @@ def read_safetensors(path) -> dict:
             if (start + begin) % dtype.itemsize:
                 data = data.clone()  # a view must begin at a multiple of the number's size
             tensors[name] = data.view(dtype).view(shape)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        spans = sorted(entry["data_offsets"] for entry in header.values())      # side by side, up to the end
+        if [0, *(end for _, end in spans)] != [*(begin for begin, _ in spans), size - start]:
+            raise broken
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):  # of torch's; json's nesting
         raise broken from None
     return tensors

@@ -17,7 +17,7 @@ SHAKESPEARE = ("shakespeare.txt",
 def read_file(path) -> str:
     """The text of one UTF-8 file: a byte-order mark and our licence line dropped, line ends made '\\n'."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
+        text = Path(path).read_bytes().decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (see byte {error.start}); save it as UTF-8") from None
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -35,7 +35,7 @@ def read_text(source: str) -> str:
         return read_file(download(*SHAKESPEARE))
     path = TALES if source == "tales" else Path(source)
     require(path.exists(), f"--data={source}: no such file or folder (by name there are: tales, shakespeare)")
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    files = sorted(filter(Path.is_file, path.rglob("*.txt"))) if path.is_dir() else [path]
     require(files, f"{path}: the folder holds no .txt file")
     text = "\n\n".join(read_file(file) for file in files) if path.is_dir() else read_file(path)
     require(text.strip(), f"{path}: there is no text in it")

@@ -108,11 +108,14 @@ class BPETokenizer:
             pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
             require(all(len(pair) == 2 for pair in pairs), f"{merges}: a line is not two tokens")
             tokenizer = cls(json.loads(vocab.read_text("utf-8")), pairs)
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{vocab} and {merges}: not GPT-2's tokenizer files, or truncated ones") from None
         missing = [a + b for a, b in pairs if a + b not in tokenizer.vocab]
         missing += [c for c in CHAR_TO_BYTE if c not in tokenizer.vocab]
         require(not missing, f"{vocab}: does not go with {merges}: no number for {missing[:1]}")
+        made = {*CHAR_TO_BYTE, *(a + b for a, b in pairs)}
+        left = [token for token in tokenizer.vocab if token not in made and not re.fullmatch("<.*>", token)]
+        require(not left, f"{merges}: truncated, or of another {vocab}: it does not make {left[:1]}")
         return tokenizer
 
     @classmethod
@@ -150,6 +153,7 @@ class BPETokenizer:
     def encode(self, text: str) -> list:
         """Token numbers; `<|endoftext|>` in the text becomes the special token where the vocabulary has
         it."""
+        require(not re.search("[\ud800-\udfff]", text), f"not valid text (UTF-8): {text[:40]!r}")
         ids = []
         for n, part in enumerate(text.split(END_OF_TEXT) if self.end is not None else [text]):
             if n:

@@ -33,6 +33,9 @@ VERSION, END_OF_TEXT = "0.23.3", "<|endoftext|>"
 PIECES = 65  # of random mixtures
 
 SINGLE = [chr(i) for i in range(128)]  # the bytes that are a text by themselves
+BLANKS = [f" {c}the !{c}!{c}" for c in (  # white space, and what only looks like it
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u180e\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007"
+    "\u2008\u2009\u200a\u200b\u200c\u200d\u2028\u2029\u202f\u205f\u2060\u3000\ufeff")]
 LATIN = ["".join(chr(i) for i in range(a, a + 32)) for a in range(0, 256, 32)]
 
 PROSE = [
@@ -107,8 +110,8 @@ def kind(category: str) -> str:
 
 
 def texts() -> list:
-    fixed = ["", *SINGLE, *LATIN, *PROSE, *EMOJI, *SCRIPTS, *ACCENTS, *SPACES, *CONTRACTIONS, *DIGITS, *SIGNS,
-             *CODE, *SPECIAL]
+    fixed = ["", *SINGLE, *LATIN, *PROSE, *EMOJI, *SCRIPTS, *ACCENTS, *SPACES, *BLANKS, *CONTRACTIONS,
+             *DIGITS, *SIGNS, *CODE, *SPECIAL]
     rng = random.Random(2016)
     bits = [c for text in EMOJI + SCRIPTS + ACCENTS + SPACES + DIGITS + LATIN for c in text]
     bits += 40 * [" "] + 10 * ["\n"] + 4 * ["the", "old", "and", "ing", "said", " the", " and", "'s", "'ll"]

@@ -1,0 +1,169 @@
+"""python -m tests.bench NAME: our figure beside a baseline's, measured in the same run, median of several.
+
+    python -m tests.bench gpt --data=shakespeare.txt [--nanogpt=DIR]    time to a held-out loss; one step
+    python -m tests.bench generate                                      tokens per second, against the memory's speed
+
+Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
+and optimiser are then trained beside ours by its published recipe for CPUs.
+"""
+import argparse
+import importlib.util
+import math
+import statistics
+import tempfile
+import time
+
+import torch
+
+import train_gpt
+from mini.data.decoding import fast_vectors
+from mini.data.text import encode_split, make_tokenizer, read_text
+from train_gpt import GPT, Config, generate, held_out_loss
+
+TARGET = 1.898      # nats per character on the last tenth of Shakespeare, in windows of 64
+
+
+def ours(data: str, preset: str, seed: int, steps: int = 0):
+    """(seconds of training, held-out loss, steps) of one of our presets, through the real train()."""
+    options = {**train_gpt.PRESETS[preset], **({"steps": steps} if steps else {})}
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = Config(**{"data": data, "tokenizer": "char", **options, "seed": seed, "device": "cpu", "log_every": 0,
+                        "out_dir": f"{folder}/run", "eval_every": 10**9, "sample_every": 0, "tokens": 1})
+        result = train_gpt.train(cfg)
+    return result["seconds"], result["val_loss"], result["steps"]
+
+
+def nanogpt(folder: str, data: str, seed: int, steps: int = 2000):
+    """The same for nanoGPT's model, optimiser and recipe: 4 layers, 4 heads, width 128, context 64, batch 12."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", f"{folder}/model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = read_text(data)
+    tokenizer = make_tokenizer("char", text, 0)
+    tokens, held_out = encode_split(tokenizer, text, 64, "cpu")
+    torch.manual_seed(seed)
+    model = module.GPT(module.GPTConfig(block_size=64, vocab_size=tokenizer.vocab_size, n_layer=4, n_head=4,
+                                        n_embd=128, dropout=0.0, bias=False))
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    recipe = Config(**{**train_gpt.PRESETS["nanogpt-cpu"], "steps": 2000})
+    start = time.perf_counter()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * train_gpt.lr_factor(step, recipe)
+        at = torch.randint(len(tokens) - 64, (12,))
+        x = torch.stack([tokens[i:i + 64] for i in at])
+        y = torch.stack([tokens[i + 1:i + 65] for i in at])
+        _, loss = model(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+    seconds = time.perf_counter() - start
+
+    model.cfg, forward = recipe, model.forward      # its forward returns all logits only when it has targets
+    model.forward = lambda idx: forward(idx, idx)
+    total, _ = held_out_loss(model, held_out)
+    return seconds, total.sum().item() / (len(held_out) - 1), steps
+
+
+def bench_gpt(args):
+    def baseline(seed, steps=2000):
+        if args.nanogpt:
+            return nanogpt(args.nanogpt, args.data, seed, steps)
+        return ours(args.data, "nanogpt-cpu", seed, steps)
+
+    print(f"baseline: {'nanoGPT in ' + args.nanogpt if args.nanogpt else 'our preset nanogpt-cpu'}")
+    steps = {"baseline": [], "nanogpt-cpu": []}
+    for seed in range(args.pairs):
+        for name, run in (("baseline", baseline), ("nanogpt-cpu", lambda s, n: ours(args.data, "nanogpt-cpu", s, n))):
+            seconds, _, n = run(seed, 100)
+            steps[name].append(1000 * seconds / n)
+    ratios = [b / a for a, b in zip(steps["baseline"], steps["nanogpt-cpu"])]
+    print(f"one step, {args.pairs} pairs of 100 steps: baseline {statistics.median(steps['baseline']):.1f} ms, our "
+          f"nanogpt-cpu {statistics.median(steps['nanogpt-cpu']):.1f} ms, ratio {statistics.median(ratios):.2f} "
+          f"({min(ratios):.2f} to {max(ratios):.2f})")
+    rows = []
+    for seed in range(1, args.seeds + 1):
+        a, b = baseline(seed), ours(args.data, "speedrun", seed)
+        rows.append((*a[:2], *b[:2], b[0] / a[0]))
+        print(f"seed {seed}: baseline {a[0]:.1f} s to {a[1]:.4f}; our speedrun {b[0]:.1f} s to {b[1]:.4f} in {b[2]} "
+              f"steps (target {TARGET}); ratio {b[0] / a[0]:.3f}", flush=True)
+    if not args.nanogpt or args.all:
+        print("our nanogpt-cpu: {:.1f} s to {:.4f}".format(*ours(args.data, "nanogpt-cpu", 1)[:2]))
+    a, x, b, y, ratio = (statistics.median(column) for column in zip(*rows))
+    print(f"median of {args.seeds}: baseline {a:.1f} s to {x:.4f}; speedrun {b:.1f} s to {y:.4f}; time ratio {ratio:.3f}")
+
+
+def tokens_per_second(model, prompt: int, new: int, use_cache=True) -> float:
+    """Tokens per second after the first, which reads the prompt."""
+    text = torch.randint(1000 if len(model.wte.weight) > 1000 else 60, (1, prompt))
+    stream = generate(model, text, new, temperature=0.8, use_cache=use_cache)
+    next(stream)
+    start = time.perf_counter()
+    count = sum(1 for _ in stream)
+    return count / (time.perf_counter() - start)
+
+
+def read_bandwidth() -> float:
+    """Bytes per second of summing half a gigabyte of float32, the fastest of five."""
+    x = torch.ones(125_000_000)
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        x.sum()
+        best = min(best, time.perf_counter() - start)
+    return x.numel() * 4 / best
+
+
+def bench_generate(args):
+    torch.manual_seed(0)
+    model = GPT(Config(n_layer=12, n_head=12, n_embd=768, block_size=1024), 50257)
+    size = 4 * sum(p.numel() for p in model.parameters())
+    print(f"GPT-2 124M, random weights, float32 ({size / 1e9:.3f} GB), batch 1: 64 tokens after 64")
+    rows = []
+    for _ in range(args.pairs):
+        plain = tokens_per_second(model, 64, 24)
+        with fast_vectors(model):
+            bandwidth, fast = read_bandwidth(), tokens_per_second(model, 64, 64)
+        uncached = tokens_per_second(model, 64, 8, use_cache=False)
+        rows.append((bandwidth / 1e9, fast, fast * size / bandwidth, plain, uncached))
+        print("read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it; with plain products {:.1f}; "
+              "uncached {:.1f}".format(*rows[-1]), flush=True)
+    print("median: read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it; with plain products {:.1f}; uncached "
+          "{:.1f}".format(*(statistics.median(column) for column in zip(*rows))))
+    if importlib.util.find_spec("transformers"):
+        from transformers import GPT2Config, GPT2LMHeadModel
+        peer, rates = GPT2LMHeadModel(GPT2Config()).eval(), []
+        for _ in range(args.pairs):
+            text = torch.randint(1000, (1, 64))
+            start = time.perf_counter()
+            peer.generate(text, max_new_tokens=64, min_new_tokens=64, do_sample=True, pad_token_id=0)
+            rates.append(64 / (time.perf_counter() - start))
+        print(f"transformers, the same: {statistics.median(rates):.1f} tokens/s")
+    del model
+    model = GPT(Config(**{**train_gpt.PRESETS["gpu"], "fused": False, "dropout": 0.0}), 65)
+    rows = []
+    for _ in range(args.pairs):
+        with fast_vectors(model):
+            fast = tokens_per_second(model, 1, 255)
+        uncached = tokens_per_second(model, 1, 255, use_cache=False)
+        rows.append((fast, uncached, fast / uncached))
+    print("10.65M characters, 255 tokens: cached {:.0f} tokens/s, uncached {:.0f}, ratio {:.1f}".format(
+        *(statistics.median(column) for column in zip(*rows))))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=["gpt", "generate"])
+    parser.add_argument("--data", default="shakespeare")
+    parser.add_argument("--nanogpt", default="")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--all", action="store_true", help="also the whole run of our own nanogpt-cpu preset")
+    args = parser.parse_args()
+    {"gpt": bench_gpt, "generate": bench_generate}[args.name](args)
+
+
+if __name__ == "__main__":
+    main()
