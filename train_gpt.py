@@ -8,7 +8,7 @@ predicts at every position at once; a causal mask keeps position t from seeing w
 Papers: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; Vaswani et al. 2017.
 Departure: Muon (Jordan et al. 2024) trains the weight matrices, in a fraction of AdamW's steps.
 
-    python train_gpt.py                                 our tales, character by character
+    python train_gpt.py                                 our own tales
     python train_gpt.py --data=my_novel.txt             your own text
     python train_gpt.py sample --prompt="The ferry"     let it write on
     python train_gpt.py evaluate                        what does context buy? loss by position
@@ -33,10 +33,10 @@ from mini.data.text import encode_split, make_tokenizer, read_text, split_text
 class Config(common.RunConfig):
     # data
     data: str = "tales"            # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt files
-    tokenizer: str = "char"        # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
+    tokenizer: str = "bpe"         # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
     vocab_size: int = 1024         # tokens of the bpe tokenizer
     # model
-    block_size: int = 128          # T, the context: how many tokens the model sees at once
+    block_size: int = 64           # T, the context: how many tokens the model sees at once
     n_layer: int = 4               # blocks
     n_head: int = 4                # attention heads per block
     n_embd: int = 192              # C, the width
@@ -55,14 +55,14 @@ class Config(common.RunConfig):
     beta2: float = 0.99            # AdamW
     weight_decay: float = 0.0      # of weight matrices and embeddings
     grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
-    dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
+    dropout: float = 0.2           # of embeddings, attention weights, and what blocks add to the stream
     # run
     out_dir: str = "runs/gpt"      # folder of the run
     init_from: str = ""            # begin with these weights: a checkpoint.pt, or GPT-2's model.safetensors
     fused: bool = False            # torch's fused attention and AdamW instead of the written-out ones
     # sampling
     prompt: str = ""               # text to continue
-    tokens: int = 500              # tokens to write
+    tokens: int = 250              # tokens to write
     samples: int = 1               # texts to write
     temperature: float = 0.8       # 0: always the likeliest token; 1: as the model believes; above: wilder
     top_k: int = 0                 # draw from the k likeliest tokens only (0: all)
@@ -71,14 +71,15 @@ class Config(common.RunConfig):
 
 
 PRESETS = {
-    "gpu": dict(n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64, steps=2000, dropout=0.2,
-                muon_lr=0.02, lr=0.003, fused=True),
+    "gpu": dict(tokenizer="char", n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64, steps=2000,
+                muon_lr=0.02, lr=0.003, fused=True, tokens=1000),
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=32, grad_accum=4, steps=5000,
-                 tokenizer="bpe", vocab_size=16384, dropout=0.1, muon_lr=0.02, lr=0.003, fused=True),
-    "nanogpt-cpu": dict(n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, steps=2000, warmup=100,
-                        optimizer="adamw", lr=1e-3, final_lr=0.1, schedule="cosine", weight_decay=0.1),
+                 vocab_size=16384, dropout=0.1, muon_lr=0.02, lr=0.003, fused=True),
+    "nanogpt-cpu": dict(tokenizer="char", n_embd=128, batch_size=12, steps=2000, optimizer="adamw", lr=1e-3,
+                        final_lr=0.1, schedule="cosine", warmup=100, weight_decay=0.1, dropout=0.0),
+    "speedrun": dict(tokenizer="char", n_embd=128, steps=260, dropout=0.0),
     "finetune": dict(optimizer="adamw", lr=5e-5, hold=0.0, steps=100, batch_size=4, block_size=256,
-                     eval_every=50, sample_every=50, log_every=5),
+                     dropout=0.1, eval_every=50, sample_every=50, log_every=5),
 }
 
 

@@ -18,7 +18,7 @@ from train_gpt import GPT, CausalSelfAttention, Config, Muon, generate, lr_facto
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4, steps=6, eval_every=3, sample_every=3,
-            log_every=1, tokens=20, warmup=1, device="cpu")
+            log_every=1, tokens=20, warmup=1, device="cpu", tokenizer="char", dropout=0.0)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def golden(name):
 
 def open_golden(name, fused=False):
     sizes, weights = read_gpt2(REFERENCE / name / "model.safetensors")
-    model = GPT(Config(**sizes, fused=fused), len(weights["wte.weight"]))
+    model = GPT(Config(**sizes, fused=fused, dropout=0.0), len(weights["wte.weight"]))
     load_weights(model, weights)
     return model
 
@@ -80,7 +80,7 @@ def test_float32_logits_equal_transformers(fused):
 
 def test_attention_is_the_formula_in_numpy():
     torch.manual_seed(0)
-    attention = CausalSelfAttention(Config(n_embd=6, n_head=1)).double()
+    attention = CausalSelfAttention(Config(n_embd=6, n_head=1, dropout=0.0)).double()
     x = torch.randn(1, 5, 6, dtype=torch.float64)
     w, b = (p.detach().numpy() for p in (attention.c_attn.weight, attention.c_attn.bias))
     q, k, v = np.split(x[0].numpy() @ w.T + b, 3, axis=1)
@@ -139,12 +139,26 @@ def test_dropout_acts_in_training_only(fused):
     assert torch.equal(model(tokens)[0], model(tokens)[0])
     model.train()
     assert not torch.equal(model(tokens)[0], model(tokens)[0])
-    # the attention weights themselves are dropped, on both paths: silence the two other places
+    # the attention weights themselves are dropped, on both paths: with every v = 1 the output is their sum, times
+    # the dropout that follows, 0 or 2; without the first it could only be 0 or 2
     attention = model.h[0].attn
-    attention.dropout.p, x = (0.0 if fused else 0.5), torch.randn(1, 8, 16)
     attention.c_proj = torch.nn.Identity()
-    mask = torch.full((8, 8), -math.inf).triu(1)
-    assert not torch.equal(attention(x, mask), attention(x, mask))
+    with torch.no_grad():
+        attention.c_attn.weight[32:] = 0
+        attention.c_attn.bias[32:] = 1
+    sums = attention(torch.randn(1, 8, 16), torch.full((8, 8), -math.inf).triu(1))
+    assert len(sums.unique()) > 2
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_future_stays_hidden_however_large_the_scores(fused):
+    """A mask of −1e4 instead of −∞ would be outvoted."""
+    torch.manual_seed(0)
+    attention, x = CausalSelfAttention(Config(n_embd=8, n_head=2, fused=fused, dropout=0.0)), torch.randn(1, 6, 8)
+    torch.nn.init.normal_(attention.c_attn.weight, std=1000)
+    mask, other = torch.full((6, 6), -math.inf).triu(1), x.clone()
+    other[0, 4:] = torch.randn(2, 8)
+    assert torch.equal(attention(x, mask)[:, :4], attention(other, mask)[:, :4])
 
 
 def test_targets_are_the_next_tokens():
@@ -165,7 +179,7 @@ def test_pre_norm_leaves_the_residual_stream_alone():
 
 def test_initialisation():
     torch.manual_seed(0)
-    model = GPT(Config(n_layer=8, n_head=4, n_embd=256, block_size=64), 500)
+    model = GPT(Config(n_layer=8, n_head=4, n_embd=256, block_size=64, dropout=0.0), 500)
     assert model.lm_head.weight is model.wte.weight
     for name, p in model.named_parameters():
         if p.ndim == 2:
@@ -288,6 +302,9 @@ def test_a_full_context_keeps_its_last_half():
     everything = torch.cat([text[0], out])
     assert [s.size(1) for s in seen] == [24, *range(12, 25), 12]
     assert torch.equal(seen[1][0], everything[13:25]) and torch.equal(seen[-1][0], everything[26:38])
+    seen.clear()
+    list(generate(model, text, 15, temperature=0))
+    assert [s.size(1) for s in seen] == [24, 12, *[1] * 12, 12]         # with the cache: only what is new
 
 
 def test_a_text_does_not_depend_on_its_batch_mates():
@@ -324,7 +341,7 @@ def test_pick():
 
 def test_fast_vectors_change_nothing_but_the_speed():
     torch.manual_seed(0)
-    model = GPT(Config(n_layer=2, n_head=2, n_embd=32, block_size=24), 61)      # 61 outputs: no multiple of a thread
+    model = GPT(Config(n_layer=2, n_head=2, n_embd=32, block_size=24, dropout=0.0), 61)      # 61 outputs: no multiple of a thread
     prompt = torch.randint(61, (1, 5))
     with torch.no_grad():
         plain = torch.stack(list(generate(model, prompt, 40, temperature=0)))
@@ -340,7 +357,7 @@ def test_fast_vectors_change_nothing_but_the_speed():
 
 def test_overfits_one_batch():
     torch.manual_seed(0)
-    cfg = Config(n_layer=2, n_head=2, n_embd=32, block_size=16, muon_lr=0.02, lr=0.01)
+    cfg = Config(n_layer=2, n_head=2, n_embd=32, block_size=16, muon_lr=0.02, lr=0.01, dropout=0.0)
     model = GPT(cfg, 20)
     tokens = torch.randint(20, (4, 17))
     optimizers = train_gpt.make_optimizers(model, cfg)
@@ -386,7 +403,7 @@ def test_resumed_equals_uninterrupted(text_file, tmp_path, optimizer, tokenizer)
     train_gpt.train(tiny(text_file, tmp_path, stop_after=4, **changes))
     half = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
     assert half["step"] == 4
-    train_gpt.train(tiny(text_file, tmp_path, resume=True))
+    train_gpt.train(tiny(text_file, tmp_path, resume=True, **changes))
     a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
     assert a["step"] == b["step"] == 6
     for name in a["model"]:
