@@ -5,6 +5,7 @@ the folder `out_dir` with config.json, log.csv, samples/, checkpoint.pt and resu
 """
 import argparse
 import contextlib
+import ctypes
 import csv
 import dataclasses
 import difflib
@@ -31,7 +32,6 @@ def require(condition, message: str):
         raise UserError(message)
 
 
-# ---- the command line
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UserError(f"{message}; see --help")
@@ -62,8 +62,7 @@ class RunConfig:
 def field_notes(Config) -> dict:
     """{field: (group, help)} read from the dataclass's source: a comment alone on its line opens a group, one
     behind a field is its help text."""
-    notes = field_notes(Config.__base__) if dataclasses.is_dataclass(Config.__base__) else {}
-    group = "options"
+    notes, group = {} if Config.__base__ is object else field_notes(Config.__base__), "options"
     for line in inspect.getsource(Config).splitlines():
         if heading := re.match(r"    # (.+)", line):
             group = heading[1]
@@ -124,7 +123,6 @@ def main(Config, presets: dict, commands: dict, argv=None, doc: str = "", memory
     sys.exit(2)
 
 
-# ---- device, several processes, random state
 def pick_device(name: str) -> torch.device:
     """'auto' takes CUDA, then Apple's MPS, then the CPU. Raises UserError if the device is not there."""
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -214,17 +212,16 @@ def older_run(cfg, step: int, few: int = 100) -> str:
 class Run:
     """One training run and its folder: `with Run(cfg, "gpt", model, columns) as run:`, columns for log.csv.
 
-    Opening it renames an older folder of that name aside (runs/gpt.1, …), unless the run goes on from the
-    `state` of a checkpoint. Ctrl-C and SIGTERM only raise a flag, so that no step is cut in two: the loop
-    asks `run.stopping(step)` after each one. Of several processes only rank 0 prints and writes.
+    Opening it renames an older folder aside (runs/gpt.1, …), unless the run goes on from the `state` of a
+    checkpoint. Ctrl-C and SIGTERM only raise a flag, so that no step is cut in two: after each one the loop
+    asks `run.stopping(step)`. Of several processes only rank 0 prints and writes.
     """
 
     def __init__(self, cfg, name: str, model, columns, state=None, rank: int = 0):
         self.cfg, self.name, self.rank, self.folder = cfg, name, rank, Path(cfg.out_dir)
         parameters = list(model.parameters())
         self.parameters, self.device = sum(p.numel() for p in parameters), parameters[0].device
-        self.first = state["step"] if state else 0
-        self.seconds = state["seconds"] if state else 0.0   # of training, not evaluating and saving
+        self.first, self.seconds = (state["step"], state["seconds"]) if state else (0, 0.0)     # of training
         self.signal, self.handlers, self.live = 0, {}, sys.stdout.isatty()
         if rank == 0:
             self._open_folder(["step", "seconds", *columns], state)
@@ -243,9 +240,9 @@ class Run:
         for leftover in self.folder.glob("*.tmp"):          # of a save that was killed
             leftover.unlink()
         write_json(self.folder / "config.json", dataclasses.asdict(self.cfg))
-        lines = [",".join(columns), *(",".join(row.get(c) or "" for c in columns) for row in rows)]
+        rows = [columns, *([row.get(c) or "" for c in columns] for row in rows)]
         with atomic_open(log) as file:
-            file.write(("\n".join(lines) + "\n").encode())
+            file.write("".join(",".join(row) + "\n" for row in rows).encode())
         self.file = open(log, "a", newline="")
         self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
 
@@ -258,6 +255,10 @@ class Run:
             self.handlers = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
         self.precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.cfg.matmul)
+        if sys.platform == "linux":                         # keep freed memory for the next step: to fetch it
+            with contextlib.suppress(AttributeError):       # again from the system costs a tenth of the time
+                for option, limit in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # M_MMAP_, M_TRIM_THRESHOLD
+                    ctypes.CDLL(None).mallopt(option, limit)
         self.mark = time.perf_counter()
         self.say(f"{self.parameters:,} parameters on {self.device}")
         return self
@@ -332,8 +333,7 @@ class Run:
 
     def leave(self, step: int) -> dict:
         """Say how to go on, after the loop stopped early and saved; returns what `train` returns then."""
-        folder = "" if self.cfg.out_dir == type(self.cfg).out_dir else f" --out_dir={self.cfg.out_dir}"
-        self.say(f"stopped after step {step} and saved; to go on: python {sys.argv[0]} --resume{folder}")
+        self.say(f"stopped after step {step} and saved; go on with --resume --out_dir={self.cfg.out_dir}")
         return {"model": self.name, "steps": step, "interrupted": self.signal}
 
     def write_sample(self, step: int, suffix: str, data: bytes):
