@@ -97,12 +97,10 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x, mask, past=None, n=0):
         B, T, C = x.shape
         nh, hs = self.n_head, C // self.n_head
-        q, k, v = self.c_attn(x).split(C, dim=2)
-        q = q.view(B, T, nh, hs).transpose(1, 2)                # (B, T, C) -> (B, nh, T, hs)
-        k = k.view(B, T, nh, hs).transpose(1, 2)
-        v = v.view(B, T, nh, hs).transpose(1, 2)
+        qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)   # (B, T, 3C) -> (3, B, nh, T, hs)
+        q, k, v = qkv                                           # (B, nh, T, hs) each
         if past is not None:                                    # k, v of the n tokens before: S = n + T keys
-            past[0, :, :, n:n + T], past[1, :, :, n:n + T] = k, v
+            past[:, :, :, n:n + T] = qkv[1:]
             k, v = past[:, :, :, :n + T]                        # (B, nh, S, hs)
         if self.fused:      # is_causal would let query t see the first t keys only: wrong once n > 0
             y = F.scaled_dot_product_attention(q, k, v, is_causal=n == 0, attn_mask=mask if n else None,
@@ -265,7 +263,7 @@ def held_out_loss(model, tokens, B: int = 64):
 
 
 # ---- sampling
-@torch.no_grad()
+@torch.inference_mode()
 def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
     """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn.
 

@@ -8,7 +8,6 @@ and optimiser are then trained beside ours by its published recipe for CPUs.
 """
 import argparse
 import importlib.util
-import math
 import statistics
 import tempfile
 import time
@@ -106,14 +105,13 @@ def tokens_per_second(model, prompt: int, new: int, use_cache=True) -> float:
 
 
 def read_bandwidth() -> float:
-    """Bytes per second of summing half a gigabyte of float32, the fastest of five."""
-    x = torch.ones(125_000_000)
-    best = math.inf
-    for _ in range(5):
+    """Bytes per second of summing half a gigabyte of float32, median of nine."""
+    x, seconds = torch.randn(125_000_000), []
+    for _ in range(9):
         start = time.perf_counter()
         x.sum()
-        best = min(best, time.perf_counter() - start)
-    return x.numel() * 4 / best
+        seconds.append(time.perf_counter() - start)
+    return x.numel() * 4 / statistics.median(seconds)
 
 
 def bench_generate(args):

@@ -29,7 +29,9 @@ def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
         p, order = F.softmax(logits, dim=1).sort(descending=True)
         enough = p.cumsum(dim=1) - p >= top_p                   # those before it have the probability already
         logits = logits.masked_fill(enough.gather(1, order.argsort()), -math.inf)
-    return torch.multinomial(F.softmax(logits, dim=1), 1, generator=generator)[:, 0]
+    reached = F.softmax(logits, dim=1).double().cumsum(dim=1)  # the token where this passes u is the draw
+    u = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64) * reached[:, -1:]
+    return torch.searchsorted(reached, u, right=True)[:, 0]
 
 
 def print_texts(tokenizer, columns, prompt: str, show: bool) -> list:
@@ -72,7 +74,7 @@ def fast_vectors(model):
 
     W x is the sum of W's columns, weighted by x. On x86, torch's kernel for weighted sums of rows
     (embedding_bag) reads two to three times as fast as its product of a matrix and one vector; so each weight
-    is kept a second time, transposed, in one slab of outputs per thread: (O, I) -> (slabs·I, O/slabs). For
+    is kept a second time, transposed, in a few slabs of outputs: (O, I) -> (slabs·I, O/slabs). For
     inference only.
     """
     linears = [m for m in model.modules() if isinstance(m, torch.nn.Linear)]
@@ -87,15 +89,16 @@ def fast_vectors(model):
 
 
 def _vector_forward(linear):
-    (O, I), slabs, plain = linear.weight.shape, torch.get_num_threads(), linear.forward
+    (O, I), slabs, plain, bias = linear.weight.shape, 2 * torch.get_num_threads(), linear.forward, linear.bias
     rows = F.pad(linear.weight.detach(), (0, 0, 0, -O % slabs)).view(slabs, -1, I)  # (slabs, O/slabs, I)
     rows = rows.transpose(1, 2).reshape(slabs * I, -1)                              # (slabs·I, O/slabs)
-    index = torch.arange(slabs * I).view(slabs, I)  # bag s adds up the rows of slab s
+    index, begin = torch.arange(slabs * I), torch.arange(0, slabs * I, I)           # bag s adds up slab s
 
     def forward(x):
         if x.numel() != I:
             return plain(x)
-        y = F.embedding_bag(index, rows, mode="sum", per_sample_weights=x.reshape(1, I).expand(slabs, I))
-        y = y.view(-1)[:O].view(*x.shape[:-1], O)  # (slabs, O/slabs) -> (…, O)
-        return y if linear.bias is None else y + linear.bias
+        weights = x.view(I).repeat(slabs)                                           # each bag's are x
+        y = torch.embedding_bag(rows, index, begin, mode=0, per_sample_weights=weights)[0]      # mode 0: sum
+        y = y.view(x.shape[:-1] + (-1,))[..., :O]                                   # (slabs, O/slabs) -> (…, O)
+        return y if bias is None else y.add_(bias)
     return forward
