@@ -1,9 +1,9 @@
 """GPT-2: a Transformer decoder that learns to write by predicting the next token.
 
-By the chain rule p(x₁ … x_n) = Π p(x_t | x_<t), so a model of the next token is a model of whole texts. It
-predicts at every position at once; a causal mask keeps position t from seeing what comes after it. The loss:
+By the chain rule p(x₁ … xₙ) = Π p(xₜ | x₁ … xₜ₋₁), so a model of the next token is a model of whole texts.
+The causal mask lets all positions learn at once: none sees what comes after it. The loss:
 
-    L = −1/T · Σ_t log p(x_t+1 | x_≤t)      in nats; a model that knows nothing scores ln V
+    L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)      in nats; a model that knows nothing scores ln V
 
 Papers: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; Vaswani et al. 2017.
 Departure: Muon (Jordan et al. 2024) trains the weight matrices, in a fraction of AdamW's steps.
@@ -24,7 +24,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from mini import common, metrics
-from mini.data.decoding import fast_vectors, pick, print_copying, print_texts
+from mini.data.decoding import encode_prompt, fast_vectors, pick, print_copying, print_texts
 from mini.data.pretrained import load_weights, starting_point
 from mini.data.text import encode_split, make_tokenizer, read_text, split_text
 
@@ -41,18 +41,18 @@ class Config(common.RunConfig):
     n_head: int = 4                # attention heads per block
     n_embd: int = 192              # C, the width
     # optimisation
-    steps: int = 600               # optimiser steps
+    steps: int = 700               # optimiser steps
     batch_size: int = 32           # sequences per step, over all processes
     grad_accum: int = 1            # compute the batch in so many parts: the same gradient in less memory
     optimizer: str = "muon"        # muon | adamw: Muon for weight matrices (AdamW for the rest), or AdamW
     muon_lr: float = 0.04          # Muon's peak learning rate
     lr: float = 0.01               # AdamW's peak learning rate
-    hold: float = 0.4              # linear only: the fraction of the run before it begins to fall
-    final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
-    schedule: str = "linear"       # linear | cosine: how the rate falls after the warm-up
     warmup: int = 3                # steps until the rate is at its peak
-    momentum: float = 0.85         # Muon
-    beta2: float = 0.99            # AdamW
+    schedule: str = "linear"       # linear | cosine: how the rate falls after the warm-up
+    hold: float = 0.4              # linear only: the fraction of the run after the warm-up without a fall
+    final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
+    momentum: float = 0.85         # Muon's: how much of the old direction is kept
+    beta2: float = 0.99            # AdamW's: how much of the old mean squared gradient is kept
     weight_decay: float = 0.0      # of weight matrices and embeddings
     grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
     dropout: float = 0.2           # of embeddings, attention weights, and what blocks add to the stream
@@ -64,10 +64,10 @@ class Config(common.RunConfig):
     prompt: str = ""               # text to continue
     tokens: int = 250              # tokens to write
     samples: int = 1               # texts to write
-    temperature: float = 0.8       # 0: always the likeliest token; 1: as the model believes; above: wilder
+    temperature: float = 0.6       # 0: always the likeliest token; 1: as the model believes; above: wilder
     top_k: int = 0                 # draw from the k likeliest tokens only (0: all)
     top_p: float = 1.0             # draw from the likeliest tokens that together have this probability
-    cache: bool = True             # keep the keys and values of past tokens
+    cache: bool = True             # keep past keys and values: the same text, faster
 
 
 PRESETS = {
@@ -94,7 +94,7 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
         self.dropout = nn.Dropout(cfg.dropout)
 
-    def forward(self, x, mask, past=None, n=0):
+    def forward(self, x, mask, past=None, n=0):     # past: (2, B, nh, block_size, hs), n tokens of it in use
         B, T, C = x.shape
         nh, hs = self.n_head, C // self.n_head
         qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)   # (B, T, 3C) -> (3, B, nh, T, hs)
@@ -198,8 +198,8 @@ class Muon(torch.optim.Optimizer):
                 m = self.state[p]["m"].lerp_(p.grad, 1 - group["momentum"])
                 g = p.grad.lerp(m, group["momentum"])           # Nesterov: look one step ahead
                 rows, columns = p.shape
-                g = g.view(3 if rows == 3 * columns else 1, -1, columns)        # c_attn is three: q, k and v
-                scale = math.sqrt(max(1, g.size(1) / columns))
+                g = g.view(3 if rows == 3 * columns else 1, -1, columns)    # c_attn: (3C, C) -> q, k, v
+                scale = math.sqrt(max(1, g.size(1) / columns))  # so that tall matrices change outputs as much
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.sub_(orthogonalise(g).view_as(p), alpha=group["lr"] * scale)
 
@@ -214,7 +214,7 @@ def orthogonalise(G, steps: int = 5):
         A = X @ X.mT
         B = torch.baddbmm(A, A, A, beta=b, alpha=c)             # b·A + c·A A
         X = torch.baddbmm(X, B, X, beta=a)                      # a·X + B X
-    return (X if G.size(1) <= G.size(2) else X.mT).to(G.dtype)
+    return X if G.size(1) <= G.size(2) else X.mT
 
 
 def make_optimizers(model, cfg):
@@ -245,16 +245,16 @@ def draw_batch(tokens, T: int, B: int, generator):
 
 
 @torch.no_grad()
-def held_out_loss(model, tokens, B: int = 64):
+def held_out_loss(model, tokens, at_once: int = 4096):
     """Loss in nats summed at each position of the context, and how many tokens were predicted there: two
-    tensors (T,). They cover tokens[1:], cut into consecutive windows."""
+    tensors (T,). It predicts tokens[1:] in consecutive windows, each begun with an empty context."""
     model.eval()
     T = model.cfg.block_size
     pad = -(len(tokens) - 1) % T            # fills up the last window, ignored in the loss
     x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
     y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
     total = torch.zeros(T, dtype=torch.float64)
-    for x_i, y_i in zip(x.split(B), y.split(B)):
+    for x_i, y_i in zip(x.split(max(1, at_once // T)), y.split(max(1, at_once // T))):
         logits = model(x_i)[0].float()
         loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), ignore_index=-100, reduction="none")
         total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (T,)
@@ -267,13 +267,13 @@ def held_out_loss(model, tokens, B: int = 64):
 def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
     """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn.
 
-    The model sees at most block_size tokens. When these are full, it goes on from the last half of them.
+    A full context starts afresh from its last half: positions are absolute, so it cannot slide.
     """
     model.eval()
     start, cache, n = 0, None, 0                # it sees idx[:, start:], n of them cached
     for _ in range(n_tokens):
         if idx.size(1) - start > model.cfg.block_size:
-            start, cache, n = idx.size(1) - model.cfg.block_size // 2, None, 0
+            start, cache, n = idx.size(1) - max(1, model.cfg.block_size // 2), None, 0
         if use_cache and cache is None:
             cache = model.new_cache(len(idx))
         logits, _ = model(idx[:, start + n:], cache=cache, n=n)                 # (B, T, V)
@@ -286,14 +286,16 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
 # ---- the run
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    cfg, state, tokenizer, weights = starting_point(cfg, cfg.resume)
     device = common.pick_device(cfg.device)
     rank, world = common.start_processes(device)
-    cfg, state, tokenizer, weights = starting_point(cfg, cfg.resume)
     torch.manual_seed(cfg.seed)
     text = read_text(cfg.data)
     tokenizer = tokenizer or make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
     tokens, held_out = encode_split(tokenizer, text, cfg.block_size, device)
+    encode_prompt(cfg, tokenizer)                               # refuses a wrong one now, not after hours
     model = load_weights(GPT(cfg, tokenizer.vocab_size), weights).to(device)
+    torch.manual_seed(cfg.seed + rank)                          # dropout differs between processes
     optimizers = make_optimizers(model, cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # alike in all processes: each takes its share
     if state:
@@ -336,6 +338,7 @@ def train(cfg: Config) -> dict:
             with run.untimed():
                 if run.due(done, cfg.eval_every):
                     val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
+                    run.check_finite(done, val_loss=val_loss)
                 if val_loss or run.due(done, cfg.log_every):
                     run.log(done, loss=loss, lr=factor * cfg.lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
@@ -347,16 +350,14 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)
 
         total, sample = held_out_loss(model, held_out)[0].sum().item(), write(model, tokenizer, cfg)[0]
-        scores = metrics.text_scores(total, tokens, held_out, V, split_text(text), sample)
+        scores = metrics.text_scores(total, tokens, held_out, V, split_text(text), sample[len(cfg.prompt):])
         run.say(f"\n{sample}\n\n{metrics.text_report(**scores)}")
         return run.finish(**scores)
 
 
 def write(model, tokenizer, cfg, show: bool = False) -> list:
-    """cfg.samples continuations of cfg.prompt, alike at every call; with `show`, printed as they come."""
-    ids = torch.tensor([tokenizer.encode(cfg.prompt or tokenizer.start)] * cfg.samples)
-    n, T = ids.size(1), model.cfg.block_size
-    common.require(n <= T, f"--prompt has {n} tokens, but the context holds only {T}: keep its end")
+    """cfg.samples continuations of cfg.prompt, the same at every call; with `show`, printed as they come."""
+    ids = torch.tensor([encode_prompt(cfg, tokenizer)] * cfg.samples)
     generator = torch.Generator().manual_seed(cfg.seed)
     columns = generate(model, ids.to(model.wte.weight.device), cfg.tokens, cfg.temperature, cfg.top_k,
                        cfg.top_p, generator, cfg.cache)
@@ -377,7 +378,8 @@ def sample(cfg: Config) -> list:
     model, tokenizer, cfg = load(cfg)
     with fast_vectors(model):
         texts = write(model, tokenizer, cfg, show=True)
-    print_copying(texts, cfg.data)
+    if not cfg.init_from:
+        print_copying(texts, cfg.prompt, cfg.data)
     return texts
 
 
@@ -386,7 +388,7 @@ def evaluate(cfg: Config) -> dict:
     model, tokenizer, cfg = load(cfg)
     _, held_out = encode_split(tokenizer, read_text(cfg.data), cfg.block_size, model.wte.weight.device)
     table = metrics.by_position(*held_out_loss(model, held_out))
-    return metrics.print_tables(f"{cfg.out_dir}/evaluate.json", loss_after_so_many_tokens=table)
+    return metrics.print_tables(cfg, loss_after_so_many_tokens=table)
 
 
 def main(argv=None):

@@ -48,9 +48,9 @@ class RunConfig:
     preset: str = ""            # a named set of other defaults
     out_dir: str = "runs/run"   # folder of the run
     steps: int = 1000           # optimiser steps
-    eval_every: int = 200       # steps between evaluations on held-out data; each saves a checkpoint
-    sample_every: int = 500     # steps between samples (0: none)
-    log_every: int = 50         # steps between lines of progress
+    eval_every: int = 200       # steps between evaluations, each with a checkpoint saved (0: at the end)
+    sample_every: int = 500     # steps between samples (0: only at the end)
+    log_every: int = 50         # steps between lines of progress (0: at the end)
     seed: int = 1               # of everything random
     device: str = "auto"        # auto, cpu, cuda or mps
     matmul: str = "medium"      # medium | high | highest: float32 products; medium: bfloat16 inputs if fast
@@ -60,8 +60,7 @@ class RunConfig:
 
 
 def field_notes(Config) -> dict:
-    """{field: (group, help)} read from the dataclass's source: a comment alone on its line opens a group, one
-    behind a field is its help text."""
+    """{field: (group, help)}: a comment alone on its line opens a group, one behind a field is its help."""
     notes, group = {} if Config.__base__ is object else field_notes(Config.__base__), "options"
     for line in inspect.getsource(Config).splitlines():
         if heading := re.match(r"    # (.+)", line):
@@ -162,8 +161,7 @@ def write_json(path, value):
 
 
 def load_checkpoint(path, model: str) -> dict:
-    """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing, broken,
-    another's."""
+    """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing or broken."""
     require(Path(path).exists(), f"{path}: no checkpoint there; train first, or name its folder by --out_dir")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -183,7 +181,7 @@ def from_checkpoint(cfg, state: dict, fixed=("data", "model")):
     given = getattr(cfg, "given", changed)
     for name in given:
         value = getattr(cfg, name)
-        require(notes[name][0] not in fixed or value == old.get(name, value),
+        require(notes[name][0] not in fixed or name == "data" or value == old.get(name, value),
                 f"--{name}={value}: the checkpoint was made with {old.get(name)!r}; leave the flag out")
     given = given | {"resume", "stop_after", "out_dir"}
     kept = {name: value for name, value in old.items() if name in notes and name not in given}
@@ -192,7 +190,10 @@ def from_checkpoint(cfg, state: dict, fixed=("data", "model")):
 
 def restore(state: dict, optimizers, data_rng):
     """Put a checkpoint's optimisers and random states back, for a run that goes on."""
+    require(len(optimizers) == len(state["optimizers"]), "the checkpoint has another --optimizer")
     for optimizer, saved in zip(optimizers, state["optimizers"]):
+        for old, new in zip(saved["param_groups"], optimizer.param_groups):
+            old.update({key: new[key] for key in new if key != "params"})   # flags may have changed
         optimizer.load_state_dict(saved)
     data_rng.set_state(state["rng"]["data"])
     torch.set_rng_state(state["rng"]["cpu"])
@@ -206,7 +207,7 @@ def older_run(cfg, step: int, few: int = 100) -> str:
     results = folder.parent.glob(f"{folder.name}.*/result.json")
     older = {json.loads(path.read_text("utf-8"))["steps"]: path.parent for path in results}
     hint = f"; an older one of {max(older)} steps: --out_dir={older[max(older)]}" if older else ""
-    return f"note: the run in {folder} has only {step} steps{hint}" if step < few else ""
+    return f"note: the run in {folder} has only {step} steps{hint}\n" if step < few else ""
 
 
 class Run:
@@ -255,10 +256,9 @@ class Run:
             self.handlers = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
         self.precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.cfg.matmul)
-        if sys.platform == "linux":                         # keep freed memory for the next step: to fetch it
-            with contextlib.suppress(AttributeError):       # again from the system costs a tenth of the time
-                for option, limit in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # M_MMAP_, M_TRIM_THRESHOLD
-                    ctypes.CDLL(None).mallopt(option, limit)
+        if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+            for option, limit in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # M_MMAP_, M_TRIM_THRESHOLD: keep
+                ctypes.CDLL(None).mallopt(option, limit)  # memory; new pages cost a tenth of a step
         self.mark = time.perf_counter()
         self.say(f"{self.parameters:,} parameters on {self.device}")
         return self
@@ -293,7 +293,7 @@ class Run:
         """Raise UserError if a loss is NaN or infinite: before the step that would spoil the weights."""
         for name, value in losses.items():
             require(math.isfinite(value), f"{name} is {value} at step {step}: lower the learning rate, or "
-                    f"clip the gradient. A checkpoint in {self.folder} is from before, and good")
+                    f"clip the gradient. Any checkpoint in {self.folder} is from before, and good")
 
     def log(self, step: int, **values):
         """A row of log.csv and a line of progress; values of None are left out."""
@@ -307,12 +307,12 @@ class Run:
             print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", flush=True)
 
     def due(self, step: int, every: int) -> bool:
-        return every > 0 and (step % every == 0 or step == self.cfg.steps)
+        return step == self.cfg.steps or every > 0 and step % every == 0
 
     def stopping(self, step: int) -> bool:
         """True if the loop should save and leave after this many steps: Ctrl-C, SIGTERM or --stop_after."""
         if torch.distributed.is_initialized():              # all processes must leave after the same step
-            flag = torch.tensor(self.signal, device="cuda" if torch.cuda.is_available() else "cpu")
+            flag = torch.tensor(self.signal, device=self.device)
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
             self.signal = int(flag)
         return bool(self.signal) or 0 < self.cfg.stop_after <= step - self.first

@@ -19,6 +19,7 @@ def bigram_loss(train, held_out, vocab_size: int, pull: float = 10.0) -> float:
     n counts in `train`, a 1-D tensor of token numbers; after a rare a, p(b) weighs as much as `pull`
     occurrences. The mean is over held_out[1:].
     """
+    train, held_out = train.cpu(), held_out.cpu()           # the counts need float64, which not every GPU has
     a, b = train[:-1].long(), train[1:].long()
     p_b = (torch.bincount(b, minlength=vocab_size).double() + 1) / (len(b) + vocab_size)
     n_a = torch.bincount(a, minlength=vocab_size).double()
@@ -64,15 +65,17 @@ def by_position(total, count) -> dict:
     """Mean loss {"0–0", "1–1", "2–3", "4–7", …: nats} after so many tokens of context, from losses in nats
     summed at each position (T,) and the number of them (T,)."""
     edges = [0, *(2**k for k in range((len(total) - 1).bit_length())), len(total)]
-    return {f"{a}–{b - 1}": (total[a:b].sum() / count[a:b].sum()).item() for a, b in zip(edges, edges[1:])}
+    return {f"{a}–{b - 1}": (total[a:b].sum() / count[a:b].sum()).item() for a, b in zip(edges, edges[1:])
+            if count[a:b].sum() > 0}
 
 
-def print_tables(path, **tables) -> dict:
-    """Print the tables of `evaluate`, {title: {row: number}}, write them to the JSON file `path`, and return
-    them."""
+def print_tables(cfg, **tables) -> dict:
+    """Print the tables of `evaluate`, {title: {row: number}}, and return them; for a run of ours (and not
+    somebody else's weights) write them to evaluate.json."""
     for title, rows in tables.items():
         print(title.replace("_", " "))
         for row, value in rows.items():
             print(f"{row:>12}  {value:.4g}")
-    write_json(path, tables)
+    if not getattr(cfg, "init_from", ""):
+        write_json(f"{cfg.out_dir}/evaluate.json", tables)
     return tables

@@ -141,7 +141,7 @@ def test_time_outside_training_does_not_count(tmp_path, monkeypatch):
 
 def test_due_and_stop_after(tmp_path):
     with make_run(tmp_path, stop_after=3, steps=10) as run:
-        assert [s for s in range(1, 11) if run.due(s, 4)] == [4, 8, 10] and not run.due(10, 0)
+        assert [s for s in range(1, 11) if run.due(s, 4)] == [4, 8, 10] and run.due(10, 0) and not run.due(8, 0)
         assert [run.stopping(s) for s in (1, 2, 3)] == [False, False, True]
     with make_run(tmp_path) as run:
         assert not run.stopping(4)

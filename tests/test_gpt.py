@@ -195,7 +195,7 @@ def test_held_out_loss_counts_every_token_once():
     model = open_golden("gpt2_b")
     model.cfg = dataclasses.replace(model.cfg, block_size=10)
     tokens = torch.randint(61, (48,), generator=torch.Generator().manual_seed(1))  # 47 targets: 10 10 10 10 7
-    total, count = train_gpt.held_out_loss(model, tokens, B=2)
+    total, count = train_gpt.held_out_loss(model, tokens, at_once=20)
     assert count.tolist() == [5] * 7 + [4] * 3
     slow = torch.zeros(10, dtype=torch.float64)
     for start in range(0, 47, 10):

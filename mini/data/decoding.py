@@ -7,13 +7,13 @@ import platform
 import torch
 import torch.nn.functional as F
 
-from mini.common import UserError
+from mini.common import UserError, require
 from mini.data.text import read_text, split_text
 from mini.metrics import longest_copied_run
 
 
 def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """Draw one token (B,) from logits (B, V).
+    """Draw one token for each row of the logits (B, V): a tensor (B,).
 
     temperature divides the logits (0: take the likeliest). top_k keeps only the k likeliest tokens (0: all),
     top_p the smallest set of likeliest tokens with at least this probability (Holtzman et al. 2020, section
@@ -28,10 +28,22 @@ def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     if top_p < 1:
         p, order = F.softmax(logits, dim=1).sort(descending=True)
         enough = p.cumsum(dim=1) - p >= top_p                   # those before it have the probability already
+        enough[:, 0] = False                                    # the likeliest always stays
         logits = logits.masked_fill(enough.gather(1, order.argsort()), -math.inf)
     reached = F.softmax(logits, dim=1).double().cumsum(dim=1)  # the token where this passes u is the draw
     u = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64) * reached[:, -1:]
     return torch.searchsorted(reached, u, right=True)[:, 0]
+
+
+def encode_prompt(cfg, tokenizer) -> list:
+    """The tokens to begin from. Raises UserError for a prompt or sampling options that cannot be
+    used."""
+    require(min(cfg.tokens, cfg.samples) > 0 <= min(cfg.temperature, cfg.top_k) and cfg.top_p > 0,
+                   "--tokens, --samples and --top_p must be positive, --temperature and --top_k not negative")
+    ids = tokenizer.encode(cfg.prompt or tokenizer.start)
+    require(len(ids) <= cfg.block_size, f"--prompt has {len(ids)} tokens, but the context holds only "
+                   f"{cfg.block_size}: keep its end")
+    return ids
 
 
 def print_texts(tokenizer, columns, prompt: str, show: bool) -> list:
@@ -55,15 +67,15 @@ def print_texts(tokenizer, columns, prompt: str, show: bool) -> list:
     return texts
 
 
-def print_copying(texts: list, data: str):
-    """Say how much of the texts is copied from the training part of --data, beside what is normal: held-out
-    text."""
+def print_copying(texts: list, prompt: str, data: str):
+    """Say how much of the texts, their prompt left out, is copied from the training part of --data, beside
+    what is normal: held-out text."""
     try:
         training, held_out = split_text(read_text(data))
     except UserError as error:
         print(f"(how much of it is copied cannot be told: {error})")
         return
-    for text in texts:
+    for text in (text[len(prompt):] for text in texts):
         print(f"longest run copied from the training text: {longest_copied_run(text, training)} characters "
               f"(as much held-out text: {longest_copied_run(held_out[:len(text)], training)})")
 
@@ -99,6 +111,6 @@ def _vector_forward(linear):
             return plain(x)
         weights = x.view(I).repeat(slabs)                                           # each bag's are x
         y = torch.embedding_bag(rows, index, begin, mode=0, per_sample_weights=weights)[0]      # mode 0: sum
-        y = y.view(x.shape[:-1] + (-1,))[..., :O]                                   # (slabs, O/slabs) -> (…, O)
+        y = y.view(x.shape[:-1] + (-1,))[..., :O]  # (slabs, O/slabs) -> (…, O)
         return y if bias is None else y.add_(bias)
     return forward

@@ -52,8 +52,9 @@ def starting_point(cfg, from_run: bool, whole_context: bool = False):
     if from_run:
         state = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", "gpt")
         cfg = from_checkpoint(cfg, state)
-        if whole_context and older_run(cfg, state["step"]):
-            print(older_run(cfg, state["step"]))
+        if whole_context:
+            cfg.init_from = ""      # where the run once began no longer matters
+            print(older_run(cfg, state["step"]), end="")
         tokenizer = load_tokenizer(state["tokenizer"])
         tokenizer.vocab_size = len(state["model"]["wte.weight"])
         return cfg, state, tokenizer, state["model"]
@@ -66,8 +67,9 @@ def starting_point(cfg, from_run: bool, whole_context: bool = False):
     else:
         sizes, weights = read_gpt2(cfg.init_from)
         tokenizer = BPETokenizer.read(Path(cfg.init_from).parent)
-    for name in {"n_layer", "n_head", "n_embd"} & getattr(cfg, "given", set()):
-        require(getattr(cfg, name) == sizes[name], f"--{name}: {cfg.init_from} has {sizes[name]}")
+    for name in {"n_layer", "n_head", "n_embd", "tokenizer", "vocab_size"} & getattr(cfg, "given", set()):
+        require(getattr(cfg, name) == sizes.get(name), f"--{name} comes with the weights "
+                f"({sizes.get(name, 'the tokenizer beside them')}); leave the flag out")
     if not whole_context:
         sizes["block_size"] = min(sizes["block_size"], cfg.block_size)
     tokenizer.vocab_size = max(tokenizer.vocab_size, len(weights["wte.weight"]))  # some embeddings are padded

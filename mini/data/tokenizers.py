@@ -1,7 +1,7 @@
 """Text to numbers and back: one token per character, or byte-level BPE, GPT-2's or one trained on the spot.
 
 Byte-level BPE (Radford et al. 2019; BPE: Sennrich et al. 2016): a fixed pattern cuts the text into words,
-each word is written as its UTF-8 bytes, and then pairs of neighbours are merged, the pair learnt first first.
+each word is written as its UTF-8 bytes, and pairs of neighbours are merged, in the order they were learnt.
 Every text can be encoded, since the 256 bytes are tokens themselves. In `vocab.json` and `merges.txt` each
 byte stands as one printable character (`BYTE_TO_CHAR`).
 """
