@@ -35,6 +35,10 @@ def test_command_is_understood(command):
         assert (ROOT / (name.replace(".", "/") + ".py")).exists()
         return
     module = importlib.import_module(name)
+    if "--help" in argv:
+        with pytest.raises(SystemExit, match="0"):
+            module.main(argv)
+        return
     parse(module.Config, module.PRESETS, ["train", "sample", "evaluate"], argv)
 
 
