@@ -104,14 +104,20 @@ def tokens_per_second(model, prompt: int, new: int, use_cache=True) -> float:
     return count / (time.perf_counter() - start)
 
 
-def read_bandwidth() -> float:
-    """Bytes per second of summing half a gigabyte of float32, median of nine."""
-    x, seconds = torch.randn(125_000_000), []
-    for _ in range(9):
+def beside_reading(model, prompt: int, new: int):
+    """(bytes per second of summing half a gigabyte of float32, tokens per second): medians of one sum and one token
+    in turn, since the memory's speed on a shared machine changes from second to second."""
+    x, reading, writing = torch.randn(125_000_000), [], []
+    stream = generate(model, torch.randint(1000, (1, prompt)), new, temperature=0.8)
+    next(stream)
+    for _ in range(new - 1):
         start = time.perf_counter()
         x.sum()
-        seconds.append(time.perf_counter() - start)
-    return x.numel() * 4 / statistics.median(seconds)
+        middle = time.perf_counter()
+        next(stream)
+        reading.append(middle - start)
+        writing.append(time.perf_counter() - middle)
+    return x.numel() * 4 / statistics.median(reading), 1 / statistics.median(writing)
 
 
 def bench_generate(args):
@@ -123,7 +129,7 @@ def bench_generate(args):
     for _ in range(args.pairs):
         plain = tokens_per_second(model, 64, 24)
         with fast_vectors(model):
-            bandwidth, fast = read_bandwidth(), tokens_per_second(model, 64, 64)
+            bandwidth, fast = beside_reading(model, 64, 64)
         uncached = tokens_per_second(model, 64, 8, use_cache=False)
         rows.append((bandwidth / 1e9, fast, fast * size / bandwidth, plain, uncached))
         print("read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it; with plain products {:.1f}; "

@@ -25,15 +25,7 @@ from mini.data.safetensors import read_safetensors
 from mini.data.text import TALES, encode_split, make_tokenizer, read_file, read_text, split_text
 from mini.data.tokenizers import BPETokenizer, CharTokenizer
 from mini.metrics import bigram_loss, bits_per_byte, longest_copied_run, text_report, text_scores
-
-
-def refused(call, *names) -> str:
-    """The message of the UserError that call() raises: one line, with all the names in it."""
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message and all(str(name) in message for name in names), message
-    return message
+from tests.helpers import refused
 
 
 # ---- the tales

@@ -13,6 +13,7 @@ from mini.common import UserError
 from mini.data.text import read_text
 from mini.data.tokenizers import (BYTE_TO_CHAR, END_OF_TEXT, BPETokenizer, CharTokenizer, load_tokenizer,
                                   split_words)
+from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"
 GOLDEN = json.loads((REFERENCE / "tokenizer.json").read_text("utf-8"))
@@ -28,15 +29,6 @@ def bpe():
 def folder(tmp_path):
     """A copy of the reference tokenizer, to be broken."""
     return Path(shutil.copytree(REFERENCE / "bpe", tmp_path / "bpe"))
-
-
-def refused(call, *names) -> str:
-    """The message of the UserError that call() raises: one line, with all the names in it."""
-    with pytest.raises(UserError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message and all(str(name) in message for name in names), message
-    return message
 
 
 def random_text(rng: random.Random, n: int) -> str:

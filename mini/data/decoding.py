@@ -101,7 +101,9 @@ def fast_vectors(model):
 
 
 def _vector_forward(linear):
-    (O, I), slabs, plain, bias = linear.weight.shape, 2 * torch.get_num_threads(), linear.forward, linear.bias
+    (O, I), plain, bias = linear.weight.shape, linear.forward, linear.bias
+    threads, width = torch.get_num_threads(), 384           # the kernel keeps so many sums in registers
+    slabs = -(-O // (width * threads)) * threads
     rows = F.pad(linear.weight.detach(), (0, 0, 0, -O % slabs)).view(slabs, -1, I)  # (slabs, O/slabs, I)
     rows = rows.transpose(1, 2).reshape(slabs * I, -1)                              # (slabs·I, O/slabs)
     index, begin = torch.arange(slabs * I), torch.arange(0, slabs * I, I)           # bag s adds up slab s
@@ -110,7 +112,8 @@ def _vector_forward(linear):
         if x.numel() != I:
             return plain(x)
         weights = x.view(I).repeat(slabs)                                           # each bag's are x
-        y = torch.embedding_bag(rows, index, begin, mode=0, per_sample_weights=weights)[0]      # mode 0: sum
-        y = y.view(x.shape[:-1] + (-1,))[..., :O]  # (slabs, O/slabs) -> (…, O)
+        y = torch.embedding_bag(rows, index, begin, mode=0, per_sample_weights=weights)[0]  # mode 0: sum
+        y = y.view(x.shape[:-1] + (-1,))                                            # -> (…, O/slabs·slabs)
+        y = y if y.size(-1) == O else y[..., :O]
         return y if bias is None else y.add_(bias)
     return forward
