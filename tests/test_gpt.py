@@ -492,10 +492,15 @@ def spy(parameters, limit):
     calls.append([p.grad.clone() for p in parameters])
     return plain(parameters, limit)
 torch.nn.utils.clip_grad_norm_ = spy
+sizes, forward = [], train_gpt.GPT.forward
+def count(self, idx, *args, **kwargs):
+    sizes.append(len(idx)) if self.training else None
+    return forward(self, idx, *args, **kwargs)
+train_gpt.GPT.forward = count
 torch.set_num_threads(1)
 result = train_gpt.main(sys.argv[2:])
 if os.environ.get("RANK", "0") == "0":
-    torch.save(calls, sys.argv[1])
+    torch.save({"grads": calls, "sizes": sizes}, sys.argv[1])
 """
 
 
@@ -524,7 +529,8 @@ def test_two_processes_give_the_gradient_of_one(text_file, tmp_path):
     assert [p.returncode for p in processes] == [0, 0, 0], outputs
     assert "step 2/2" in outputs[1] and "step" not in outputs[2]        # only rank 0 speaks
     one, two = (torch.load(tmp_path / out, weights_only=True) for out in ("one", "two"))
-    for a, b in zip(one, two):
+    assert one["sizes"] == [2] * 4 and two["sizes"] == [1] * 4          # each takes its share: 4 = 2 parts · 2
+    for a, b in zip(one["grads"], two["grads"]):
         for g, h in zip(a, b):
             assert (g - h).abs().max() <= 1e-5 * max(g.abs().max(), 1e-3)
 
