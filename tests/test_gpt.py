@@ -440,15 +440,30 @@ def test_grad_accumulation_gives_the_same_gradient(text_file, tmp_path, monkeypa
     def spy(parameters, limit):
         parameters = list(parameters)
         grads.append([p.grad.clone() for p in parameters])
+        assert limit == 1.0
         return plain(parameters, limit)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
     for parts in (1, 2, 4):
         train_gpt.train(tiny(text_file, tmp_path, out_dir=str(tmp_path / str(parts)), grad_accum=parts, steps=1,
                              matmul="highest"))
+    assert len(grads) == 3
     for other in grads[1:]:
         for g, h in zip(grads[0], other):
             assert (g - h).abs().max() <= 1e-5 * max(g.abs().max(), 1e-3)
+
+
+def test_every_step_begins_without_a_gradient(text_file, tmp_path, monkeypatch):
+    clean, forward = [], GPT.forward
+
+    def spy(self, idx, *args, **kwargs):
+        if self.training:
+            clean.append(all(p.grad is None for p in self.parameters()))
+        return forward(self, idx, *args, **kwargs)
+
+    monkeypatch.setattr(GPT, "forward", spy)
+    train_gpt.train(tiny(text_file, tmp_path))
+    assert clean == [True] * 6
 
 
 def test_compile_is_offered_and_the_checkpoint_stays_plain(text_file, tmp_path, monkeypatch):
@@ -529,7 +544,8 @@ def test_two_processes_give_the_gradient_of_one(text_file, tmp_path):
     assert [p.returncode for p in processes] == [0, 0, 0], outputs
     assert "step 2/2" in outputs[1] and "step" not in outputs[2]        # only rank 0 speaks
     one, two = (torch.load(tmp_path / out, weights_only=True) for out in ("one", "two"))
-    assert one["sizes"] == [2] * 4 and two["sizes"] == [1] * 4          # each takes its share: 4 = 2 parts · 2
+    assert len(one["grads"]) == len(two["grads"]) == 2
+    assert one["sizes"] == [2] * 4 and two["sizes"] == [1] * 4  # each takes its share: 4 = 2 parts · 2
     for a, b in zip(one["grads"], two["grads"]):
         for g, h in zip(a, b):
             assert (g - h).abs().max() <= 1e-5 * max(g.abs().max(), 1e-3)
@@ -636,7 +652,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(text_file, tmp_path, capsys):
     train_gpt.main(run)
     before = (tmp_path / "run/checkpoint.pt").read_bytes()
     error = refused(capsys, *run, "--resume", "--steps=40", "--lr=1e30", "--grad_clip=0")
-    assert "lower the learning rate" in error
+    assert "error: loss is" in error and "lower the learning rate" in error     # at the step, not at the evaluation
     assert (tmp_path / "run/checkpoint.pt").read_bytes() == before
 
 
