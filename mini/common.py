@@ -197,16 +197,16 @@ def restore(state: dict, optimizers, data_rng):
         optimizer.load_state_dict(saved)
     data_rng.set_state(state["rng"]["data"])
     torch.set_rng_state(state["rng"]["cpu"])
-    if torch.cuda.is_available() and len(state["rng"]["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["rng"]["cuda"])
+    for i, cuda in enumerate(state["rng"]["cuda"][:torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda, i)
 
 
 def older_run(cfg, step: int, few: int = 100) -> str:
     """A remark for `sample` when a run of a few steps may hide an older, longer one; else ''."""
     folder = Path(cfg.out_dir)
     results = folder.parent.glob(f"{folder.name}.*/result.json")
-    older = {json.loads(path.read_text("utf-8"))["steps"]: path.parent for path in results}
-    hint = f"; an older one of {max(older)} steps: --out_dir={older[max(older)]}" if older else ""
+    older = {json.loads(path.read_text("utf-8"))["steps"]: path.parent for path in results} | {0: folder}
+    hint = f"; an older one of {max(older)} steps: --out_dir={older[max(older)]}" if max(older) > step else ""
     return f"note: the run in {folder} has only {step} steps{hint}\n" if step < few else ""
 
 
@@ -277,9 +277,8 @@ class Run:
             print(("\r\x1b[K" if self.live else "") + text, flush=True)
 
     def clock(self) -> float:
-        """Seconds of training so far, earlier sessions of this run included."""
-        now = time.perf_counter()
-        self.seconds, self.mark = self.seconds + now - self.mark, now
+        before, self.mark = self.mark, time.perf_counter()
+        self.seconds += self.mark - before
         return self.seconds
 
     @contextlib.contextmanager
@@ -301,10 +300,11 @@ class Run:
             self.writer.writerow({"step": step, "seconds": f"{self.seconds:.2f}", **values})
             self.file.flush()
             pace = self.seconds / max(step, 1)
-            text = "  ".join(f"{key} {value:.4g}" for key, value in values.items() if value is not None)
-            left = pace * (self.cfg.steps - step)
-            text = f"step {step}/{self.cfg.steps}  {text}  {1000 * pace:.0f} ms/step  {left:.0f} s left"
-            print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", flush=True)
+            text = "".join(f"  {key} {value:.4g}" for key, value in values.items() if value is not None)
+            text += f"  {1000 * pace:.0f} ms/step  {pace * (self.cfg.steps - step):.0f} s left"
+            over = self.live and not self.due(step, self.cfg.eval_every)    # the next line replaces it
+            text = f"step {step}/{self.cfg.steps}{text}"
+            print(f"\r\x1b[K{text}" if self.live else text, end="" if over else "\n", flush=True)
 
     def due(self, step: int, every: int) -> bool:
         return step == self.cfg.steps or every > 0 and step % every == 0
