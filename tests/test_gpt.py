@@ -434,6 +434,18 @@ def test_resumed_equals_uninterrupted(text_file, tmp_path, optimizer, tokenizer)
     assert logs[0] == logs[1]
 
 
+def test_resuming_takes_changed_flags_and_refuses_another_optimizer(text_file, tmp_path, capsys):
+    train_gpt.train(tiny(text_file, tmp_path))
+    changes = dict(resume=True, steps=8, weight_decay=0.25, beta2=0.5, momentum=0.5)
+    train_gpt.train(tiny(text_file, tmp_path, **changes))
+    adamw, muon = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["optimizers"]
+    assert adamw["param_groups"][0]["betas"] == (0.9, 0.5) and adamw["param_groups"][0]["weight_decay"] == 0.25
+    assert muon["param_groups"][0]["momentum"] == 0.5 and muon["param_groups"][0]["weight_decay"] == 0.25
+    assert adamw["state"][0]["step"] == 8                       # while the moments went on
+    with pytest.raises(common.UserError, match="another --optimizer"):
+        train_gpt.train(tiny(text_file, tmp_path, resume=True, optimizer="adamw"))
+
+
 def test_grad_accumulation_gives_the_same_gradient(text_file, tmp_path, monkeypatch):
     grads, plain = [], torch.nn.utils.clip_grad_norm_
 
@@ -583,6 +595,8 @@ def test_bad_prompt(text_file, tmp_path, capsys):
     capsys.readouterr()
     assert "'é'" in refused(capsys, *run, "--prompt=thé")
     assert "17 tokens" in refused(capsys, *run, "--prompt=" + "a" * 17)
+    for wrong in ("--tokens=0", "--samples=0", "--top_p=0", "--temperature=-1", "--top_k=-1"):
+        assert "must be positive" in refused(capsys, *run, wrong)
 
 
 def test_bad_checkpoint(text_file, tmp_path, capsys):

@@ -16,8 +16,7 @@ def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Draw one token for each row of the logits (B, V): a tensor (B,).
 
     temperature divides the logits (0: take the likeliest). top_k keeps only the k likeliest tokens (0: all),
-    top_p the smallest set of likeliest tokens with at least this probability (Holtzman et al. 2020, section
-    3.1).
+    top_p the smallest set of likeliest tokens with at least this probability (Holtzman et al. 2020, §3.1).
     """
     if temperature == 0:
         return logits.argmax(dim=1)
@@ -36,13 +35,12 @@ def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
 
 def encode_prompt(cfg, tokenizer) -> list:
-    """The tokens to begin from. Raises UserError for a prompt or sampling options that cannot be
-    used."""
-    require(min(cfg.tokens, cfg.samples) > 0 <= min(cfg.temperature, cfg.top_k) and cfg.top_p > 0,
-                   "--tokens, --samples and --top_p must be positive, --temperature and --top_k not negative")
+    """The tokens to begin from. Raises UserError for a prompt or sampling options that cannot be used."""
+    require(min(cfg.tokens, cfg.samples, cfg.top_p) > 0 and min(cfg.temperature, cfg.top_k) >= 0,
+            "--tokens, --samples and --top_p must be positive, --temperature and --top_k not negative")
     ids = tokenizer.encode(cfg.prompt or tokenizer.start)
     require(len(ids) <= cfg.block_size, f"--prompt has {len(ids)} tokens, but the context holds only "
-                   f"{cfg.block_size}: keep its end")
+                                        f"{cfg.block_size}: keep its end")
     return ids
 
 
