@@ -3,7 +3,7 @@ import math
 
 import torch
 
-from mini.common import write_json
+from mini.common import require, write_json
 
 
 def bits_per_byte(nats: float, text: str) -> float:
@@ -79,3 +79,37 @@ def print_tables(cfg, **tables) -> dict:
     if not getattr(cfg, "init_from", ""):
         write_json(f"{cfg.out_dir}/evaluate.json", tables)
     return tables
+
+
+def frechet_distance(a, b) -> float:
+    """How far apart two sets of feature vectors (N, F) and (M, F) are, each seen as one normal distribution:
+
+        |μₐ − μ_b|² + tr(Σₐ + Σ_b − 2 (Σₐ^½ Σ_b Σₐ^½)^½)    (Dowson & Landau 1982; Heusel et al. 2017, eq. 6)
+
+    In the features' unit squared; 0 if mean and covariance agree. It shrinks as N and M grow: compare only
+    at the same sizes. Raises UserError if there are fewer than two vectors.
+    """
+    require(min(len(a), len(b)) > 1, "a Fréchet distance needs at least two images on both sides")
+    a, b = a.double().cpu(), b.double().cpu()
+    values, vectors = torch.linalg.eigh(a.T.cov())
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T         # Σₐ^½
+    cross = torch.linalg.eigvalsh(root @ b.T.cov() @ root).clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)) ** 2).sum().item() + (values.sum() + b.T.cov().trace() - 2 * cross).item()
+
+
+def variety(samples, held_out, training, n: int = 512):
+    """Do generated images vary as real ones do, and are they more than copies? (tables for `print_tables`; the
+    first eight samples, and to each the training image nearest to it, (16, C, H, W)).
+
+    All images are (N, C, H, W) in [-1, 1]. Distances are root mean squares over the pixels, of a range of 1.
+    """
+    pixels, training_pixels = samples[0].numel(), training.flatten(1) / 2
+    between, nearest = {}, {}
+    for name, images in (("samples", samples[:n]), ("held out", held_out[:n])):
+        flat = images.flatten(1) / 2
+        between[name] = torch.pdist(flat).mean().item() / math.sqrt(pixels)
+        distance, which = torch.cdist(flat, training_pixels).min(dim=1)
+        nearest[name] = distance.mean().item() / math.sqrt(pixels)
+        like = which if name == "samples" else like
+    tables = {"mean_distance_of_two_images": between, "mean_distance_to_the_nearest_training_image": nearest}
+    return tables, torch.cat([samples[:8], training[like[:8]]])

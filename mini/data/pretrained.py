@@ -42,6 +42,15 @@ def read_gpt2(path):
     return dict(zip(SIZES, (n_layer, n_head, n_embd, block_size))), weights
 
 
+def own_checkpoint(cfg, model: str, wanted: bool = True):
+    """(config, content) of the checkpoint in cfg.out_dir, with the flags given in cfg put over its config; or
+    (cfg, None) if none is wanted."""
+    if not wanted:
+        return cfg, None
+    state = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", model)
+    return from_checkpoint(cfg, state), state
+
+
 def starting_point(cfg, from_run: bool, whole_context: bool = False):
     """(config, state, tokenizer, weights) that training or sampling begins with.
 
@@ -50,8 +59,7 @@ def starting_point(cfg, from_run: bool, whole_context: bool = False):
     context to its block_size. A model.safetensors needs GPT-2's vocab.json and merges.txt in its folder.
     """
     if from_run:
-        state = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", "gpt")
-        cfg = from_checkpoint(cfg, state)
+        cfg, state = own_checkpoint(cfg, "gpt")
         if whole_context:
             cfg.init_from = ""      # where the run once began no longer matters
             print(older_run(cfg, state["step"]), end="")

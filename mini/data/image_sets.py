@@ -1,0 +1,248 @@
+"""Images to learn from: a folder of them, MNIST's and CIFAR-10's formats, .npy and .npz, and sets by name."""
+import gzip
+import math
+import re
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mini.common import UserError, atomic_open, require
+from mini.data.download import FOLDER, download
+from mini.data.faces import ATTRIBUTES, faces
+from mini.data.images import make_square, over_white, read_image, to_size
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+HELD_OUT = 4096         # faces that no model learns from
+FOLDER_SIZE = 32        # of images that come in all sizes, if none is asked for
+IDX_IMAGES, GZIP = b"\0\0\x08\x03", b"\x1f\x8b"      # how such files begin
+ARRAYS = {"images": "labels", "x_train": "y_train", "train_images": "train_labels"}     # in .npz files
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+FASHION = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+           "Ankle boot"]
+SETS = {    # {name: (mirrors, {file on them: its SHA-256})}; kept as data/<name>-<file>
+    "mnist": (
+        ["https://ossci-datasets.s3.amazonaws.com/mnist/",
+         "https://storage.googleapis.com/cvdf-datasets/mnist/"],
+        {"train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+         "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+         "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+         "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"}),
+    "fashion-mnist": (
+        ["http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"],
+        {"train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+         "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+         "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+         "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"}),
+    "cifar10": (
+        ["https://www.cs.toronto.edu/~kriz/",
+         "https://storage.googleapis.com/s4tf-hosted-binaries/datasets/CIFAR10/",
+         "https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/notebook/datasets/"],
+        {"cifar-10-binary.tar.gz": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"}),
+    "flowers": (
+        ["https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+         "https://thor.robots.ox.ac.uk/datasets/flowers-102/"],
+        {"102flowers.tgz": "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246"})}
+
+
+@dataclass
+class ImageSet:
+    images: torch.Tensor    # uint8 (N, C, H, W), H = W, C = 1 or 3
+    labels: torch.Tensor    # int64 (N, A): of each attribute the number of its value
+    attributes: dict        # {attribute: [names of its values]}, A of them; none if there are no labels
+
+
+def load_images(source: str, size: int = 32, n_faces: int = 20000):
+    """(training ImageSet, held-out ImageSet) of what --data names: `n_faces` and HELD_OUT faces drawn on the
+    spot, or of everything else nine tenths and one, at random but always the same. Raises UserError as
+    read_images does."""
+    if source == "faces":
+        require(n_faces > 0, f"--n_images={n_faces}: at least one face is needed to learn from")
+        first = 10**7                                       # the held-out faces begin far behind
+        return tuple(ImageSet(*faces(n, size or FOLDER_SIZE, first=i), ATTRIBUTES)
+                     for n, i in ((n_faces, 0), (HELD_OUT, first)))
+    data = read_images(source, size)
+    order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
+    cut = max(1, len(order) * 9 // 10)
+    parts = order[:cut], order[cut:] if cut < len(order) else order     # one image is both
+    return tuple(ImageSet(data.images[part], data.labels[part], data.attributes) for part in parts)
+
+
+def read_images(source: str, size: int = 0) -> ImageSet:
+    """The images named by --data: their middle squares, resized to `size`; 0 leaves IDX, CIFAR-10 and arrays
+    at the size they have, and makes the others FOLDER_SIZE.
+
+    `source`: 'mnist', 'fashion-mnist', 'cifar10', 'flowers' (unlabelled; needs Pillow), downloaded once; a
+    folder of images, labelled if each lies in a sub-folder, that of its class; one image; an IDX file, as
+    MNIST's, or a folder of them, with the files of labels beside them; a .bin file of CIFAR-10, or their
+    folder; a .npy or .npz file. Raises UserError if there is no such file, no image in it, or a damaged one.
+    """
+    require(size >= 0, f"images cannot be {size} pixels wide; 0 leaves them as they are")
+    images, values, names = _read_named(source, size) if source in SETS else _read_path(source, size)
+    require(images.numel(), f"--data={source}: there is no image in it")
+    if len(images) == 1:
+        print("note: only 1 image: the model will learn it by heart", flush=True)
+    images = make_square(images, size or min(images.shape[2:]))
+    if values is None:
+        return ImageSet(images, torch.zeros(len(images), 0, dtype=torch.int64), {})
+    require(len(values) == len(images), f"--data={source}: {len(values)} labels for {len(images)} images; "
+            "bring the two that belong together")
+    if names is None:
+        names, values = np.unique(values, return_inverse=True)
+    labels = torch.from_numpy(values.astype(np.int64)).view(-1, 1)
+    return ImageSet(images, labels, {"label": [str(name) for name in names]})
+
+
+# ---- each of these returns (images uint8 (N, C, H, W), the label of each image or None, their names or None)
+
+def _read_named(name: str, size: int):
+    cache = FOLDER / f"flowers-{size or FOLDER_SIZE}.npy"
+    if name == "flowers" and cache.exists():
+        return _read_arrays(cache)
+    mirrors, files = SETS[name]
+    paths = [download(f"{name}-{file}", [mirror + file for mirror in mirrors], sha256)
+             for file, sha256 in files.items()]
+    if name.endswith("mnist"):
+        images, values, _ = _read_idx_files([path for path in paths if "images" in path.name])
+        return images, values, FASHION if name == "fashion-mnist" else None
+    with tarfile.open(paths[0]) as archive:         # read in its own order, and into memory only
+        if name == "cifar10":
+            return _read_cifar({Path(member.name): archive.extractfile(member).read()
+                                for member in archive if member.isfile()})
+        print("note: reading the photographs takes minutes, once for each size", flush=True)
+        flowers = {member.name: to_size(read_image(member.name, archive.extractfile(member).read()),
+                                        size or FOLDER_SIZE)
+                   for member in archive if member.name.endswith(".jpg")}
+    images = torch.stack([flowers[name] for name in sorted(flowers)])
+    with atomic_open(cache) as file:
+        np.save(file, images.numpy())
+    return images, None, None
+
+
+def _read_path(source: str, size: int):
+    path = Path(source)
+    require(path.exists(), f"--data={source}: no such file or folder (by name there are: faces, "
+            f"{', '.join(SETS)})")
+    if path.is_dir():
+        return _read_folder(path, size)
+    with open(path, "rb") as file:
+        begin, suffix = file.read(len(IDX_IMAGES)), path.suffix.lower()
+    if begin == IDX_IMAGES or begin.startswith(GZIP) or "idx3" in path.name:
+        return _read_idx_files([path])
+    if suffix in (".npy", ".npz"):
+        return _read_arrays(path)
+    if suffix == ".bin":
+        return _read_cifar_files([path])
+    require(suffix in SUFFIXES, f"{path}: not images as we know them; bring a folder of images, an IDX file, "
+            "a .bin file of CIFAR-10, .npy or .npz")
+    return _read_pictures([path], size), None, None
+
+
+def _read_folder(folder: Path, size: int):
+    files = filter(Path.is_file, sorted(folder.glob("*-images?idx3-ubyte*")))
+    idx = {path.name.removesuffix(".gz"): path for path in files}       # unpacked ones may lie beside
+    if idx:
+        sets = {re.split("train|t10k|test", name)[0] for name in idx}
+        require(len(sets) == 1, f"{folder}: there are several sets in it; name one of the files")
+        return _read_idx_files(sorted(idx.values(), key=lambda path: ("train" not in path.name, path.name)))
+    batches = [*folder.glob("*_batch*.bin"), *folder.glob("cifar-10-batches-bin/*_batch*.bin")]
+    if batches:
+        return _read_cifar_files(batches)
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
+                   and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    require(paths, f"{folder}: there is no image in the folder ({', '.join(SUFFIXES)})")
+    classes = np.array([path.parent.name for path in paths])
+    labelled = all(path.parent.parent == folder for path in paths) and len(set(classes)) > 1
+    return _read_pictures(paths, size), classes if labelled else None, None
+
+
+def _read_pictures(paths, size: int) -> torch.Tensor:
+    images = [to_size(read_image(path), size or FOLDER_SIZE) for path in paths]
+    C = max(len(image) for image in images)             # one in colour, and the gray ones get three channels
+    return torch.stack([image.expand(C, -1, -1) for image in images])
+
+
+def _read_idx_files(paths):
+    images, values = [], []
+    for path in paths:
+        images.append(_read_idx(path, 3))
+        name = path.name.removesuffix(".gz")
+        label_name = name.replace("images", "labels").replace("idx3", "idx1")
+        beside = [path.with_name(label_name + suffix) for suffix in ("", ".gz") if label_name != name]
+        values += [_read_idx(file, 1) for file in beside if file.is_file()][:1]
+    require(len({array.shape[1:] for array in images}) == 1, f"{paths[0].parent}: its images differ in size")
+    images = torch.from_numpy(np.concatenate(images)).unsqueeze(1)
+    return images, np.concatenate(values) if len(values) == len(paths) else None, None
+
+
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The array in an IDX file, gzipped or not: 0, 0, 8, the number of dimensions; the size of each in 4
+    bytes, big-endian; the bytes (yann.lecun.com/exdb/mnist)."""
+    content, start = path.read_bytes(), 4 + 4 * dimensions
+    try:
+        content = gzip.decompress(content) if content.startswith(GZIP) else content
+    except (OSError, EOFError, zlib.error):
+        content = b""
+    shape = [int.from_bytes(content[at:at + 4], "big") for at in range(4, start, 4)]
+    require(content[:4] == bytes([0, 0, 8, dimensions]) and len(content) == start + math.prod(shape),
+            f"{path}: not an IDX file of {dimensions} dimensions, or a truncated one; fetch it again")
+    return np.frombuffer(content, np.uint8)[start:].reshape(shape)
+
+
+def _read_cifar_files(batches):
+    names = batches[0].with_name("batches.meta.txt")
+    return _read_cifar({path: path.read_bytes() for path in [*batches, names] if path.exists()})
+
+
+def _read_cifar(files: dict):
+    """{path: content} of CIFAR-10's binary version (www.cs.toronto.edu/~kriz/cifar.html): an image is a byte,
+    its label, and 3 · 32 · 32 bytes, the red ones first."""
+    records, names, length = [], CIFAR10, 1 + 3 * 32 * 32
+    for path in sorted(files):                          # data_batch_1 to data_batch_5, then test_batch
+        if path.suffix == ".bin":
+            content = np.frombuffer(files[path], np.uint8)
+            require(content.size and content.size % length == 0 and content[::length].max() < len(CIFAR10),
+                    f"{path}: not a .bin file of CIFAR-10, or a truncated one; fetch it again")
+            records.append(content.reshape(-1, length))
+        elif path.name == "batches.meta.txt":
+            names = files[path].decode(errors="replace").split()
+    records = np.concatenate(records)
+    names = names if len(names) == len(CIFAR10) else CIFAR10
+    return torch.from_numpy(records[:, 1:].reshape(-1, 3, 32, 32)), records[:, 0], names
+
+
+def _read_arrays(path: Path):
+    try:
+        with open(path, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            arrays = {"images": arrays} if isinstance(arrays, np.ndarray) else dict(arrays)
+    except Exception as error:      # of zip, zlib, numpy's header, an end of file: the same to the user
+        raise UserError(f"{path}: not a .npy or .npz file of numbers, or a damaged one "
+                        f"({type(error).__name__}); save it again") from None
+    key = next((key for key in ARRAYS if key in arrays), next(iter(arrays), None))
+    require(key in ARRAYS or len(arrays) == 1, f"{path}: which array holds the images? Name it 'images' "
+            f"(there are: {', '.join(arrays) or 'none'})")
+    values = arrays.get(ARRAYS.get(key))
+    return _as_images(arrays[key], path), None if values is None else values.reshape(-1), None
+
+
+def _as_images(array: np.ndarray, path: Path) -> torch.Tensor:
+    """(N, H, W), (N, H, W, C) or (N, C, H, W) to uint8 (N, 1 or 3, H, W)."""
+    known = array.ndim in (3, 4) and array.size and array.dtype.kind in "buif"      # of numbers, not text
+    if known:
+        array = array[:, None] if array.ndim == 3 else array
+        array = array.transpose(0, 3, 1, 2) if array.shape[1] > 4 else array
+    require(known and array.shape[1] <= 4, f"{path}: {array.dtype} of shape {array.shape} are no images; "
+            "bring numbers of shape (N, H, W), (N, H, W, C) or (N, C, H, W)")
+    if array.dtype != np.uint8:
+        low, high, top = array.min(), array.max(), 1 if array.dtype.kind in "bf" else 255
+        require(0 <= low and high <= top, f"{path}: its pixels ({array.dtype}) reach from {low} to {high}; "
+                f"scale them to lie between 0 and {top}")
+        array = (array * (255.0 / top)).round().astype(np.uint8)
+    if array.shape[1] in (2, 4):                        # the last channel is alpha
+        array = over_white(array[:, :-1], array[:, -1:])
+    return torch.from_numpy(array)
