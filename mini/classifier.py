@@ -2,26 +2,26 @@
 
 A discriminative model learns p(label | image): from 3,072 numbers to one of a few words. A generative model
 learns p(image), the whole picture: harder, and harder to score. So this small convolutional network serves as
-the judge. Trained on the real images, it says
-
-  - which attributes it reads from a generated image: are they the ones that were asked for?
-  - how far generated images are from real ones: the Fréchet distance between its features of both. That
-    of Heusel et al. 2017, "GANs trained by a two time-scale update rule", §4, is called FID and uses the
-    features of a large network; ours is not to be compared with it, nor across data sets.
+the judge: it says which attributes an image has, and how far generated images are from real ones, by the
+Fréchet distance between its features of both. (FID is that distance with a large network's features, Heusel
+et al. 2017, "GANs trained by a two time-scale update rule"; ours cannot be compared with it.)
 
 The loss is the sum over attributes of the cross-entropy; for one image with the labels y₁ … y_A
 
     L = −Σₐ log softmax(headₐ(features(x)))[yₐ]
 
     python -m mini.classifier                           faces
-    python -m mini.classifier --data=mnist              or any folder with a sub-folder for each class
     python -m mini.classifier sample --image=me.png     what does it see there?
-    python -m mini.classifier evaluate                  what it mixes up
+    python -m mini.classifier evaluate                  how few images would do?
 
 Measured times and scores: README.md. Read next: train_gan.py.
 """
+import contextlib
 import hashlib
+import io
+import itertools
 import math
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from mini import common, metrics
 from mini.data.image_sets import load_images
 from mini.data.images import read_image, to_float, to_size
-from mini.data.pretrained import own_checkpoint
+from mini.data.pretrained import check_shape, own_checkpoint
 
 
 @dataclass
@@ -47,14 +47,12 @@ class Config(common.RunConfig):
     # optimisation
     steps: int = 400            # optimiser steps
     batch_size: int = 128       # images per step
-    lr: float = 3e-3            # AdamW's peak learning rate
-    warmup: int = 20            # steps until the rate is at its peak; then it falls in half a cosine
-    weight_decay: float = 0.05  # of weights
+    lr: float = 3e-3            # AdamW's learning rate at first; it falls to 0 in half a cosine
+    weight_decay: float = 0.05  # AdamW's, of all parameters
     # run
-    out_dir: str = "runs/classifier"    # folder of the run
+    out_dir: str = "runs/classifier"
     # sampling
     image: str = ""             # picture to read the attributes of
-
 
 PRESETS = {"gpu": dict(width=64, batch_size=512, steps=3000)}
 
@@ -65,11 +63,13 @@ class Classifier(nn.Module):
 
     def __init__(self, cfg, channels: int, size: int, attributes: dict):
         super().__init__()
+        common.require(min(cfg.width, cfg.n_features, cfg.batch_size) > 0, "every size must be at least 1")
         self.attributes = attributes
-        C, layers = cfg.width, [nn.Conv2d(channels, cfg.width, 3, 1, 1), nn.BatchNorm2d(cfg.width), nn.ReLU()]
+        C = cfg.width
+        layers = [nn.Conv2d(channels, C, 3, 1, 1, bias=False), nn.BatchNorm2d(C), nn.ReLU()]
         while size > 4:
             wider = min(2 * C, 4 * cfg.width)
-            layers += [nn.Conv2d(C, wider, 3, 2, 1), nn.BatchNorm2d(wider), nn.ReLU()]
+            layers += [nn.Conv2d(C, wider, 3, 2, 1, bias=False), nn.BatchNorm2d(wider), nn.ReLU()]
             C, size = wider, (size + 1) // 2
         self.body = nn.Sequential(*layers)                      # (B, channels, H, W) -> (B, C, ≤ 4, ≤ 4)
         self.project = nn.Linear(C * size * size, cfg.n_features)
@@ -88,13 +88,6 @@ class Classifier(nn.Module):
 def loss_of(logits: list, labels):
     """The sum over attributes of the mean cross-entropy in nats; logits as from Classifier, labels (B, A)."""
     return sum(F.cross_entropy(of_one, y) for of_one, y in zip(logits, labels.T))
-
-
-def lr_factor(step: int, cfg) -> float:
-    """The learning rate at a step as a fraction of its peak."""
-    if step < cfg.warmup:
-        return (step + 1) / (cfg.warmup + 1)
-    return (1 + math.cos(math.pi * (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))) / 2
 
 
 @torch.no_grad()
@@ -125,9 +118,9 @@ def train(cfg: Config, data=None) -> dict:
     learn, held_out = data or load_images(cfg.data, cfg.size, cfg.n_images)
     common.require(learn.attributes, f"--data={cfg.data} has no labels to learn; bring a folder with a "
                                      "sub-folder for each class")
-    common.require(min(cfg.width, cfg.n_features, cfg.batch_size) > 0, "every size must be at least 1")
     images, labels = learn.images.to(device), learn.labels.to(device)
     N, C, H, W = images.shape
+    check_shape(state, C, H, learn.attributes)
     torch.manual_seed(cfg.seed)
     model = Classifier(cfg, C, H, learn.attributes)
     if state:
@@ -137,8 +130,8 @@ def train(cfg: Config, data=None) -> dict:
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
         common.restore(state, [optimizer], data_rng)
-    net, bf16 = torch.compile(model) if cfg.compile else model, device.type == "cuda"
-    description = {"channels": C, "size": H, "attributes": learn.attributes}
+    net = torch.compile(model) if cfg.compile else model
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
     with common.Run(cfg, "classifier", model, ["loss", "lr", "accuracy"], state) as run:
         chance = sum(math.log(len(names)) for names in learn.attributes.values())
@@ -146,13 +139,12 @@ def train(cfg: Config, data=None) -> dict:
                 f"step 0: a model that knows nothing has loss Σ ln(number of values) = {chance:.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
-            factor = lr_factor(step, cfg)
-            optimizer.param_groups[0]["lr"] = factor * cfg.lr
+            lr = optimizer.param_groups[0]["lr"] = cfg.lr * (1 + math.cos(math.pi * step / cfg.steps)) / 2
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
             x, y = to_float(images[i]).contiguous(memory_format=torch.channels_last), labels[i]
             # loss and backward
-            with torch.autocast("cuda" if bf16 else "cpu", torch.bfloat16, enabled=bf16):
+            with bf16:
                 loss = loss_of(net(x), y)
             run.check_finite(step, loss=loss.item())
             optimizer.zero_grad(set_to_none=True)
@@ -166,40 +158,60 @@ def train(cfg: Config, data=None) -> dict:
                     scores = accuracy(model, held_out.images, held_out.labels)
                     mean = sum(scores.values()) / len(scores)
                 if mean is not None or run.due(done, cfg.log_every):
-                    run.log(done, loss=loss.item(), lr=factor * cfg.lr, accuracy=mean)
+                    run.log(done, loss=loss.item(), lr=lr, accuracy=mean)
                 stop = run.stopping(done)
                 if mean is not None or stop:
-                    run.save(done, model, [optimizer], data_rng, **description)
+                    run.save(done, model, [optimizer], data_rng, shape=(C, H, learn.attributes))
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores, guess = accuracy(model, held_out.images, held_out.labels), most_frequent(learn, held_out)
-        run.say(f"held-out accuracy, n = {len(held_out.images):,} (always saying the most frequent value)\n"
-                + "\n".join(f"{a:>12}  {scores[a]:.2%}  ({guess[a]:.2%})" for a in scores))
-        return run.finish(accuracy=scores, most_frequent=guess)
+        scores = accuracy(model, held_out.images, held_out.labels)
+        guess = most_frequent(learn, held_out.labels)
+        run.say("held-out accuracy (in brackets: always saying the most frequent value)\n"
+                + metrics.shares(scores, guess))
+        return run.finish(accuracy=scores, most_frequent=guess, n_held_out=len(held_out.images))
 
 
-def most_frequent(learn, held_out) -> dict:
-    """{attribute: accuracy of always saying its most frequent value}, the baseline."""
+def most_frequent(learn, labels) -> dict:
+    """{attribute: accuracy of always saying its most frequent value}, the baseline, where these are true."""
     said = learn.labels.mode(dim=0).values
-    return dict(zip(learn.attributes, (held_out.labels == said).double().mean(0).tolist()))
+    return dict(zip(learn.attributes, (labels == said).double().mean(0).tolist()))
+
+
+def from_few(cfg, learn, held_out, more=None, few=(50, 100, 200), seeds: int = 3) -> dict:
+    """{what it learnt from: mean accuracy over attributes and seeds} of classifiers trained on so few images
+    of the ImageSet `learn`, and on those and `more`, an ImageSet of generated ones, if it is given."""
+    table, few = {}, [n for n in few if n <= len(learn.images)] or [len(learn.images)]
+    for n, extra in itertools.product(few, [[], [more]] if more else [[]]):
+        scores = []
+        for seed in range(seeds):
+            i = torch.randperm(len(learn.images), generator=torch.Generator().manual_seed(seed))[:n]
+            parts = [replace(learn, images=learn.images[i], labels=learn.labels[i]), *extra]
+            images, labels = (torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels"))
+            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+                own = Config(steps=200, eval_every=0, seed=seed, device=cfg.device, out_dir=folder)
+                result = train(own, (replace(learn, images=images, labels=labels), held_out))
+            if "interrupted" in result:
+                raise KeyboardInterrupt
+            scores += result["accuracy"].values()
+        table[f"{n} real" + " + generated" * len(extra)] = sum(scores) / len(scores)
+    return table
 
 
 def load(cfg):
-    """(model, config, checkpoint) as trained in out_dir."""
+    """(model, config, shape) as trained in out_dir."""
     cfg, state = own_checkpoint(cfg, "classifier")
-    model = Classifier(cfg, state["channels"], state["size"], state["attributes"])
+    model = Classifier(cfg, *state["shape"])
     model.load_state_dict(state["model"])
-    return model.to(common.pick_device(cfg.device), memory_format=torch.channels_last), cfg, state
+    return model.to(common.pick_device(cfg.device), memory_format=torch.channels_last), cfg, state["shape"]
 
 
 def sample(cfg: Config) -> dict:
     """What the classifier sees in --image: {attribute: {value: probability}}, printed too."""
     common.require(cfg.image, "which picture? Name it by --image=me.png")
-    model, cfg, state = load(cfg)
-    print(common.older_run(cfg, state["step"]), end="")
-    x = to_size(read_image(cfg.image), state["size"])[None]         # (1, 1 or 3, size, size)
-    x = x.expand(-1, 3, -1, -1) if state["channels"] == 3 else x.float().mean(1, keepdim=True).round().byte()
+    model, cfg, (C, size, _) = load(cfg)
+    x = to_size(read_image(cfg.image), size)[None]                  # (1, 1 or 3, size, size)
+    x = x.expand(-1, 3, -1, -1) if C == 3 else x.float().mean(1, keepdim=True).round().byte()
     with torch.no_grad():
         logits = model.eval()(to_float(x).to(model.project.weight.device))
     seen = {}
@@ -211,31 +223,20 @@ def sample(cfg: Config) -> dict:
 
 
 def evaluate(cfg: Config) -> dict:
-    """Which values are mixed up among the held-out images; also in evaluate.json."""
-    model, cfg, _ = load(cfg)
-    held_out = load_images(cfg.data, cfg.size, cfg.n_images)[1]
-    read, mixed = predict(model, held_out.images)[0], {}
-    for a, (attribute, names) in enumerate(model.attributes.items()):
-        pairs = torch.stack([held_out.labels[:, a], read[:, a]], dim=1)
-        for (true, said), count in zip(*(t.tolist() for t in torch.unique(pairs, dim=0, return_counts=True))):
-            if true != said:
-                mixed[f"{attribute}: {names[true]}, read as {names[said]}"] = count
-    worst = dict(sorted(mixed.items(), key=lambda pair: -pair[1])[:10])
-    return metrics.print_tables(cfg, accuracy=accuracy(model, held_out.images, held_out.labels),
-                                **{f"mixed_up_most_often_in_{len(read)}": worst or {"nothing": 0}})
+    """How few images would do? Also in evaluate.json."""
+    _, cfg, _ = load(cfg)
+    table = from_few(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), few=(100, 300, 1000, 3000))
+    return metrics.print_tables(cfg, mean_accuracy_from_so_few_images=table)
 
 
 # ---- the judge of generated images
 class Judge:
-    """The classifier of a data set, trained when first asked for and kept under runs/, and its real images.
-
-    `model` is None if the images have no labels: then nothing can be scored, and `report` says so.
-    """
+    """The classifier of a data set, trained when first asked for and kept under runs/, and real images beside
+    which to put generated ones. `model` is None if the images have no labels: then nothing is scored."""
 
     def __init__(self, cfg, learn, held_out, steps: int = Config.steps):
-        """cfg: of the run to be judged (data, size, n_images, device); learn, held_out: its images; steps: of
-        the judge's training."""
-        self.learn, self.held_out, self.model = learn, held_out, None
+        """cfg: of the run to be judged (data, size, n_images, device); learn, held_out: its images."""
+        self.learn, self.model = learn, None
         self.n = min(2048, len(learn.images), len(held_out.images))     # images in a Fréchet distance
         if not learn.attributes or self.n < 2:
             return
@@ -243,14 +244,13 @@ class Judge:
         own = Config(data=cfg.data, size=cfg.size, n_images=cfg.n_images, steps=steps)
         content = hashlib.sha256(repr(own).encode())
         for tensor in (learn.images, learn.labels):
-            content.update(tensor.cpu().numpy())
+            content.update(tensor.numpy())
         folder = Path(f"runs/judge-{Path(cfg.data).stem}-{content.hexdigest()[:8]}")
         own = replace(own, device=cfg.device, out_dir=str(folder), resume=(folder / "checkpoint.pt").exists())
         if not (folder / "result.json").exists():
-            print(f"the judge of the images is trained first, once; it is kept in {folder}", flush=True)
+            print(f"first the judge of the images is trained, once; it is kept in {folder}", flush=True)
             if "interrupted" in train(own, (learn, held_out)):
                 raise KeyboardInterrupt
-            print(flush=True)
         self.model = load(own)[0]
         self.real = predict(self.model, held_out.images[:self.n])[1]
 
@@ -258,19 +258,17 @@ class Judge:
         """The Fréchet distance of n images, (n, C, H, W) uint8 or in [-1, 1], from n held-out ones."""
         return metrics.frechet_distance(predict(self.model, images[:self.n])[1], self.real)
 
-    def scores(self, images, untrained) -> dict:
-        """The distance of generated images, of the untrained model's, and the floor: of training images."""
+    def scores(self, images, untrained, asked=None) -> dict:
+        """The distance of generated images, of the untrained network's, and the floor: of training images.
+        With `asked`, labels (n, A), also how often each attribute is read as asked for, and by guessing."""
         if not self.model:
             return {}
-        return {"frechet": self.frechet(images), "frechet_floor": self.frechet(self.learn.images),
-                "frechet_untrained": self.frechet(untrained), "frechet_n": self.n}
-
-    def report(self, frechet=None, frechet_floor=None, frechet_untrained=None, frechet_n=0) -> str:
-        """Those scores in words."""
-        if frechet is None:
-            return "no Fréchet distance: the images have no labels, so there is no judge"
-        return (f"Fréchet distance ({self.name}) from {frechet_n:,} held-out images: {frechet:.1f}; floor "
-                f"(as many training images) {frechet_floor:.1f}; untrained {frechet_untrained:.0f}")
+        scores = {"frechet": self.frechet(images), "frechet_floor": self.frechet(self.learn.images),
+                  "frechet_untrained": self.frechet(untrained), "frechet_n": self.n, "features": self.name}
+        if asked is not None:
+            scores["accuracy"] = accuracy(self.model, images, asked)
+            scores["most_frequent"] = most_frequent(self.learn, asked)
+        return scores
 
 
 def main(argv=None):

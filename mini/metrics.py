@@ -91,15 +91,35 @@ def frechet_distance(a, b) -> float:
     """
     require(min(len(a), len(b)) > 1, "a Fréchet distance needs at least two images on both sides")
     a, b = a.double().cpu(), b.double().cpu()
-    values, vectors = torch.linalg.eigh(a.T.cov())
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T         # Σₐ^½
-    cross = torch.linalg.eigvalsh(root @ b.T.cov() @ root).clamp(min=0).sqrt().sum()
-    return ((a.mean(0) - b.mean(0)) ** 2).sum().item() + (values.sum() + b.T.cov().trace() - 2 * cross).item()
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    # With Σ = RᵀR, the trace of the root is the sum of the singular values of Rₐ R_bᵀ
+    R_a = torch.linalg.qr((a - mean_a) / math.sqrt(len(a) - 1), mode="r").R
+    R_b = torch.linalg.qr((b - mean_b) / math.sqrt(len(b) - 1), mode="r").R
+    root = torch.linalg.svdvals(R_a @ R_b.T).sum()
+    return (((mean_a - mean_b) ** 2).sum() + (R_a**2).sum() + (R_b**2).sum() - 2 * root).item()
+
+
+def shares(accuracy: dict, baseline: dict) -> str:
+    """Accuracies {name: share}, a line each, with the baseline's in brackets."""
+    return "\n".join(f"{name:>12}  {accuracy[name]:.2%}  ({baseline[name]:.2%})" for name in accuracy)
+
+
+def image_report(scores: dict) -> str:
+    """The scores that a Judge (mini/classifier.py) gives to generated images, in words."""
+    if not scores:
+        return "no Fréchet distance: without labels, or with too few images, there is no judge"
+    text = ("Fréchet distance ({features}) from held-out images, n = {frechet_n:,}: {frechet:.1f}\n"
+            "beside it: training images {frechet_floor:.1f} (the floor), untrained {frechet_untrained:.0f}")
+    text = text.format(**scores)
+    if "accuracy" in scores:
+        text += "\nread by the judge as it was asked for (in brackets: always the most frequent value)\n"
+        text += shares(scores["accuracy"], scores["most_frequent"])
+    return text
 
 
 def variety(samples, held_out, training, n: int = 512):
-    """Do generated images vary as real ones do, and are they more than copies? (tables for `print_tables`; the
-    first eight samples, and to each the training image nearest to it, (16, C, H, W)).
+    """Do generated images vary as real ones do, and are they more than copies? Returns tables for
+    `print_tables`, and the first eight samples with the training image nearest to each, (16, C, H, W).
 
     All images are (N, C, H, W) in [-1, 1]. Distances are root mean squares over the pixels, of a range of 1.
     """
@@ -107,7 +127,8 @@ def variety(samples, held_out, training, n: int = 512):
     between, nearest = {}, {}
     for name, images in (("samples", samples[:n]), ("held out", held_out[:n])):
         flat = images.flatten(1) / 2
-        between[name] = torch.pdist(flat).mean().item() / math.sqrt(pixels)
+        pairs = max(1, len(flat) * (len(flat) - 1) // 2)
+        between[name] = torch.pdist(flat).sum().item() / pairs / math.sqrt(pixels)
         distance, which = torch.cdist(flat, training_pixels).min(dim=1)
         nearest[name] = distance.mean().item() / math.sqrt(pixels)
         like = which if name == "samples" else like

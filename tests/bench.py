@@ -2,6 +2,7 @@
 
     python -m tests.bench gpt --data=shakespeare.txt [--nanogpt=DIR]    time to a held-out loss; one step
     python -m tests.bench generate                                      tokens per second, against the memory's speed
+    python -m tests.bench gan                                           one step of DCGAN, 64 × 64, batch 64
 
 Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
 and optimiser are then trained beside ours by its published recipe for CPUs.
@@ -12,8 +13,12 @@ import statistics
 import tempfile
 import time
 
+import numpy as np
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 
+import train_gan
 import train_gpt
 from mini.data.decoding import fast_vectors
 from mini.data.text import encode_split, make_tokenizer, read_text
@@ -157,16 +162,72 @@ def bench_generate(args):
         *(statistics.median(column) for column in zip(*rows))))
 
 
+def plain_dcgan(width: int, batch: int):
+    """The step that everybody writes, in torch's default layout: the networks of Radford et al. 2016 at 64 × 64, D's two
+    losses each with a backward pass of its own, G's with the gradients of D's weights computed and thrown away."""
+    def up(a, b, stride, padding):
+        return [nn.ConvTranspose2d(a, b, 4, stride, padding, bias=False), nn.BatchNorm2d(b), nn.ReLU(True)]
+
+    def down(a, b):
+        return [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2, True)]
+
+    w = width
+    G = nn.Sequential(*up(100, 8 * w, 1, 0), *up(8 * w, 4 * w, 2, 1), *up(4 * w, 2 * w, 2, 1), *up(2 * w, w, 2, 1),
+                      nn.ConvTranspose2d(w, 3, 4, 2, 1, bias=False), nn.Tanh())
+    D = nn.Sequential(nn.Conv2d(3, w, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True), *down(w, 2 * w),
+                      *down(2 * w, 4 * w), *down(4 * w, 8 * w), nn.Conv2d(8 * w, 1, 4, 1, 0, bias=False))
+    opt_g, opt_d = (torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999)) for net in (G, D))
+    one, zero = torch.ones(batch), torch.zeros(batch)
+
+    def step(x):
+        opt_d.zero_grad()
+        loss_real = F.binary_cross_entropy_with_logits(D(x).view(-1), one)
+        loss_real.backward()
+        fake = G(torch.randn(batch, 100, 1, 1))
+        loss_fake = F.binary_cross_entropy_with_logits(D(fake.detach()).view(-1), zero)
+        loss_fake.backward()
+        opt_d.step()
+        opt_g.zero_grad()
+        loss_g = F.binary_cross_entropy_with_logits(D(fake).view(-1), one)
+        loss_g.backward()
+        opt_g.step()
+        return loss_real.item() + loss_fake.item(), loss_g.item()
+    return step
+
+
+def bench_gan(args, size=64, width=64, batch=64, steps=4):
+    """Ours is timed through the real train(): batches, logging, the average of G and all."""
+    images = (np.random.default_rng(0).random((256, size, size, 3)) * 255).astype(np.uint8)
+    plain, rows = plain_dcgan(width, batch), []
+    x = torch.from_numpy(images[:batch]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    plain(x)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/images.npy", images)
+        for i in range(args.pairs):
+            start = time.perf_counter()
+            for _ in range(steps):
+                plain(x)
+            baseline = (time.perf_counter() - start) / steps
+            cfg = train_gan.Config(data=f"{folder}/images.npy", size=size, ngf=width, ndf=width, batch_size=batch, lr=2e-4,
+                                   matmul="highest", steps=steps, device="cpu", log_every=0, eval_every=10**9,
+                                   sample_every=0, out_dir=f"{folder}/run{i}")
+            own = train_gan.train(cfg)["seconds"] / steps
+            rows.append((baseline, own, own / baseline))
+            print("a step: plain torch {:.2f} s, ours {:.2f} s, ratio {:.2f}".format(*rows[-1]), flush=True)
+    print("median of {}: plain torch {:.2f} s, ours {:.2f} s, ratio {:.2f}".format(
+        len(rows), *(statistics.median(column) for column in zip(*rows))))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["gpt", "generate"])
+    parser.add_argument("name", choices=["gpt", "generate", "gan"])
     parser.add_argument("--data", default="shakespeare")
     parser.add_argument("--nanogpt", default="")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--all", action="store_true", help="also the whole run of our own nanogpt-cpu preset")
     args = parser.parse_args()
-    {"gpt": bench_gpt, "generate": bench_generate}[args.name](args)
+    {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan}[args.name](args)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def uniform(seed: int, index, columns: int):
     """Numbers in [0, 1), float64 (n, columns): row i depends on seed and index[i] only, so that a face is the
     same however many are drawn at once. SplitMix64 (Steele, Lea & Flood 2014), a hash of a counter."""
     counter = np.asarray(index, np.uint64)[:, None] * np.uint64(256) + np.arange(columns, dtype=np.uint64)
-    z = (counter + np.uint64(seed) * np.uint64(0xD1342543DE82EF95)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (counter + np.uint64(seed * 0xD1342543DE82EF95 % 2**64)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return ((z ^ (z >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
@@ -109,6 +109,10 @@ def _render(labels, nuisance, size):
         for channel, value in zip(canvas, colour.view(-1, 3).T):
             channel += (value.view(-1, 1, 1) - channel).mul_(cover)
 
+    def one_of(colours, u):
+        """The colour for each number u in [0, 1]."""
+        return colours[(u.flatten() * len(colours)).long().clamp(max=len(colours) - 1)]
+
     def choose(values, *distances):
         """For each face the distance whose number is its value; NOTHING where it has none."""
         chosen = NOTHING
@@ -131,7 +135,7 @@ def _render(labels, nuisance, size):
     paint(choose(style, NOTHING, falling, curls, bun), 0.86 * hair_colour)
 
     # shoulders, neck, ears, head, cheeks
-    paint(within(0.62 + 0.9 * w * w - v, w - 0.80), SHIRT[(shirt.flatten() * len(SHIRT)).long()])
+    paint(within(0.62 + 0.9 * w * w - v, w - 0.80), one_of(SHIRT, shirt))
     paint(within(w - 0.16, v - 0.72, 0.3 - v), 0.86 * skin_colour)
     paint(ellipse(w - head, v - 0.06, 0.09, 0.12), 0.92 * skin_colour)
     paint(ellipse(u, v - 0.03, head, 0.57), skin_colour)
@@ -145,7 +149,7 @@ def _render(labels, nuisance, size):
     eu, ev = w - eyes, v + 0.02                                     # from the middle of the nearer eye
     pupil = ((eu - gaze * side) ** 2 + ev * ev).sqrt()
     paint(ellipse(eu, ev, 0.105, 0.085), WHITE)
-    paint(pupil - 0.066, IRIS[(iris.flatten() * len(IRIS)).long()])
+    paint(pupil - 0.066, one_of(IRIS, iris))
     paint(pupil - 0.032, DARK)
     paint(within((ev + 0.15 + 0.9 * eu * eu).abs() - 0.022, eu.abs() - 0.10), 0.75 * hair_colour)
     paint(ellipse(u, v - 0.17, 0.05, 0.035), 0.78 * skin_colour)
@@ -181,7 +185,7 @@ WORDINGS = [
     "{style}, {glasses}, {skin} skin: a {mouth} person in front of something {background}",
     "on {background}, a {mouth} person who has {glasses}, {skin} skin and {style}",
 ]
-MOUTHS = {"smile": "smiling", "neutral": "serious", "open": "open-mouthed"}
+MOUTHS = {"smile": "smiling", "neutral": "serious", "open": "surprised"}
 
 
 def caption(labels, wording: int = 0) -> str:

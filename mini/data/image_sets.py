@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from mini.common import UserError, atomic_open, require
+from mini.common import RunConfig, UserError, atomic_open, require
 from mini.data.download import FOLDER, download
 from mini.data.faces import ATTRIBUTES, faces
 from mini.data.images import make_square, over_white, read_image, to_size
@@ -70,6 +71,39 @@ def load_images(source: str, size: int = 32, n_faces: int = 20000):
     cut = max(1, len(order) * 9 // 10)
     parts = order[:cut], order[cut:] if cut < len(order) else order     # one image is both
     return tuple(ImageSet(data.images[part], data.labels[part], data.attributes) for part in parts)
+
+
+@dataclass
+class LabelConfig(RunConfig):
+    """The flags by which `sample` is told what to draw."""
+    # sampling
+    hair: str = ""              # faces: black, brown, blond or red (empty: any)
+    style: str = ""             # faces: short, long, curly or bun
+    skin: str = ""              # faces: light, medium or dark
+    glasses: str = ""           # faces: none, round or square
+    mouth: str = ""             # faces: smile, neutral or open
+    background: str = ""        # faces: blue, green, pink or grey
+    label: str = ""             # other data: the class
+
+
+def draw_labels(cfg, attributes: dict, n: int) -> torch.Tensor:
+    """Labels (n, A) for samples: the values that flags such as --hair=blond ask for, any where there is no
+    flag, the same at every call. Raises UserError for a flag or a value that the data does not know."""
+    rng = torch.Generator().manual_seed(cfg.seed)
+    labels = torch.stack([torch.randint(len(names), (n,), generator=rng) for names in attributes.values()], 1)
+    for name in (*ATTRIBUTES, "label"):
+        if value := getattr(cfg, name):
+            require(name in attributes, f"--{name}: the model knows {', '.join(attributes)} only")
+            names = attributes[name]
+            require(value in names, f"--{name}={value}: choose from {', '.join(names)}")
+            labels[:, list(attributes).index(name)] = names.index(value)
+    return labels
+
+
+def one_hot(labels, attributes: dict) -> torch.Tensor:
+    """Labels (B, A) -> (B, V), V the number of all values: for each attribute a 1 at its value, else 0."""
+    parts = [F.one_hot(column, len(names)) for column, names in zip(labels.T, attributes.values())]
+    return torch.cat(parts, dim=1).float()
 
 
 def read_images(source: str, size: int = 0) -> ImageSet:

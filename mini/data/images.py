@@ -236,6 +236,16 @@ def crop(images: torch.Tensor, size: int) -> torch.Tensor:
     return images[:, :, edge:edge + size, edge:edge + size]
 
 
+def noise(n: int, columns: int, seed: int) -> torch.Tensor:
+    """Normal random numbers (n, columns), the same at every call: what samples to be compared begin from."""
+    return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed))
+
+
+def add_noise(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
+    """The images plus normal noise with standard deviation sigma, drawn on the CPU by the generator."""
+    return images + sigma * torch.randn(images.shape, generator=generator).to(images.device)
+
+
 def sheet(images: torch.Tensor, columns: int = 8) -> np.ndarray:
     """The `grid` of images in [-1, 1]."""
     return grid(images / 2 + 0.5, columns)

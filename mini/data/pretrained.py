@@ -44,11 +44,20 @@ def read_gpt2(path):
 
 def own_checkpoint(cfg, model: str, wanted: bool = True):
     """(config, content) of the checkpoint in cfg.out_dir, with the flags given in cfg put over its config; or
-    (cfg, None) if none is wanted."""
+    (cfg, None) if none is wanted. If it is to be used, not trained on, a run of few steps is remarked on."""
     if not wanted:
         return cfg, None
     state = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", model)
+    if not cfg.resume:
+        print(older_run(cfg, state["step"]), end="")
     return from_checkpoint(cfg, state), state
+
+
+def check_shape(state, *shape):
+    """Raise UserError if a run goes on from a checkpoint that was made with images of another shape, or other
+    labels: `shape` says what is saved with it."""
+    require(not state or state["shape"] == shape, "the checkpoint was made with images of another size, or "
+            "with other labels; leave out --data, or --resume")
 
 
 def starting_point(cfg, from_run: bool, whole_context: bool = False):
@@ -62,7 +71,6 @@ def starting_point(cfg, from_run: bool, whole_context: bool = False):
         cfg, state = own_checkpoint(cfg, "gpt")
         if whole_context:
             cfg.init_from = ""      # where the run once began no longer matters
-            print(older_run(cfg, state["step"]), end="")
         tokenizer = load_tokenizer(state["tokenizer"])
         tokenizer.vocab_size = len(state["model"]["wte.weight"])
         return cfg, state, tokenizer, state["model"]

@@ -1,0 +1,280 @@
+"""Conditional GAN: a DCGAN that draws what it is told to. It is train_gan.py with one idea more.
+
+The labels y enter both networks: G draws an image that has them, D says if one is real and has them:
+
+    D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y))      (x, y) real, z ~ N(0, 1)
+    G maximises  E log D(G(z|y)|y)
+
+Mirza & Osindero 2014, "Conditional generative adversarial nets". As theirs, G gets y beside z; in D each
+value adds its own weights to the last layer (Miyato & Koyama 2018, "cGANs with projection discriminator").
+With --loss=wgan-gp D is a critic without BatchNorm, whose slope is held at 1 (Gulrajani et al. 2017, eq. 3).
+
+    python -m mini.cgan                                             faces
+    python -m mini.cgan sample --hair=blond --glasses=round         what you ask for
+    python -m mini.cgan sample --vary=glasses --blend               the same z, from one value to another
+    python -m mini.cgan evaluate                                    are its images good to learn from?
+    git diff --no-index train_gan.py mini/cgan.py                   the lesson
+
+Times and scores: README.md. Read next: mini/cyclegan.py.
+"""
+import copy
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import classifier, common, metrics
+from mini.classifier import Judge
+from mini.data.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
+from mini.data.images import add_noise, crop, noise, pad, sheet, to_float, write_png
+from mini.data.pretrained import check_shape, own_checkpoint
+
+
+@dataclass
+class Config(LabelConfig):
+    # data
+    data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, or a folder with one per class
+    size: int = 32              # height and width of the images (0: as they are)
+    n_images: int = 20000       # how many faces are drawn to learn from
+    # model
+    z_dim: int = 100            # random numbers that an image is made from
+    ngf: int = 48               # channels before G's last layer; doubled at each layer further from the image
+    ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
+    # optimisation
+    loss: str = "bce"           # bce | wgan-gp: DCGAN's loss, or Wasserstein's with gradient penalty
+    steps: int = 3500           # steps of D, and of G
+    batch_size: int = 32        # real images per step, and as many generated ones
+    lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
+    beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
+    noise: float = 0.2          # standard deviation at first of noise on what D sees; it falls to 0
+    ema: float = 0.995          # how much of G's average is kept at each step
+    # run
+    out_dir: str = "runs/cgan"  # folder of the run
+    # sampling
+    n: int = 64                 # images in a grid
+    vary: str = ""              # an attribute: each row has one of its values, each column one z
+    blend: bool = False         # with vary: also go between the first two values, and beyond the second
+
+
+PRESETS = {"gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, ema=0.999, steps=20000)}
+
+
+# ---- the two networks
+class Generator(nn.Module):
+    """z (B, z_dim), y (B, V) -> images (B, C, S, S) in [-1, 1]. V: how many values all attributes have."""
+
+    def __init__(self, cfg, C: int, S: int, V: int):
+        super().__init__()
+        z_y, width = cfg.z_dim + V, cfg.ngf * S // 8            # at 1 × 1, at 4 × 4
+        layers = [nn.ConvTranspose2d(z_y, width, 4, 1, 0, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        while width > cfg.ngf:
+            layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
+                       nn.BatchNorm2d(width // 2), nn.ReLU()]
+            width //= 2
+        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, C, 4, 2, 1, bias=False), nn.Tanh())
+        self.apply(init_weights)
+
+    def forward(self, z, y):
+        return self.layers(torch.cat([z, y], dim=1)[:, :, None, None])      # (B, z_dim + V, 1, 1)
+
+
+class Discriminator(nn.Module):
+    """Images (B, C, S, S), y (B, V) -> logits (B,): is it real, and does it fit y?"""
+
+    def __init__(self, cfg, C: int, S: int, V: int):
+        super().__init__()
+        width, wgan = cfg.ndf, cfg.loss == "wgan-gp"
+        layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        while width < cfg.ndf * S // 8:                         # until 4 × 4
+            layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
+                       nn.GroupNorm(1, 2 * width) if wgan else nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)]
+            width *= 2
+        self.layers, self.last = nn.Sequential(*layers), nn.Conv2d(width, 1, 4, 1, 0, bias=False)
+        self.values = nn.Linear(V, 16 * width, bias=False)      # what each value adds to the last weights
+        self.apply(init_weights)
+
+    def forward(self, x, y):
+        h = self.layers(x)                                      # (B, width, 4, 4)
+        return self.last(h).view(-1) + (self.values(y) * h.flatten(1)).sum(1)
+
+
+def init_weights(m):
+    """Radford et al. 2016, §4: all weights from a normal distribution with standard deviation 0.02."""
+    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        nn.init.normal_(m.weight, 0, 0.02)
+    elif isinstance(m, nn.BatchNorm2d):
+        nn.init.normal_(m.weight, 1, 0.02)
+
+
+# ---- the game
+def bce(logits, y: int):
+    """Binary cross-entropy in nats from logits (B,), with p = sigmoid(logit): −E log p for y = 1 (real),
+    −E log(1 − p) for y = 0 (generated). With the logarithm inside it is finite even where p is 0."""
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, y))
+
+
+def gradient_penalty(D, real, fake, y, generator):
+    """E (|∇D(x̂|y)| − 1)², x̂ at random places between real and generated (Gulrajani et al. 2017, eq. 3)."""
+    t = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
+    between = torch.lerp(real, fake, t).requires_grad_()
+    slope, = torch.autograd.grad(D(between, y).sum(), between, create_graph=True)
+    return ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
+
+
+@torch.no_grad()
+def update_average(average, model, keep: float):
+    """average ← keep · average + (1 − keep) · model for parameters; buffers (BatchNorm's) are copied."""
+    for a, p in zip(average.parameters(), model.parameters()):
+        a.lerp_(p, 1 - keep)
+    for a, b in zip(average.buffers(), model.buffers()):
+        a.copy_(b)
+
+
+# ---- sampling
+@torch.no_grad()
+def draw(G, z, y, size: int):
+    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim) and y (n, V), on the CPU, each by itself."""
+    G.eval()
+    parts = zip(*(numbers.to(next(G.parameters()).device).split(256) for numbers in (z, y)))
+    images = torch.cat([G(z_i, y_i).float().cpu() for z_i, y_i in parts])
+    G.train()
+    return crop(images, size)
+
+
+# ---- the run
+def make_nets(cfg, C: int, S: int, attributes: dict, state):
+    """G, D and the average of G, with the weights of a checkpoint if there is one."""
+    common.require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n) > 0 and cfg.batch_size > 1,
+                   "--batch_size must be at least 2 (for BatchNorm), every other size at least 1")
+    torch.manual_seed(cfg.seed)
+    V = sum(len(names) for names in attributes.values())
+    G = Generator(cfg, C, S, V)
+    nets = nn.ModuleDict({"G": G, "D": Discriminator(cfg, C, S, V), "average": copy.deepcopy(G)})
+    if state:
+        nets.load_state_dict(state["model"])
+    return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+
+
+def train(cfg: Config) -> dict:
+    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    cfg, state = own_checkpoint(cfg, "cgan", cfg.resume)
+    learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    common.require(learn.attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
+    judge = Judge(cfg, learn, held_out)
+    size, device = learn.images.size(2), common.pick_device(cfg.device)
+    images, labels = pad(learn.images).to(device), one_hot(learn.labels, learn.attributes).to(device)
+    N, C, S, _ = images.shape
+    check_shape(state, C, S, learn.attributes)
+    asked = held_out.labels[:judge.n]                       # what the images that are scored must show
+    z, y = noise(judge.n, cfg.z_dim, cfg.seed), one_hot(asked, learn.attributes)
+    untrained = draw(make_nets(cfg, C, S, learn.attributes, None)["G"], z, y, size)
+    nets = make_nets(cfg, C, S, learn.attributes, state)
+    G, D, average = nets.values()
+    opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    if state:
+        common.restore(state, [opt_g, opt_d], data_rng)
+    net_g, net_d = (torch.compile(G), torch.compile(D)) if cfg.compile else (G, D)
+    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    columns, wgan = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"], cfg.loss == "wgan-gp"
+    with common.Run(cfg, "cgan", nn.ModuleList([G, D]), columns, state) as run:
+        run.say(f"{N:,} images of {size} × {size} to learn from, with {', '.join(learn.attributes)}")
+        write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(learn.images[:cfg.n])))
+        for step in range(run.first, cfg.steps):
+            # learning rate and noise fall to 0 in a straight line
+            left = 1 - step / cfg.steps
+            opt_g.param_groups[0]["lr"] = opt_d.param_groups[0]["lr"] = cfg.lr * left
+            sigma = cfg.noise * left    # lest D win by what is too small to see (Sønderby et al. 2017)
+
+            for _ in range(5 if wgan else 1):
+                # batch
+                i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
+                x, y_i = to_float(images[i]).contiguous(memory_format=torch.channels_last), labels[i]
+                z_i = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
+
+                # D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y)),  or  E D(x|y) − E D(G(z|y)|y)
+                with bf16:
+                    fake = net_g(z_i, y_i)
+                    real_logits = net_d(add_noise(x, sigma, data_rng), y_i).float()
+                    fake_logits = net_d(add_noise(fake.detach(), sigma, data_rng), y_i).float()
+                loss_d = bce(real_logits, 1) + bce(fake_logits, 0)
+                if wgan:
+                    penalty = gradient_penalty(D, x, fake.detach(), y_i, data_rng)
+                    loss_d = fake_logits.mean() - real_logits.mean() + 10 * penalty
+                opt_d.zero_grad(set_to_none=True)
+                loss_d.backward()
+                opt_d.step()
+
+            # G maximises  E log D(G(z|y)|y),  or  E D(G(z|y)|y).  The gradient passes through D
+            D.requires_grad_(False)
+            with bf16:
+                logits = net_d(add_noise(fake, sigma, data_rng), y_i).float()
+            loss_g = -logits.mean() if wgan else bce(logits, 1)
+            opt_g.zero_grad(set_to_none=True)
+            loss_g.backward()
+            opt_g.step()
+            D.requires_grad_(True)
+            run.check_finite(step, d_loss=loss_d.item(), g_loss=loss_g.item())
+            update_average(average, G, min(cfg.ema, step / (step + 10)))    # short while there is little
+            # log; now and then draw, save
+            done = step + 1
+            with run.untimed():
+                if run.due(done, cfg.log_every):
+                    right = torch.cat([real_logits > 0, fake_logits < 0]).float().mean()
+                    values = loss_d, loss_g, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean(), right
+                    run.log(done, **{name: value.item() for name, value in zip(columns, values)})
+                if run.due(done, cfg.sample_every):
+                    picture = sheet(draw(average, z[:cfg.n], y[:cfg.n], size))
+                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
+                stop = run.stopping(done)
+                if stop or run.due(done, cfg.eval_every):
+                    run.save(done, nets, [opt_g, opt_d], data_rng, shape=(C, S, learn.attributes), size=size)
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        scores = judge.scores(draw(average, z, y, size), untrained, asked)
+        run.say(metrics.image_report(scores))
+        return run.finish(**scores)
+
+
+def load(cfg):
+    """(average of G, size of the images, attributes, config) as trained in out_dir."""
+    cfg, state = own_checkpoint(cfg, "cgan")
+    return make_nets(cfg, *state["shape"], state)["average"], state["size"], state["shape"][2], cfg
+
+
+def sample(cfg: Config):
+    """Draw n images with the attributes asked for, any where none is; or a grid that varies one."""
+    G, size, attributes, cfg = load(cfg)
+    labels, path = draw_labels(cfg, attributes, cfg.n), f"{cfg.out_dir}/samples/sample.png"
+    z, y = noise(cfg.n, cfg.z_dim, cfg.seed), one_hot(labels, attributes)
+    if cfg.vary:
+        common.require(cfg.vary in attributes, f"--vary={cfg.vary}: choose from {', '.join(attributes)}")
+        column, values = list(attributes).index(cfg.vary), range(len(attributes[cfg.vary]))
+        rows = [one_hot(labels[:8].index_fill(1, torch.tensor(column), v), attributes) for v in values]
+        if cfg.blend:       # arithmetic: y + t · (second − first value), until t = 1.5
+            rows = [torch.lerp(rows[0], rows[1], t) for t in torch.linspace(0, 1.5, 7)]
+        z, y, path = z[:8].repeat(len(rows), 1), torch.cat(rows), path.replace("sample.", f"{cfg.vary}.")
+    write_png(path, sheet(draw(G, z, y, size)))
+    print(f"wrote {path}")
+
+
+def evaluate(cfg: Config) -> dict:
+    """Data augmentation: classifiers that learn from few real images, without and with 4,000 generated ones
+    (by a generator that has seen all real ones: it hands on what it learnt). Also in evaluate.json."""
+    G, size, attributes, cfg = load(cfg)
+    learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    labels = learn.labels[:4000]
+    new = draw(G, noise(len(labels), cfg.z_dim, cfg.seed + 1), one_hot(labels, attributes), size)
+    more = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
+    return metrics.print_tables(cfg, mean_accuracy_from=classifier.from_few(cfg, learn, held_out, more))
+
+
+def main(argv=None):
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+
+
+if __name__ == "__main__":
+    main()

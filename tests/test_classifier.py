@@ -1,0 +1,640 @@
+"""mini/classifier.py against its layers written out, against the classic bugs; and the judge of generated images."""
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mini import classifier, common
+from mini.classifier import Classifier, Config, Judge, from_few, loss_of, most_frequent, predict, sample, train
+from mini.common import load_checkpoint
+from mini.data import image_sets
+from mini.data.faces import ATTRIBUTES, draw_parameters, faces, render
+from mini.data.image_sets import ImageSet, load_images
+from mini.data.images import make_square, to_float, write_png
+from tests.helpers import refused
+
+TINY = dict(size=16, n_images=120, width=4, n_features=16, steps=6, batch_size=32, lr=1e-2, eval_every=3, log_every=1,
+            device="cpu")
+FLAGS = [f"--{name}={value}" for name, value in TINY.items()]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Every test runs in a folder of its own, with few held-out faces."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image_sets, "HELD_OUT", 64)
+
+
+def tiny(**changes):
+    return Config(**{**TINY, "out_dir": "run", **changes})
+
+
+def make(size=16, channels=3, attributes=ATTRIBUTES, seed=0, **changes):
+    """A model whose BatchNorms have statistics and weights of their own."""
+    torch.manual_seed(seed)
+    model = Classifier(tiny(**changes), channels, size, attributes)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.running_mean, module.weight.data, module.bias.data):
+                tensor.add_(0.3 * torch.randn_like(tensor))
+            module.running_var.mul_(0.5 + torch.rand_like(module.running_var))
+    return model
+
+
+def close(a, b, tolerance=1e-5):
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
+
+
+# ---- the network
+
+def written_out(state: dict, x, training: bool):
+    """Logits and features by the weights alone: (convolution, normalisation, ReLU) until 4 × 4, a linear layer to
+    the features, ReLU, and one more for each attribute. The first convolution keeps the size, the others halve it."""
+    k = 0
+    while f"body.{k}.weight" in state:
+        x = F.conv2d(x, state[f"body.{k}.weight"], None, stride=2 if k else 1, padding=1)
+        n = f"body.{k + 1}"
+        mean, var = state[f"{n}.running_mean"], state[f"{n}.running_var"]
+        if training:
+            mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        x = (x - mean[:, None, None]) / (var[:, None, None] + 1e-5).sqrt()
+        x = F.relu(x * state[f"{n}.weight"][:, None, None] + state[f"{n}.bias"][:, None, None])
+        k += 3
+    assert x.shape[2] <= 4 and k == 3 * (1 + sum(x.shape[2] * 2**i < state["size"] for i in range(9)))
+    f = F.linear(x.flatten(1), state["project.weight"], state["project.bias"])
+    heads = [name for name in state if name.startswith("heads.") and name.endswith("weight")]
+    return [F.linear(F.relu(f), state[name], state[name.replace("weight", "bias")]) for name in heads], f
+
+
+@pytest.mark.parametrize("size", [16, 28, 32, 33, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_it_equals_its_layers_written_out(size, channels):
+    """Guards against a ReLU too many or too few, sizes that are not powers of two, and BatchNorm in the wrong mode."""
+    model, x = make(size, channels), torch.rand(6, channels, size, size) * 2 - 1
+    for training in (True, False):
+        state = {**{name: tensor.clone() for name, tensor in model.state_dict().items()}, "size": size}
+        logits, features = written_out(state, x, training)
+        close(model.train(training).features(x), features)
+        model.load_state_dict({name: tensor for name, tensor in state.items() if name != "size"})
+        got = model(x)
+        assert [of_one.shape for of_one in got] == [(6, len(values)) for values in ATTRIBUTES.values()]
+        for a, b in zip(got, logits, strict=True):
+            close(a, b)
+    assert features.min() < 0                       # the features themselves are not cut off at 0
+
+
+def test_widths():
+    """Guards against a network that grows with the size of the images until it is too slow."""
+    convolutions = [m for m in make(64, 1, width=5).body if isinstance(m, torch.nn.Conv2d)]
+    assert [(m.in_channels, m.out_channels) for m in convolutions] == [(1, 5), (5, 10), (10, 20), (20, 20), (20, 20)]
+    assert make(4, 3).body[-3].in_channels == 3     # 4 × 4 already: one convolution
+
+
+def test_loss_is_the_cross_entropy_summed_over_attributes():
+    """Guards against a mean over attributes, labels of the wrong column, and log softmax of softmax."""
+    torch.manual_seed(0)
+    logits = [5 * torch.randn(7, n) for n in (2, 5, 3)]
+    labels = torch.stack([torch.randint(n, (7,)) for n in (2, 5, 3)], dim=1)
+    want = 0.0
+    for a, of_one in enumerate(logits):
+        for scores, label in zip(of_one.tolist(), labels[:, a].tolist()):
+            top = max(scores)
+            want += (top + math.log(sum(math.exp(s - top) for s in scores)) - scores[label]) / 7
+    assert abs(loss_of(logits, labels).item() - want) < 1e-5
+    nothing = [torch.zeros(7, n) for n in (2, 5, 3)]
+    assert abs(loss_of(nothing, labels).item() - math.log(2 * 5 * 3)) < 1e-6
+
+
+def test_every_parameter_gets_a_gradient():
+    """Guards against a head, or a layer, that is made and not used."""
+    model, (images, labels) = make(), faces(32, 16)
+    loss_of(model(to_float(images)), labels).backward()
+    for name, p in model.named_parameters():
+        conv_bias = name.startswith("body") and p.ndim == 1 and int(name.split(".")[1]) % 3 == 0
+        assert conv_bias or p.grad.abs().max() > 1e-5, name     # (BatchNorm takes the biases before it away)
+
+
+def test_overfits_one_batch():
+    """Guards against a network that cannot learn, whatever the reason."""
+    torch.manual_seed(0)
+    images, labels = faces(64, 16)
+    model = Classifier(tiny(width=8, n_features=32), 3, 16, ATTRIBUTES).to(memory_format=torch.channels_last)
+    x = to_float(images).contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(30):
+        loss = loss_of(model(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.1                               # it began at Σ ln(number of values) = 7.5
+    assert (torch.stack([of_one.argmax(1) for of_one in model(x)], 1) == labels).all()
+
+
+# ---- reading images
+
+def test_predict_does_not_depend_on_batch_mates_and_changes_nothing():
+    """Guards against BatchNorm in training mode while an image is judged, and against a model left in that of judging
+    for the rest of the training."""
+    model, (images, _) = make().train(), faces(20, 16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    labels, features = predict(model, images)
+    assert labels.shape == (20, 6) and labels.dtype == torch.int64 and features.shape == (20, 16)
+    assert not features.requires_grad
+    for at_once in (1, 7, 20):
+        some_labels, some = predict(model, images, at_once)
+        close(some, features)
+        assert torch.equal(some_labels, labels)
+    close(predict(model, images[13:14])[1], features[13:14])
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    logits, by_hand = written_out({**before, "size": 16}, to_float(images), training=False)
+    close(features, by_hand)
+    assert torch.equal(labels, torch.stack([of_one.argmax(1) for of_one in logits], 1))
+
+
+def test_bytes_and_floats_are_read_alike():
+    """Guards against generated images, in [-1, 1], judged on another scale than real ones, in bytes."""
+    model, (images, _) = make(), faces(9, 16)
+    assert torch.equal(predict(model, images)[1], predict(model, images.float() / 127.5 - 1)[1])
+
+
+def test_accuracy_and_the_most_frequent_value():
+    """Guards against shares over all attributes at once, and a baseline counted on the held-out images."""
+    model, (images, labels) = make(), faces(40, 16)
+    read = predict(model, images)[0]
+    wrong = read.clone()
+    for a, values in enumerate(ATTRIBUTES.values()):
+        wrong[:4 * a, a] = (wrong[:4 * a, a] + 1) % len(values)
+    got = classifier.accuracy(model, images, wrong)
+    assert list(got) == list(ATTRIBUTES)
+    assert [round(share, 6) for share in got.values()] == [1 - 4 * a / 40 for a in range(6)]
+    learn = ImageSet(images, torch.tensor([[0, 1], [2, 1], [2, 0]]), {"a": "xyz", "b": "xy"})
+    assert most_frequent(learn, torch.tensor([[2, 1], [0, 1], [0, 0], [0, 1]])) == {"a": 0.25, "b": 0.75}
+
+
+# ---- training
+
+def test_end_to_end(monkeypatch):
+    """Guards against a run that ends without the files and the numbers that it promises."""
+    monkeypatch.setattr(image_sets, "HELD_OUT", 128)
+    result = train(tiny(steps=60, width=8, n_features=32, batch_size=64, n_images=600, eval_every=0, log_every=20))
+    assert list(result) == ["model", "steps", "seconds", "parameters", "device", "accuracy", "most_frequent",
+                            "n_held_out"]
+    assert result["model"] == "classifier" and result["steps"] == 60 and result["n_held_out"] == 128
+    assert {path.name for path in Path("run").iterdir()} == {"config.json", "log.csv", "checkpoint.pt", "result.json",
+                                                             "samples"}
+    assert json.loads(Path("run/result.json").read_text()) == result
+    assert json.loads(Path("run/config.json").read_text())["width"] == 8
+    for name in ATTRIBUTES:                         # 128 images: 0.1 is two standard deviations and more
+        assert result["accuracy"][name] > result["most_frequent"][name] + 0.1, name
+    assert sum(result["accuracy"].values()) / 6 > 0.7
+    rows = list(csv.DictReader(Path("run/log.csv").read_text().splitlines()))
+    assert [int(row["step"]) for row in rows] == [20, 40, 60] and float(rows[-1]["loss"]) < 3
+    assert abs(float(rows[-1]["accuracy"]) - sum(result["accuracy"].values()) / 6) < 1e-9
+    model, cfg, shape = classifier.load(Config(out_dir="run", device="cpu"))    # and the checkpoint is the model
+    held_out = load_images("faces", 16, 1)[1]
+    assert classifier.accuracy(model, held_out.images, held_out.labels) == result["accuracy"]
+    assert shape[2] == ATTRIBUTES and cfg.width == 8
+
+
+def test_learning_rate():
+    """Guards against a schedule that is logged and not used, or ends too early."""
+    rates, plain = [], torch.optim.AdamW.step
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), plain(self)))
+        train(tiny(steps=8))
+    assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
+    logged = [float(row["lr"]) for row in csv.DictReader(Path("run/log.csv").read_text().splitlines())]
+    assert logged == rates
+
+
+def test_what_a_step_learns_from(monkeypatch):
+    """Guards against images on the wrong scale, labels of other images, evaluation mode while learning, held-out
+    images that are learnt from, and always the same batch."""
+    seen, forward, loss = [], Classifier.forward, classifier.loss_of
+
+    def spy(self, x):
+        assert self.training and all(module.training for module in self.modules())
+        seen.append([x.clone()])
+        return forward(self, x)
+
+    def spy_loss(logits, y):
+        seen[-1].append(y.clone())
+        return loss(logits, y)
+    monkeypatch.setattr(Classifier, "forward", spy)
+    monkeypatch.setattr(classifier, "loss_of", spy_loss)
+    train(tiny(eval_every=2))
+    images, labels = faces(120, 16)
+    known = {image.numpy().tobytes(): label.tolist() for image, label in zip(images, labels)}
+    assert len(seen) == 6 and len({x.numpy().tobytes() for x, _ in seen}) == 6
+    for x, y in seen:
+        assert x.shape == (32, 3, 16, 16) and x.min() >= -1 and x.max() <= 1
+        pixels = ((x + 1) * 127.5).round().byte().contiguous()
+        assert [known[image.numpy().tobytes()] for image in pixels] == y.tolist()
+
+
+def test_every_step_begins_without_a_gradient(monkeypatch):
+    """Guards against gradients that add up from step to step."""
+    model, plain, init = [], torch.Tensor.backward, Classifier.__init__
+
+    def spy(self):
+        assert all(p.grad is None or not p.grad.any() for p in model[0].parameters())
+        plain(self)
+        model.append("backward")
+    monkeypatch.setattr(torch.Tensor, "backward", spy)
+    monkeypatch.setattr(Classifier, "__init__", lambda self, *args: (init(self, *args), model.append(self))[0])
+    train(tiny(steps=3))
+    assert model[1:] == ["backward"] * 3
+
+
+def weights(folder):
+    return load_checkpoint(Path(folder) / "checkpoint.pt", "classifier")
+
+
+def test_resumed_equals_uninterrupted():
+    """Guards against anything that a checkpoint forgets: bit for bit, with the running statistics and the log."""
+    train(tiny(out_dir="whole"))
+    left = train(tiny(stop_after=4))
+    assert left == {"model": "classifier", "steps": 4, "interrupted": 0} and weights("run")["step"] == 4
+    assert not Path("run/result.json").exists()
+    torch.manual_seed(99)
+    result = train(tiny(resume=True))
+    a, b = weights("whole"), weights("run")
+    assert a["step"] == b["step"] == 6 and set(a["model"]) == set(b["model"])
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    assert str(a["optimizers"]) == str(b["optimizers"])
+    logs = [[line.split(",")[:1] + line.split(",")[2:] for line in Path(run, "log.csv").read_text().split()]
+            for run in ("whole", "run")]
+    assert logs[0] == logs[1] and len(logs[0]) == 7
+    assert json.loads(Path("whole/result.json").read_text())["accuracy"] == result["accuracy"]
+
+
+def test_the_seed_decides():
+    """Guards against a run that cannot be repeated, and against seeds without effect."""
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.manual_seed(len(folder) + seed)
+        train(tiny(out_dir=folder, seed=seed, steps=1))
+    a, b, c = (weights(folder)["model"]["project.weight"] for folder in "abc")
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+def test_compile_is_offered_and_the_checkpoint_stays_plain(monkeypatch):
+    """Guards against names in the checkpoint that begin with _orig_mod."""
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda model: calls.append(model) or model)
+    train(tiny(compile=True, steps=1))
+    assert len(calls) == 1 and "body.0.weight" in weights("run")["model"]
+
+
+# ---- other data than faces
+
+def gray_classes(n=60, size=16, classes=12):
+    """gray.npz: n gray images of `classes` classes, told apart by where a bright line is."""
+    images, labels = np.full((n, size, size), 40, np.uint8), np.arange(n) % classes
+    images[np.arange(n), labels] = 230
+    np.savez("gray.npz", images=images, labels=labels)
+    return images, labels
+
+
+def test_gray_images_with_classes():
+    """Guards against three channels, or six attributes, taken for granted."""
+    gray_classes()
+    result = train(tiny(data="gray.npz", steps=60, width=8, eval_every=0))
+    assert list(result["accuracy"]) == ["label"] and result["n_held_out"] == 6
+    assert weights("run")["shape"][2] == {"label": [str(i) for i in range(12)]} and weights("run")["shape"][0] == 1
+    assert result["accuracy"]["label"] > 0.5 > result["most_frequent"]["label"]
+
+
+# ---- what does it see there?
+
+def read_by_hand(folder, x):
+    """Probabilities, one tensor for each attribute, of one image (1, C, size, size) in bytes."""
+    state = weights(folder)
+    logits, _ = written_out({**state["model"], "size": x.size(2)}, x.float() / 127.5 - 1, training=False)
+    return [of_one.softmax(1)[0] for of_one in logits], state["shape"][2]
+
+
+def agrees(seen, folder, x):
+    probabilities, attributes = read_by_hand(folder, x)
+    assert list(seen) == list(attributes)
+    for p, (attribute, names) in zip(probabilities, attributes.items()):
+        shown = seen[attribute]
+        assert len(shown) == min(4, len(names)) and sum(shown.values()) <= 1 + 1e-6
+        assert list(shown.values()) == sorted(shown.values(), reverse=True)
+        assert list(shown)[0] == names[p.argmax()]
+        for name, q in shown.items():
+            assert abs(q - p[names.index(name)]) < 1e-5
+
+
+def test_sample_says_what_it_sees(capsys):
+    """Guards against probabilities beside the wrong names, BatchNorm in training mode, and other sizes or shapes."""
+    train(tiny(steps=10))
+    images = faces(3, 16)[0]
+    large = render(*draw_parameters(1, 1), 80)[0].permute(1, 2, 0).numpy()
+    for name, pixels in (("same", images[0].permute(1, 2, 0).numpy()), ("large", large), ("wide", large[:50]),
+                         ("gray", large[:, :, 1])):
+        write_png(f"{name}.png", pixels)
+        capsys.readouterr()
+        seen = classifier.main(["sample", f"--image={name}.png", "--out_dir=run", "--device=cpu"])
+        out = capsys.readouterr().out
+        lines = [line.split() for line in out.splitlines() if not line.startswith("note")]
+        assert [line[0] for line in lines] == list(ATTRIBUTES)
+        for line, (attribute, shown) in zip(lines, seen.items()):
+            assert line[1:] == [word for value, q in shown.items() for word in (value, f"{q:.1%}")]
+        x = torch.tensor(pixels).view(*pixels.shape[:2], -1).permute(2, 0, 1)[None]
+        agrees(seen, "run", make_square(x, 16).expand(-1, 3, -1, -1))
+
+
+def test_sample_of_a_gray_model_takes_colour_images():
+    """Guards against a traceback, or the red channel alone, for a colour picture."""
+    gray_classes()
+    train(tiny(data="gray.npz"))
+    colour = faces(1, 16)[0]
+    write_png("colour.png", colour[0].permute(1, 2, 0).numpy())
+    write_png("gray.png", colour[0, 0].numpy())
+    for name, x in (("colour", colour.double().mean(1, True).round()), ("gray", colour[:, :1])):
+        agrees(sample(Config(out_dir="run", image=f"{name}.png", device="cpu")), "run", x)
+
+
+# ---- how few images would do?
+
+def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(monkeypatch):
+    """Guards against generated images that are counted as real, held-out ones that are learnt from, and rows that
+    differ in the real images that they had."""
+    calls = []
+
+    def fake(cfg, data):
+        learn, held_out = data
+        calls.append((cfg, learn, held_out))
+        return {"accuracy": {"hair": cfg.seed / 10, "style": len(learn.images) / 1000}}
+    monkeypatch.setattr(classifier, "train", fake)
+    learn, more, held_out = (ImageSet(*faces(n, 8, first=first), ATTRIBUTES) for n, first in
+                             ((100, 0), (40, 1000), (30, 2000)))
+    table = from_few(tiny(), learn, held_out, more, few=(10, 20), seeds=3)
+    assert list(table) == ["10 real", "10 real + generated", "20 real", "20 real + generated"]
+    for (name, value), n in zip(table.items(), (10, 50, 20, 60)):
+        assert abs(value - (0.1 + n / 1000) / 2) < 1e-9, name
+    assert len(calls) == 12 and all(call[2] is held_out and call[0].device == "cpu" for call in calls)
+    real = {image.numpy().tobytes(): label.tolist() for image, label in zip(learn.images, learn.labels)}
+    chosen = []
+    for cfg, part, _ in calls:
+        assert part.attributes == ATTRIBUTES and not Path(cfg.out_dir).exists()
+        generated = len(part.images) in (50, 60)
+        n = len(part.images) - 40 * generated
+        assert [real[image.numpy().tobytes()] for image in part.images[:n]] == part.labels[:n].tolist()
+        if generated:
+            assert torch.equal(part.images[n:], more.images) and torch.equal(part.labels[n:], more.labels)
+        chosen.append((n, cfg.seed, part.images[:n]))
+    for (n, seed, images), (m, other, others) in zip(chosen[:3], chosen[3:6]):
+        assert (n, seed) == (m, other) and torch.equal(images, others)              # the same, with and without
+    assert len({(n, seed) for n, seed, _ in chosen}) == 6
+    assert not torch.equal(chosen[0][2], chosen[1][2])                              # each seed has its own
+    assert list(from_few(tiny(), learn, held_out, few=(5,), seeds=1)) == ["5 real"]
+
+
+def test_from_few_for_real(monkeypatch, capsys):
+    """Guards against runs that are left behind or printed."""
+    plain = classifier.train
+    monkeypatch.setattr(classifier, "train", lambda cfg, data: plain(dataclasses.replace(cfg, steps=3, width=4), data))
+    learn, held_out = load_images("faces", 16, 100)
+    table = from_few(tiny(), learn, held_out, learn, few=(20,), seeds=1)
+    assert list(table) == ["20 real", "20 real + generated"] and all(0 < value < 1 for value in table.values())
+    assert capsys.readouterr().out.count("\n") < 4 and not list(Path().iterdir())
+
+
+def test_evaluate(monkeypatch):
+    """Guards against a table that claims more images than there are, and against a lost evaluate.json."""
+    plain_train = classifier.train
+    monkeypatch.setattr(classifier, "train", lambda cfg, data: {"accuracy": {"a": len(data[0].images) / 1000}})
+    plain_train(tiny(n_images=400, steps=1))
+    table = classifier.main(["evaluate", "--out_dir=run", "--device=cpu"])
+    rows, = table.values()
+    assert json.loads(Path("run/evaluate.json").read_text()) == table
+    for name, value in rows.items():
+        assert int(name.split()[0]) == round(1000 * value) <= 400
+
+
+def test_ctrl_c_ends_the_evaluation(monkeypatch, capsys):
+    """Guards against a traceback (KeyError: 'accuracy') from a training that was interrupted."""
+    learn, held_out = load_images("faces", 16, 50)
+    monkeypatch.setattr(classifier, "train", lambda cfg, data: {"model": "classifier", "steps": 1, "interrupted": 2})
+    with pytest.raises(KeyboardInterrupt):
+        from_few(tiny(), learn, held_out, few=(10,), seeds=1)
+
+
+# ---- the judge
+
+def judge(learn, held_out, steps=4, **changes):
+    """A small one: the defaults of Config, but for `steps`."""
+    return Judge(tiny(**changes), learn, held_out, steps)
+
+
+@pytest.fixture
+def data():
+    return load_images("faces", 16, 100)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The folders in which a judge was trained."""
+    folders, plain = [], classifier.train
+
+    def spy(cfg, data):
+        folders.append(cfg.out_dir)
+        return plain(cfg, data)
+    monkeypatch.setattr(classifier, "train", spy)
+    return folders
+
+
+def test_a_judge_is_trained_once(data, monkeypatch, capsys):
+    """Guards against half a minute of training before each run, and a second judge that judges otherwise."""
+    first = judge(*data)
+    assert "trained" in capsys.readouterr().out
+    folder, = Path("runs").iterdir()
+    assert folder.name.startswith("judge-faces-") and (folder / "result.json").exists()
+    files = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    monkeypatch.setattr(classifier, "train", None)
+    second = judge(*data)
+    assert "trained" not in capsys.readouterr().out
+    assert torch.equal(first.real, second.real) and first.frechet(data[0].images) == second.frechet(data[0].images)
+    assert list(Path("runs").iterdir()) == [folder]
+    assert files == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_other_data_or_steps_have_a_judge_of_their_own(data, trained):
+    """Guards against a judge of yesterday's images: a folder whose content changed keeps its name."""
+    learn, held_out = data
+    judge(learn, held_out, 1)
+    changed = dataclasses.replace(learn, images=learn.images.clone())
+    changed.images[3, 0, 5, 5] ^= 1
+    relabelled = dataclasses.replace(learn, labels=learn.labels.clone())
+    relabelled.labels[3, 0] = (relabelled.labels[3, 0] + 1) % 4
+    fewer = dataclasses.replace(learn, images=learn.images[1:], labels=learn.labels[1:])
+    for part in (changed, relabelled, fewer):
+        judge(part, held_out, 1)
+    judge(learn, held_out, 2)
+    assert len(trained) == len(set(trained)) == 5 == len(list(Path("runs").iterdir()))
+    judge(learn, held_out, 1), judge(changed, held_out, 1)
+    Judge(tiny(seed=5, steps=77, lr=1.0), learn, held_out, 1)
+    assert len(trained) == 5                        # what the run is otherwise does not matter
+
+
+def test_an_interrupted_judge_goes_on(data, monkeypatch):
+    """Guards against a half-trained judge that is taken for a whole one."""
+    plain = classifier.train
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier, "train", lambda cfg, data: plain(dataclasses.replace(cfg, stop_after=2), data))
+        with pytest.raises(KeyboardInterrupt):
+            judge(*data)
+    monkeypatch.setattr(classifier, "train", lambda cfg, data: done.append(cfg.resume) or plain(cfg, data))
+    done = []
+    resumed = judge(*data)
+    assert done == [True] and len(list(Path("runs").iterdir())) == 1
+    monkeypatch.setattr(classifier, "train", plain)
+    Path("runs").rename("before")
+    assert torch.equal(judge(*data).real, resumed.real)
+
+
+def test_scores_of_the_judge(monkeypatch):
+    """Guards against a distance that tells nothing: real images must be near, noise and single colours far away."""
+    monkeypatch.setattr(image_sets, "HELD_OUT", 128)
+    learn, held_out = load_images("faces", 16, 150)
+    it = judge(learn, held_out, 25)
+    assert it.n == 128 and it.real.shape == (128, Config.n_features)
+    noise = torch.randint(256, (128, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    gray = torch.full_like(noise, 128)
+    scores = it.scores(faces(128, 16, first=5000)[0], noise)
+    assert list(scores) == ["frechet", "frechet_floor", "frechet_untrained", "frechet_n", "features"]
+    assert scores["frechet_n"] == 128 and scores["features"] == "face features"
+    assert 0 < scores["frechet"] < 0.2 * scores["frechet_untrained"]
+    assert 0 < scores["frechet_floor"] < 0.2 * min(it.frechet(noise), it.frechet(gray))
+    assert scores["frechet_untrained"] == it.frechet(noise) and scores["frechet_floor"] == it.frechet(learn.images)
+    assert abs(it.frechet(held_out.images)) < 1e-4 * it.frechet(noise)          # those themselves
+    assert it.frechet(learn.images) == it.frechet(learn.images[:128]) == it.frechet(to_float(learn.images))
+    assert list(scores) == list(json.loads(json.dumps(scores)))                 # fit for result.json
+
+    asked = held_out.labels
+    scores = it.scores(held_out.images, noise, asked)
+    guess = most_frequent(learn, asked)
+    assert list(scores)[-2:] == ["accuracy", "most_frequent"] and scores["most_frequent"] == guess
+    assert sum(scores["accuracy"].values()) > sum(guess.values()) + 1.5
+    other = it.scores(held_out.images, noise, asked.roll(1, 0))                 # they show what was not asked for
+    assert abs(sum(other["accuracy"].values()) - sum(guess.values())) < 1
+    report = classifier.metrics.image_report(scores)
+    assert f"{scores['frechet_untrained']:.0f}" in report and report.count("\n") >= 6
+
+
+def test_no_judge_without_labels(data, trained):
+    """Guards against a traceback for a folder of unlabelled images."""
+    learn, held_out = (ImageSet(part.images, part.labels[:, :0], {}) for part in data)
+    it = judge(learn, held_out)
+    assert it.model is None and it.scores(learn.images, learn.images) == {} and it.n == 64
+    assert "without labels" in classifier.metrics.image_report(it.scores(learn.images, learn.images))
+    few = dataclasses.replace(data[1], images=data[1].images[:1], labels=data[1].labels[:1])
+    assert judge(data[0], few).model is None                                    # one image has no distribution
+    assert not trained and not Path("runs").exists()
+
+
+def test_the_judge_of_a_file_is_named_after_it(trained):
+    """Guards against a judge's folder outside runs/, for data in other folders."""
+    gray_classes(100)
+    Path("my data").mkdir()
+    Path("gray.npz").rename("my data/gray.npz")
+    source = str(Path("my data/gray.npz").absolute())
+    it = judge(*load_images(source, 16), 2, data=source)
+    assert trained[0].startswith("runs/judge-gray-") and it.scores(it.learn.images, it.learn.images)["features"] == (
+        f"features of a classifier of {source}")
+
+
+# ---- bad input: one line, exit status 2, no traceback
+
+def refuses(capsys, *argv) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        classifier.main(list(argv))
+    err = capsys.readouterr().err
+    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_bad_data(capsys):
+    """Guards against tracebacks, and folders of runs that never began."""
+    Path("pictures").mkdir()
+    for number in range(3):
+        write_png(f"pictures/{number}.png", np.zeros((8, 8), np.uint8))
+    assert "no labels" in refuses(capsys, *FLAGS, "--data=pictures")
+    assert "no such file" in refuses(capsys, *FLAGS, "--data=none")
+    Path("empty").mkdir()
+    assert "no image" in refuses(capsys, *FLAGS, "--data=empty")
+    assert "at least 8" in refuses(capsys, *FLAGS, "--size=4")
+    assert "--n_images=0" in refuses(capsys, *FLAGS, "--n_images=0")
+    assert not Path("runs").exists()
+
+
+def test_bad_flags(capsys):
+    """Guards against a traceback from torch for sizes that cannot be."""
+    assert "choose from" in refuses(capsys, "--preset=huge")
+    assert "did you mean --width" in refuses(capsys, "--widht=3")
+    assert "choose from train, sample, evaluate" in refuses(capsys, "tarin")
+    for name in ("width", "n_features", "batch_size"):
+        assert "at least 1" in refuses(capsys, *FLAGS, f"--{name}=0")
+    assert not Path("runs").exists()
+
+
+def test_bad_checkpoint(capsys):
+    """Guards against tracebacks where there is no checkpoint, half of one, or that of another model or data."""
+    write_png("me.png", np.zeros((16, 16, 3), np.uint8))
+    assert "train first" in refuses(capsys, "sample", "--image=me.png")
+    assert "train first" in refuses(capsys, "evaluate")
+    assert "train first" in refuses(capsys, *FLAGS, "--resume")
+    train(tiny(steps=2))
+    flags = ["--out_dir=run", "--device=cpu"]
+    assert "leave the flag out" in refuses(capsys, *flags, "--resume", "--width=5")
+    path = Path("run/checkpoint.pt")
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        assert "truncated" in refuses(capsys, "sample", "--image=me.png", *flags)
+        assert "truncated" in refuses(capsys, "--resume", *flags)
+    torch.save({"name": "gan", "config": {}, "step": 1}, path)
+    assert "'gan'" in refuses(capsys, "sample", "--image=me.png", *flags)
+
+
+def test_resuming_with_other_data(capsys):
+    """Guards against a traceback of torch's: the checkpoint's heads do not fit the new labels."""
+    train(tiny(steps=2))
+    gray_classes()
+    refuses(capsys, "--resume", "--out_dir=run", "--device=cpu", "--data=gray.npz", "--steps=4")
+
+
+def test_bad_image(capsys):
+    """Guards against tracebacks from a picture that is none."""
+    train(tiny(steps=1))
+    flags = ["sample", "--out_dir=run", "--device=cpu"]
+    assert "--image" in refuses(capsys, *flags)
+    assert "none.png" in refuses(capsys, *flags, "--image=none.png")
+    Path("text.png").write_text("not a picture")
+    assert "text.png" in refuses(capsys, *flags, "--image=text.png")
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(capsys):
+    """Guards against a checkpoint spoilt by NaN."""
+    train(tiny())
+    before = Path("run/checkpoint.pt").read_bytes()
+    error = refuses(capsys, "--resume", "--out_dir=run", "--steps=40", "--lr=1e30", "--device=cpu")
+    assert "loss is" in error and "lower the learning rate" in error
+    assert Path("run/checkpoint.pt").read_bytes() == before
+
+
+def test_train_refuses_from_python_too():
+    """Guards against checks that only the command line makes."""
+    refused(lambda: train(tiny(width=0)), "at least 1")
+    with pytest.raises(common.UserError):
+        train(tiny(data="none"))
