@@ -42,15 +42,15 @@ class Config(common.RunConfig):
     n_images: int = 20000       # how many faces are drawn to learn from
     # model
     z_dim: int = 100            # random numbers that an image is made from
-    ngf: int = 48               # channels before G's last layer; doubled at each layer further from the image
-    ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
+    ngf: int = 40               # channels before G's last layer; doubled at each layer further from the image
+    ndf: int = 32               # channels after D's first layer; doubled at each layer further from the image
     # optimisation
-    steps: int = 3500           # steps of D, and of G
-    batch_size: int = 32        # real images per step, and as many generated ones
+    steps: int = 2200           # steps of D, and of G
+    batch_size: int = 64        # real images per step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
     beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
     noise: float = 0.2          # standard deviation at first of noise on what D sees; it falls to 0
-    ema: float = 0.995          # how much of G's average is kept at each step
+    ema: float = 0.99           # how much of G's average is kept at each step
     # run
     out_dir: str = "runs/gan"   # folder of the run
     # sampling

@@ -43,7 +43,7 @@ class Config(LabelConfig):
     ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
     # optimisation
     loss: str = "bce"           # bce | wgan-gp: DCGAN's loss, or Wasserstein's with gradient penalty
-    steps: int = 3500           # steps of D, and of G
+    steps: int = 5000           # steps of D, and of G
     batch_size: int = 32        # real images per step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
     beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
