@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from mini import common, metrics
 from mini.classifier import Judge
 from mini.data.image_sets import load_images
-from mini.data.images import add_noise, crop, noise, pad, sheet, to_float, write_png
+from mini.data.images import crop, disturb, noise, pad, sheet, to_float, write_png
 from mini.data.pretrained import check_shape, own_checkpoint
 
 
@@ -45,7 +45,7 @@ class Config(common.RunConfig):
     ngf: int = 40               # channels before G's last layer; doubled at each layer further from the image
     ndf: int = 32               # channels after D's first layer; doubled at each layer further from the image
     # optimisation
-    steps: int = 2200           # steps of D, and of G
+    steps: int = 2000           # steps of D, and of G
     batch_size: int = 64        # real images per step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
     beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
@@ -138,8 +138,8 @@ def draw(G, z, size: int):
 # ---- the run
 def make_nets(cfg, C: int, S: int, state):
     """G, D and the average of G, with the weights of a checkpoint if there is one."""
-    common.require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n) > 0 and cfg.batch_size > 1,
-                   "--batch_size must be at least 2 (for BatchNorm), every other size at least 1")
+    common.require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
+                   "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
     torch.manual_seed(cfg.seed)
     G = Generator(cfg, C, S)
     nets = nn.ModuleDict({"G": G, "D": Discriminator(cfg, C, S), "average": copy.deepcopy(G)})
@@ -152,14 +152,14 @@ def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "gan", cfg.resume)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    judge = Judge(cfg, learn, held_out)
     size, device = learn.images.size(2), common.pick_device(cfg.device)
     images = pad(learn.images).to(device)
     N, C, S, _ = images.shape
     check_shape(state, C, S, size)
-    untrained = draw(make_nets(cfg, C, S, None)["G"], noise(judge.n, cfg.z_dim, cfg.seed), size)
     nets = make_nets(cfg, C, S, state)
     G, D, average = nets.values()
+    judge = Judge(cfg, learn, held_out)
+    untrained = draw(make_nets(cfg, C, S, None)["G"], noise(judge.n, cfg.z_dim, cfg.seed), size)
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
@@ -176,7 +176,7 @@ def train(cfg: Config) -> dict:
             # learning rate and noise fall to 0 in a straight line
             left = 1 - step / cfg.steps
             opt_g.param_groups[0]["lr"] = opt_d.param_groups[0]["lr"] = cfg.lr * left
-            sigma = cfg.noise * left    # lest D win by what is too small to see (Sønderby et al. 2017)
+            sigma = cfg.noise * left
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
             x = to_float(images[i]).contiguous(memory_format=torch.channels_last)
@@ -185,9 +185,10 @@ def train(cfg: Config) -> dict:
             # D maximises  E log D(x) + E log(1 − D(G(z))).  To BatchNorm they are separate batches
             with bf16:
                 fake = net_g(z)
-                real_logits = net_d(add_noise(x, sigma, data_rng)).float()
-                fake_logits = net_d(add_noise(fake.detach(), sigma, data_rng)).float()
+                real_logits = net_d(disturb(x, sigma, data_rng)).float()
+                fake_logits = net_d(disturb(fake.detach(), sigma, data_rng)).float()
             loss_d = bce(real_logits, 1) + bce(fake_logits, 0)
+            run.check_finite(step, d_loss=loss_d.item())
             opt_d.zero_grad(set_to_none=True)
             loss_d.backward()
             opt_d.step()
@@ -195,12 +196,12 @@ def train(cfg: Config) -> dict:
             # G maximises  E log D(G(z)).  The gradient passes through D, whose weights stay
             D.requires_grad_(False)
             with bf16:
-                loss_g = bce(net_d(add_noise(fake, sigma, data_rng)).float(), 1)
+                loss_g = bce(net_d(disturb(fake, sigma, data_rng)).float(), 1)
+            run.check_finite(step, g_loss=loss_g.item())
             opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
             opt_g.step()
             D.requires_grad_(True)
-            run.check_finite(step, d_loss=loss_d.item(), g_loss=loss_g.item())
             update_average(average, G, min(cfg.ema, step / (step + 10)))    # short while there is little
             # log; now and then draw, save
             done = step + 1
@@ -249,15 +250,14 @@ def evaluate(cfg: Config) -> dict:
     learn, held_out = (pad(to_float(part.images)) for part in load_images(cfg.data, cfg.size, cfg.n_images))
     held_out, N = held_out[:1024], len(learn)
     generated = pad(draw(nets["average"], noise(N + len(held_out), cfg.z_dim, cfg.seed + 1), size))
+    common.require(generated.shape[1:] == learn.shape[1:], f"--data={cfg.data}: the model draws other sizes")
     new = generated[N:]
-
     def verdict(D):
         with torch.no_grad():       # in batches as in training, to which BatchNorm is used
             a, b = (torch.cat([D(part) for part in x.split(cfg.batch_size)]) for x in (held_out, new))
         right = torch.cat([a > 0, b < 0]).float().mean()
         return {"accuracy": right.item(), "loss": (bce(a, 1) + bce(b, 0)).item()}
-    # a D that has met neither before, trained as long as it takes to see 20,000 images of both kinds
-    fresh = Discriminator(cfg, *learn.shape[1:3])
+    fresh = Discriminator(cfg, *learn.shape[1:3])       # it sees 20,000 real and generated images
     optimizer = torch.optim.Adam(fresh.parameters(), cfg.lr, (cfg.beta1, 0.999))
     for i in torch.randint(N, (20_000 // cfg.batch_size, cfg.batch_size)):
         loss = bce(fresh(learn[i]), 1) + bce(fresh(generated[i]), 0)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from mini import classifier, common, metrics
 from mini.classifier import Judge
 from mini.data.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
-from mini.data.images import add_noise, crop, noise, pad, sheet, to_float, write_png
+from mini.data.images import crop, disturb, noise, pad, sheet, to_float, write_png
 from mini.data.pretrained import check_shape, own_checkpoint
 
 
@@ -41,8 +41,8 @@ class Config(LabelConfig):
     z_dim: int = 100            # random numbers that an image is made from
     ngf: int = 48               # channels before G's last layer; doubled at each layer further from the image
     ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
-    # optimisation
     loss: str = "bce"           # bce | wgan-gp: DCGAN's loss, or Wasserstein's with gradient penalty
+    # optimisation
     steps: int = 5000           # steps of D, and of G
     batch_size: int = 32        # real images per step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
@@ -55,7 +55,6 @@ class Config(LabelConfig):
     n: int = 64                 # images in a grid
     vary: str = ""              # an attribute: each row has one of its values, each column one z
     blend: bool = False         # with vary: also go between the first two values, and beyond the second
-
 
 PRESETS = {"gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, ema=0.999, steps=20000)}
 
@@ -109,8 +108,7 @@ def init_weights(m):
 
 # ---- the game
 def bce(logits, y: int):
-    """Binary cross-entropy in nats from logits (B,), with p = sigmoid(logit): −E log p for y = 1 (real),
-    −E log(1 − p) for y = 0 (generated). With the logarithm inside it is finite even where p is 0."""
+    """Binary cross-entropy in nats from logits (B,): y = 1 if they should be real, 0 if generated."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, y))
 
 
@@ -145,8 +143,8 @@ def draw(G, z, y, size: int):
 # ---- the run
 def make_nets(cfg, C: int, S: int, attributes: dict, state):
     """G, D and the average of G, with the weights of a checkpoint if there is one."""
-    common.require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n) > 0 and cfg.batch_size > 1,
-                   "--batch_size must be at least 2 (for BatchNorm), every other size at least 1")
+    common.require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
+                   "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
     torch.manual_seed(cfg.seed)
     V = sum(len(names) for names in attributes.values())
     G = Generator(cfg, C, S, V)
@@ -161,16 +159,15 @@ def train(cfg: Config) -> dict:
     cfg, state = own_checkpoint(cfg, "cgan", cfg.resume)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     common.require(learn.attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
-    judge = Judge(cfg, learn, held_out)
     size, device = learn.images.size(2), common.pick_device(cfg.device)
     images, labels = pad(learn.images).to(device), one_hot(learn.labels, learn.attributes).to(device)
     N, C, S, _ = images.shape
     check_shape(state, C, S, learn.attributes)
-    asked = held_out.labels[:judge.n]                       # what the images that are scored must show
-    z, y = noise(judge.n, cfg.z_dim, cfg.seed), one_hot(asked, learn.attributes)
-    untrained = draw(make_nets(cfg, C, S, learn.attributes, None)["G"], z, y, size)
     nets = make_nets(cfg, C, S, learn.attributes, state)
     G, D, average = nets.values()
+    judge = Judge(cfg, learn, held_out)
+    z, y = noise(judge.n, cfg.z_dim, cfg.seed), one_hot(held_out.labels[:judge.n], learn.attributes)
+    untrained = draw(make_nets(cfg, C, S, learn.attributes, None)["G"], z, y, size)
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
@@ -185,7 +182,7 @@ def train(cfg: Config) -> dict:
             # learning rate and noise fall to 0 in a straight line
             left = 1 - step / cfg.steps
             opt_g.param_groups[0]["lr"] = opt_d.param_groups[0]["lr"] = cfg.lr * left
-            sigma = cfg.noise * left    # lest D win by what is too small to see (Sønderby et al. 2017)
+            sigma = cfg.noise * left
 
             for _ in range(5 if wgan else 1):
                 # batch
@@ -196,12 +193,13 @@ def train(cfg: Config) -> dict:
                 # D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y)),  or  E D(x|y) − E D(G(z|y)|y)
                 with bf16:
                     fake = net_g(z_i, y_i)
-                    real_logits = net_d(add_noise(x, sigma, data_rng), y_i).float()
-                    fake_logits = net_d(add_noise(fake.detach(), sigma, data_rng), y_i).float()
+                    seen_x, seen_fake = (disturb(images, sigma, data_rng) for images in (x, fake.detach()))
+                    real_logits, fake_logits = net_d(seen_x, y_i).float(), net_d(seen_fake, y_i).float()
                 loss_d = bce(real_logits, 1) + bce(fake_logits, 0)
                 if wgan:
-                    penalty = gradient_penalty(D, x, fake.detach(), y_i, data_rng)
+                    penalty = gradient_penalty(D, seen_x, seen_fake, y_i, data_rng)
                     loss_d = fake_logits.mean() - real_logits.mean() + 10 * penalty
+                run.check_finite(step, d_loss=loss_d.item())
                 opt_d.zero_grad(set_to_none=True)
                 loss_d.backward()
                 opt_d.step()
@@ -209,13 +207,13 @@ def train(cfg: Config) -> dict:
             # G maximises  E log D(G(z|y)|y),  or  E D(G(z|y)|y).  The gradient passes through D
             D.requires_grad_(False)
             with bf16:
-                logits = net_d(add_noise(fake, sigma, data_rng), y_i).float()
+                logits = net_d(disturb(fake, sigma, data_rng), y_i).float()
             loss_g = -logits.mean() if wgan else bce(logits, 1)
+            run.check_finite(step, g_loss=loss_g.item())
             opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
             opt_g.step()
             D.requires_grad_(True)
-            run.check_finite(step, d_loss=loss_d.item(), g_loss=loss_g.item())
             update_average(average, G, min(cfg.ema, step / (step + 10)))    # short while there is little
             # log; now and then draw, save
             done = step + 1
@@ -233,7 +231,7 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores = judge.scores(draw(average, z, y, size), untrained, asked)
+        scores = judge.scores(draw(average, z, y, size), untrained, held_out.labels[:judge.n])
         run.say(metrics.image_report(scores))
         return run.finish(**scores)
 
@@ -247,15 +245,16 @@ def load(cfg):
 def sample(cfg: Config):
     """Draw n images with the attributes asked for, any where none is; or a grid that varies one."""
     G, size, attributes, cfg = load(cfg)
-    labels, path = draw_labels(cfg, attributes, cfg.n), f"{cfg.out_dir}/samples/sample.png"
-    z, y = noise(cfg.n, cfg.z_dim, cfg.seed), one_hot(labels, attributes)
-    if cfg.vary:
-        common.require(cfg.vary in attributes, f"--vary={cfg.vary}: choose from {', '.join(attributes)}")
+    n, path = 8 if cfg.vary else cfg.n, f"{cfg.out_dir}/samples/sample.png"
+    labels = draw_labels(cfg, attributes, n)
+    z, y = noise(n, cfg.z_dim, cfg.seed), one_hot(labels, attributes)
+    if cfg.vary or cfg.blend:
+        common.require(len(attributes.get(cfg.vary, [])) > 1, f"--vary: choose from {', '.join(attributes)}")
         column, values = list(attributes).index(cfg.vary), range(len(attributes[cfg.vary]))
-        rows = [one_hot(labels[:8].index_fill(1, torch.tensor(column), v), attributes) for v in values]
+        rows = [one_hot(labels.index_fill(1, torch.tensor(column), v), attributes) for v in values]
         if cfg.blend:       # arithmetic: y + t · (second − first value), until t = 1.5
             rows = [torch.lerp(rows[0], rows[1], t) for t in torch.linspace(0, 1.5, 7)]
-        z, y, path = z[:8].repeat(len(rows), 1), torch.cat(rows), path.replace("sample.", f"{cfg.vary}.")
+        z, y, path = z.repeat(len(rows), 1), torch.cat(rows), path.replace("sample.", f"{cfg.vary}.")
     write_png(path, sheet(draw(G, z, y, size)))
     print(f"wrote {path}")
 
@@ -265,6 +264,7 @@ def evaluate(cfg: Config) -> dict:
     (by a generator that has seen all real ones: it hands on what it learnt). Also in evaluate.json."""
     G, size, attributes, cfg = load(cfg)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    common.require(learn.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
     labels = learn.labels[:4000]
     new = draw(G, noise(len(labels), cfg.z_dim, cfg.seed + 1), one_hot(labels, attributes), size)
     more = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)

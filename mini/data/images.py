@@ -241,8 +241,16 @@ def noise(n: int, columns: int, seed: int) -> torch.Tensor:
     return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def add_noise(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
-    """The images plus normal noise with standard deviation sigma, drawn on the CPU by the generator."""
+def disturb(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
+    """What a discriminator is shown of images (B, C, H, W): each moved by nothing or a pixel to the right and
+    down, its edge repeated, plus normal noise with standard deviation sigma.
+
+    The noise keeps it from winning by what is too small to see (Sønderby et al. 2017, §3). Without the move
+    its BatchNorm would subtract, and so hide from it, a checkerboard that all generated images share.
+    """
+    right, down = (torch.rand(2, len(images), 1, 1, 1, generator=generator) < 0.5).to(images.device)
+    images = torch.where(right, torch.cat([images[:, :, :, :1], images[:, :, :, :-1]], dim=3), images)
+    images = torch.where(down, torch.cat([images[:, :, :1], images[:, :, :-1]], dim=2), images)
     return images + sigma * torch.randn(images.shape, generator=generator).to(images.device)
 
 

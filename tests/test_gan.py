@@ -1,0 +1,1069 @@
+"""train_gan.py and mini/cgan.py against DCGAN's layout and a training loop written out here, and the classic bugs."""
+import csv
+import functools
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from torch.optim import Adam
+
+import train_gan
+from mini import cgan, classifier, common
+from mini.data import image_sets
+from mini.data.images import crop, noise, pad, read_png, sheet, to_float, write_png
+
+TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
+            sample_every=3, eval_every=3, device="cpu", matmul="highest")
+SHAPES = {"shade": ["dark", "bright"], "shape": ["disc", "square", "star"]}     # the attributes of made-up images
+SIZES = [2, 3]                                                                  # how many values each has
+
+both = pytest.mark.parametrize("script", [train_gan, cgan], ids=["gan", "cgan"])
+kinds = pytest.mark.parametrize("script, loss", [(train_gan, {}), (cgan, {"loss": "bce"}), (cgan, {"loss": "wgan-gp"})],
+                                ids=["gan", "cgan", "wgan-gp"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory):
+    """A folder to work in, with the judges under runs/ for all tests here: cheap ones, which learn for 2 steps."""
+    folder = tmp_path_factory.mktemp("gan")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(image_sets, "HELD_OUT", 64)
+        patch.setattr(classifier.Judge.__init__, "__defaults__", (2,))
+        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """{script: (folder, result, what was printed)} of a run of 6 steps, not to be written to."""
+    runs = {}
+    for script in (train_gan, cgan):
+        folder = place / f"trained-{script.__name__}"
+        runs[script] = folder, script.train(script.Config(**TINY, out_dir=str(folder)))
+    return runs
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """Images of noise in files: gray 28 × 28 without labels and with them, a single one."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
+    np.save(tmp_path / "gray.npy", images)
+    np.savez(tmp_path / "gray.npz", images=images, labels=np.arange(40) % 3)
+    np.save(tmp_path / "one.npy", images[:1])
+    return tmp_path
+
+
+def tiny(script, tmp_path, **changes):
+    return script.Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
+
+
+def flags(tmp_path, **changes):
+    return [f"--{key}={value}" for key, value in {**TINY, "out_dir": tmp_path / "run", **changes}.items()]
+
+
+def nets_of(script, C=3, S=16, **changes):
+    """G and D of a script as it makes them."""
+    attributes = [SHAPES] if script is cgan else []
+    nets = script.make_nets(script.Config(**{**TINY, **changes}), C, S, *attributes, None)
+    return nets["G"], nets["D"]
+
+
+def random_labels(n, seed=0):
+    """Made-up labels, one-hot, by hand: (n, 5)."""
+    rng, y = np.random.default_rng(seed), torch.zeros(n, sum(SIZES), dtype=torch.get_default_dtype())
+    for b in range(n):
+        y[b, rng.integers(2)] = y[b, 2 + rng.integers(3)] = 1
+    return y
+
+
+def close(a, b, tolerance):
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
+
+
+@pytest.fixture
+def float64():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+# ---- parity with the layout of Radford et al. 2016, figure 1, in float64
+
+WIDTHS = {16: [2, 1], 32: [4, 2, 1], 64: [8, 4, 2, 1]}      # of a network for images of this size, from 4 × 4 on
+
+
+class Reference:
+    """A network's weights, copied, in the layout of DCGAN; BatchNorm and what the labels do are written out."""
+
+    def __init__(self, net, width, S, training=True, sizes=(), wgan=False):
+        self.weights = [p.detach().double().clone().requires_grad_() for p in net.parameters()]
+        self.statistics = [b.double().clone() for b in net.buffers() if b.is_floating_point()]
+        self.widths = [n * width for n in WIDTHS[S]]
+        self.training, self.sizes, self.wgan = training, sizes, wgan
+
+    def norm(self, h, w, mean=None, var=None):
+        """BatchNorm: by the batch in training, else by running statistics, which move by a tenth (of the unbiased
+        variance). For a critic, which must not look at other images, each image by itself."""
+        axes = (1, 2, 3) if self.wgan else (0, 2, 3)
+        m, v = h.mean(axes, keepdim=True), h.var(axes, correction=0, keepdim=True)
+        if not self.wgan and self.training:
+            n = h.numel() // h.size(1)
+            mean.copy_(0.9 * mean + 0.1 * m.detach().flatten())
+            var.copy_(0.9 * var + 0.1 * v.detach().flatten() * n / (n - 1))
+        elif not self.wgan:
+            m, v = mean.view(1, -1, 1, 1), var.view(1, -1, 1, 1)
+        return (h - m) / (v + 1e-5).sqrt() * next(w).view(1, -1, 1, 1) + next(w).view(1, -1, 1, 1)
+
+    def G(self, z, y=None):
+        w, s = iter(self.weights), iter(self.statistics)
+        h = (z if y is None else torch.cat([z, y], 1)).view(len(z), -1, 1, 1)
+        for i, width in enumerate(self.widths):
+            h = nn.functional.conv_transpose2d(h, next(w), stride=2 if i else 1, padding=1 if i else 0)
+            assert h.shape == (len(z), width, 4 * 2**i, 4 * 2**i)
+            h = self.norm(h, w, next(s), next(s)).clamp(min=0)
+        x = torch.tanh(nn.functional.conv_transpose2d(h, next(w), stride=2, padding=1))
+        assert list(w) == [] and list(s) == []
+        return x
+
+    def D(self, x, y=None):
+        w, s = iter(self.weights), iter(self.statistics)
+        h = x
+        for i, width in enumerate(reversed(self.widths)):
+            h = nn.functional.conv2d(h, next(w), stride=2, padding=1)
+            assert h.shape == (len(x), width, x.size(2) // 2**(i + 1), x.size(2) // 2**(i + 1))
+            if i:
+                h = self.norm(h, w) if self.wgan else self.norm(h, w, next(s), next(s))
+            h = torch.where(h > 0, h, 0.2 * h)
+        last, values = next(w), next(w, None)       # (1, width, 4, 4), (16 · width, V)
+        assert h.shape[2:] == (4, 4) and list(w) == [] and list(s) == []
+        if y is None:
+            return (h * last).sum((1, 2, 3))
+        logits = []
+        for b in range(len(x)):
+            weight, start = last[0], 0
+            for size in self.sizes:                 # each attribute has one value
+                value, = (y[b, start:start + size] == 1).nonzero().flatten().tolist()
+                weight = weight + values[:, start + value].view_as(weight)
+                start += size
+            logits.append((h[b] * weight).sum())
+        return torch.stack(logits)
+
+
+def spread(net):
+    """Weights and statistics such that every part of the layout matters."""
+    for p in net.parameters():
+        nn.init.normal_(p, 0.3 * (p.ndim == 1), 0.3)
+    for name, buffer in net.named_buffers():
+        if buffer.is_floating_point():
+            nn.init.uniform_(buffer, 0.5, 2.0) if name.endswith("var") else nn.init.normal_(buffer)
+    return net.double()
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("C", [1, 3])
+@pytest.mark.parametrize("S", [16, 32, 64])
+@kinds
+def test_networks_equal_the_layout_of_dcgan(script, loss, S, C, training):
+    """A wrong kernel, slope, eps or order of layers; labels that reach the wrong weights."""
+    G, D = nets_of(script, C, S, ngf=3, ndf=2, **loss)
+    sizes, wgan = (SIZES if script is cgan else []), loss.get("loss") == "wgan-gp"
+    torch.manual_seed(1)
+    y = [random_labels(3).double()] if script is cgan else []
+    for name, net, width, first in (("G", G, 3, (3, TINY["z_dim"])), ("D", D, 2, (3, C, S, S))):
+        spread(net).train(training)
+        reference = Reference(net, width, S, training, sizes, wgan and name == "D")
+        a = torch.randn(first, dtype=torch.float64, requires_grad=True)
+        b = a.detach().clone().requires_grad_()
+        got, want = net(a, *y), getattr(reference, name)(b, *y)
+        assert got.shape == ((3, C, S, S) if name == "G" else (3,))
+        close(got, want, 1e-10)
+        mix = torch.randn_like(got)
+        gradients = zip(torch.autograd.grad((got * mix).sum(), [a, *net.parameters()]),
+                        torch.autograd.grad((want * mix).sum(), [b, *reference.weights]))
+        for one, other in gradients:
+            close(one, other, 1e-10)
+        for one, other in zip([s for s in net.buffers() if s.is_floating_point()], reference.statistics):
+            close(one, other, 1e-10)
+
+
+@kinds
+def test_layers_are_those_of_the_paper(script, loss):
+    """BatchNorm2d(c, 0.8) would set eps; BatchNorm in D's first layer or G's last; a bias before BatchNorm."""
+    G, D = nets_of(script, S=32, **loss)
+    for net, convolution, inner in ((G, nn.ConvTranspose2d, 3), (D, nn.Conv2d, 3)):
+        layers = [m for m in net.modules() if isinstance(m, convolution)]
+        assert len(layers) == inner + 1 and all(m.bias is None and m.kernel_size == (4, 4) for m in layers)
+        edge = layers[0] if net is G else layers[-1]                    # between 1 × 1 and 4 × 4
+        for m in layers:
+            assert (m.stride, m.padding) == (((1, 1), (0, 0)) if m is edge else ((2, 2), (1, 1)))
+    norms = [m for net in (G, D) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [m.num_features for m in norms] == ([32, 16, 8] if loss.get("loss") == "wgan-gp" else [32, 16, 8, 8, 16])
+    assert all(m.eps == 1e-5 and m.momentum == 0.1 for m in norms)
+    assert isinstance(list(G.modules())[-1], nn.Tanh)
+    slopes = [m.negative_slope for m in D.modules() if isinstance(m, nn.LeakyReLU)]
+    assert slopes == [0.2] * 3 and not any(isinstance(m, nn.Sigmoid) for m in D.modules())
+
+
+@both
+def test_initialisation(script):
+    """Every weight from N(0, 0.02²), BatchNorm's from N(1, 0.02²) (§4), not torch's defaults."""
+    for net in nets_of(script, S=32, ngf=16, ndf=16, z_dim=50):
+        for name, p in net.named_parameters():
+            if name.endswith("bias"):
+                assert not p.any(), name
+                continue
+            mean = 1 if p.ndim == 1 else 0
+            deviations = 5 / math.sqrt(p.numel())       # of the mean, in standard deviations
+            assert abs(p.mean().item() - mean) < 0.02 * deviations, name
+            assert abs(p.std().item() / 0.02 - 1) < deviations, name
+
+
+def test_the_layout_for_64_pixels_has_the_published_size():
+    """The parameters of pytorch/examples' dcgan with its defaults, 64 channels beside the image: 512 at 4 × 4."""
+    cfg = train_gan.Config(z_dim=100, ngf=64, ndf=64)
+    counts = [sum(p.numel() for p in net(cfg, 3, 64).parameters())
+              for net in (train_gan.Generator, train_gan.Discriminator)]
+    assert counts == [3_576_704, 2_765_568]
+
+
+# ---- no checkerboard
+
+def checkerboard(x):
+    """The power of images (B, C, H, W) at the highest frequency, a change at every pixel, of their rows and of
+    their columns, whichever is larger, relative to the mean of the four frequencies next to it."""
+    x = x.detach().double()
+    ratios = []
+    for axis in (2, 3):
+        power = torch.fft.rfft(x, dim=axis).abs().square().transpose(axis, -1).mean((0, 1, 2))
+        ratios.append(power[-1] / (power[-5:-1].mean() + 1e-12 * power.sum()))
+    return max(ratios).item()
+
+
+def energy_of(layers, z):
+    """E x² of what transposed convolutions with independent random weights give, up to a factor: that of their
+    inputs, passed through kernels of ones. The weights' own noise is left out, how often pixels are met is not."""
+    h = z**2
+    for m in layers:
+        ones = torch.ones(1, 1, *m.kernel_size)
+        h = nn.functional.conv_transpose2d(h, ones, None, m.stride, m.padding, m.output_padding)
+        h = h / h.mean()
+    return h
+
+
+@both
+@pytest.mark.parametrize("S", [16, 32, 64])
+def test_no_checkerboard(script, S):
+    """A kernel that the stride does not divide meets some pixels more often than others."""
+    z = torch.ones(1, 1, 1, 1)
+    layers = [m for m in nets_of(script, S=S)[0].modules() if isinstance(m, nn.ConvTranspose2d)]
+    assert checkerboard(energy_of(layers, z)) < 2
+    threes = [layers[0], *(nn.ConvTranspose2d(1, 1, 3, 2, 1, output_padding=1) for _ in layers[1:])]
+    assert energy_of(threes, z).shape == (1, 1, S, S) and checkerboard(energy_of(threes, z)) > 4
+    last = [*layers[:-1], threes[-1]]
+    assert checkerboard(energy_of(last, z)) > 4                         # one such layer is enough
+    torch.manual_seed(0)
+    assert checkerboard(torch.randn(64, 3, S, S)) < 2
+
+
+def test_the_measure_of_checkerboards_on_layers():
+    """The measure itself: a constant image through many random layers of kernel 4 and of kernel 3."""
+    torch.manual_seed(0)
+    ones = torch.ones(1, 1, 32, 32)
+    four = nn.ConvTranspose2d(1, 1000, 4, 2, 1, bias=False)(ones)[:, :, 4:-4, 4:-4]
+    three = nn.ConvTranspose2d(1, 1000, 3, 2, 1, output_padding=1, bias=False)(ones)[:, :, 4:-4, 4:-4]
+    maps = [layer.detach().square().mean(1, keepdim=True) for layer in (four, three)]       # E x² at each pixel
+    share = [(m.std() / m.mean()).item() for m in maps]
+    assert share[0] < 0.1 and share[1] > 0.4
+    assert checkerboard(maps[1] / maps[1].mean() + 0.1 * torch.randn_like(maps[1])) > 20
+
+
+# ---- the losses
+
+@both
+def test_bce_by_hand(script):
+    """A sigmoid before the logarithm would be infinite, or without a gradient, at logits of ±200."""
+    logits = torch.tensor([-200.0, -30, -3, -0.5, 0, 0.25, 2, 40, 200], requires_grad=True)
+    for y, sign in ((1, 1), (0, -1)):
+        # −log σ(s) = log(1 + exp(−s)) = max(−s, 0) + log(1 + exp(−|s|))
+        each = [max(-sign * s, 0) + math.log1p(math.exp(-abs(s))) for s in logits.tolist()]
+        loss = script.bce(logits, y)
+        assert loss.shape == () and loss.item() == pytest.approx(sum(each) / len(each), rel=1e-6)
+        gradient, = torch.autograd.grad(loss, logits)
+        by_hand = [(1 / (1 + math.exp(-s)) - y) / len(each) for s in logits.tolist()]
+        close(gradient.double(), torch.tensor(by_hand, dtype=torch.float64), 1e-6)
+    zeros = torch.zeros(7)
+    assert (script.bce(zeros, 1) + script.bce(zeros, 0)).item() == pytest.approx(2 * math.log(2), rel=1e-6)
+
+
+def test_gradient_penalty_of_a_linear_critic(float64):
+    """D(x) = w·x has the slope w everywhere: (|w| − 1)², and its gradient is 2 (|w| − 1) w / |w|."""
+    torch.manual_seed(0)
+    w = (0.3 * torch.randn(3, 4, 4)).requires_grad_()
+    real, fake, y, seen = torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), random_labels(5), []
+
+    def D(x, labels):
+        seen.append(x.detach())
+        assert labels is y
+        return (x * w).sum((1, 2, 3))
+
+    penalty = cgan.gradient_penalty(D, real, fake, y, torch.Generator().manual_seed(0))
+    length = w.detach().norm()
+    close(penalty.detach(), (length - 1) ** 2, 1e-12)
+    close(torch.autograd.grad(penalty, w)[0], 2 * (length - 1) * w.detach() / length, 1e-12)
+    t = (seen[0] - real) / (fake - real)                                # one number for an image, in [0, 1]
+    assert (t - t[:, :1, :1, :1]).abs().max() < 1e-9 and 0 <= t.min() and t.max() <= 1
+    assert len(t[:, 0, 0, 0].unique()) == 5
+    cgan.gradient_penalty(D, real, fake, y, torch.Generator().manual_seed(0))
+    cgan.gradient_penalty(D, real, fake, y, torch.Generator().manual_seed(1))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
+
+
+def test_gradient_penalty_trains_the_critic(float64):
+    """Without create_graph the penalty would have no gradient; through the norms it must equal differences."""
+    D = spread(nets_of(cgan, ndf=2, loss="wgan-gp")[1])
+    torch.manual_seed(2)
+    real, fake, y = torch.rand(4, 3, 16, 16) * 2 - 1, torch.rand(4, 3, 16, 16) * 2 - 1, random_labels(4)
+
+    def penalty():
+        return cgan.gradient_penalty(D, real, fake, y, torch.Generator().manual_seed(0))
+
+    gradients = torch.autograd.grad(penalty(), list(D.parameters()))
+    for p, gradient in zip(list(D.parameters()), gradients):
+        direction = torch.randn_like(p)
+        with torch.no_grad():
+            original, values = p.clone(), []
+            for sign in (1, -1):
+                p.copy_(original + sign * 1e-6 * direction)
+                with torch.enable_grad():
+                    values.append(penalty().item())
+            p.copy_(original)
+        slope = (gradient * direction).sum().item()
+        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-3, abs=1e-6 * abs(values[0]))
+    assert all(gradient.any() for p, gradient in zip(D.parameters(), gradients) if p.ndim > 1)
+
+
+def test_a_critic_sees_each_image_by_itself():
+    """BatchNorm in the critic would make the penalty, a slope at one image, depend on the others."""
+    for loss, alike in (("wgan-gp", True), ("bce", False)):
+        D = nets_of(cgan, S=32, loss=loss)[1].train()
+        torch.manual_seed(0)
+        x, y = torch.randn(5, 3, 32, 32), random_labels(5)
+        alone = torch.cat([D(x[i:i + 1], y[i:i + 1]) for i in range(5)])
+        assert ((D(x, y) - alone).abs().max() < 1e-5 * alone.abs().max()) == alike
+
+
+# ---- training: what changes when, and by how much
+
+def watch(monkeypatch, script):
+    """What happens in a call of train(): the networks, as they were at the start, what they were given while
+    gradients were on [(name, inputs)], and the optimiser's steps [(name, parameters changed, {name: gradient})]."""
+    seen = SimpleNamespace(nets=None, start=None, calls=[], steps=[])
+    make_nets = script.make_nets
+
+    def hook(name):
+        return lambda _, inputs: seen.calls.append((name, [x.detach().clone() for x in inputs])) if \
+            torch.is_grad_enabled() else None
+
+    def spy(*args):
+        if seen.nets is not None:                                       # those that stay untrained come second
+            return make_nets(*args)
+        seen.nets = make_nets(*args)
+        seen.start = {name: Reference(net, 4 if name == "D" else 8, 16, sizes=[4, 4, 3, 3, 3, 4])
+                      for name, net in seen.nets.items()}
+        for name in ("G", "D"):
+            seen.nets[name].register_forward_pre_hook(hook(name))
+        return seen.nets
+
+    class Recording(Adam):
+        def step(self, closure=None):
+            mine = {id(p) for group in self.param_groups for p in group["params"]}
+            parameters = dict(seen.nets.named_parameters())
+            before = {name: p.detach().clone() for name, p in parameters.items()}
+            gradients = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
+            super().step(closure)
+            changed = {name for name, p in parameters.items() if not torch.equal(p, before[name])}
+            owner, = {name.split(".")[0] for name, p in parameters.items() if id(p) in mine}
+            seen.steps.append((owner, changed, gradients))
+
+    monkeypatch.setattr(script, "make_nets", spy)
+    monkeypatch.setattr(torch.optim, "Adam", Recording)
+    return seen
+
+
+def of(values, name):
+    return {key: value for key, value in values.items() if key.startswith(name + ".")}
+
+
+def same(a, b):
+    pairs = zip(a.values(), b.values())
+    return all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
+
+
+@kinds
+def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, loss, tmp_path, monkeypatch):
+    """D's step that trains G as well, or G's step that trains D or leaves its gradient there."""
+    seen = watch(monkeypatch, script)
+    script.train(tiny(script, tmp_path, steps=2, **loss))
+    repeat = 5 if loss.get("loss") == "wgan-gp" else 1
+    assert [owner for owner, _, _ in seen.steps] == (["D"] * repeat + ["G"]) * 2
+    left = {"G": of(seen.steps[0][2], "G"), "D": None}
+    assert set(left["G"].values()) == {None}
+    for owner, changed, gradients in seen.steps:
+        other = "G" if owner == "D" else "D"
+        assert changed == set(of(gradients, owner))             # all of its parameters, and nothing else
+        assert same(of(gradients, other), left[other])
+        assert set(of(gradients, "average").values()) == {None}
+        left[owner] = of(gradients, owner)
+    assert all(p.requires_grad for name in ("G", "D") for p in seen.nets[name].parameters())
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.2], ids=["", "noisy"])
+@kinds
+def test_three_steps_equal_a_training_loop_written_out(script, loss, sigma, tmp_path, monkeypatch, float64):
+    """Losses of the wrong sign or network, real and generated images in one batch, stale gradients, another learning
+    rate, noise that stays or is shared, an average of the wrong thing, a logged number that is not what it says."""
+    torch.set_default_dtype(torch.float32)
+    learn, held_out = image_sets.load_images("faces", 16, TINY["n_images"])
+    torch.set_default_dtype(torch.float64)                              # train() in float64: Adam makes much of little
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    monkeypatch.setattr(script, "load_images", lambda *_: (learn, held_out))
+    monkeypatch.setattr(script, "Judge", lambda *_: SimpleNamespace(n=4, scores=lambda *_: {}))
+    seen, wgan = watch(monkeypatch, script), loss.get("loss") == "wgan-gp"
+    lr, keep = 0.003, 0.1
+    script.train(tiny(script, tmp_path, steps=3, lr=lr, beta1=0.3, ema=keep, noise=sigma, **loss))
+    G, D, average = (seen.start[name] for name in ("G", "D", "average"))
+    D.wgan = wgan
+    optimizers = {name: Adam(net.weights, lr=lr, betas=(0.3, 0.999)) for name, net in (("G", G), ("D", D))}
+    real = learn.images.double() / 127.5 - 1
+    calls, rows = iter(seen.calls), list(csv.DictReader((tmp_path / "run/log.csv").read_text().splitlines()))
+
+    def given(name):
+        """The next inputs of a network."""
+        who, (x, *y) = next(calls)
+        assert who == name and x.dtype == torch.float64
+        return x, y
+
+    def four_ways(images):
+        """Images of 16 × 16, each moved to the right and down by 0 and 0 pixels, 0 and 1, 1 and 0, 1 and 1."""
+        at, one_on = torch.arange(16), (torch.arange(16) - 1).clamp(min=0)
+        return torch.stack([images[:, :, rows][:, :, :, columns] for rows in (at, one_on) for columns in (at, one_on)])
+
+    def moved(images, like):
+        """The images, each moved by nothing or a pixel to the right and down, as `like` says that it was."""
+        candidates = four_ways(images)
+        best = ((candidates - like) ** 2).sum((2, 3, 4)).argmin(0)
+        moves.extend(best.tolist())
+        return candidates[best, torch.arange(len(images))]
+
+    def noise_on(images, clean):
+        """What was added to images: normal, in the right amount, and new every time."""
+        added, level = images - clean.detach(), sigma * (3 - step) / 3
+        if not sigma:
+            close(images, clean.detach(), 1e-9)
+            return 0
+        assert abs(added.std() / level - 1) < 0.06 and abs(added.mean()) < 0.06 * level
+        assert abs((added**4).mean() / level**4 - 3) < 0.5
+        for other in earlier:
+            assert abs((added * other).mean()) < 0.08 * level * other.std()
+        earlier.append(added)
+        return added
+
+    def softplus(s):                                                    # −log σ(−s)
+        return (s.clamp(min=0) + (-s.abs()).exp().log1p()).mean()
+
+    earlier, moves = [], []
+    for step in range(3):
+        for optimizer in optimizers.values():
+            optimizer.param_groups[0]["lr"] = lr * (3 - step) / 3
+        for _ in range(5 if wgan else 1):
+            z, y = given("G")
+            assert z.shape == (8, 6) and abs(z.mean()) < 0.7 and 0.5 < z.std() < 1.5
+            seen_x, y_x = given("D")
+            distance = torch.stack([torch.cdist(seen_x.flatten(1), way.flatten(1)) for way in four_ways(real)])
+            which = distance.amin(0).argmin(1)                                      # real ones, with their own labels
+            x = real[which]
+            noise_on(seen_x, moved(x, seen_x))
+            if script is cgan:
+                for b, labels in enumerate(learn.labels[which].tolist()):
+                    hot = [float(v == label) for n, label in zip([4, 4, 3, 3, 3, 4], labels) for v in range(n)]
+                    assert y[0][b].tolist() == y_x[0][b].tolist() == hot
+            fake = G.G(z, *y)
+            seen_fake, y_fake = given("D")
+            noise_on(seen_fake, moved(fake.detach(), seen_fake))
+            assert all(torch.equal(one, other) for one, other in zip(y_fake, y))
+            real_logits, fake_logits = D.D(seen_x, *y), D.D(seen_fake, *y)
+            loss_d = softplus(-real_logits) + softplus(fake_logits)
+            if wgan:
+                between, y_between = given("D")
+                assert torch.equal(y_between[0], y[0])
+                t = ((between - seen_x) / (seen_fake - seen_x)).flatten(1).median(1).values.view(-1, 1, 1, 1)
+                assert 0 <= t.min() < t.max() <= 1
+                close(between, seen_x + t * (seen_fake - seen_x), 1e-9)
+                between.requires_grad_()
+                slope, = torch.autograd.grad(D.D(between, *y).sum(), between, create_graph=True)
+                steepness = (slope**2).sum((1, 2, 3)).sqrt()
+                loss_d = fake_logits.mean() - real_logits.mean() + 10 * ((steepness - 1) ** 2).mean()
+            for p, gradient in zip(D.weights, torch.autograd.grad(loss_d, D.weights)):
+                p.grad = gradient
+            optimizers["D"].step()
+        seen_fake, y_fake = given("D")
+        assert all(torch.equal(one, other) for one, other in zip(y_fake, y))
+        fake = moved(fake, seen_fake)
+        logits = D.D(fake + noise_on(seen_fake, fake), *y)
+        loss_g = -logits.mean() if wgan else softplus(-logits)
+        for p, gradient in zip(G.weights, torch.autograd.grad(loss_g, G.weights)):
+            p.grad = gradient
+        optimizers["G"].step()
+        kept = min(keep, step / (step + 10))
+        for a, p in zip(average.weights, G.weights):
+            a.data = kept * a.data + (1 - kept) * p.data
+        right = torch.cat([real_logits > 0, fake_logits < 0]).double().mean()
+        want = {"d_loss": loss_d, "g_loss": loss_g, "D(x)": real_logits.sigmoid().mean(),
+                "D(G(z))": fake_logits.sigmoid().mean(), "accuracy": right}
+        for name in ["d_loss", "g_loss"] if wgan else want:
+            assert float(rows[step][name]) == pytest.approx(want[name].item(), rel=1e-9), name
+    assert next(calls, None) is None and all(0.05 < moves.count(i) / len(moves) < 0.5 for i in range(4))
+    average.statistics = G.statistics                                   # buffers are copied
+    for name, reference in (("G", G), ("D", D), ("average", average)):
+        net = seen.nets[name]
+        for p, want in zip(net.parameters(), reference.weights):
+            close(p.detach(), want.detach(), 1e-9)
+        for s, want in zip([s for s in net.buffers() if s.is_floating_point()], reference.statistics):
+            close(s, want, 1e-9)
+
+
+@both
+def test_update_average(script):
+    """Averaging BatchNorm's counters and statistics, or leaving them as they were; a rate the wrong way round."""
+    average, model = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
+    model(torch.randn(4, 2, 5, 5)), nn.init.normal_(model[1].weight)
+    before = [p.detach().clone() for p in average.parameters()]
+    script.update_average(average, model, 0.75)
+    for a, p, old in zip(average.parameters(), model.parameters(), before):
+        close(a.detach(), 0.75 * old + 0.25 * p.detach(), 1e-6)
+    for a, b in zip(average.buffers(), model.buffers()):
+        assert torch.equal(a, b)
+    assert average[1].num_batches_tracked == 1
+    script.update_average(average, model, 0)
+    assert all(torch.equal(a, p) for a, p in zip(average.parameters(), model.parameters()))
+
+
+# ---- sampling
+
+@both
+@pytest.mark.parametrize("size", [16, 20, 28, 31, 32])
+def test_a_sample_does_not_depend_on_its_batch_mates(script, size):
+    """BatchNorm in training mode would mix them; a crop from a corner would cut the picture off."""
+    G, _ = nets_of(script, S=32 if size > 16 else 16)
+    torch.manual_seed(0)
+    y = [random_labels(5)] if script is cgan else []
+    for _ in range(3):                                                  # statistics that are not 0 and 1
+        G(3 * torch.randn(5, 6), *y)
+    before = [b.clone() for b in G.buffers()]
+    z = noise(5, 6, seed=3)
+    together = script.draw(G, z, *y, size)
+    alone = torch.cat([script.draw(G, z[i:i + 1], *(v[i:i + 1] for v in y), size) for i in range(5)])
+    assert together.shape == (5, 3, size, size) and together.dtype == torch.float32 and not together.requires_grad
+    assert (together - alone).abs().max() < 1e-6
+    assert G.training and all(torch.equal(a, b) for a, b in zip(before, G.buffers()))
+    whole = G.eval()(z, *y).detach()
+    edge = (whole.size(2) - size) // 2
+    assert (together - whole[:, :, edge:edge + size, edge:edge + size]).abs().max() < 1e-6
+    assert together.abs().max() <= 1 and together.std() > 0
+
+
+@both
+def test_many_samples_come_in_their_order(script):
+    """They are drawn some at a time."""
+    G, _ = nets_of(script, C=1, ngf=1)
+    z, y = noise(600, 6, seed=0), [random_labels(600)] if script is cgan else []
+    images = script.draw(G, z, *y, 16)
+    for i in (0, 255, 256, 511, 512, 599):
+        assert (images[i:i + 1] - script.draw(G, z[i:i + 1], *(v[i:i + 1] for v in y), 16)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [8, 16, 17, 28, 31, 32, 33])
+def test_crop_undoes_pad(size):
+    """The networks know powers of two only; an odd size must not lose or shift a pixel."""
+    images = torch.arange(2 * size * size).view(2, 1, size, size)
+    padded = pad(images)
+    S = padded.size(2)
+    assert padded.shape == (2, 1, S, S) and S >= max(16, size) and math.log2(S) % 1 == 0 and (S < 2 * size or S == 16)
+    assert torch.equal(crop(padded, size), images)
+    assert (padded[:, :, 0, 0] == images[:, :, 0, 0]).all() and (padded[:, :, -1, -1] == images[:, :, -1, -1]).all()
+
+
+# ---- does it learn?
+
+def test_learns_one_image_by_heart(tmp_path):
+    image = np.zeros((1, 16, 16), np.uint8)
+    image[0, 4:12, 2:9] = 255
+    np.save(tmp_path / "one.npy", image)
+    cfg = tiny(train_gan, tmp_path, data=str(tmp_path / "one.npy"), steps=40, lr=0.02, beta1=0.5, ema=0.9,
+               log_every=0, sample_every=0, eval_every=0)
+    train_gan.train(cfg)
+    nets, size, _ = train_gan.load(train_gan.Config(out_dir=cfg.out_dir, device="cpu"))
+    x = train_gan.draw(nets["average"], noise(16, 6, seed=5), size)
+    likeness = torch.corrcoef(torch.stack([x.flatten(), torch.tensor(image).float().expand_as(x[:, 0]).flatten()]))
+    assert likeness[0, 1] > 0.4                                         # 0.57 to 0.76 for five seeds; about 0 at first
+
+
+@pytest.mark.parametrize("loss, steps, lr, least", [("bce", 40, 0.02, 0.3), ("wgan-gp", 20, 0.005, 0.15)])
+def test_draws_the_class_it_is_asked_for(tmp_path, loss, steps, lr, least):
+    """Labels that do not reach G or D, or not those of the images."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 60)
+    images = (np.array([40, 215])[labels, None, None] + rng.integers(-30, 30, (60, 16, 16))).astype(np.uint8)
+    np.savez(tmp_path / "two.npz", images=images, labels=np.array(["dark", "light"])[labels])
+    cfg = tiny(cgan, tmp_path, data=str(tmp_path / "two.npz"), steps=steps, lr=lr, beta1=0.5, ema=0.9, loss=loss,
+               log_every=0, sample_every=0, eval_every=0)
+    cgan.train(cfg)
+    G, size, attributes, _ = cgan.load(cgan.Config(out_dir=cfg.out_dir, device="cpu"))
+    assert attributes == {"label": ["dark", "light"]}
+    dark, light = (cgan.draw(G, noise(16, 6, seed=5), torch.eye(2)[[label] * 16], size).mean() for label in (0, 1))
+    assert light - dark > least                                         # 0.57 to 0.76 and 0.27 to 0.49 for five seeds
+
+
+# ---- the run
+
+def sheet_shape(n, size, C, columns=8):
+    columns = min(columns, n)
+    return (-(-n // columns) * (size + 2) + 2, columns * (size + 2) + 2, C)
+
+
+@both
+def test_end_to_end(script, trained, capsys):
+    """A run's files and numbers."""
+    run, result = trained[script]
+    name = "gan" if script is train_gan else "cgan"
+    assert json.loads((run / "result.json").read_text()) == result
+    keys = {"model", "steps", "seconds", "parameters", "device", "frechet", "frechet_floor", "frechet_untrained",
+            "frechet_n"} | ({"accuracy", "most_frequent"} if script is cgan else set())
+    assert keys <= set(result) and (result["model"], result["steps"], result["device"]) == (name, 6, "cpu")
+    assert result["frechet_n"] == 64 and all(math.isfinite(result[key]) for key in keys if key.startswith("frechet"))
+    C, V = 3, 21
+    G = (6 + V * (script is cgan)) * 16 * 16 + 16 * 8 * 16 + 8 * C * 16 + 2 * (16 + 8)
+    D = C * 4 * 16 + 4 * 8 * 16 + 8 * 16 + 2 * 8 + (8 * 16 * V if script is cgan else 0)
+    assert result["parameters"] == G + D                                # without the average of G
+    if script is cgan:
+        assert list(result["accuracy"]) == list(result["most_frequent"]) == list(image_sets.ATTRIBUTES)
+        assert all(0 <= share <= 1 for share in result["accuracy"].values())
+    rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["step", "seconds", "d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
+    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("D(x)", "D(G(z))", "accuracy"))
+    for step in (3, 6):
+        assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(4, 16, 3)
+    learn, _ = image_sets.load_images("faces", 16, 256)
+    real = read_png(run / "samples/real.png")
+    assert real.shape == sheet_shape(4, 16, 3) and (real[2:18, 2:18] == learn.images[0].permute(1, 2, 0).numpy()).all()
+    assert (run / "config.json").exists() and not list(run.glob("*.tmp"))
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 6 and {name.split(".")[0] for name in state["model"]} == {"G", "D", "average"}
+
+
+@both
+def test_the_pictures_of_a_run_are_of_the_average_from_fixed_noise(script, tmp_path, monkeypatch):
+    """Pictures of other noise at each step, or of G itself, could not be compared."""
+    seen, calls, draw = watch(monkeypatch, script), [], script.draw
+
+    def spy(G, *args):
+        calls.append((G, args[:-1], draw(G, *args)))
+        return calls[-1][2]
+
+    monkeypatch.setattr(script, "draw", spy)
+    script.train(tiny(script, tmp_path, steps=2, sample_every=1, n=5))
+    pictures = [call for call in calls if len(call[2]) == 5]            # the others are 64 images, to be scored
+    assert len(pictures) == 2
+    for step, (G, inputs, images) in enumerate(pictures, 1):
+        assert G is seen.nets["average"] and all(torch.equal(a, b) for a, b in zip(inputs, pictures[0][1]))
+        assert (read_png(tmp_path / f"run/samples/step_00000{step}.png") == sheet(images)).all()
+    assert not torch.equal(pictures[0][2], pictures[1][2])
+
+
+def test_scores_are_of_the_average_and_of_what_was_asked_for(tmp_path, monkeypatch):
+    """Scoring G, or its images beside labels that it was not given."""
+    seen, drawn, draw, scores = {}, [], cgan.draw, classifier.Judge.scores
+
+    def spy(judge, images, untrained, asked=None):
+        seen.update(images=images, untrained=untrained, asked=asked)
+        return scores(judge, images, untrained, asked)
+
+    monkeypatch.setattr(classifier.Judge, "scores", spy)
+    monkeypatch.setattr(cgan, "draw", lambda G, z, y, size: drawn.append((z, y)) or draw(G, z, y, size))
+    cfg = tiny(cgan, tmp_path, steps=2, lr=0.01)
+    cgan.train(cfg)
+    G, _, attributes, _ = cgan.load(cgan.Config(out_dir=cfg.out_dir, device="cpu"))
+    assert torch.equal(drawn[0][0], drawn[-1][0]) and torch.equal(drawn[0][1], drawn[-1][1])    # before and after
+    assert torch.equal(drawn[-1][1], image_sets.one_hot(seen["asked"], attributes))
+    assert torch.equal(seen["images"], draw(G, *drawn[-1], 16))
+    first = cgan.make_nets(cfg, 3, 16, attributes, None)["G"]
+    assert torch.equal(seen["untrained"], draw(first, *drawn[-1], 16))
+
+
+@kinds
+def test_resumed_equals_uninterrupted(script, loss, tmp_path):
+    """Lost: the average, an optimiser's state, the order of the data, the place in the schedule."""
+    script.train(tiny(script, tmp_path, out_dir=str(tmp_path / "whole"), steps=4, **loss))
+    left = script.train(tiny(script, tmp_path, stop_after=2, steps=4, **loss))
+    assert "interrupted" in left and left["steps"] == 2 and not (tmp_path / "run/result.json").exists()
+    torch.manual_seed(99)                                               # what else happened since
+    script.train(tiny(script, tmp_path, resume=True, steps=4, **loss))
+    a, b = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "run"))
+    assert a["step"] == b["step"] == 4 and set(a["model"]) == set(b["model"])
+    for name in a["model"]:
+        assert torch.equal(a["model"][name], b["model"][name]), name
+    for one, other in zip(a["optimizers"], b["optimizers"]):
+        assert str(one) == str(other)
+    logs = [[{**row, "seconds": ""} for row in csv.DictReader((tmp_path / run / "log.csv").read_text().splitlines())]
+            for run in ("whole", "run")]
+    assert logs[0] == logs[1] and len(logs[0]) == 4
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("whole", "run")]
+    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
+
+
+@both
+def test_the_preset_and_every_short_run_fit_the_config(script, tmp_path):
+    for preset in script.PRESETS.values():
+        script.Config(**preset)
+    assert script.main([*flags(tmp_path, steps=1, log_every=0, sample_every=0, eval_every=0)])["steps"] == 1
+    assert (tmp_path / "run/checkpoint.pt").exists() and (tmp_path / "run/samples/step_000001.png").exists()
+
+
+@both
+def test_compile_is_offered_and_the_checkpoint_stays_plain(script, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda net: calls.append(type(net).__name__) or net)
+    script.train(tiny(script, tmp_path, compile=True, steps=1))
+    assert calls == ["Generator", "Discriminator"]
+
+
+# ---- other data
+
+def test_images_without_labels(arrays, capsys):
+    """They are enough for a GAN, though there is no judge then; not for a conditional one."""
+    result = train_gan.train(tiny(train_gan, arrays, data=str(arrays / "gray.npy"), size=0, steps=2))
+    assert "no Fréchet distance" in capsys.readouterr().out and "frechet" not in result
+    assert read_png(arrays / "run/samples/step_000002.png").shape == sheet_shape(4, 28, 1)      # gray, and not padded
+    train_gan.main(["sample", f"--out_dir={arrays}/run", "--device=cpu", "--n=3"])
+    assert read_png(arrays / "run/samples/sample.png").shape == sheet_shape(3, 28, 1)
+    error = refused(capsys, cgan, *flags(arrays, data=arrays / "gray.npy", out_dir=arrays / "other"))
+    assert "no labels" in error and "gray.npy" in error and "train_gan.py" in error
+    assert not (arrays / "other").exists()
+
+
+def test_labelled_images_of_another_size(arrays):
+    result = cgan.train(tiny(cgan, arrays, data=str(arrays / "gray.npz"), size=0, steps=2))
+    assert list(result["accuracy"]) == ["label"] and result["frechet_n"] == 4
+    assert read_png(arrays / "run/samples/step_000002.png").shape == sheet_shape(4, 28, 1)
+    cgan.main(["sample", f"--out_dir={arrays}/run", "--device=cpu", "--label=2", "--n=9"])
+    assert read_png(arrays / "run/samples/sample.png").shape == sheet_shape(9, 28, 1)
+    cgan.main(["sample", f"--out_dir={arrays}/run", "--device=cpu", "--vary=label"])
+    assert (arrays / "run/samples/label.png").exists()
+
+
+def test_one_image(arrays, capsys):
+    result = train_gan.train(tiny(train_gan, arrays, data=str(arrays / "one.npy"), size=16, steps=2))
+    assert "only 1 image" in capsys.readouterr().out and result["steps"] == 2
+
+
+def test_a_folder_with_classes(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(6):
+            write_png(tmp_path / "pets" / name / f"{i}.png", rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+    for script in (train_gan, cgan):
+        result = script.train(tiny(script, tmp_path, data=str(tmp_path / "pets"), steps=1,
+                                   out_dir=str(tmp_path / script.__name__)))
+        assert result["frechet_n"] == 2
+    state = torch.load(tmp_path / "mini.cgan/checkpoint.pt", weights_only=True)
+    assert state["shape"][2] == {"label": ["cat", "dog"]}
+
+
+# ---- sample
+
+@pytest.fixture
+def run(tmp_path, trained):
+    """Copies of the trained runs: run(script) is a folder."""
+    def copy(script):
+        folder = tmp_path / f"{script.__name__}-run"
+        return folder if folder.exists() else shutil.copytree(trained[script][0], folder)
+    return copy
+
+
+def drawn(script, monkeypatch):
+    """A list that gets [z], or [z, y], of every call of draw()."""
+    calls, plain = [], script.draw
+    monkeypatch.setattr(script, "draw", lambda G, *args: calls.append(args[:-1]) or plain(G, *args))
+    return calls
+
+
+def command(script, folder, *args):
+    return script.main([*args, f"--out_dir={folder}", "--device=cpu"])
+
+
+@both
+def test_sample(script, run, capsys):
+    """Another picture from the same seed, or the same from another."""
+    folder, pictures = run(script), []
+    for seed in (5, 5, 6):
+        command(script, folder, "sample", "--n=11", f"--seed={seed}")
+        assert "samples/sample.png" in capsys.readouterr().out
+        pictures.append((folder / "samples/sample.png").read_bytes())
+    assert pictures[0] == pictures[1] != pictures[2]
+    assert read_png(folder / "samples/sample.png").shape == sheet_shape(11, 16, 3)
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] == 6                                      # only read
+
+
+def test_samples_are_of_the_average(run):
+    """Of G itself: less steady."""
+    folder = run(train_gan)
+    nets, size, _ = train_gan.load(train_gan.Config(out_dir=str(folder), device="cpu"))
+    command(train_gan, folder, "sample", "--n=5", "--seed=3")
+    images = [train_gan.draw(nets[name], noise(5, 6, seed=3), size) for name in ("average", "G")]
+    assert (read_png(folder / "samples/sample.png") == sheet(images[0])).all() and not torch.equal(*images)
+    folder = run(cgan)
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    G = cgan.load(cgan.Config(out_dir=str(folder), device="cpu"))[0]
+    assert all(torch.equal(value, state[f"average.{name}"]) for name, value in G.state_dict().items())
+
+
+def test_walks_keep_the_length_of_z(run, monkeypatch):
+    """A straight line between two normal z passes through shorter ones than G knows."""
+    folder, calls = run(train_gan), drawn(train_gan, monkeypatch)
+    command(train_gan, folder, "sample", "--interpolate", "--n=24")
+    (z,), = calls
+    assert z.shape == (24, 6) and read_png(folder / "samples/walks.png").shape == sheet_shape(24, 16, 3)
+    ends = z.view(3, 8, 6)[:, [0, -1]]
+    assert len({tuple(end.tolist()) for end in ends.flatten(0, 1)}) == 6
+    for i, t in enumerate(np.arange(8) / 7):
+        mixed = ((1 - t) * ends[:, 0] + t * ends[:, 1]) / math.sqrt((1 - t)**2 + t**2)
+        assert (z.view(3, 8, 6)[:, i] - mixed).abs().max() < 1e-5
+    assert command(train_gan, folder, "sample", "--interpolate", "--n=1") is None     # one row at least
+
+
+def hot(y, attribute):
+    """The columns of y that belong to an attribute of the faces."""
+    start = 0
+    for name, values in image_sets.ATTRIBUTES.items():
+        if name == attribute:
+            return y[:, start:start + len(values)]
+        start += len(values)
+
+
+def test_asked_for_attributes(run, monkeypatch):
+    """--hair=blond must reach every row of y, and leave the rest as it would have been."""
+    folder, calls = run(cgan), drawn(cgan, monkeypatch)
+    command(cgan, folder, "sample", "--hair=blond", "--n=20")
+    command(cgan, folder, "sample", "--n=20")
+    (z, blond), (_, free) = calls
+    assert (hot(blond, "hair") == torch.tensor([0.0, 0, 1, 0])).all() and z.shape == (20, 6)
+    assert not torch.equal(hot(free, "hair"), hot(blond, "hair")) and len(hot(free, "hair").unique(dim=0)) > 1
+    for name in image_sets.ATTRIBUTES:
+        assert name == "hair" or torch.equal(hot(free, name), hot(blond, name))
+        assert (hot(blond, name).sum(1) == 1).all()
+
+
+def test_vary_and_blend(run, monkeypatch):
+    """A row for each value, the same z in a column, nothing else changed; in between and beyond by arithmetic."""
+    folder, calls = run(cgan), drawn(cgan, monkeypatch)
+    for more, wanted in (([], torch.eye(3)), (["--blend"], None)):
+        calls.clear()
+        command(cgan, folder, "sample", "--vary=glasses", "--n=64", *more)
+        (z, y), = calls
+        rows = len(z) // 8
+        assert read_png(folder / "samples/glasses.png").shape == sheet_shape(8 * rows, 16, 3)
+        z, y = z.view(rows, 8, -1), y.view(rows, 8, -1)
+        assert (z == z[:1]).all() and len(z[0].unique(dim=0)) == 8
+        for i in range(rows):
+            for name in image_sets.ATTRIBUTES:
+                values = hot(y[i], name)
+                if name != "glasses":
+                    assert torch.equal(values, hot(y[0], name))
+                elif wanted is not None:
+                    assert torch.equal(values, wanted[i].expand(8, 3))
+                else:                                                   # from the first value to the second, and on
+                    t = values[0, 1].item()
+                    close(values, torch.tensor([1 - t, t, 0]).expand(8, 3), 1e-6)
+        if wanted is None:
+            t = hot(y[:, 0], "glasses")[:, 1]
+            assert t[0] == 0 and (t == 1).any() and t[-1] == pytest.approx(1.5) and (t.diff() > 0).all()
+        else:
+            assert rows == 3
+
+
+def test_what_the_model_does_not_know(run, capsys):
+    folder = f"--out_dir={run(cgan)}"
+    for flag, *names in (("--hair=purple", "black", "blond", "red"), ("--label=3", "hair", "glasses"),
+                         ("--vary=hat", "hair", "background"), ("--vary=label", "hair", "background")):
+        error = refused(capsys, cgan, "sample", folder, "--device=cpu", flag)
+        assert all(name in error for name in names) and flag.split("=")[0] in error
+    assert not (run(cgan) / "samples/sample.png").exists()
+
+
+# ---- evaluate
+
+def test_the_equilibrium_report(run, monkeypatch):
+    """A report whose D has learnt from what it is asked about, or calls the real ones generated."""
+    folder, plain = run(train_gan), train_gan.Discriminator.forward
+    grad, judged, calls = [], [], drawn(train_gan, monkeypatch)
+
+    def spy(self, x):
+        (grad if torch.is_grad_enabled() else judged).append(x)
+        return plain(self, x)
+
+    monkeypatch.setattr(train_gan.Discriminator, "forward", spy)
+    tables = command(train_gan, folder, "evaluate", "--batch_size=500", "--lr=0.01")
+    assert json.loads((folder / "evaluate.json").read_text()) == tables
+    assert tables["ideal"] == {"accuracy": 0.5, "loss": pytest.approx(2 * math.log(2))}
+    assert tables["fresh_D"]["accuracy"] > 0.9 and tables["fresh_D"]["loss"] < math.log(2)      # 6 steps deceive nobody
+    assert 0 <= tables["D_of_this_run"]["accuracy"] <= 1
+    learn, held_out = image_sets.load_images("faces", 16, 256)
+    known = {to_float(image).numpy().tobytes() for image in learn.images}
+    new = {to_float(image).numpy().tobytes() for image in held_out.images}
+    learnt, asked = ({image.numpy().tobytes() for image in torch.cat(x)} for x in (grad[:4], judged))
+    assert learnt & known and not learnt & new and new <= asked and not asked & known and not asked & learnt
+    assert len(calls) == 1 and len(calls[0][0].unique(dim=0)) == len(calls[0][0])       # every z is new
+    assert sum(map(len, grad)) == pytest.approx(40_000, rel=0.1)
+    two, nearest = tables["mean_distance_of_two_images"], tables["mean_distance_to_the_nearest_training_image"]
+    assert 0 < two["samples"] < two["held out"] and 0 < nearest["held out"] < two["held out"]
+    assert read_png(folder / "samples/nearest.png").shape == sheet_shape(16, 16, 3)
+
+
+def test_accuracy_with_generated_images(run, monkeypatch):
+    """Generated images beside the wrong labels, or in another range of bytes."""
+    folder, calls, plain = run(cgan), drawn(cgan, monkeypatch), classifier.from_few
+    given = []
+    monkeypatch.setattr(plain, "__defaults__", (None, (50,), 1))
+    few = classifier.Config
+    monkeypatch.setattr(classifier, "Config", lambda **fields: few(**{**fields, "steps": 2, "batch_size": 16}))
+    monkeypatch.setattr(classifier, "from_few", lambda *args: given.append(args) or plain(*args))
+    tables = command(cgan, folder, "evaluate")
+    assert json.loads((folder / "evaluate.json").read_text()) == tables
+    table, = tables.values()
+    assert len(table) == 2 and all("50" in row and 0 <= share <= 1 for row, share in table.items())
+    (_, learn, held_out, more), = given
+    (z, y), = calls
+    G = cgan.load(cgan.Config(out_dir=str(folder), device="cpu"))[0]
+    assert torch.equal(image_sets.one_hot(more.labels, more.attributes), y) and len(y) == len(learn.images) == 256
+    assert more.images.dtype == torch.uint8
+    assert (to_float(more.images) - cgan.draw(G, z, y, 16)).abs().max() < 1.01 / 255
+    assert held_out.images.shape == (64, 3, 16, 16)
+
+
+# ---- bad input: one line, exit status 2, no traceback, nothing lost
+
+def refused(capsys, script, *args):
+    with pytest.raises(SystemExit) as leaving:
+        script.main(list(args))
+    assert leaving.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
+    return err
+
+
+@both
+def test_bad_flags(script, arrays, capsys):
+    run = flags(arrays, data=arrays / "gray.npz", out_dir=arrays / "new")
+    assert "did you mean --ngf" in refused(capsys, script, *run, "--ngff=3")
+    assert "invalid int value: 'many'" in refused(capsys, script, *run, "--steps=many")
+    assert "choose from train, sample, evaluate" in refused(capsys, script, "sampel")
+    assert "invalid choice" in refused(capsys, script, *run, "--preset=gqu")
+    assert "--batch_size must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
+    for wrong in ("--ngf=0", "--ndf=0", "--z_dim=0", "--n=0"):
+        assert "above 0" in refused(capsys, script, *run, wrong)
+    assert "-4" in refused(capsys, script, *run, "--size=-4")
+    assert "--n_images" in refused(capsys, script, *run, "--data=faces", "--n_images=0")
+    if script is cgan:
+        assert "wgan-gp" in refused(capsys, script, *run, "--loss=wgan")
+    assert not (arrays / "new").exists()
+
+
+@both
+def test_bad_data(script, tmp_path, capsys, monkeypatch):
+    new = tmp_path / "new"
+
+    def error_for(path):
+        return refused(capsys, script, *flags(tmp_path, data=path, out_dir=new))
+
+    assert "no such file" in error_for(tmp_path / "none")
+    assert "faces" in error_for("facse")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert "no image" in error_for(folder)
+    (folder / "a.txt").write_text("not a picture")
+    assert "no image" in error_for(folder)
+    (folder / "note.png").write_text("a text that is called a picture")
+    assert "note.png" in error_for(folder)
+    write_png(folder / "note.png", np.zeros((20, 20, 3), np.uint8))
+    whole = (folder / "note.png").read_bytes()
+    for length in (len(whole) - 20, len(whole) // 2, 20):
+        (folder / "note.png").write_bytes(whole[:length])
+        assert "note.png" in error_for(folder)
+    idx = tmp_path / "train-images-idx3-ubyte"
+    idx.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 4, 0, 0, 0, 4]) + bytes(79))
+    assert "truncated" in error_for(idx) and idx.name in error_for(idx)
+    idx.write_bytes(b"")
+    assert idx.name in error_for(idx)
+    assert not new.exists()
+
+
+@both
+def test_bad_checkpoint(script, run, tmp_path, arrays, capsys):
+    other = train_gan if script is cgan else cgan
+    for args in (["sample"], ["evaluate"], ["--resume"]):
+        assert "no checkpoint" in refused(capsys, script, *args, f"--out_dir={tmp_path}/none")
+        error = refused(capsys, script, *args, f"--out_dir={run(other)}", "--device=cpu")
+        assert "'gan'" in error and "'cgan'" in error
+        changed = f"--out_dir={run(script)}", "--device=cpu", "--ngf=9"
+        assert "leave the flag out" in refused(capsys, script, *args, *changed)
+    path = run(script) / "checkpoint.pt"
+    whole = path.read_bytes()
+    error = refused(capsys, script, "--resume", f"--data={arrays}/gray.npz", f"--out_dir={run(script)}", "--steps=9")
+    assert "--data" in error and path.read_bytes() == whole             # gray ones, where the model knows colours
+    for length, args in ((0, ["sample"]), (10, ["--resume"]), (len(whole) // 2, ["--resume"]),
+                         (len(whole) - 10, ["evaluate"])):
+        path.write_bytes(whole[:length])
+        assert "truncated" in refused(capsys, script, *args, f"--out_dir={run(script)}")
+
+
+@both
+def test_no_such_device(script, arrays, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    run = flags(arrays, data=arrays / "gray.npz", out_dir=arrays / "new")
+    for device in ("cuda", "gpu"):
+        assert "--device=cpu" in refused(capsys, script, *run, f"--device={device}")
+    assert not (arrays / "new").exists()
+
+
+@kinds
+def test_a_loss_that_is_not_a_number_stops_the_run(script, loss, run, capsys):
+    """A run that goes on with NaN, and saves it."""
+    folder = run(script)
+    if loss.get("loss") == "wgan-gp":
+        script.train(tiny(script, folder.parent, steps=1, out_dir=str(folder), **loss))
+    before = (folder / "checkpoint.pt").read_bytes()
+    error = refused(capsys, script, "--resume", "--steps=40", "--lr=1e30", f"--out_dir={folder}", "--device=cpu")
+    assert "loss is" in error and "lower the learning rate" in error
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+@both
+def test_out_of_memory_names_what_to_lower(script, arrays, capsys, monkeypatch):
+    def forward(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    monkeypatch.setattr(script.Discriminator, "forward", forward)
+    error = refused(capsys, script, *flags(arrays, data=arrays / "gray.npz"))
+    assert "--batch_size" in error and "--ngf" in error
