@@ -9,7 +9,7 @@ image is real. Both are trained in turn, D to tell real from generated, G to dec
 If G drew just as the data is distributed, D could only say ½: its loss would be 2 ln 2. Networks and training
 are those of Radford, Metz & Chintala 2016, "Unsupervised representation learning with deep convolutional
 generative adversarial networks". Departures: a learning rate ten times theirs, which falls to 0 (a constant
-one goes on in circles), noise on what D sees, and samples from a running average of G's weights.
+one goes on in circles), D sees images with noise, and samples come from a running average of G's weights.
 
     python train_gan.py                                 faces, drawn on the spot
     python train_gan.py --data=my_pictures              your own folder of images
@@ -165,7 +165,7 @@ def train(cfg: Config) -> dict:
     if state:
         common.restore(state, [opt_g, opt_d], data_rng)
     net_g, net_d = (torch.compile(G), torch.compile(D)) if cfg.compile else (G, D)
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
 
     columns = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
     with common.Run(cfg, "gan", nn.ModuleList([G, D]), columns, state) as run:

@@ -173,7 +173,7 @@ def train(cfg: Config) -> dict:
     if state:
         common.restore(state, [opt_g, opt_d], data_rng)
     net_g, net_d = (torch.compile(G), torch.compile(D)) if cfg.compile else (G, D)
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
     columns, wgan = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"], cfg.loss == "wgan-gp"
     with common.Run(cfg, "cgan", nn.ModuleList([G, D]), columns, state) as run:
         run.say(f"{N:,} images of {size} × {size} to learn from, with {', '.join(learn.attributes)}")

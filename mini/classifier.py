@@ -131,7 +131,7 @@ def train(cfg: Config, data=None) -> dict:
     if state:
         common.restore(state, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
-    bf16 = torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
 
     with common.Run(cfg, "classifier", model, ["loss", "lr", "accuracy"], state) as run:
         chance = sum(math.log(len(names)) for names in learn.attributes.values())
