@@ -271,3 +271,11 @@ def test_every_source_line_fits():
               "mini/classifier.py": 280}
     for name, limit in limits.items():
         assert len((ROOT / name).read_text("utf-8").splitlines()) <= limit, name
+
+
+def test_scripts_run_by_their_path_too(tmp_path):
+    """`python mini/cgan.py` finds the package, from any folder."""
+    for script in ("classifier.py", "cgan.py"):
+        done = subprocess.run([sys.executable, str(ROOT / "mini" / script), "--help"], cwd=tmp_path,
+                              capture_output=True, text=True)
+        assert done.returncode == 0 and "--out_dir" in done.stdout, done.stderr
