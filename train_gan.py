@@ -8,8 +8,8 @@ image is real. Both are trained in turn, D to tell real from generated, G to dec
 
 If G drew just as the data is distributed, D could only say ½: its loss would be 2 ln 2. Networks and training
 are those of Radford, Metz & Chintala 2016, "Unsupervised representation learning with deep convolutional
-generative adversarial networks". Departures: a learning rate ten times theirs, which falls to 0 (a constant
-one goes on in circles), D sees images with noise, and samples come from a running average of G's weights.
+generative adversarial networks". Departures: a learning rate ten times theirs that falls to 0; D sees images
+with noise, moved by a pixel at random (see `disturb`); samples come from a running average of G's weights.
 
     python train_gan.py                                 faces, drawn on the spot
     python train_gan.py --data=my_pictures              your own folder of images

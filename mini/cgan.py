@@ -34,7 +34,7 @@ from mini.data.pretrained import check_shape, own_checkpoint
 @dataclass
 class Config(LabelConfig):
     # data
-    data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, or a folder with one per class
+    data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, or a folder of sub-folders
     size: int = 32              # height and width of the images (0: as they are)
     n_images: int = 20000       # how many faces are drawn to learn from
     # model

@@ -246,7 +246,7 @@ def disturb(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
     down, its edge repeated, plus normal noise with standard deviation sigma.
 
     The noise keeps it from winning by what is too small to see (Sønderby et al. 2017, §3). Without the move
-    its BatchNorm would subtract, and so hide from it, a checkerboard that all generated images share.
+    its BatchNorm can subtract, and so hide from it, a checkerboard that all generated images share.
     """
     right, down = (torch.rand(2, len(images), 1, 1, 1, generator=generator) < 0.5).to(images.device)
     images = torch.where(right, torch.cat([images[:, :, :, :1], images[:, :, :, :-1]], dim=3), images)
