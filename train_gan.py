@@ -69,10 +69,11 @@ class Generator(nn.Module):
     def __init__(self, cfg, C: int, S: int):
         super().__init__()
         width = cfg.ngf * S // 8                                # at 4 × 4
-        layers = [nn.ConvTranspose2d(cfg.z_dim, width, 4, 1, 0, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers = [nn.ConvTranspose2d(cfg.z_dim, width, 4, 1, 0, bias=False),
+                  nn.BatchNorm2d(width), nn.ReLU(True)]
         while width > cfg.ngf:
             layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
-                       nn.BatchNorm2d(width // 2), nn.ReLU()]
+                       nn.BatchNorm2d(width // 2), nn.ReLU(True)]
             width //= 2
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, C, 4, 2, 1, bias=False), nn.Tanh())
         self.apply(init_weights)
@@ -87,10 +88,10 @@ class Discriminator(nn.Module):
     def __init__(self, cfg, C: int, S: int):
         super().__init__()
         width = cfg.ndf
-        layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
         while width < cfg.ndf * S // 8:                         # until 4 × 4
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
-                       nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)]
+                       nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2, True)]
             width *= 2
         self.layers = nn.Sequential(*layers, nn.Conv2d(width, 1, 4, 1, 0, bias=False))
         self.apply(init_weights)
@@ -166,7 +167,6 @@ def train(cfg: Config) -> dict:
         common.restore(state, [opt_g, opt_d], data_rng)
     net_g, net_d = (torch.compile(G), torch.compile(D)) if cfg.compile else (G, D)
     bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
-
     columns = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
     with common.Run(cfg, "gan", nn.ModuleList([G, D]), columns, state) as run:
         run.say(f"{N:,} images of {size} × {size} to learn from\nif D could not tell real from generated: "

@@ -66,10 +66,11 @@ class Generator(nn.Module):
     def __init__(self, cfg, C: int, S: int, V: int):
         super().__init__()
         z_y, width = cfg.z_dim + V, cfg.ngf * S // 8            # at 1 × 1, at 4 × 4
-        layers = [nn.ConvTranspose2d(z_y, width, 4, 1, 0, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        layers = [nn.ConvTranspose2d(z_y, width, 4, 1, 0, bias=False),
+                  nn.BatchNorm2d(width), nn.ReLU(True)]
         while width > cfg.ngf:
             layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
-                       nn.BatchNorm2d(width // 2), nn.ReLU()]
+                       nn.BatchNorm2d(width // 2), nn.ReLU(True)]
             width //= 2
         self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, C, 4, 2, 1, bias=False), nn.Tanh())
         self.apply(init_weights)
@@ -84,10 +85,11 @@ class Discriminator(nn.Module):
     def __init__(self, cfg, C: int, S: int, V: int):
         super().__init__()
         width, wgan = cfg.ndf, cfg.loss == "wgan-gp"
-        layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2)]
+        layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
         while width < cfg.ndf * S // 8:                         # until 4 × 4
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
-                       nn.GroupNorm(1, 2 * width) if wgan else nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2)]
+                       nn.GroupNorm(1, 2 * width) if wgan else nn.BatchNorm2d(2 * width),
+                       nn.LeakyReLU(0.2, True)]
             width *= 2
         self.layers, self.last = nn.Sequential(*layers), nn.Conv2d(width, 1, 4, 1, 0, bias=False)
         self.values = nn.Linear(V, 16 * width, bias=False)      # what each value adds to the last weights
@@ -183,13 +185,11 @@ def train(cfg: Config) -> dict:
             left = 1 - step / cfg.steps
             opt_g.param_groups[0]["lr"] = opt_d.param_groups[0]["lr"] = cfg.lr * left
             sigma = cfg.noise * left
-
             for _ in range(5 if wgan else 1):
                 # batch
                 i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
                 x, y_i = to_float(images[i]).contiguous(memory_format=torch.channels_last), labels[i]
                 z_i = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
-
                 # D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y)),  or  E D(x|y) − E D(G(z|y)|y)
                 with bf16:
                     fake = net_g(z_i, y_i)
