@@ -21,6 +21,7 @@ import hashlib
 import io
 import itertools
 import math
+import os
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -233,12 +234,11 @@ def evaluate(cfg: Config) -> dict:
 class Judge:
     """The classifier of a data set, trained when first asked for and kept under runs/, and real images beside
     which to put generated ones. `model` is None if the images have no labels: then nothing is scored."""
-
-    def __init__(self, cfg, learn, held_out, steps: int = Config.steps):
-        """cfg: of the run to be judged (data, size, n_images, device); learn, held_out: its images."""
-        self.learn, self.model = learn, None
-        self.n = min(2048, len(learn.images), len(held_out.images))     # images in a Fréchet distance
-        if not learn.attributes or self.n < 2:
+    def __init__(self, cfg, learn, held_out, steps: int = Config.steps, n: int = 2048):
+        """cfg: of the run (data, size, n_images, device); its images; n: as many a distance compares."""
+        self.learn, self.model, self.n = learn, None, min(n, len(learn.images), len(held_out.images))
+        self.labels = held_out.labels[:self.n]
+        if not learn.attributes or self.n < 2 or os.environ.get("RANK", "0") != "0":    # torchrun's others
             return
         self.name = "face features" if cfg.data == "faces" else f"features of a classifier of {cfg.data}"
         own = Config(data=cfg.data, size=cfg.size, n_images=cfg.n_images, steps=steps)

@@ -3,9 +3,11 @@
     python -m tests.bench gpt --data=shakespeare.txt [--nanogpt=DIR]    time to a held-out loss; one step
     python -m tests.bench generate                                      tokens per second, against the memory's speed
     python -m tests.bench gan                                           one step of DCGAN, 64 × 64, batch 64
+    python -m tests.bench diffusion                                     one step of diffusion, 32 × 32, batch 64
 
 Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
-and optimiser are then trained beside ours by its published recipe for CPUs.
+and optimiser are then trained beside ours by its published recipe for CPUs. For diffusion, denoising-diffusion-pytorch
+is measured beside ours if it is installed.
 """
 import argparse
 import csv
@@ -18,10 +20,15 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+import train_diffusion
 import train_gan
 import train_gpt
+from mini import common
 from mini.data.decoding import fast_vectors
+from mini.data.faces import ATTRIBUTES, faces
+from mini.data.image_sets import one_hot
 from mini.data.text import encode_split, make_tokenizer, read_text
 from train_gpt import GPT, Config, generate, held_out_loss
 
@@ -222,16 +229,75 @@ def bench_gan(args, size=64, width=64, batch=64, steps=10):
         len(rows), *(statistics.median(column) for column in zip(*rows))))
 
 
+def bench_diffusion(args, size=32, batch=64):
+    """Ours is what train() does at each step; theirs a U-Net at full resolution, dim 32 and multiples 1, 2, 2, and Adam.
+    Both without their first two steps. FLOPs are those of products and convolutions in one step, by torch's counter."""
+    def ours(matmul):
+        cfg = train_diffusion.Config(matmul=matmul, device="cpu")
+        torch.set_float32_matmul_precision(matmul)
+        nets = train_diffusion.make_nets(cfg, (3, size, size, ATTRIBUTES), None)
+        optimizer = torch.optim.Adam(nets["net"].parameters(), cfg.lr)
+        abar, rng = train_diffusion.make_abar(cfg.T, cfg.schedule), torch.Generator().manual_seed(0)
+
+        def step():
+            x0, y, t, eps = train_diffusion.draw_batch(images, labels, batch, cfg, rng)
+            with common.autocast(torch.device("cpu"), matmul):
+                loss = train_diffusion.loss_of(nets["net"], x0, y, t, eps, abar, cfg)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            train_diffusion.update_average(nets["average"], nets["net"], cfg.ema)
+            return loss.item()
+        return step, sum(p.numel() for p in nets["net"].parameters())
+
+    def theirs():
+        from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+        model = GaussianDiffusion(Unet(dim=32, dim_mults=(1, 2, 2)), image_size=size, timesteps=1000)
+        optimizer, x = torch.optim.Adam(model.parameters(), 1e-4), images[:batch].float() / 255
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            loss = model(x)
+            loss.backward()
+            optimizer.step()
+            return loss.item()
+        return step, sum(p.numel() for p in model.parameters())
+
+    images, labels = faces(1024, size)
+    labels = one_hot(labels, ATTRIBUTES)
+    sides = {"ours": ours("medium"), "ours, --matmul=highest": ours("highest")}
+    if importlib.util.find_spec("denoising_diffusion_pytorch"):
+        sides["denoising-diffusion-pytorch"] = theirs()
+    flops, seconds = {}, {name: [] for name in sides}
+    for name, (step, _) in sides.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        flops[name] = counter.get_total_flops()
+        step()
+    for _ in range(args.pairs):
+        for name, (step, _) in sides.items():
+            torch.set_float32_matmul_precision("medium" if name == "ours" else "highest")
+            start = time.perf_counter()
+            step(), step()
+            seconds[name].append((time.perf_counter() - start) / 2)
+    for name, (_, parameters) in sides.items():
+        ratios = [a / b for a, b in zip(seconds[name], seconds[[*sides][-1]])]
+        print(f"{name}: {parameters:,} parameters, {flops[name] / 1e9:.0f} GFLOP, a step "
+              f"{statistics.median(seconds[name]):.3f} s, ratio to the last {statistics.median(ratios):.3f} "
+              f"({min(ratios):.3f} to {max(ratios):.3f})")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["gpt", "generate", "gan"])
+    parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion"])
     parser.add_argument("--data", default="shakespeare")
     parser.add_argument("--nanogpt", default="")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--all", action="store_true", help="also the whole run of our own nanogpt-cpu preset")
     args = parser.parse_args()
-    {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan}[args.name](args)
+    {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan,
+     "diffusion": bench_diffusion}[args.name](args)
 
 
 if __name__ == "__main__":

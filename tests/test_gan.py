@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
-        patch.setattr(classifier.Judge.__init__, "__defaults__", (2,))
+        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
         patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
         yield folder
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from mini.common import RunConfig, UserError, atomic_open, require
 from mini.data.download import FOLDER, download
 from mini.data.faces import ATTRIBUTES, faces
-from mini.data.images import make_square, over_white, read_image, to_size
+from mini.data.images import make_square, over_white, pad, read_image, to_float, to_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HELD_OUT = 4096         # faces that no model learns from
@@ -86,14 +86,18 @@ class LabelConfig(RunConfig):
     label: str = ""             # other data: the class
 
 
-def draw_labels(cfg, attributes: dict, n: int) -> torch.Tensor:
-    """Labels (n, A) for samples: the values that flags such as --hair=blond ask for, any where there is no
-    flag, the same at every call. Raises UserError for a flag or a value that the data does not know."""
-    rng = torch.Generator().manual_seed(cfg.seed)
-    labels = torch.stack([torch.randint(len(names), (n,), generator=rng) for names in attributes.values()], 1)
+def draw_labels(cfg, attributes: dict, n: int, otherwise=None) -> torch.Tensor:
+    """Labels (n, A) for samples: the values that flags such as --hair=blond ask for; without a flag, those of
+    `otherwise` (n, A), or any, the same at every call. Raises UserError for a flag or a value that the data
+    does not know."""
+    rng, labels = torch.Generator().manual_seed(cfg.seed), torch.zeros(n, len(attributes), dtype=torch.int64)
+    for column, names in zip(labels.T, attributes.values()):
+        column.copy_(torch.randint(len(names), (n,), generator=rng))
+    labels = labels if otherwise is None else otherwise.clone()
     for name in (*ATTRIBUTES, "label"):
         if value := getattr(cfg, name):
-            require(name in attributes, f"--{name}: the model knows {', '.join(attributes)} only")
+            known = ', '.join(attributes) or "no labels"
+            require(name in attributes, f"--{name}: the model knows {known} only")
             names = attributes[name]
             require(value in names, f"--{name}={value}: choose from {', '.join(names)}")
             labels[:, list(attributes).index(name)] = names.index(value)
@@ -101,9 +105,36 @@ def draw_labels(cfg, attributes: dict, n: int) -> torch.Tensor:
 
 
 def one_hot(labels, attributes: dict) -> torch.Tensor:
-    """Labels (B, A) -> (B, V), V the number of all values: for each attribute a 1 at its value, else 0."""
-    parts = [F.one_hot(column, len(names)) for column, names in zip(labels.T, attributes.values())]
-    return torch.cat(parts, dim=1).float()
+    """Labels (B, A) -> (B, V), V the number of all values: for each attribute a 1 at its value, else 0.
+    A label of -1, not known, becomes 0 at every value."""
+    parts = [F.one_hot(column + 1, 1 + len(names))[:, 1:]
+             for column, names in zip(labels.T, attributes.values())]
+    return torch.cat(parts or [labels[:, :0]], dim=1).float()
+
+
+def to_mend(cfg, n: int, shape):
+    """What a model is given that is to draw a part of an image anew, by the flags of `sample`.
+
+    shape: (C, S, size, attributes), S the padded size. Returns images (n, C, S, S) in [-1, 1]: --image, or
+    held-out ones; a mask (n, 1, S, S), 1 where to draw: where --mask is white, or the lower half; and labels
+    (n, A), -1 where not known: of the held-out images, but for flags such as --glasses=round.
+    """
+    C, S, size, attributes = shape
+    if cfg.image:
+        images = to_size(read_image(cfg.image), size)[None]
+        images = images.expand(n, 3, -1, -1) if C == 3 else images.float().mean(1, True).round().byte()
+        labels = torch.full((1, len(attributes)), -1)
+    else:
+        held_out = load_images(cfg.data, cfg.size, cfg.n_images)[1]
+        images, labels = held_out.images, held_out.labels[:, :len(attributes)]
+    at = torch.arange(n) % len(images)
+    images, labels = images[at], labels[at % len(labels)]
+    mask = torch.zeros(1, size, size)
+    mask[:, size // 2:] = 1
+    if cfg.mask:
+        mask = (to_size(read_image(cfg.mask), size).float().mean(0, True) > 127).float()
+    masks = pad(mask[None]).expand(n, -1, -1, -1)
+    return to_float(pad(images)), masks, draw_labels(cfg, attributes, n, labels)
 
 
 def read_images(source: str, size: int = 0) -> ImageSet:

@@ -241,6 +241,21 @@ def noise(n: int, columns: int, seed: int) -> torch.Tensor:
     return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed))
 
 
+def walks(x: torch.Tensor) -> torch.Tensor:
+    """Noise x (n, …) to rows of 8 steps from one noise to another, (n, …): row r goes from x[r] to x[r + 1].
+    Each mixture has variance 1, as noise must have."""
+    n = len(x)
+    row, t = torch.arange(n) // 8, (torch.arange(n) % 8 / 7).view(-1, *[1] * (x.ndim - 1))
+    return ((1 - t) * x[row] + t * x[(row + 1) % n]) / ((1 - t) ** 2 + t**2).sqrt()
+
+
+def film(moments: list, pictures: int = 8) -> torch.Tensor:
+    """So many of the moments, evenly spread, as images (n · k · pictures, C, H, W), one film below the other.
+    A moment is a tuple of k tensors (n, C, H, W), whose films belong together."""
+    at = torch.linspace(0, len(moments) - 1, pictures).round().int().tolist()
+    return torch.stack([torch.stack(moments[i], dim=1) for i in at], dim=2).flatten(0, 2)
+
+
 def disturb(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
     """What a discriminator is shown of images (B, C, H, W): each moved by nothing or a pixel to the right and
     down, its edge repeated, plus normal noise with standard deviation sigma.

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from mini.common import UserError, from_checkpoint, load_checkpoint, older_run, require
+from mini.common import UserError, from_checkpoint, load_checkpoint, require
 from mini.data.safetensors import read_safetensors
 from mini.data.tokenizers import BPETokenizer, load_tokenizer
 
@@ -40,6 +40,15 @@ def read_gpt2(path):
         raise UserError(f"{path}: not the weights of a GPT-2 (or a broken config.json beside it); "
                         f"it holds {', '.join(list(tensors)[:3])} …") from None
     return dict(zip(SIZES, (n_layer, n_head, n_embd, block_size))), weights
+
+
+def older_run(cfg, step: int, few: int = 100) -> str:
+    """A remark for `sample` when a run of a few steps may hide an older, longer one; else ''."""
+    folder = Path(cfg.out_dir)
+    results = folder.parent.glob(f"{folder.name}.*/result.json")
+    older = {json.loads(path.read_text("utf-8"))["steps"]: path.parent for path in results} | {0: folder}
+    hint = f"; an older one of {max(older)} steps: --out_dir={older[max(older)]}" if max(older) > step else ""
+    return f"note: the run in {folder} has only {step} steps{hint}\n" if step < few else ""
 
 
 def own_checkpoint(cfg, model: str, wanted: bool = True):
