@@ -47,13 +47,12 @@ class Config(LabelConfig):
     width: int = 64             # channels at the highest resolution; doubled at each below, up to fourfold
     levels: int = 2             # resolutions, each half of the one above; attention at the lowest
     stem: int = 2               # stem × stem pixels of the image are one pixel to the network
-    # diffusion
     T: int = 1000               # steps from image to noise
     schedule: str = "cosine"    # cosine | linear: how ᾱ falls from 1 to 0
     predict: str = "x0"         # x0 | v | eps: what the network's output means
-    max_weight: float = 5.0     # largest weight w_t of an error in x₀
     drop: float = 0.1           # how often the network is not told the labels (1: never told)
     # optimisation
+    max_weight: float = 5.0     # largest weight w_t of an error in x₀
     steps: int = 2500           # optimiser steps
     batch_size: int = 32        # images per step, over all processes
     lr: float = 4e-3            # Adam's peak learning rate
@@ -71,6 +70,7 @@ class Config(LabelConfig):
     show: str = "samples"       # samples | forward | reverse | walk | inpaint
     image: str = ""             # inpaint: your picture (default: held-out images)
     mask: str = ""              # inpaint: a picture, white where to draw anew (default: the lower half)
+
 GPU = dict(width=128, levels=3, stem=1, batch_size=128, steps=40000, lr=3e-4, warmup=1000, ema=0.9995)
 PRESETS = {"gpu": GPU, "gpu64": dict(GPU, size=64, levels=4)}
 
@@ -80,8 +80,7 @@ def make_abar(T: int, schedule: str):
     """ᾱ_0 … ᾱ_{T−1}, and after them ᾱ = 1, of an image without noise, at index -1: (T + 1,) in float64.
 
     linear: β from 1e-4 to 0.02 (Ho et al. 2020, §4), more for T < 1000, so that the end is noise. cosine
-    (Nichol & Dhariwal 2021, eq. 17): falls evenly; the linear one drowns small images long before the end.
-    """
+    (Nichol & Dhariwal 2021, eq. 17): falls evenly; the linear one drowns small images long before the end."""
     if schedule == "linear":
         betas = (torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T).clamp(max=0.999)
     else:
@@ -150,13 +149,13 @@ class UNet(nn.Module):
     def __init__(self, cfg, C: int, V: int):
         super().__init__()
         widths, E = [cfg.width * min(2**level, 4) for level in range(cfg.levels)], 4 * cfg.width
-        inner, outer, pairs = widths[-1], C * cfg.stem**2, list(zip(widths, widths[1:]))
+        low, outer, pairs = widths[-1], C * cfg.stem**2, list(zip(widths, widths[1:]))
         self.cfg, self.time = cfg, nn.Sequential(nn.Linear(cfg.width, E), nn.SiLU(), nn.Linear(E, E))
         self.label = nn.Linear(V, E, bias=False) if V else None         # a vector for every value
         self.stem = nn.Conv2d(outer, cfg.width, 3, 1, 1)
         self.down = nn.ModuleList(ResBlock(w, w, E) for w in widths)
         self.shrink = nn.ModuleList(nn.Conv2d(w, below, 3, 2, 1) for w, below in pairs)
-        self.middle = nn.ModuleList([ResBlock(inner, inner, E), Attention(inner), ResBlock(inner, inner, E)])
+        self.before, self.attention, self.after = ResBlock(low, low, E), Attention(low), ResBlock(low, low, E)
         self.grow = nn.ModuleList(nn.Conv2d(below, w, 3, 1, 1) for w, below in pairs)
         self.up = nn.ModuleList(ResBlock(2 * w, w, E) for w in widths)
         self.norm, self.out = nn.GroupNorm(8, cfg.width), zeros(nn.Conv2d(cfg.width, outer, 3, 1, 1))
@@ -169,8 +168,7 @@ class UNet(nn.Module):
         for level, block in enumerate(self.down):
             h = block(self.shrink[level - 1](h) if level else h, e)     # from half the resolution above
             skips.append(h)
-        before, attention, after = self.middle
-        h = after(attention(before(h, e)), e)
+        h = self.after(self.attention(self.before(h, e)), e)
         for level, block in reversed([*enumerate(self.up)]):
             h = block(torch.cat([h, skips[level]], dim=1), e)
             if level:
@@ -180,12 +178,13 @@ class UNet(nn.Module):
 
 # ---- the loss
 def loss_of(net, x0, y, t, eps, abar, cfg):
-    """E w_t |x̂₀ − x₀|² per number, for x0 and noise eps (B, C, S, S), labels y (B, V), times t (B,). w_t is
-    1/σ², up to max_weight: so an error in v counts the same at all times (Salimans & Ho 2022, §4)."""
+    """E w_t |out − target|² per number, for x0 and noise eps (B, C, S, S), labels y (B, V), times t (B,). w_t
+    is 1 for v and ε; for x₀ 1/σ², up to max_weight: its error is then that of v (Salimans & Ho 2022, §4)."""
     abar = abar[t][:, None, None, None].float()
-    xt = add_noise(x0, eps, abar)
-    x0_hat = to_x0(net(xt, t, y).float(), xt, abar, cfg.predict)
-    return ((x0_hat - x0).square() / (1 - abar).clamp(min=1 / cfg.max_weight)).mean()
+    alpha, sigma, out = abar**0.5, (1 - abar)**0.5, net(add_noise(x0, eps, abar), t, y).float()
+    target = {"x0": x0, "v": alpha * eps - sigma * x0, "eps": eps}[cfg.predict]
+    weight = (1 / sigma**2).clamp(max=cfg.max_weight) if cfg.predict == "x0" else 1.0
+    return (weight * (out - target).square()).mean()
 
 
 @torch.no_grad()
@@ -218,16 +217,15 @@ def step_back(xt, x0, abar_t: float, abar_s: float, z, cfg, before=None):
 
 def sample_chain(predict, x, cfg, rng, known=None, mask=None):
     """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image. predict(x_t,
-    t) returns x̂₀. Where mask is 0 the image is `known`: noise is put on it, and it takes x_t's place at each
-    step (Lugmayr et al. 2022, "RePaint", eq. 8). Raises UserError for less than 1 or more than T steps."""
-    common.require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+    t) returns x̂₀. Where mask is 0, x₀ is `known`; so x_t there is the known image with noise, and elsewhere
+    the network makes what goes with it (as in Lugmayr et al. 2022, "RePaint", eq. 8). Raises UserError for
+    less than 1 step or more than T."""
+    common.require(1 <= cfg.sample_steps <= cfg.T and 0 <= cfg.eta <= 1,
+                   f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}; --eta={cfg.eta}: from 0 to 1")
     times = torch.linspace(cfg.T - 1, 0, cfg.sample_steps, dtype=torch.float64).round().int().tolist()
     abar, before = make_abar(cfg.T, cfg.schedule).tolist(), None
     for t, s in zip(times, [*times[1:], -1]):               # abar[-1] = 1
-        if known is not None:
-            z = torch.randn(x.shape, generator=rng).to(x.device)
-            x = torch.where(mask > 0, x, add_noise(known, z, abar[t]))
-        x0 = predict(x, t)
+        x0 = predict(x, t) if known is None else torch.where(mask > 0, predict(x, t), known)
         yield x, x0
         z = torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device)
         x, before = step_back(x, x0, abar[t], abar[s], z, cfg, before), (x0, abar[t])
@@ -253,7 +251,7 @@ def guided(net, y, cfg):
 def draw(net, labels, shape, cfg):
     """Images (n, C, size, size) in [-1, 1], on the CPU, for labels (n, A), from the noise of cfg.seed."""
     (C, S, size, attributes), device = shape, next(net.parameters()).device
-    x, images, rng = noise(len(labels), C * S * S, cfg.seed), [], torch.Generator().manual_seed(cfg.seed)
+    x, images, rng = noise(len(labels), C * S * S, cfg.seed), [], torch.Generator().manual_seed(cfg.seed + 1)
     for x_i, y_i in zip(x.to(device).split(128), one_hot(labels, attributes).to(device).split(128)):
         for _, x0 in sample_chain(guided(net, y_i, cfg), x_i.view(-1, C, S, S), cfg, rng):
             pass
@@ -264,13 +262,13 @@ def draw(net, labels, shape, cfg):
 # ---- the run
 def make_nets(cfg, shape, state):
     """The network and its average, with the weights of a checkpoint if there is one."""
-    common.require(min(cfg.width, cfg.levels, cfg.stem, cfg.T, cfg.n, cfg.batch_size) > 0
+    common.require(min(cfg.width, cfg.levels, cfg.stem, cfg.T, cfg.n, cfg.batch_size, cfg.max_weight) > 0
                    and shape[1] % (cfg.stem * 2**(cfg.levels - 1)) == cfg.width % 32 == 0,
-                   "every size must be at least 1, --width a multiple of 32, and the images' width, "
-                   f"{shape[1]}, one of --stem doubled for every level but one")
+                   "every size must be at least 1, --width a multiple of 32, --max_weight above 0, and the "
+                   f"{shape[1]} pixels of an image's side a multiple of --stem times 2^(--levels − 1)")
     torch.manual_seed(cfg.seed)
     net = UNet(cfg, shape[0], sum(len(names) for names in shape[-1].values()))
-    nets = nn.ModuleDict({"net": net, "average": copy.deepcopy(net)})
+    nets = nn.ModuleDict({"net": net, "average": copy.deepcopy(net).requires_grad_(False)})
     if state:
         nets.load_state_dict(state["model"])
     return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
@@ -280,7 +278,7 @@ def draw_batch(images, labels, B: int, cfg, rng):
     """x0 (B, C, S, S), y (B, V), t (B,), eps as x0. Some images come without labels; the times are evenly
     spread, from a random beginning (Kingma et al. 2021, "Variational diffusion models", §I.1)."""
     i, keep = torch.randint(len(images), (B,), generator=rng), torch.rand(B, 1, generator=rng) >= cfg.drop
-    t = ((torch.arange(B) + torch.rand(1, generator=rng)) / B * cfg.T).long()
+    t = ((torch.arange(B) + torch.rand(1, generator=rng)) / B * cfg.T).long().clamp(max=cfg.T - 1)
     eps = torch.randn(B, *images.shape[1:], generator=rng)
     return to_float(images[i]), labels[i] * keep.to(labels.device), t.to(images.device), eps.to(images.device)
 
@@ -307,6 +305,8 @@ def train(cfg: Config) -> dict:
     net, abar = torch.compile(model) if cfg.compile else model, make_abar(cfg.T, cfg.schedule).to(device)
     net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
     common.require(cfg.batch_size % world == 0, f"--batch_size must be a multiple of {world} processes")
+    shown = draw_labels(cfg, attributes, cfg.n)
+    draw(average, shown[:1], shape, cfg)                    # refuses wrong flags now, not after hours
     with common.Run(cfg, "diffusion", model, ["loss", "lr", "val_loss"], state, rank) as run:
         run.say(f"{len(images):,} images of {size} × {size}; labels: {', '.join(attributes) or 'none'}")
         for step in range(run.first, cfg.steps):
@@ -315,25 +315,23 @@ def train(cfg: Config) -> dict:
             lr = optimizer.param_groups[0]["lr"] = cfg.lr * min((step + 1) / (cfg.warmup + 1), left)
             # batch
             batch = draw_batch(images, labels, cfg.batch_size, cfg, data_rng)
-            # loss and backward
+            # loss, backward, step
             with common.autocast(device, cfg.matmul):
                 loss = loss_of(net, *(part[rank::world] for part in batch), abar, cfg)
             run.check_finite(step, loss=loss.item())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            # step
             optimizer.step()
             update_average(average, model, min(cfg.ema, step / (step + 10)))    # short while there is little
             # log; now and then evaluate, draw, save
             done, val_loss = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
-                    with torch.no_grad(), common.autocast(device, cfg.matmul):
-                        val_loss = loss_of(average, *test, abar, cfg).item()
+                    val_loss = loss_of(average, *test, abar, cfg).item()
                 if val_loss or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every) and rank == 0:
-                    picture = sheet(draw(average, draw_labels(cfg, attributes, cfg.n), shape, cfg))
+                    picture = sheet(draw(average, shown, shape, cfg))
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stop = run.stopping(done)
                 if val_loss or stop:
@@ -341,7 +339,7 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        judged = (average, untrained) if judge.model else ()
+        val_loss, judged = loss_of(average, *test, abar, cfg).item(), [average, untrained] * bool(judge.model)
         drawn = [draw(net, judge.labels, shape, cfg) for net in judged] or [None, None]
         scores = judge.scores(*drawn, judge.labels if attributes else None)
         run.say(f"held-out loss {val_loss:.4f}\n{metrics.image_report(scores)}")
@@ -362,7 +360,7 @@ def sample(cfg: Config):
     if cfg.show in ("forward", "inpaint"):
         *known, labels = (tensor.to(device) for tensor in to_mend(cfg, n, shape))
     predict = guided(net, one_hot(labels, attributes).to(device), cfg)
-    chain = sample_chain(predict, x.to(device), cfg, torch.Generator().manual_seed(cfg.seed), *known)
+    chain = sample_chain(predict, x.to(device), cfg, torch.Generator().manual_seed(cfg.seed + 1), *known)
     if cfg.show == "forward":
         chain = ((add_noise(known[0].cpu(), x, a),) for a in make_abar(cfg.T, cfg.schedule).roll(1).tolist())
     images = film(list(chain)) if strips else collections.deque(chain, 1)[0][1]     # all moments, or the last
@@ -384,6 +382,7 @@ def evaluate(cfg: Config) -> dict:
     settings |= {f"guidance {w}": dict(guidance=w) for w in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0) if shape[-1]}
     distance, right, rows = {}, {}, []
     for name, flags in settings.items():
+        print(f"drawing by {name}", flush=True)
         images = draw(net, judge.labels, shape, replace(cfg, **flags))
         shares, rows = accuracy(judge.model, images, judge.labels), [*rows, images[:8]]
         distance[name], right[name] = judge.frechet(images), sum(shares.values()) / len(shares)
