@@ -378,7 +378,8 @@ def evaluate(cfg: Config) -> dict:
     judge = Judge(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), n=512)
     common.require(judge.model, f"--data={cfg.data} has no labels, so there is no judge of the images")
     settings = {f"{sampler}, {steps} steps": dict(sampler=sampler, sample_steps=steps)
-                for sampler in ("dpm", "ddim", "ddpm") for steps in (5, 10, 20, 50, cfg.T) if steps <= cfg.T}
+                for sampler in ("dpm", "ddim", "ddpm") for steps in (5, 10, 20, 50, cfg.T)
+                if steps < cfg.T or steps == cfg.T and sampler == "ddpm"}
     settings |= {f"guidance {w}": dict(guidance=w) for w in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0) if shape[-1]}
     distance, right, rows = {}, {}, []
     for name, flags in settings.items():

@@ -134,3 +134,34 @@ def variety(samples, held_out, training, n: int = 512):
         like = which if name == "samples" else like
     tables = {"mean_distance_of_two_images": between, "mean_distance_to_the_nearest_training_image": nearest}
     return tables, torch.cat([samples[:8], training[like[:8]]])
+
+
+def psnr(a, b, peak: float = 2.0):
+    """Peak signal-to-noise ratio in dB of each image of a (N, C, H, W) from the one of b: 10 log₁₀ (peak² /
+    mean squared error), float64 (N,); infinite where they are equal. peak: the range of the pixels."""
+    error = (a.double() - b.double()).square().flatten(1).mean(1)
+    return 10 * (peak**2 / error).log10()
+
+
+def ssim(a, b, peak: float = 2.0):
+    """Structural similarity of each image of a (N, C, H, W) and the one of b, float64 (N,), at most 1:
+
+        (2 μₐμ_b + c₁)(2 σₐ_b + c₂) / ((μₐ² + μ_b² + c₁)(σₐ² + σ_b² + c₂))    (Wang et al. 2004, eq. 13)
+
+    with means, variances and covariance in a window of 11 × 11 pixels, weighted by a normal distribution with
+    σ = 1.5 (§III.C), at every place where it lies in the image; the mean over these places and the channels.
+    c₁ = (0.01 peak)², c₂ = (0.03 peak)². Of smaller images the window is as large as they are.
+    """
+    def average(size):
+        """(places, size): how a line of pixels is weighted in the window at each place."""
+        half = (min(11, size) - 1) / 2
+        d = torch.arange(size, dtype=torch.float64) - half - torch.arange(size - 2 * half)[:, None]
+        weights = torch.where(d.abs() <= half, torch.exp(-d**2 / (2 * 1.5**2)), 0)
+        return (weights / weights.sum(1, keepdim=True)).to(a.device)
+
+    rows, columns, a, b = average(a.size(2)), average(a.size(3)), a.double(), b.double()
+    μ_a, μ_b, aa, bb, ab = (rows @ x @ columns.T for x in (a, b, a * a, b * b, a * b))
+    c_1, c_2 = (0.01 * peak)**2, (0.03 * peak)**2
+    similar = ((2 * μ_a * μ_b + c_1) * (2 * (ab - μ_a * μ_b) + c_2)
+               / ((μ_a**2 + μ_b**2 + c_1) * (aa - μ_a**2 + bb - μ_b**2 + c_2)))
+    return similar.flatten(1).mean(1)

@@ -147,6 +147,15 @@ def test_the_end_is_noise_and_the_beginning_the_image(schedule, T):
 
 
 @schedules
+@pytest.mark.parametrize("T", [1, 2, 5, 20])
+def test_schedules_of_a_few_steps(schedule, T):
+    """β is below 1, so that something is left of the image, and λ is finite."""
+    abar = make_abar(T, schedule)
+    assert len(abar) == T + 1 and abar[-1] == 1 and (abar[:T] > 0).all() and (abar[:T] < 1).all()
+    assert (abar[1:T] < abar[:T - 1]).all()
+
+
+@schedules
 def test_add_noise_equals_diffusers(schedule):
     x0, eps, abar = torch.tensor(GOLDEN["x0"]), torch.tensor(GOLDEN["eps"]), make_abar(50, schedule)
     close(add_noise(x0, eps, abar[:50, None, None]), golden(schedule, "forward"), 1e-10)
@@ -372,6 +381,7 @@ def test_times_are_spread_evenly(B, T):
         assert t.shape == (B,) and t.dtype == torch.int64
         for i in range(B):
             assert math.floor(i * T / B) <= t[i] < (i + 1) * T / B
+            assert abs(t[i] - t[0] - i * T / B) <= 1                    # one beginning for all
         spreads.append(t[0].item())
     assert len(set(spreads)) > min(T / B, 10) / 2 and len(set(spreads)) <= T / B + 1
 
@@ -432,6 +442,15 @@ def test_every_step_of_every_sampler_equals_diffusers(way, schedule):
     for i, (t, s) in enumerate(zip(times, [*times[1:], -1])):
         close(step_back(want[i], x0[t], abar[t], abar[s], z[t], cfg, before), want[i + 1], 1e-10)
         before = x0[t], abar[t]
+
+
+@pytest.mark.parametrize("sampler, others", [("ddpm", dict(eta=1.0)), ("ddim", dict(variance="large")),
+                                             ("dpm", dict(eta=1.0, variance="large"))])
+def test_flags_of_another_sampler_change_nothing(sampler, others):
+    abar, (x, x0, z, x1) = make_abar(50, "cosine").tolist(), (normal(5, seed=i) for i in range(4))
+    a, b = (step_back(x, x0, abar[30], abar[20], z, tiny(sampler=sampler, **more), (x1, abar[40]))
+            for more in ({}, others))
+    assert torch.equal(a, b)
 
 
 @schedules
@@ -560,7 +579,7 @@ def posterior_mean(x, abar):
 
 
 @samplers
-@schedules
+@pytest.mark.parametrize("schedule", ["cosine"])
 def test_exact_answers_recover_the_distribution(sampler, schedule):
     """With E[x₀ | x_t] known, 200 steps of 1000 lead from noise to the mixture: mean and covariance within 2 %, of the
     largest standard deviation and the largest variance."""
@@ -781,7 +800,7 @@ def test_steps_equal_a_training_loop_written_out(predict, drop, tmp_path, monkey
 
 
 def test_the_pictures_and_scores_of_a_run(tmp_path, monkeypatch):
-    """Of the average, from fixed noise, for the labels asked for; then for held-out ones, beside those of no training."""
+    """The average's, from fixed noise, for the labels asked for; then for held-out ones, beside an untrained net's."""
     drawn, made, seen, draw, make = [], [], {}, train_diffusion.draw, train_diffusion.make_nets
     scores = classifier.Judge.scores
 
@@ -840,6 +859,11 @@ def test_resuming_a_finished_run(tmp_path):
     assert train_diffusion.train(tiny(steps=1, out_dir=str(tmp_path / "run"), resume=True))["steps"] == 1
     after = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["model"]
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_leaving_after_the_last_step_is_finishing(tmp_path):
+    result = train_diffusion.train(tiny(levels=1, steps=1, stop_after=1, out_dir=str(tmp_path / "run")))
+    assert "interrupted" not in result and (tmp_path / "run/result.json").exists()
 
 
 def test_images_without_labels(arrays, capsys):
@@ -979,8 +1003,8 @@ def test_inpainting_of_your_own_picture(trained, tmp_path):
 
 @pytest.mark.parametrize("T, drop, steps", [(60, 0.1, [5, 10, 20, 50, 60]), (20, 1.0, [5, 10, 20])])
 def test_evaluate(T, drop, steps, tmp_path, monkeypatch, capsys):
-    """Every sampler at every number of steps that T allows, and at all T; guidance, if there are labels to be guided
-    by; and how often what was asked for is drawn. Here what is drawn are the held-out images."""
+    """Every sampler at every number of steps below T, and the paper's at all T; guidance, if there are labels to be
+    guided by; and how often what was asked for is drawn. Here what is drawn are the held-out images."""
     calls, held_out = [], image_sets.load_images("faces", 16, 64)[1]
 
     def draw(net, labels, shape, cfg):
@@ -992,7 +1016,8 @@ def test_evaluate(T, drop, steps, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train_diffusion, "draw", draw)
     tables = train_diffusion.main(["evaluate", f"--out_dir={tmp_path}/run", "--device=cpu"])
     assert json.loads((tmp_path / "run/evaluate.json").read_text()) == tables
-    want = {f"{sampler}, {k} steps": (sampler, k, 1.0) for sampler in ("dpm", "ddim", "ddpm") for k in steps}
+    want = {f"{sampler}, {k} steps": (sampler, k, 1.0) for sampler in ("dpm", "ddim", "ddpm") for k in steps
+            if k < T or sampler == "ddpm"}
     if drop < 1:
         want |= {f"guidance {w}": ("dpm", 4, w) for w in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)}
     assert list(tables) == ["Fréchet_distance", "mean_accuracy"] and calls == list(want.values())
@@ -1022,8 +1047,10 @@ def spy(net, x0, *rest):
     sizes.append(len(x0))
     return plain(net, x0, *rest)
 train_diffusion.loss_of = spy
+drawn, draw = [], train_diffusion.draw
+train_diffusion.draw = lambda net, labels, *rest: drawn.append(len(labels)) or draw(net, labels, *rest)
 train_diffusion.main(sys.argv[1:])
-print("sizes", sizes)
+print("sizes", sizes, "drawn", drawn)
 """
 
 
@@ -1045,6 +1072,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch, double):
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert "step 3/3" in outputs[0] and "step" not in outputs[1]        # only rank 0 speaks
     assert all("sizes [2, 2, 2, 256, 256]" in output for output in outputs)  # the last is the held-out loss
+    assert "drawn [1, 8]" in outputs[0] and "drawn [1]" in outputs[1]   # one image to try the flags, and the sheet
     a, b = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)["model"] for run in ("one", "two"))
     assert set(a) == set(b)                                             # no "module." in their names
     for name in a:
@@ -1107,6 +1135,19 @@ def test_eta_beyond_its_range(eta, trained, capsys):
     """Above 1 there may be less than no noise to keep: a root of a negative number."""
     run = ["sample", f"--out_dir={trained[0]}", "--device=cpu", "--sampler=ddim", "--sample_steps=20"]
     assert "--eta" in refused_by_main(capsys, *run, f"--eta={eta}")
+
+
+def test_a_loss_that_is_no_number(tmp_path, capsys):
+    """Refused before the step that would spoil the weights."""
+    args = flags(levels=1, lr=1e30, steps=6, eval_every=1, sample_every=0, out_dir=tmp_path / "run")
+    assert "lower the learning rate" in refused_by_main(capsys, *args)
+
+
+def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common, "start_processes", lambda device: (0, 2))
+    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda net: net)
+    args = flags(levels=1, batch_size=3, out_dir=tmp_path / "run")
+    assert "multiple of 2" in refused_by_main(capsys, *args) and not (tmp_path / "run").exists()
 
 
 def test_another_data_set_on_resume(trained, arrays, capsys):
