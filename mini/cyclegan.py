@@ -1,0 +1,450 @@
+"""CycleGAN: from one kind of image to another and back, learnt without a single pair.
+
+Blond faces and black-haired ones, but nobody twice: what would this face look like with black hair? Two
+generators translate, G_ab from domain A to B and G_ba back; D_a and D_b say of each patch of an image whether
+it is from their domain. Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation using
+cycle-consistent adversarial networks". With a from A and b from B, the generators minimise
+
+    E (D_b(G_ab(a)) − 1)² + E (D_a(G_ba(b)) − 1)²                   they pass for the other domain's (eq. 1)
+    + λ_cycle (E |G_ba(G_ab(a)) − a| + E |G_ab(G_ba(b)) − b|)       what was there can be had back   (eq. 2)
+    + λ_identity (E |G_ab(b) − b| + E |G_ba(a) − a|)                what fits already stays          (§5.2)
+
+and D_b minimises (E (D_b(b) − 1)² + E D_b(G_ab(a))²) / 2, D_a likewise (§4; Mao et al. 2017, "LSGAN"). The
+first term alone would be content with any face of B, whoever was given. Departures: the images are small, so
+the networks are too, and halve less often; larger batches, fewer steps and a higher rate; as in train_gan.py,
+kernels of 4 where G doubles the size, against a checkerboard.
+
+    python -m mini.cyclegan                                             blond hair <-> black hair
+    python -m mini.cyclegan --data_a=glasses=none --data_b=glasses=round        or any two values
+    python -m mini.cyclegan --data_a=horses --data_b=zebras             your own two folders of images
+    python -m mini.cyclegan sample --image=me.png --direction=ab        or without an image, a grid
+    python -m mini.cyclegan evaluate                                    which term is needed for what?
+
+Measured times and scores: README.md. Read before: train_gan.py; next: train_diffusion.py.
+"""
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import classifier, common, metrics
+from mini.classifier import Judge, accuracy
+from mini.data.faces import ATTRIBUTES, draw_parameters, render
+from mini.data.image_sets import load_images
+from mini.data.images import read_image, sheet, to_float, to_size, write_png
+from mini.data.pretrained import check_shape, own_checkpoint
+
+
+HELD_OUT = 512      # faces of each domain to be translated for the scores
+
+
+@dataclass
+class Config(common.RunConfig):
+    # data
+    data_a: str = "hair=blond"  # domain A: an attribute of faces and its value, or your own folder of images
+    data_b: str = "hair=black"  # domain B, likewise
+    size: int = 32              # height and width of the images (0: as they are)
+    n_images: int = 4000        # how many faces of each domain are drawn to learn from
+    # model
+    ngf: int = 32               # channels of G at full size; doubled at each halving of the image
+    halvings: int = 1           # how often G halves the image (paper: 2, of 128 or 256 pixels)
+    blocks: int = 3             # residual blocks, where the image is smallest (paper: 6 or 9)
+    ndf: int = 32               # channels after D's first layer; doubled at each further one
+    d_halvings: int = 2         # how often D does: its patches are 34 pixels wide (1: 16; 3, the paper's: 70)
+    # optimisation
+    steps: int = 2000           # steps of the generators, and of the discriminators
+    batch_size: int = 8         # images of each domain per step (paper: 1)
+    lr: float = 1e-3            # Adam's learning rate, of all networks
+    constant: float = 0.5       # for which part of the steps it stays; from there it falls to 0
+    beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
+    lambda_cycle: float = 10.0      # weight of the cycle term (0: no such term)
+    lambda_identity: float = 5.0    # weight of the identity term (0: no such term)
+    pool: int = 50              # translated images kept to be shown to D again (0: only new ones)
+    # run
+    out_dir: str = "runs/cyclegan"  # folder of the run
+    # sampling
+    image: str = ""             # picture to translate (default: n held-out ones)
+    direction: str = "ab"       # ab | ba: from A to B, or from B to A
+    n: int = 8                  # images in a row
+    # evaluation
+    ablation_steps: int = 0     # steps of each of the four runs (0: as many as the run's own)
+
+PRESETS = {"gpu": dict(size=64, ngf=64, halvings=2, blocks=6, ndf=64, d_halvings=3, lr=2e-4, steps=40000)}
+
+
+# ---- the networks
+class ResBlock(nn.Module):
+    """x + f(x), at the edge on reflected pixels."""
+
+    def __init__(self, C: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.ReflectionPad2d(1), nn.Conv2d(C, C, 3, bias=False), nn.InstanceNorm2d(C), nn.ReLU(True),
+            nn.ReflectionPad2d(1), nn.Conv2d(C, C, 3, bias=False), nn.InstanceNorm2d(C))
+
+    def forward(self, x):
+        return x + self.layers(x)
+
+
+class Generator(nn.Module):
+    """Images (B, C, S, S) in [-1, 1] -> images alike (Zhu et al. 2017, §7.2: c7s1, d, R, u, c7s1). Each
+    normalisation is over the pixels of one channel of one image: no image depends on the others."""
+
+    def __init__(self, cfg, C: int):
+        super().__init__()
+        w = cfg.ngf
+        layers = [nn.ReflectionPad2d(3), nn.Conv2d(C, w, 7, bias=False), nn.InstanceNorm2d(w), nn.ReLU(True)]
+        for _ in range(cfg.halvings):                           # (B, w, S, S) -> (B, 2 w, S/2, S/2)
+            layers += [nn.Conv2d(w, 2 * w, 3, 2, 1, bias=False), nn.InstanceNorm2d(2 * w), nn.ReLU(True)]
+            w *= 2
+        layers += [ResBlock(w) for _ in range(cfg.blocks)]
+        for _ in range(cfg.halvings):                           # (B, w, S/2, S/2) -> (B, w/2, S, S)
+            layers += [nn.ConvTranspose2d(w, w // 2, 4, 2, 1, bias=False),
+                       nn.InstanceNorm2d(w // 2), nn.ReLU(True)]
+            w //= 2
+        self.layers = nn.Sequential(*layers, nn.ReflectionPad2d(3), nn.Conv2d(w, C, 7), nn.Tanh())
+        self.apply(init_weights)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class Discriminator(nn.Module):
+    """Images (B, C, S, S) -> (B, 1, P, P): of P × P overlapping patches, is each real (1) or translated (0)?
+    PatchGAN (Isola et al. 2017, §3.2.2): it judges texture and colour, the cycle keeps the rest in place."""
+
+    def __init__(self, cfg, C: int):
+        super().__init__()
+        w, layers = cfg.ndf, [nn.Conv2d(C, cfg.ndf, 4, 2, 1), nn.LeakyReLU(0.2, True)]
+        for i in range(1, cfg.d_halvings + 1):                  # the last of these has stride 1
+            wider, stride = cfg.ndf * min(2**i, 8), 2 if i < cfg.d_halvings else 1
+            layers += [nn.Conv2d(w, wider, 4, stride, 1, bias=False), nn.InstanceNorm2d(wider),
+                       nn.LeakyReLU(0.2, True)]
+            w = wider
+        self.layers = nn.Sequential(*layers, nn.Conv2d(w, 1, 4, 1, 1))
+        self.apply(init_weights)
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+def init_weights(m):
+    """Zhu et al. 2017, §7.1: all weights from a normal distribution with standard deviation 0.02."""
+    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.normal_(m.weight, 0, 0.02)
+        if m.bias is not None:
+            nn.init.zeros_(m.bias)
+
+
+# ---- the game
+def least_squares(verdict, y: int):
+    """E (D(x) − y)² over images and patches: y = 1 if they should be real, 0 if translated (§4)."""
+    return (verdict.float() - y).square().mean()
+
+
+def distance(x, y):
+    """E |x − y| over images and pixels: of both the cycle and the identity term."""
+    return (x.float() - y.float()).abs().mean()
+
+
+class ImagePool:
+    """What D sees of the translated images: half new ones, half some that the generators made a while ago, so
+    that D does not forget what it has seen through already (Shrivastava et al. 2017, §2.3)."""
+
+    def __init__(self, size: int, images=()):
+        self.size, self.images = size, list(images)             # each (C, S, S)
+
+    def exchange(self, new, rng):
+        """A batch (B, C, S, S) for D: each new image itself, or, once the pool is full, as often an older one
+        in whose place it is kept."""
+        batch = []
+        for image in new.detach():
+            if len(self.images) < self.size:
+                self.images.append(image.clone())
+            elif self.size and torch.rand((), generator=rng) < 0.5:
+                i = int(torch.randint(self.size, (), generator=rng))
+                image, self.images[i] = self.images[i], image.clone()
+            batch.append(image)
+        return torch.stack(batch).contiguous(memory_format=torch.channels_last)
+
+
+def learning_rate(cfg, step: int) -> float:
+    """At first constant, then in a straight line to 0 (§7.1)."""
+    return cfg.lr * min(1, (1 - step / cfg.steps) / (1 - cfg.constant))
+
+
+# ---- the two domains
+@dataclass
+class Domain:
+    learn: torch.Tensor         # uint8 (N, C, S, S)
+    held_out: torch.Tensor      # uint8 (M, C, S, S)
+    labels: torch.Tensor | None     # (M, 6), of the held-out images if they are faces
+    nuisance: torch.Tensor | None   # (M, 10), what else they have been drawn from
+
+
+def load_domain(source: str, size: int, n: int, which: int) -> Domain:
+    """Domain number `which`, 0 or 1, of what --data_a or --data_b names. Of no face in it there is one in the
+    other domain that differs by an attribute only. Raises UserError for what is no data."""
+    attribute, is_faces, value = source.partition("=")
+    if not is_faces or Path(source).exists():
+        learn, held_out = load_images(source, size)
+        return Domain(learn.images, held_out.images, None, None)
+    common.require(attribute in ATTRIBUTES, f"{source}: no such folder; faces have {', '.join(ATTRIBUTES)}")
+    values = ATTRIBUTES[attribute]
+    common.require(value in values, f"{source}: the values of {attribute} are {', '.join(values)}")
+    common.require(n > 0, f"--n_images={n}: at least one face is needed to learn from")
+    parts = []
+    for m, first in ((n, 0), (HELD_OUT, 10**7)):                     # the held-out faces begin far behind
+        labels, nuisance = draw_parameters(m, seed=1, first=first + m * which)
+        labels[:, list(ATTRIBUTES).index(attribute)] = values.index(value)
+        parts += [render(labels, nuisance, size or 32), labels, nuisance]
+    return Domain(parts[0], *parts[3:])
+
+
+def load_domains(cfg):
+    """(A, B), of the same number of channels. Raises UserError if they cannot be translated."""
+    common.require(cfg.data_a != cfg.data_b, f"--data_a and --data_b are both {cfg.data_a}: bring two")
+    a, b = (load_domain(source, cfg.size, cfg.n_images, which)
+            for which, source in enumerate([cfg.data_a, cfg.data_b]))
+    C = max(a.learn.size(1), b.learn.size(1))
+    for domain in (a, b):       # one in colour, and the gray one gets three channels
+        domain.learn, domain.held_out = (x.expand(-1, C, -1, -1) for x in (domain.learn, domain.held_out))
+    common.require(a.learn.shape[1:] == b.learn.shape[1:], f"--data_a={cfg.data_a} and --data_b={cfg.data_b} "
+                   "differ in size; set --size")
+    return a, b
+
+
+def same_attribute(cfg, *domains) -> str:
+    """The attribute in which two domains of faces differ; '' for others, of which nobody knows the truth."""
+    (of_a, *_), (of_b, *_) = (source.split("=") for source in (cfg.data_a, cfg.data_b))
+    return of_a if of_a == of_b and all(d.labels is not None for d in domains) else ""
+
+
+# ---- translating, and the scores
+@torch.no_grad()
+def translate(G, images):
+    """What G makes of images (n, C, S, S) in [-1, 1], on the CPU."""
+    device = next((p.device for p in G.parameters()), "cpu")
+    return torch.cat([G(part.to(device)).float().cpu() for part in images.split(128)])
+
+
+def score(G_ab, G_ba, cfg, a, b, model) -> dict:
+    """{"a → b": {name: number}, "b → a": …} on held-out images. `model`: the judge that reads faces, or None.
+
+    right, kept, worst: in what share of the translations the judge reads the attribute as the target's, and
+    the others as they were (the mean over these, and the least); PSNR in dB and SSIM from the true
+    translation, which no real data has and the renderer knows; cycle, identity: what the two terms measure.
+    """
+    scores = {}
+    for name, G, back, x, y in (("a → b", G_ab, G_ba, a, b), ("b → a", G_ba, G_ab, b, a)):
+        given, theirs = to_float(x.held_out), to_float(y.held_out)
+        made, scores[name] = translate(G, given), {}
+        if attribute := same_attribute(cfg, x, y):
+            labels, column = x.labels.clone(), list(ATTRIBUTES).index(attribute)
+            labels[:, column] = y.labels[0, column]             # all of y have the same
+            truth = to_float(render(labels, x.nuisance, given.size(2)))
+            read = accuracy(model, made, labels)
+            right, kept = read.pop(attribute), read.values()
+            scores[name] = {"right": right, "kept": sum(kept) / len(kept), "worst": min(kept),
+                            "PSNR": metrics.psnr(made, truth).mean().item(),
+                            "SSIM": metrics.ssim(made, truth).mean().item()}
+        scores[name] |= {"cycle": distance(translate(back, made), given).item(),
+                         "identity": distance(translate(G, theirs), theirs).item()}
+    return scores
+
+
+def make_judge(cfg, a, b):
+    """The classifier of all faces, or None where there is nothing that it could read."""
+    if not same_attribute(cfg, a, b):
+        return None
+    own = classifier.Config(size=cfg.size, device=cfg.device)   # as of other runs on faces: trained once
+    return Judge(own, *load_images(own.data, own.size, own.n_images)).model
+
+
+def copying(*given) -> dict:
+    """The scores of handing back what was given, to compare with. Arguments: as of `score`."""
+    rows = score(nn.Identity(), nn.Identity(), *given)
+    return {f"{name}, copied": row for name, row in rows.items()}
+
+
+def report(rows: dict) -> str:
+    """{name: {column: number}} as lines: shares in %, the rest as they are."""
+    columns = list(next(iter(rows.values())))
+    lines = [" " * 14 + "".join(f"{column:>10}" for column in columns)]
+    for name, row in rows.items():
+        cells = (f"{row[c]:10.1%}" if c in ("right", "kept", "worst") else f"{row[c]:10.4g}" for c in columns)
+        lines.append(f"{name:>14}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def pictures(nets, x, direction: str):
+    """Images x (n, C, S, S) in [-1, 1], their translations, and these translated back: (3 n, C, S, S)."""
+    there, back = (nets["G_" + d] for d in (direction, direction[::-1]))
+    made = translate(there, x)
+    return torch.cat([x, made, translate(back, made)])
+
+
+# ---- the run
+def make_nets(cfg, C: int, S: int, state):
+    """The four networks, with the weights of a checkpoint if there is one."""
+    not_negative = cfg.blocks, cfg.halvings, cfg.pool, cfg.constant, cfg.ablation_steps
+    common.require(min(cfg.ngf, cfg.ndf, cfg.d_halvings, cfg.n, cfg.batch_size) >= 1
+                   and min(cfg.lr, 1 - cfg.constant, 1 - cfg.beta1) > 0 <= min(not_negative),
+                   "--lr must be above 0, --constant and --beta1 below 1, --blocks, --halvings, --pool, "
+                   "--constant and --ablation_steps at least 0, and every other size at least 1")
+    least = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
+    common.require(S % 2**cfg.halvings == 0 and S >= least, f"images of {S} × {S}: --size must be at least "
+                   f"{least} and a multiple of {2**cfg.halvings}, for so many --halvings and --d_halvings")
+    torch.manual_seed(cfg.seed)
+    nets = nn.ModuleDict({"G_ab": Generator(cfg, C), "G_ba": Generator(cfg, C),
+                          "D_a": Discriminator(cfg, C), "D_b": Discriminator(cfg, C)})
+    if state:
+        nets.load_state_dict(state["model"])
+    return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+
+
+def train(cfg: Config) -> dict:
+    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    cfg, state = own_checkpoint(cfg, "cyclegan", cfg.resume)
+    domain_a, domain_b = load_domains(cfg)
+    device = common.pick_device(cfg.device)
+    images_a, images_b = domain_a.learn.to(device), domain_b.learn.to(device)
+    _, C, S, _ = images_a.shape
+    check_shape(state, C, S)
+    nets = make_nets(cfg, C, S, state)
+    generators, discriminators = (nn.ModuleList([nets[name] for name in pair])
+                                  for pair in (("G_ab", "G_ba"), ("D_a", "D_b")))
+    model = make_judge(cfg, domain_a, domain_b)
+    n = min(cfg.n, len(domain_a.held_out), len(domain_b.held_out))
+    fixed = [to_float(domain.held_out[:n]) for domain in (domain_a, domain_b)]      # for the samples
+    opt_g, opt_d = (torch.optim.Adam(both.parameters(), cfg.lr, (cfg.beta1, 0.999))
+                    for both in (generators, discriminators))
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    pool_a, pool_b = pools = ImagePool(cfg.pool), ImagePool(cfg.pool)
+    if state:
+        common.restore(state, [opt_g, opt_d], data_rng)
+        for pool, images in zip(pools, state["pools"]):
+            pool.images = [image.to(device) for image in images][:cfg.pool]
+    G_ab, G_ba, D_a, D_b = (torch.compile(net) if cfg.compile else net for net in nets.values())
+    titles = ["g_loss", "d_loss", "cycle", "identity"]
+    with common.Run(cfg, "cyclegan", nets, titles, state) as run:
+        run.say(f"A, {cfg.data_a}: {len(images_a):,} images; B, {cfg.data_b}: {len(images_b):,}; {S} × {S}\n"
+                "if D could not tell real from translated: D = ½ everywhere, g_loss = d_loss = ½")
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            opt_g.param_groups[0]["lr"] = opt_d.param_groups[0]["lr"] = learning_rate(cfg, step)
+            # batch: images of A and of B that have nothing to do with each other
+            batches = []
+            for images in (images_a, images_b):
+                i = torch.randint(len(images), (cfg.batch_size,), generator=data_rng).to(device)
+                batches.append(to_float(images[i]).contiguous(memory_format=torch.channels_last))
+            a, b = batches
+
+            discriminators.requires_grad_(False)    # the gradient passes through them
+            with common.autocast(device, cfg.matmul):
+                # ---- adversarial: translations pass for images of the other domain
+                fake_b, same_b = G_ab(torch.cat([a, b])).chunk(2)   # two at once, which is faster: to G
+                fake_a, same_a = G_ba(torch.cat([b, a])).chunk(2)   # every image is by itself
+                g_loss = least_squares(D_b(fake_b), 1) + least_squares(D_a(fake_a), 1)
+                # ---- cycle: there and back again
+                cycle = distance(G_ba(fake_b), a) + distance(G_ab(fake_a), b)
+                # ---- identity: what is from the domain that G translates to stays as it is
+                identity = distance(same_b, b) + distance(same_a, a)
+            # ---- G minimises the sum
+            loss_g = g_loss + cfg.lambda_cycle * cycle + cfg.lambda_identity * identity
+            run.check_finite(step, g_loss=loss_g.item())
+            opt_g.zero_grad(set_to_none=True)
+            loss_g.backward()
+            opt_g.step()
+            discriminators.requires_grad_(True)
+
+            # ---- D: real images are 1, translated ones 0, half of which are from the pool
+            with common.autocast(device, cfg.matmul):
+                seen_a, seen_b = (pool.exchange(fake.float(), data_rng)
+                                  for pool, fake in ((pool_a, fake_a), (pool_b, fake_b)))
+                d_loss = (least_squares(D_a(a), 1) + least_squares(D_a(seen_a), 0)
+                          + least_squares(D_b(b), 1) + least_squares(D_b(seen_b), 0)) / 2
+            run.check_finite(step, d_loss=d_loss.item())
+            opt_d.zero_grad(set_to_none=True)
+            d_loss.backward()
+            opt_d.step()
+            # log; now and then draw, save
+            done = step + 1
+            with run.untimed():
+                if run.due(done, cfg.log_every):
+                    values = g_loss, d_loss, cycle, identity
+                    run.log(done, **{name: value.item() for name, value in zip(titles, values)})
+                if run.due(done, cfg.sample_every):
+                    rows = [pictures(nets, x, direction) for x, direction in zip(fixed, ("ab", "ba"))]
+                    picture = sheet(torch.cat(rows), columns=len(fixed[0]))
+                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
+                stop = run.stopping(done)
+                if stop or run.due(done, cfg.eval_every):
+                    run.save(done, nets, [opt_g, opt_d], data_rng, shape=(C, S),
+                             pools=[pool.images for pool in pools])
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        scores = score(nets["G_ab"], nets["G_ba"], cfg, domain_a, domain_b, model)
+        scores |= copying(cfg, domain_a, domain_b, model)
+        run.say(report(scores))
+        return run.finish(scores=scores)
+
+
+def sample(cfg: Config):
+    """Translate --image, or n held-out ones, in --direction, to samples/ab.png or ba.png. In rows: what was
+    given, its translation, and this translated back."""
+    cfg, state = own_checkpoint(cfg, "cyclegan")
+    C, S = state["shape"]
+    nets = make_nets(cfg, C, S, state)
+    if cfg.image:
+        x = to_size(read_image(cfg.image), S)[None]             # (1, 1 or 3, S, S)
+        x = x.expand(-1, 3, -1, -1) if C == 3 else x.float().mean(1, keepdim=True).round().byte()
+    else:
+        x = load_domains(cfg)["ab".index(cfg.direction[0])].held_out[:cfg.n]
+    path = f"{cfg.out_dir}/samples/{cfg.direction}.png"
+    write_png(path, sheet(pictures(nets, to_float(x), cfg.direction), columns=len(x)))
+    print(f"wrote {path}: what was given; translated; translated back")
+
+
+def evaluate(cfg: Config) -> dict:
+    """Which term is needed for what? The same training without the cycle, without the identity term and with
+    neither: the means of both directions, also in evaluate.json. These runs, and their samples, are kept in
+    folders of their own in out_dir; what was interrupted goes on."""
+    cfg, state = own_checkpoint(cfg, "cyclegan")
+    a, b = load_domains(cfg)
+    model, steps = make_judge(cfg, a, b), cfg.ablation_steps or cfg.steps
+    no_cycle, no_identity, rows = dict(lambda_cycle=0.0), dict(lambda_identity=0.0), {}
+    for name, weights in {"full": {}, "no cycle": no_cycle, "no identity": no_identity,
+                          "neither": no_cycle | no_identity}.items():
+        if name == "full" and not cfg.ablation_steps:
+            nets = make_nets(cfg, *state["shape"], state)
+            rows[name] = mean(score(nets["G_ab"], nets["G_ba"], cfg, a, b, model))
+            continue
+        folder = Path(cfg.out_dir, f"{name.replace(' ', '-')}-{steps}")
+        own = replace(cfg, steps=steps, stop_after=0, out_dir=str(folder), **weights)
+        result = train(replace(own, resume=(folder / "checkpoint.pt").exists()))
+        if "interrupted" in result:
+            raise KeyboardInterrupt
+        rows[name] = mean({key: result["scores"][key] for key in ("a → b", "b → a")})
+    rows["copied"] = mean(copying(cfg, a, b, model))
+    print(report(rows))
+    common.write_json(f"{cfg.out_dir}/evaluate.json", rows)
+    return rows
+
+
+def mean(rows: dict) -> dict:
+    """Of rows {name: {column: number}} the mean of each column."""
+    return {column: sum(row[column] for row in rows.values()) / len(rows)
+            for column in next(iter(rows.values()))}
+
+
+def main(argv=None):
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+
+
+if __name__ == "__main__":
+    main()

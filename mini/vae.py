@@ -1,0 +1,290 @@
+"""VAE: an encoder says which numbers z an image may come from; a decoder draws the image from the numbers.
+
+The decoder is a generator p(x|z), z ~ N(0, 1), as a GAN's; but how probable does it make an image x? That is
+an integral over all z. So an encoder guesses from x which z it came from, q(z|x) = N(μ, σ²), and
+
+    log p(x)  ≥  ELBO = E log p(x|z) − KL(q(z|x) ‖ p(z))            z ~ q(z|x)
+
+in nats per image (Kingma & Welling 2014, "Auto-encoding variational Bayes", eq. 3). Both terms are sums, over
+pixels and over z: a mean in one of them would shift the balance. The loss is beta · KL − E log p(x|z), −ELBO
+if --beta=1; above, z says less of x, but fills N(0, 1) better, to draw from (Higgins et al. 2017, "β-VAE").
+
+p(x|z) is N(x̂, s²) for each pixel, s² the mean squared error: of all s² that of the highest ELBO (Rybkin et
+al. 2021, "σ-VAE"). It is a density, of numbers in [-1, 1], and may exceed 1: so log p(x) may exceed 0.
+--likelihood=bernoulli takes a pixel for a coin flip, its shade for the probability: right for black and
+white, as handwritten digits nearly are; for greys a common shortcut, the probability of nothing.
+
+    python -m mini.vae                                          faces, drawn on the spot
+    python -m mini.vae sample --show=arithmetic --glasses=round or reconstruct, walk, and with --z_dim=2 map
+    python -m mini.vae evaluate                                 tighter bounds on log p(x); arithmetic, judged
+
+Measured times and scores: README.md. Read before: train_gan.py; next: train_diffusion.py.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import common, metrics
+from mini.classifier import Judge, accuracy, predict
+from mini.data.image_sets import LabelConfig, draw_labels, load_images, one_hot
+from mini.data.images import crop, film, noise, pad, sheet, to_float, walks, write_png
+from mini.data.pretrained import check_shape, own_checkpoint
+
+
+@dataclass
+class Config(LabelConfig):
+    # data
+    data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder of images
+    size: int = 32              # height and width of the images (0: as they are)
+    n_images: int = 20000       # how many faces are drawn to learn from
+    # model
+    z_dim: int = 32             # numbers that an image is made from; with 2 there is a map of them
+    width: int = 32             # channels at half the images' size; doubled at each layer further from them
+    likelihood: str = "gaussian"    # gaussian | bernoulli: p(x|z) of a pixel
+    # optimisation
+    steps: int = 7000           # optimiser steps
+    batch_size: int = 32        # images per step
+    lr: float = 5e-3            # Adam's peak learning rate
+    warmup: int = 100           # steps in which it is reached; it falls to 0 in a straight line
+    beta: float = 10.0          # weight of the KL in the loss
+    # run
+    out_dir: str = "runs/vae"   # folder of the run
+    # sampling
+    n: int = 64                 # images in a grid
+    show: str = "samples"       # samples | reconstruct | walk | map | arithmetic
+
+PRESETS = {"gpu": dict(size=64, z_dim=64, width=64, batch_size=128, lr=2e-3, warmup=1000, steps=20000)}
+
+
+# ---- the two networks
+class VAE(nn.Module):
+    """train_gan.py's networks: D, which now gives μ and log σ²; G, one layer longer and without tanh."""
+
+    def __init__(self, cfg, C: int, S: int, size: int):
+        super().__init__()
+        self.likelihood, self.size = cfg.likelihood, size
+        w = [cfg.width * 2**i for i in range(int(math.log2(S)) - 2)]    # from S/2 × S/2 to 4 × 4
+        down, up = [], [nn.ConvTranspose2d(cfg.z_dim, w[-1], 4, 1, 0, bias=False),
+                        nn.BatchNorm2d(w[-1]), nn.ReLU(True)]
+        for a, b in zip([C, *w], w):
+            down += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2, True)]
+        for a, b in zip(w[::-1], [*w[-2::-1], cfg.width // 2]):
+            up += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(True)]
+        self.encoder = nn.Sequential(*down, nn.Conv2d(w[-1], 2 * cfg.z_dim, 4, 1, 0))
+        self.decoder = nn.Sequential(*up, nn.Conv2d(cfg.width // 2, C, 3, 1, 1))
+        self.register_buffer("var", torch.tensor(1.0))          # s²: a running average, as BatchNorm has
+
+    def encode(self, x):
+        """Images (B, C, size, size) in [-1, 1] -> μ and log σ² of q(z|x), (B, z_dim) each."""
+        return self.encoder(pad(x)).flatten(1).float().chunk(2, dim=1)  # (B, 2 z_dim, 1, 1) -> 2 · (B, z_dim)
+
+    def decode(self, z):
+        """z (B, z_dim) -> x̂ (B, C, size, size): the mean of each pixel, or if a coin flip its logit."""
+        return crop(self.decoder(z[:, :, None, None]).float(), self.size)
+
+    def forward(self, x, eps):
+        """The two terms of the ELBO in nats, log p(x|z) and KL, (B,) each; z is made from eps (B, z_dim)."""
+        mu, logvar = self.encode(x)
+        x_hat, var = self.decode(reparameterise(mu, logvar, eps)), self.var
+        if self.training:
+            var = (x - x_hat.detach()).square().mean().clamp(min=5e-6)  # that of 8 bits
+            self.var.lerp_(var, 0.05)
+        return log_density(x, x_hat, var, self.likelihood), kl(mu, logvar)
+
+
+# ---- the bound
+def reparameterise(mu, logvar, eps):
+    """z ~ N(μ, σ²) from eps ~ N(0, 1): a plain function of μ and σ, through which their gradients pass."""
+    return mu + (logvar / 2).exp() * eps
+
+
+def kl(mu, logvar):
+    """KL(N(μ, σ²) ‖ N(0, 1)) in nats, summed over z: (B,) (Kingma & Welling 2014, appendix B)."""
+    return (mu.square() + logvar.exp() - 1 - logvar).sum(1) / 2
+
+
+def log_density(x, mean, var, likelihood: str = "gaussian"):
+    """log N(x; mean, var), or of coin flips with logits `mean`, in nats, summed over all but images: (B,)."""
+    if likelihood == "gaussian":
+        return -((x - mean).square() / var + (2 * math.pi * var).log()).flatten(1).sum(1) / 2
+    return -F.binary_cross_entropy_with_logits(mean, x / 2 + 0.5, reduction="none").flatten(1).sum(1)
+
+
+def tighter_bound(net, x, k: int, rng):
+    """E log (1/k) Σ p(x, z) / q(z|x) over k different z ~ q(z|x), (B,): for k = 1 the ELBO, for more k closer
+    to log p(x) (Burda, Grosse & Salakhutdinov 2016, "Importance weighted autoencoders", eq. 8)."""
+    (mu, logvar), log_w = net.encode(x), []
+    for _ in range(k):
+        z = reparameterise(mu, logvar, torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device))
+        log_p = log_density(x, net.decode(z), net.var, net.likelihood)
+        log_w.append(log_p + log_density(z, 0 * mu, torch.ones_like(mu)) - log_density(z, mu, logvar.exp()))
+    return torch.stack(log_w).logsumexp(0) - math.log(k)
+
+
+# ---- with a trained network
+@torch.no_grad()
+def apply(net, function, *inputs):
+    """function(*inputs), some rows at a time, uint8 images as floats: a list of tensors on the CPU. BatchNorm
+    takes its running means and variances, and s² is the running average: no image depends on the others."""
+    net.eval()
+    rows = zip(*(x.to(net.var.device).split(256) for x in inputs))
+    parts = [function(*(to_float(x) if x.dtype == torch.uint8 else x for x in some)) for some in rows]
+    net.train()
+    return [torch.cat(column).cpu() for column in zip(*parts)]
+
+
+def draw(net, z):
+    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim): the means of p(x|z), without its noise."""
+    x_hat, = apply(net, lambda z: [net.decode(z)], z)
+    return (2 * x_hat.sigmoid() - 1 if net.likelihood == "bernoulli" else x_hat).clamp(-1, 1)
+
+
+def arithmetic(net, learn, labels, to):
+    """What turns z of images with labels (n, A) into that of images with labels `to`, (n, z_dim): the mean μ
+    of the training images with a new value minus that of those with the old one, added up over attributes."""
+    hot, new, old = (one_hot(y, learn.attributes) for y in (learn.labels, to, labels))      # V columns each
+    means = hot.T @ apply(net, net.encode, learn.images)[0] / hot.sum(0).clamp(min=1)[:, None]
+    return (new - old) @ means                                              # (n, V) @ (V, z_dim)
+
+
+# ---- the run
+def load(cfg, resume: bool = True, data: bool = True):
+    """(config, network, training and held-out ImageSet, (C, S, size, attributes), checkpoint): of a run that
+    was, or if not `resume` a new one; the ImageSets are None without `data`."""
+    cfg, state = own_checkpoint(cfg, "vae", resume)
+    common.require(min(cfg.z_dim, cfg.width - 1, cfg.n, cfg.batch_size - 1, cfg.lr) > 0 <= cfg.beta,
+                   "--batch_size and --width must be at least 2, --beta at least 0, the others above 0")
+    learn, held_out, shape = None, None, state and state["shape"]
+    if data:
+        learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+        shape = *pad(learn.images[:1]).shape[1:3], learn.images.size(2), learn.attributes
+        check_shape(state, *shape)
+    torch.manual_seed(cfg.seed)
+    net = VAE(cfg, *shape[:3])
+    if state:
+        net.load_state_dict(state["model"])
+    net = net.to(common.pick_device(cfg.device), memory_format=torch.channels_last)     # the faster layout
+    return cfg, net, learn, held_out, shape, state
+
+
+def train(cfg: Config) -> dict:
+    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    cfg, model, learn, held_out, shape, state = load(cfg, cfg.resume)
+    torch.manual_seed(cfg.seed)
+    untrained, judge = VAE(cfg, *shape[:3]), Judge(cfg, learn, held_out, n=512)
+    device, z = model.var.device, noise(max(cfg.n, 512), cfg.z_dim, cfg.seed)
+    optimizer = torch.optim.Adam(model.parameters(), cfg.lr)
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    if state:
+        common.restore(state, [optimizer], data_rng)
+    net, images = torch.compile(model) if cfg.compile else model, learn.images.to(device)
+    test = held_out.images, noise(len(held_out.images), cfg.z_dim, cfg.seed)
+    # the baseline: without z, the mean image for x̂
+    x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)
+    var = (to_float(learn.images) - x_hat).square().mean()
+    x_hat = (x_hat / 2 + 0.5).logit(1e-4) if cfg.likelihood == "bernoulli" else x_hat
+    baseline = log_density(x, x_hat.expand_as(x), var, cfg.likelihood).mean().item()
+    with common.Run(cfg, "vae", model, ["loss", "lr", "log_p", "kl", "val_elbo"], state) as run:
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            part = min((step + 1) / (cfg.warmup + 1), 1 - step / cfg.steps)
+            lr = optimizer.param_groups[0]["lr"] = cfg.lr * part
+            # batch
+            x = to_float(images[torch.randint(len(images), (cfg.batch_size,), generator=data_rng).to(device)])
+            eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
+            # loss and backward
+            with common.autocast(device, cfg.matmul):
+                log_p, rate = (term.mean() for term in net(x, eps))     # over images; the rest are sums
+            loss = cfg.beta * rate - log_p
+            run.check_finite(step, loss=loss.item())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            # step
+            optimizer.step()
+            # log; now and then evaluate, draw, save
+            done, val_elbo = step + 1, None
+            with run.untimed():
+                if run.due(done, cfg.eval_every):
+                    val_elbo = torch.sub(*apply(model, model, *(y[:1024] for y in test))).mean().item()
+                if val_elbo is not None or run.due(done, cfg.log_every):
+                    run.log(done, loss=loss.item(), lr=lr, log_p=log_p.item(), kl=rate.item(), val_elbo=val_elbo)
+                if run.due(done, cfg.sample_every):
+                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", sheet(draw(model, z[:cfg.n])))
+                stop = run.stopping(done)
+                if val_elbo is not None or stop:
+                    run.save(done, model, [optimizer], data_rng, shape=shape)
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        log_p, rate = (term.double().mean().item() for term in apply(model, model, *test))
+        scores, elbo = judge.scores(*(draw(net, z[:judge.n]) for net in (model, untrained))), log_p - rate
+        run.say(f"held-out ELBO {elbo:.1f} nats per image, log p(x|z) {log_p:.1f} − KL {rate:.1f}; without z, by "
+                f"the mean image, {baseline:.1f}\n{metrics.image_report(scores)}")
+        if judge.model:
+            decoded = judge.frechet(draw(model, apply(model, model.encode, held_out.images[:judge.n])[0]))
+            run.say(f"and held-out images, encoded and decoded, {decoded:.1f}")
+            scores["frechet_decoded"] = decoded
+        return run.finish(elbo=elbo, log_p=log_p, kl=rate, mean_image=baseline, **scores)
+
+
+def sample(cfg: Config):
+    """Into samples/ what --show says: new images; held-out ones above what is decoded from them; walks from
+    one to another; the map of z; or arithmetic, 0 to 7 fifths of what --glasses=round and the like add."""
+    cfg, net, learn, held_out, (*_, attributes), _ = load(cfg, data=cfg.show not in ("samples", "map"))
+    z, rows, columns = noise(cfg.n, cfg.z_dim, cfg.seed), max(1, cfg.n // 8), 8
+    if cfg.show == "map":
+        common.require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
+        columns = math.isqrt(cfg.n)
+        at = torch.special.ndtri((torch.arange(columns) + 0.5) / columns)   # equal shares of N(0, 1)
+        z = torch.cartesian_prod(-at, at).flip(1)                           # z₀ to the right, z₁ upwards
+    elif cfg.show != "samples":
+        i = torch.arange(8 * rows) % len(held_out.images)
+        x, labels = held_out.images[i], held_out.labels[i]
+        z = apply(net, net.encode, x)[0]
+    if cfg.show == "arithmetic":                                            # 8 to a row
+        step = arithmetic(net, learn, labels, draw_labels(cfg, attributes, len(x), labels))
+        i = step.any(1).nonzero()[:rows]                                    # (rows, 1): those that change
+        common.require(len(i), "no image would change: say by --glasses=round or the like what to add")
+        z = (z[i] + step[i] * torch.arange(8)[:, None] / 5).flatten(0, 1)   # (rows, 8, z_dim) -> (n, z_dim)
+    images = draw(net, walks(z) if cfg.show == "walk" else z)
+    if cfg.show == "reconstruct":
+        images = film(list(zip(to_float(x).split(rows), images.split(rows))))
+    write_png(path := f"{cfg.out_dir}/samples/{cfg.show}.png", sheet(images, columns))
+    print(f"wrote {path}")
+
+
+def evaluate(cfg: Config) -> dict:
+    """Tighter bounds on log p(x); how many numbers of z are used; and arithmetic: of held-out images, each
+    attribute is changed from each value to the next, and read by the judge. Also in evaluate.json."""
+    cfg, net, learn, held_out, (*_, attributes), _ = load(cfg)
+    rng, x, labels = torch.Generator().manual_seed(cfg.seed), held_out.images[:2048], held_out.labels[:2048]
+    z, tables = apply(net, net.encode, x)[0], {"log_p(x)_at_least": {}}
+    for k in (1, 5, 50, 500):
+        bound, = apply(net, lambda x: [tighter_bound(net, x, k, rng)], x[:256])
+        tables["log_p(x)_at_least"][f"k = {k}"] = bound.mean().item()
+    tables["used_of_z"] = {"numbers": (z.var(0) > 0.01).sum().item(), "of": cfg.z_dim}  # Burda et al., §5.2
+    judge = Judge(cfg, learn, held_out, n=512)
+    if judge.model:
+        decoded, changed, kept = accuracy(judge.model, draw(net, z), labels), {}, {}
+        for a, (name, values) in enumerate(attributes.items()):
+            to = labels.clone()
+            to[:, a] = (labels[:, a] + 1) % len(values)
+            right = predict(judge.model, draw(net, z + arithmetic(net, learn, labels, to)))[0] == to
+            for old in labels[:, a].unique().tolist():
+                mine = right[labels[:, a] == old].double().mean(0)      # (A,)
+                row = f"{name}: {values[old]} → {values[(old + 1) % len(values)]}"
+                changed[row], kept[row] = mine[a].item(), mine[rest].mean().item()
+        tables |= {"read_right_if_only_decoded": decoded, "read_as_changed": changed, "others_kept": kept}
+    return metrics.print_tables(cfg, **tables)
+
+
+def main(argv=None):
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --width or --n")
+
+
+if __name__ == "__main__":
+    main()
