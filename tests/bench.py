@@ -135,7 +135,7 @@ def beside_reading(model, prompt: int, new: int):
 
 def bench_generate(args):
     torch.manual_seed(0)
-    model = GPT(Config(n_layer=12, n_head=12, n_embd=768, block_size=1024), 50257)
+    model = GPT(Config(**{**train_gpt.PRESETS["gpt2"], "dropout": 0.0}), 50257)
     size = 4 * sum(p.numel() for p in model.parameters())
     print(f"GPT-2 124M, random weights, float32 ({size / 1e9:.3f} GB), batch 1: 64 tokens after 64")
     rows = []
