@@ -9,7 +9,8 @@ image is real. Both are trained in turn, D to tell real from generated, G to dec
 If G drew just as the data is distributed, D could only say ½: its loss would be 2 ln 2. Networks and training
 are those of Radford, Metz & Chintala 2016, "Unsupervised representation learning with deep convolutional
 generative adversarial networks". Departures: a learning rate ten times theirs that falls to 0; D sees images
-with noise, moved by a pixel at random (see `disturb`); samples come from a running average of G's weights.
+with noise, moved by a pixel at random (`disturb`), and G's kernels are kept from drawing checkerboards
+(`even_out`); samples come from a running average of G's weights.
 
     python train_gan.py                                 faces, drawn on the spot
     python train_gan.py --data=my_pictures              your own folder of images
@@ -30,7 +31,7 @@ import torch.nn.functional as F
 from mini import common, metrics
 from mini.classifier import Judge
 from mini.data.image_sets import load_images
-from mini.data.images import crop, disturb, noise, pad, sheet, to_float, write_png
+from mini.data.images import crop, disturb, even_out, noise, pad, sheet, to_float, walks, write_png
 from mini.data.pretrained import check_shape, own_checkpoint
 
 
@@ -201,6 +202,7 @@ def train(cfg: Config) -> dict:
             opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
             opt_g.step()
+            even_out(G)
             D.requires_grad_(True)
             update_average(average, G, min(cfg.ema, step / (step + 10)))    # short while there is little
             # log; now and then draw, save
@@ -232,14 +234,11 @@ def load(cfg):
 
 
 def sample(cfg: Config):
-    """Draw n images, or with --interpolate rows of walks between two z, into samples/."""
+    """Draw n images, or with --interpolate walks of 8 steps from one z to the next, into samples/."""
     nets, size, cfg = load(cfg)
     z, path = noise(cfg.n, cfg.z_dim, cfg.seed), f"{cfg.out_dir}/samples/sample.png"
     if cfg.interpolate:
-        t = torch.linspace(0, 1, 8)[:, None]                        # n/8 rows of 8
-        a, b = noise(2 * max(1, cfg.n // 8), cfg.z_dim, cfg.seed)[:, None].chunk(2)     # (n/8, 1, z_dim)
-        z = ((1 - t) * a + t * b) / ((1 - t) ** 2 + t**2).sqrt()    # of variance 1, as z must be
-        z, path = z.flatten(0, 1), path.replace("sample.png", "walks.png")
+        z, path = walks(z), path.replace("sample.png", "walks.png")
     write_png(path, sheet(draw(nets["average"], z, size)))
     print(f"wrote {path}")
 

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from mini import classifier, common, metrics
 from mini.classifier import Judge
 from mini.data.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
-from mini.data.images import crop, disturb, noise, pad, sheet, to_float, write_png
+from mini.data.images import crop, disturb, even_out, noise, pad, sheet, to_float, write_png
 from mini.data.pretrained import check_shape, own_checkpoint
 
 
@@ -43,7 +43,7 @@ class Config(LabelConfig):
     ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
     loss: str = "bce"           # bce | wgan-gp: DCGAN's loss, or Wasserstein's with gradient penalty
     # optimisation
-    steps: int = 5000           # steps of D, and of G
+    steps: int = 6000           # steps of D, and of G
     batch_size: int = 32        # real images per step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
     beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
@@ -203,7 +203,6 @@ def train(cfg: Config) -> dict:
                 opt_d.zero_grad(set_to_none=True)
                 loss_d.backward()
                 opt_d.step()
-
             # G maximises  E log D(G(z|y)|y),  or  E D(G(z|y)|y).  The gradient passes through D
             D.requires_grad_(False)
             with bf16:
@@ -213,6 +212,7 @@ def train(cfg: Config) -> dict:
             opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
             opt_g.step()
+            even_out(G)
             D.requires_grad_(True)
             update_average(average, G, min(cfg.ema, step / (step + 10)))    # short while there is little
             # log; now and then draw, save

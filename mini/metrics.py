@@ -117,6 +117,14 @@ def image_report(scores: dict) -> str:
     return text
 
 
+def finest_pattern(images) -> float:
+    """The mean power of images (N, C, H, W), H and W even, in patterns that change sign at every pixel, in
+    rows, columns or both: what a checkerboard is made of, and little else."""
+    power = torch.fft.rfft2(images.double()).abs().square().mean((0, 1))    # (H, W/2 + 1)
+    i, j = images.size(2) // 2, images.size(3) // 2
+    return (2 * power[i].sum() - power[i, 0] - 2 * power[i, j] + power[:, j].sum()).item()
+
+
 def variety(samples, held_out, training, n: int = 512):
     """Do generated images vary as real ones do, and are they more than copies? Returns tables for
     `print_tables`, and the first eight samples with the training image nearest to each, (16, C, H, W).
@@ -133,6 +141,9 @@ def variety(samples, held_out, training, n: int = 512):
         nearest[name] = distance.mean().item() / math.sqrt(pixels)
         like = which if name == "samples" else like
     tables = {"mean_distance_of_two_images": between, "mean_distance_to_the_nearest_training_image": nearest}
+    if samples.size(2) % 2 == samples.size(3) % 2 == 0:
+        share = finest_pattern(samples[:n]) / max(finest_pattern(held_out[:n]), 1e-30)
+        tables["power_in_checkerboards,_relative"] = {"samples": share, "held out": 1.0}
     return tables, torch.cat([samples[:8], training[like[:8]]])
 
 

@@ -10,9 +10,8 @@ pixels and over z: a mean in one of them would shift the balance. The loss is be
 if --beta=1; above, z says less of x, but fills N(0, 1) better, to draw from (Higgins et al. 2017, "β-VAE").
 
 p(x|z) is N(x̂, s²) for each pixel, s² the mean squared error: of all s² that of the highest ELBO (Rybkin et
-al. 2021, "σ-VAE"). It is a density, of numbers in [-1, 1], and may exceed 1: so log p(x) may exceed 0.
---likelihood=bernoulli takes a pixel for a coin flip, its shade for the probability: right for black and
-white, as handwritten digits nearly are; for greys a common shortcut, the probability of nothing.
+al. 2021, "σ-VAE"). It is a density and may exceed 1: so log p(x) may exceed 0. --likelihood=bernoulli takes a
+pixel for a coin flip, its shade for the probability: right for black and white only, as digits nearly are.
 
     python -m mini.vae                                          faces, drawn on the spot
     python -m mini.vae sample --show=arithmetic --glasses=round or reconstruct, walk, and with --z_dim=2 map
@@ -28,9 +27,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from mini import common, metrics
-from mini.classifier import Judge, accuracy, predict
+from mini.classifier import Judge, accuracy
 from mini.data.image_sets import LabelConfig, draw_labels, load_images, one_hot
-from mini.data.images import crop, film, noise, pad, sheet, to_float, walks, write_png
+from mini.data.images import crop, film, noise, pad, plane, sheet, to_float, walks, write_png
 from mini.data.pretrained import check_shape, own_checkpoint
 
 
@@ -47,8 +46,7 @@ class Config(LabelConfig):
     # optimisation
     steps: int = 7000           # optimiser steps
     batch_size: int = 32        # images per step
-    lr: float = 5e-3            # Adam's peak learning rate
-    warmup: int = 100           # steps in which it is reached; it falls to 0 in a straight line
+    lr: float = 5e-3            # Adam's learning rate at first; it falls to 0 in a straight line
     beta: float = 10.0          # weight of the KL in the loss
     # run
     out_dir: str = "runs/vae"   # folder of the run
@@ -56,12 +54,13 @@ class Config(LabelConfig):
     n: int = 64                 # images in a grid
     show: str = "samples"       # samples | reconstruct | walk | map | arithmetic
 
-PRESETS = {"gpu": dict(size=64, z_dim=64, width=64, batch_size=128, lr=2e-3, warmup=1000, steps=20000)}
+PRESETS = {"gpu": dict(size=64, z_dim=64, width=64, batch_size=128, lr=2e-3, steps=20000)}
+LEAST_VAR = 5e-6        # of s²: that of rounding to 8 bits
 
 
 # ---- the two networks
 class VAE(nn.Module):
-    """train_gan.py's networks: D, which now gives μ and log σ²; G, one layer longer and without tanh."""
+    """train_gan.py's networks: D, normalised throughout, gives μ, log σ²; G, a layer longer, has no tanh."""
 
     def __init__(self, cfg, C: int, S: int, size: int):
         super().__init__()
@@ -90,7 +89,7 @@ class VAE(nn.Module):
         mu, logvar = self.encode(x)
         x_hat, var = self.decode(reparameterise(mu, logvar, eps)), self.var
         if self.training:
-            var = (x - x_hat.detach()).square().mean().clamp(min=5e-6)  # that of 8 bits
+            var = (x - x_hat.detach()).square().mean().clamp(min=LEAST_VAR)
             self.var.lerp_(var, 0.05)
         return log_density(x, x_hat, var, self.likelihood), kl(mu, logvar)
 
@@ -142,23 +141,22 @@ def draw(net, z):
     return (2 * x_hat.sigmoid() - 1 if net.likelihood == "bernoulli" else x_hat).clamp(-1, 1)
 
 
-def arithmetic(net, learn, labels, to):
-    """What turns z of images with labels (n, A) into that of images with labels `to`, (n, z_dim): the mean μ
-    of the training images with a new value minus that of those with the old one, added up over attributes."""
-    hot, new, old = (one_hot(y, learn.attributes) for y in (learn.labels, to, labels))      # V columns each
-    means = hot.T @ apply(net, net.encode, learn.images)[0] / hot.sum(0).clamp(min=1)[:, None]
-    return (new - old) @ means                                              # (n, V) @ (V, z_dim)
+def mean_codes(net, learn):
+    """The mean μ of the training images with each value of each attribute, (V, z_dim). The difference of two,
+    added to z, turns one value into the other (as Radford et al. 2016, §6.3.2, did with faces)."""
+    hot = one_hot(learn.labels, learn.attributes)                           # (N, V)
+    return hot.T @ apply(net, net.encode, learn.images)[0] / hot.sum(0).clamp(min=1)[:, None]
 
 
 # ---- the run
-def load(cfg, resume: bool = True, data: bool = True):
+def load(cfg, resume: bool = True, without=()):
     """(config, network, training and held-out ImageSet, (C, S, size, attributes), checkpoint): of a run that
-    was, or if not `resume` a new one; the ImageSets are None without `data`."""
+    was, or if not `resume` a new one; the ImageSets are None if config.show is in `without`."""
     cfg, state = own_checkpoint(cfg, "vae", resume)
-    common.require(min(cfg.z_dim, cfg.width - 1, cfg.n, cfg.batch_size - 1, cfg.lr) > 0 <= cfg.beta,
+    common.require(min(cfg.lr, cfg.z_dim, cfg.width - 1, cfg.n, cfg.batch_size - 1) > 0 <= cfg.beta,
                    "--batch_size and --width must be at least 2, --beta at least 0, the others above 0")
     learn, held_out, shape = None, None, state and state["shape"]
-    if data:
+    if cfg.show not in without:
         learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
         shape = *pad(learn.images[:1]).shape[1:3], learn.images.size(2), learn.attributes
         check_shape(state, *shape)
@@ -173,7 +171,6 @@ def load(cfg, resume: bool = True, data: bool = True):
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
     cfg, model, learn, held_out, shape, state = load(cfg, cfg.resume)
-    torch.manual_seed(cfg.seed)
     untrained, judge = VAE(cfg, *shape[:3]), Judge(cfg, learn, held_out, n=512)
     device, z = model.var.device, noise(max(cfg.n, 512), cfg.z_dim, cfg.seed)
     optimizer = torch.optim.Adam(model.parameters(), cfg.lr)
@@ -182,27 +179,24 @@ def train(cfg: Config) -> dict:
         common.restore(state, [optimizer], data_rng)
     net, images = torch.compile(model) if cfg.compile else model, learn.images.to(device)
     test = held_out.images, noise(len(held_out.images), cfg.z_dim, cfg.seed)
-    # the baseline: without z, the mean image for x̂
-    x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)
-    var = (to_float(learn.images) - x_hat).square().mean()
+    x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)  # baseline: without z
+    var = (to_float(learn.images) - x_hat).square().mean().clamp(min=LEAST_VAR)
     x_hat = (x_hat / 2 + 0.5).logit(1e-4) if cfg.likelihood == "bernoulli" else x_hat
     baseline = log_density(x, x_hat.expand_as(x), var, cfg.likelihood).mean().item()
-    with common.Run(cfg, "vae", model, ["loss", "lr", "log_p", "kl", "val_elbo"], state) as run:
+    with common.Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], state) as run:
         for step in range(run.first, cfg.steps):
             # learning rate
-            part = min((step + 1) / (cfg.warmup + 1), 1 - step / cfg.steps)
-            lr = optimizer.param_groups[0]["lr"] = cfg.lr * part
+            optimizer.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
             # batch
             x = to_float(images[torch.randint(len(images), (cfg.batch_size,), generator=data_rng).to(device)])
             eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
-            # loss and backward
+            # loss, backward, step
             with common.autocast(device, cfg.matmul):
                 log_p, rate = (term.mean() for term in net(x, eps))     # over images; the rest are sums
             loss = cfg.beta * rate - log_p
             run.check_finite(step, loss=loss.item())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            # step
             optimizer.step()
             # log; now and then evaluate, draw, save
             done, val_elbo = step + 1, None
@@ -210,7 +204,7 @@ def train(cfg: Config) -> dict:
                 if run.due(done, cfg.eval_every):
                     val_elbo = torch.sub(*apply(model, model, *(y[:1024] for y in test))).mean().item()
                 if val_elbo is not None or run.due(done, cfg.log_every):
-                    run.log(done, loss=loss.item(), lr=lr, log_p=log_p.item(), kl=rate.item(), val_elbo=val_elbo)
+                    run.log(done, loss=loss.item(), log_p=log_p.item(), kl=rate.item(), val_elbo=val_elbo)
                 if run.due(done, cfg.sample_every):
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", sheet(draw(model, z[:cfg.n])))
                 stop = run.stopping(done)
@@ -221,31 +215,25 @@ def train(cfg: Config) -> dict:
 
         log_p, rate = (term.double().mean().item() for term in apply(model, model, *test))
         scores, elbo = judge.scores(*(draw(net, z[:judge.n]) for net in (model, untrained))), log_p - rate
-        run.say(f"held-out ELBO {elbo:.1f} nats per image, log p(x|z) {log_p:.1f} − KL {rate:.1f}; without z, by "
-                f"the mean image, {baseline:.1f}\n{metrics.image_report(scores)}")
-        if judge.model:
-            decoded = judge.frechet(draw(model, apply(model, model.encode, held_out.images[:judge.n])[0]))
-            run.say(f"and held-out images, encoded and decoded, {decoded:.1f}")
-            scores["frechet_decoded"] = decoded
+        run.say(f"held-out ELBO {elbo:.1f} nats per image, log p(x|z) {log_p:.1f} − KL {rate:.1f}; of the "
+                f"mean image, without z, {baseline:.1f}\n{metrics.image_report(scores)}")
         return run.finish(elbo=elbo, log_p=log_p, kl=rate, mean_image=baseline, **scores)
 
 
 def sample(cfg: Config):
     """Into samples/ what --show says: new images; held-out ones above what is decoded from them; walks from
     one to another; the map of z; or arithmetic, 0 to 7 fifths of what --glasses=round and the like add."""
-    cfg, net, learn, held_out, (*_, attributes), _ = load(cfg, data=cfg.show not in ("samples", "map"))
+    cfg, net, learn, held_out, (*_, attributes), _ = load(cfg, without=("samples", "map"))
     z, rows, columns = noise(cfg.n, cfg.z_dim, cfg.seed), max(1, cfg.n // 8), 8
     if cfg.show == "map":
         common.require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
-        columns = math.isqrt(cfg.n)
-        at = torch.special.ndtri((torch.arange(columns) + 0.5) / columns)   # equal shares of N(0, 1)
-        z = torch.cartesian_prod(-at, at).flip(1)                           # z₀ to the right, z₁ upwards
+        z, columns = plane(cfg.n)
     elif cfg.show != "samples":
-        i = torch.arange(8 * rows) % len(held_out.images)
-        x, labels = held_out.images[i], held_out.labels[i]
+        x, labels = (t[torch.arange(8 * rows) % len(t)] for t in (held_out.images, held_out.labels))
         z = apply(net, net.encode, x)[0]
     if cfg.show == "arithmetic":                                            # 8 to a row
-        step = arithmetic(net, learn, labels, draw_labels(cfg, attributes, len(x), labels))
+        new, old = (one_hot(y, attributes) for y in (draw_labels(cfg, attributes, len(x), labels), labels))
+        step = (new - old) @ mean_codes(net, learn)                         # (n, V) @ (V, z_dim)
         i = step.any(1).nonzero()[:rows]                                    # (rows, 1): those that change
         common.require(len(i), "no image would change: say by --glasses=round or the like what to add")
         z = (z[i] + step[i] * torch.arange(8)[:, None] / 5).flatten(0, 1)   # (rows, 8, z_dim) -> (n, z_dim)
@@ -257,28 +245,30 @@ def sample(cfg: Config):
 
 
 def evaluate(cfg: Config) -> dict:
-    """Tighter bounds on log p(x); how many numbers of z are used; and arithmetic: of held-out images, each
-    attribute is changed from each value to the next, and read by the judge. Also in evaluate.json."""
+    """Bounds on log p(x); how many numbers of z are used (Burda et al. 2016, §5.2); arithmetic: of held-out
+    images, each attribute is changed from each value to the next, and read by the judge. In evaluate.json."""
     cfg, net, learn, held_out, (*_, attributes), _ = load(cfg)
     rng, x, labels = torch.Generator().manual_seed(cfg.seed), held_out.images[:2048], held_out.labels[:2048]
     z, tables = apply(net, net.encode, x)[0], {"log_p(x)_at_least": {}}
     for k in (1, 5, 50, 500):
         bound, = apply(net, lambda x: [tighter_bound(net, x, k, rng)], x[:256])
         tables["log_p(x)_at_least"][f"k = {k}"] = bound.mean().item()
-    tables["used_of_z"] = {"numbers": (z.var(0) > 0.01).sum().item(), "of": cfg.z_dim}  # Burda et al., §5.2
+    tables["used_of_z"] = {"numbers": (z.var(0, correction=0) > 0.01).sum().item(), "of": cfg.z_dim}
     judge = Judge(cfg, learn, held_out, n=512)
     if judge.model:
-        decoded, changed, kept = accuracy(judge.model, draw(net, z), labels), {}, {}
+        hot, means, changed, kept = one_hot(labels, attributes), mean_codes(net, learn), {}, {}
         for a, (name, values) in enumerate(attributes.items()):
-            to = labels.clone()
-            to[:, a] = (labels[:, a] + 1) % len(values)
-            right = predict(judge.model, draw(net, z + arithmetic(net, learn, labels, to)))[0] == to
-            for old in labels[:, a].unique().tolist():
-                mine = right[labels[:, a] == old].double().mean(0)      # (A,)
-                row = f"{name}: {values[old]} → {values[(old + 1) % len(values)]}"
-                changed[row], kept[row] = mine[a].item(), mine[rest].mean().item()
-        tables |= {"read_right_if_only_decoded": decoded, "read_as_changed": changed, "others_kept": kept}
-    return metrics.print_tables(cfg, **tables)
+            for old in labels[:, a].unique().tolist():                      # each value to the next
+                i, new = labels[:, a] == old, (old + 1) % len(values)
+                to = labels[i].index_fill(1, torch.tensor([a]), new)
+                z_to = z[i] + (one_hot(to, attributes) - hot[i]) @ means
+                read = accuracy(judge.model, draw(net, z_to), to)
+                changed[row := f"{name}: {values[old]} → {values[new]}"] = read.pop(name)
+                kept |= {row: sum(read.values()) / len(read)} if read else {}
+        tables["Fréchet_distance"] = {"encoded and decoded": judge.frechet(decoded := draw(net, z))}
+        tables |= {"read_right_if_only_decoded": accuracy(judge.model, decoded, labels),
+                   "read_as_changed": changed, "others_kept": kept}
+    return metrics.print_tables(cfg, **{title: rows for title, rows in tables.items() if rows})
 
 
 def main(argv=None):

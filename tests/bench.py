@@ -3,6 +3,7 @@
     python -m tests.bench gpt --data=shakespeare.txt [--nanogpt=DIR]    time to a held-out loss; one step
     python -m tests.bench generate                                      tokens per second, against the memory's speed
     python -m tests.bench gan                                           one step of DCGAN, 64 × 64, batch 64
+    python -m tests.bench cyclegan                                      one step of CycleGAN, 64 × 64 and 32 × 32
     python -m tests.bench diffusion                                     one step of diffusion, 32 × 32, batch 64
 
 Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
@@ -27,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 import train_gan
 import train_gpt
-from mini import common
+from mini import common, cyclegan
 from mini.data.decoding import fast_vectors
 from mini.data.faces import ATTRIBUTES, faces
 from mini.data.image_sets import one_hot
@@ -205,10 +206,10 @@ def plain_dcgan(width: int, batch: int):
     return step
 
 
-def seconds_apart(function, *args) -> float:
+def seconds_apart(function, *args, **options) -> float:
     """What a function of this file returns, called in a process of its own: how a Run has the allocator keep its memory
     (common.py) holds for the whole process, and would help the baseline too, which has no such thing."""
-    code = f"from tests import bench; print(bench.{function.__name__}{args})"
+    code = f"from tests import bench; print(bench.{function.__name__}(*{args}, **{options}))"
     out = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True).stdout
     return float(out.split()[-1])
 
@@ -244,6 +245,83 @@ def bench_gan(args, *what):
         print("a step: plain torch {:.3f} s, ours {:.3f} s, ratio {:.2f}".format(*rows[-1]), flush=True)
     print("median of {}: plain torch {:.3f} s, ours {:.3f} s, ratio {:.2f}".format(
         len(rows), *(statistics.median(column) for column in zip(*rows))))
+
+
+def plain_cyclegan_step(size: int, batch: int, steps: int, **networks) -> float:
+    """Seconds a step as everybody writes it, in torch's default layout, with the same networks: six passes through the
+    generators one by one, then D_a and D_b, with a pool of 50 each."""
+    def pooled(pool, images):
+        shown = []
+        for image in images.detach():
+            if len(pool) < 50:
+                pool.append(image)
+            elif torch.rand(()) < 0.5:
+                i = int(torch.randint(50, ()))
+                image, pool[i] = pool[i], image
+            shown.append(image)
+        return torch.stack(shown)
+
+    cfg = cyclegan.Config(**networks)
+    G_ab, G_ba = cyclegan.Generator(cfg, 3), cyclegan.Generator(cfg, 3)
+    D_a, D_b = cyclegan.Discriminator(cfg, 3), cyclegan.Discriminator(cfg, 3)
+    opt_g = torch.optim.Adam([*G_ab.parameters(), *G_ba.parameters()], 2e-4, (0.5, 0.999))
+    opt_d = torch.optim.Adam([*D_a.parameters(), *D_b.parameters()], 2e-4, (0.5, 0.999))
+    data, pool_a, pool_b = torch.rand(2, 256, 3, size, size) * 2 - 1, [], []
+
+    def target(x, value):
+        return F.mse_loss(x, torch.full_like(x, value))
+
+    def step():
+        a, b = (images[torch.randint(256, (batch,))] for images in data)
+        for D in (D_a, D_b):
+            D.requires_grad_(False)
+        fake_b, fake_a = G_ab(a), G_ba(b)
+        loss = target(D_b(fake_b), 1.0) + target(D_a(fake_a), 1.0)
+        loss = loss + 10 * (F.l1_loss(G_ba(fake_b), a) + F.l1_loss(G_ab(fake_a), b))
+        loss = loss + 5 * (F.l1_loss(G_ab(b), b) + F.l1_loss(G_ba(a), a))
+        opt_g.zero_grad()
+        loss.backward()
+        opt_g.step()
+        for D in (D_a, D_b):
+            D.requires_grad_(True)
+        opt_d.zero_grad()
+        for D, real, fake, pool in ((D_a, a, fake_a, pool_a), (D_b, b, fake_b, pool_b)):
+            ((target(D(real), 1.0) + target(D(pooled(pool, fake)), 0.0)) / 2).backward()
+        opt_d.step()
+        return loss.item()
+
+    step(), step()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    return (time.perf_counter() - start) / steps
+
+
+def our_cyclegan_step(size: int, batch: int, steps: int, matmul: str, **networks) -> float:
+    """The same through the real train()."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i, name in enumerate("ab"):
+            images = (np.random.default_rng(i).random((260, size, size, 3)) * 255).astype(np.uint8)
+            np.save(f"{folder}/{name}.npy", images)
+        cfg = cyclegan.Config(data_a=f"{folder}/a.npy", data_b=f"{folder}/b.npy", size=size, batch_size=batch, lr=2e-4,
+                              matmul=matmul, steps=steps + 2, device="cpu", log_every=2, eval_every=10**9, sample_every=0,
+                              out_dir=f"{folder}/run", **networks)
+        cyclegan.train(cfg)
+        seconds = [float(row["seconds"]) for row in csv.DictReader(open(f"{cfg.out_dir}/log.csv"))]
+    return (seconds[-1] - seconds[0]) / steps
+
+
+def bench_cyclegan(args, steps=20):
+    large = dict(ngf=64, halvings=2, blocks=6, ndf=64, d_halvings=3)
+    for size, batch, networks in ((64, 1, large), (32, 16, {})):
+        rows = []
+        for _ in range(args.pairs):
+            plain = seconds_apart(plain_cyclegan_step, size, batch, steps, **networks)
+            own, fast = (seconds_apart(our_cyclegan_step, size, batch, steps, matmul=matmul, **networks)
+                         for matmul in ("highest", "medium"))
+            rows.append((plain, own, own / plain, fast, fast / plain))
+        print("{0} × {0}, batch {1}, median of {2}: plain torch {3:.3f} s, ours in float32 {4:.3f} s, ratio {5:.2f}; as it "
+              "comes {6:.3f} s, ratio {7:.2f}".format(size, batch, len(rows), *map(statistics.median, zip(*rows))), flush=True)
 
 
 def bench_diffusion(args, size=32, batch=64):
@@ -306,7 +384,7 @@ def bench_diffusion(args, size=32, batch=64):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion"])
+    parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion", "cyclegan"])
     parser.add_argument("--data", default="shakespeare")
     parser.add_argument("--nanogpt", default="")
     parser.add_argument("--seeds", type=int, default=3)
@@ -314,7 +392,7 @@ def main():
     parser.add_argument("--all", action="store_true", help="also the whole run of our own nanogpt-cpu preset")
     args = parser.parse_args()
     {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan,
-     "diffusion": bench_diffusion}[args.name](args)
+     "diffusion": bench_diffusion, "cyclegan": bench_cyclegan}[args.name](args)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.optim import Adam
 import train_gan
 from mini import cgan, classifier, common
 from mini.data import image_sets
-from mini.data.images import crop, noise, pad, read_png, sheet, to_float, write_png
+from mini.data.images import crop, even_out, noise, pad, read_png, sheet, to_float, write_png
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
             sample_every=3, eval_every=3, device="cpu", matmul="highest")
@@ -286,6 +286,32 @@ def test_the_measure_of_checkerboards_on_layers():
     assert checkerboard(maps[1] / maps[1].mean() + 0.1 * torch.randn_like(maps[1])) > 20
 
 
+@both
+def test_what_is_even_stays_even(script, trained):
+    """Of trained networks too: no layer of stride 2 makes a pattern out of an input without one (but at the edge)."""
+    state = torch.load(trained[script][0] / "checkpoint.pt", weights_only=True)["model"]
+    for net in ("G", "average"):
+        kernels = [w for name, w in state.items() if name.startswith(f"{net}.") and w.ndim == 4 and w.size(2) == 4]
+        assert len(kernels) == 3                                        # the first makes 4 × 4 pixels of one
+        for i, w in enumerate(kernels):
+            even = nn.functional.conv_transpose2d(torch.ones(1, w.size(0), 6, 6), w, None, 2, 1)[:, :, 2:-2, 2:-2]
+            pattern = (even - even.mean((2, 3), keepdim=True)).abs().max()
+            assert pattern > 0.01 if i == 0 else pattern < 1e-5, (net, i, pattern)
+
+
+def test_even_out_changes_as_little_as_it_can():
+    """The sums become alike, their mean and all differences inside a part stay, layers of other strides too."""
+    layers = nn.Sequential(nn.ConvTranspose2d(5, 3, 4, 1), nn.ConvTranspose2d(3, 2, 4, 2, 1), nn.Conv2d(2, 2, 4, 2))
+    layers = layers.double().to(memory_format=torch.channels_last)
+    before = [m.weight.detach().clone() for m in layers]
+    even_out(layers)
+    assert torch.equal(layers[0].weight, before[0]) and torch.equal(layers[2].weight, before[2])
+    sums = torch.stack([layers[1].weight[:, :, a::2, b::2].sum((2, 3)) for a in (0, 1) for b in (0, 1)])
+    assert (sums - before[1].sum((2, 3)) / 4).abs().max() < 1e-14
+    change = layers[1].weight.detach() - before[1]
+    assert (change[:, :, :2, :2] - change[:, :, 2:, 2:]).abs().max() < 1e-15 and change.abs().max() > 0.01
+
+
 # ---- the losses
 
 @both
@@ -523,6 +549,10 @@ def test_three_steps_equal_a_training_loop_written_out(script, loss, sigma, tmp_
         for p, gradient in zip(G.weights, torch.autograd.grad(loss_g, G.weights)):
             p.grad = gradient
         optimizers["G"].step()
+        for w in [w.data for w in G.weights if w.ndim == 4][1:]:        # of stride 2
+            mean = w.mean((2, 3), keepdim=True)
+            for part in (w[:, :, ::2, ::2], w[:, :, ::2, 1::2], w[:, :, 1::2, ::2], w[:, :, 1::2, 1::2]):
+                part += mean - part.mean((2, 3), keepdim=True)
         kept = min(keep, step / (step + 10))
         for a, p in zip(average.weights, G.weights):
             a.data = kept * a.data + (1 - kept) * p.data
@@ -617,7 +647,7 @@ def test_learns_one_image_by_heart(tmp_path):
     assert likeness[0, 1] > 0.4                                         # 0.57 to 0.76 for five seeds; about 0 at first
 
 
-@pytest.mark.parametrize("loss, steps, lr, least", [("bce", 40, 0.02, 0.3), ("wgan-gp", 20, 0.005, 0.15)])
+@pytest.mark.parametrize("loss, steps, lr, least", [("bce", 60, 0.02, 0.3), ("wgan-gp", 20, 0.005, 0.15)])
 def test_draws_the_class_it_is_asked_for(tmp_path, loss, steps, lr, least):
     """Labels that do not reach G or D, or not those of the images."""
     rng = np.random.default_rng(0)
@@ -630,7 +660,7 @@ def test_draws_the_class_it_is_asked_for(tmp_path, loss, steps, lr, least):
     G, size, attributes, _ = cgan.load(cgan.Config(out_dir=cfg.out_dir, device="cpu"))
     assert attributes == {"label": ["dark", "light"]}
     dark, light = (cgan.draw(G, noise(16, 6, seed=5), torch.eye(2)[[label] * 16], size).mean() for label in (0, 1))
-    assert light - dark > least                                         # 0.57 to 0.76 and 0.27 to 0.49 for five seeds
+    assert light - dark > least                                         # 0.62 to 1.59 and 0.31 to 0.87 for five seeds
 
 
 # ---- the run
@@ -847,7 +877,7 @@ def test_walks_keep_the_length_of_z(run, monkeypatch):
     (z,), = calls
     assert z.shape == (24, 6) and read_png(folder / "samples/walks.png").shape == sheet_shape(24, 16, 3)
     ends = z.view(3, 8, 6)[:, [0, -1]]
-    assert len({tuple(end.tolist()) for end in ends.flatten(0, 1)}) == 6
+    assert len({tuple(end.tolist()) for end in ends.flatten(0, 1)}) == 4 and torch.equal(ends[:-1, 1], ends[1:, 0])
     for i, t in enumerate(np.arange(8) / 7):
         mixed = ((1 - t) * ends[:, 0] + t * ends[:, 1]) / math.sqrt((1 - t)**2 + t**2)
         assert (z.view(3, 8, 6)[:, i] - mixed).abs().max() < 1e-5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mini.metrics import frechet_distance, image_report, shares, variety
+from mini.metrics import finest_pattern, frechet_distance, image_report, shares, variety
 from tests.helpers import refused
 
 with np.load(Path(__file__).parent / "reference" / "frechet.npz") as file:
@@ -67,8 +67,9 @@ def test_variety_is_that_of_plain_loops():
     """Guards against a range of 2, a mean over pairs with themselves, and neighbours of the wrong images."""
     samples, held_out, training = images(11, 0), images(9, 1), images(40, 2)
     tables, neighbours = variety(samples, held_out, training)
-    between, nearest = tables.values()
-    assert list(tables) == ["mean_distance_of_two_images", "mean_distance_to_the_nearest_training_image"]
+    between, nearest, _ = tables.values()
+    assert list(tables) == ["mean_distance_of_two_images", "mean_distance_to_the_nearest_training_image",
+                            "power_in_checkerboards,_relative"]
     for name, some in (("samples", samples), ("held out", held_out)):
         pairs = [distance(a, b) for a, b in itertools.combinations(some, 2)]
         assert abs(between[name] - sum(pairs) / len(pairs)) < 1e-5
@@ -77,6 +78,23 @@ def test_variety_is_that_of_plain_loops():
     assert torch.equal(neighbours[:8], samples[:8]) and neighbours.shape == (16, 3, 4, 4)
     for sample, like in zip(neighbours[:8], neighbours[8:]):
         assert distance(sample, like) == min(distance(sample, b) for b in training)
+
+
+def test_power_in_checkerboards_by_the_formula():
+    """Projections on all products of a wave and (−1)^column, of (−1)^row and a wave; each of them once."""
+    x = torch.randn(5, 3, 8, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    total, rows, columns = 0, torch.arange(8.0, dtype=torch.float64)[:, None], torch.arange(6.0, dtype=torch.float64)
+    for k in range(8):
+        for m in range(6):
+            if k == 4 or m == 3:
+                wave = torch.exp(-2j * math.pi * (k * rows / 8 + m * columns / 6))
+                total += (x * wave).sum((2, 3)).abs().square().mean()
+    assert finest_pattern(x) == pytest.approx(total.item(), rel=1e-12)
+    board = (-1.0) ** (rows + columns)
+    assert finest_pattern(board.expand(2, 3, -1, -1)) == pytest.approx(48**2) and finest_pattern(0 * x + 1) < 1e-20
+    table = variety(x, 2 * x, x)[0]["power_in_checkerboards,_relative"]
+    assert table == {"samples": pytest.approx(0.25), "held out": 1.0}
+    assert len(variety(x[:, :, :7], x[:, :, :7], x[:, :, :7])[0]) == 2
 
 
 def test_variety_looks_at_n_images_of_each_and_at_all_of_the_training_set():

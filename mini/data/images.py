@@ -249,6 +249,14 @@ def walks(x: torch.Tensor) -> torch.Tensor:
     return ((1 - t) * x[row] + t * x[(row + 1) % n]) / ((1 - t) ** 2 + t**2).sqrt()
 
 
+def plane(n: int):
+    """(k · k, 2), k: the largest grid of at most n points that cut N(0, 1) in both directions into equal
+    shares, row by row: the first number grows to the right, the second upwards."""
+    k = math.isqrt(n)
+    at = torch.special.ndtri((torch.arange(k) + 0.5) / k)
+    return torch.cartesian_prod(-at, at).flip(1), k
+
+
 def film(moments: list, pictures: int = 8) -> torch.Tensor:
     """So many of the moments, evenly spread, as images (n · k · pictures, C, H, W), one film below the other.
     A moment is a tuple of k tensors (n, C, H, W), whose films belong together."""
@@ -267,6 +275,19 @@ def disturb(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
     images = torch.where(right, torch.cat([images[:, :, :, :1], images[:, :, :, :-1]], dim=3), images)
     images = torch.where(down, torch.cat([images[:, :, :1], images[:, :, :-1]], dim=2), images)
     return images + sigma * torch.randn(images.shape, generator=generator).to(images.device)
+
+
+@torch.no_grad()
+def even_out(G):
+    """Take out of a generator's weights what draws checkerboards (Odena, Dumoulin & Olah 2016, "Deconvolution
+    and checkerboard artifacts"). A transposed convolution of stride 2 makes 2 × 2 pixels of each, by parts of
+    its kernel that have nothing in common; where its input is even, they differ by the sums of these parts.
+    Afterwards the sums are alike."""
+    for layer in G.modules():
+        if isinstance(layer, torch.nn.ConvTranspose2d) and layer.stride == (2, 2):
+            I, O, _, _ = layer.weight.shape
+            parts = layer.weight.view(I, O, 2, 2, 2, 2)     # rows 2 i + a, columns 2 j + b: a, b say which part
+            parts -= parts.mean((2, 4), keepdim=True) - parts.mean((2, 3, 4, 5), keepdim=True)
 
 
 def sheet(images: torch.Tensor, columns: int = 8) -> np.ndarray:
