@@ -12,7 +12,7 @@ cycle-consistent adversarial networks". With a from A and b from B, the generato
 and D_b minimises (E (D_b(b) − 1)² + E D_b(G_ab(a))²) / 2, D_a likewise (§4; Mao et al. 2017, "LSGAN"). The
 first term alone would be content with any face of B, whoever was given. Departures: the images are small, so
 the networks are too, and halve less often; larger batches, fewer steps and a higher rate; as in train_gan.py,
-kernels of 4 where G doubles the size, against a checkerboard.
+kernels of 4 where G doubles the size, kept even, against a checkerboard.
 
     python -m mini.cyclegan                                             blond hair <-> black hair
     python -m mini.cyclegan --data_a=glasses=none --data_b=glasses=round        or any two values
@@ -33,11 +33,11 @@ from mini import classifier, common, metrics
 from mini.classifier import Judge, accuracy
 from mini.data.faces import ATTRIBUTES, draw_parameters, render
 from mini.data.image_sets import load_images
-from mini.data.images import read_image, sheet, to_float, to_size, write_png
+from mini.data.images import even_out, read_image, sheet, to_float, to_size, write_png
 from mini.data.pretrained import check_shape, own_checkpoint
 
 
-HELD_OUT = 512      # faces of each domain to be translated for the scores
+HELD_OUT, SHARES = 512, ["right", "kept", "worst"]      # faces of each domain for the scores; what is in %
 
 
 @dataclass
@@ -216,6 +216,16 @@ def load_domains(cfg):
     return a, b
 
 
+def truth(cfg, x, y, n: int | None = None):
+    """The first n held-out faces of domain x as they would be in y, their labels (n, 6) and images, uint8
+    (n, C, S, S); None and () for domains that differ otherwise."""
+    if not (attribute := same_attribute(cfg, x, y)):
+        return None, ()
+    labels, column = x.labels[:n].clone(), list(ATTRIBUTES).index(attribute)
+    labels[:, column] = y.labels[0, column]                     # all of y have the same
+    return labels, render(labels, x.nuisance[:n], x.held_out.size(2))
+
+
 def same_attribute(cfg, *domains) -> str:
     """The attribute in which two domains of faces differ; '' for others, of which nobody knows the truth."""
     (of_a, *_), (of_b, *_) = (source.split("=") for source in (cfg.data_a, cfg.data_b))
@@ -241,15 +251,13 @@ def score(G_ab, G_ba, cfg, a, b, model) -> dict:
     for name, G, back, x, y in (("a → b", G_ab, G_ba, a, b), ("b → a", G_ba, G_ab, b, a)):
         given, theirs = to_float(x.held_out), to_float(y.held_out)
         made, scores[name] = translate(G, given), {}
-        if attribute := same_attribute(cfg, x, y):
-            labels, column = x.labels.clone(), list(ATTRIBUTES).index(attribute)
-            labels[:, column] = y.labels[0, column]             # all of y have the same
-            truth = to_float(render(labels, x.nuisance, given.size(2)))
-            read = accuracy(model, made, labels)
-            right, kept = read.pop(attribute), read.values()
+        labels, true = truth(cfg, x, y)
+        if len(true):
+            read, true = accuracy(model, made, labels), to_float(true)
+            right, kept = read.pop(same_attribute(cfg, x, y)), read.values()
             scores[name] = {"right": right, "kept": sum(kept) / len(kept), "worst": min(kept),
-                            "PSNR": metrics.psnr(made, truth).mean().item(),
-                            "SSIM": metrics.ssim(made, truth).mean().item()}
+                            "PSNR": metrics.psnr(made, true).mean().item(),
+                            "SSIM": metrics.ssim(made, true).mean().item()}
         scores[name] |= {"cycle": distance(translate(back, made), given).item(),
                          "identity": distance(translate(G, theirs), theirs).item()}
     return scores
@@ -269,21 +277,11 @@ def copying(*given) -> dict:
     return {f"{name}, copied": row for name, row in rows.items()}
 
 
-def report(rows: dict) -> str:
-    """{name: {column: number}} as lines: shares in %, the rest as they are."""
-    columns = list(next(iter(rows.values())))
-    lines = [" " * 14 + "".join(f"{column:>10}" for column in columns)]
-    for name, row in rows.items():
-        cells = (f"{row[c]:10.1%}" if c in ("right", "kept", "worst") else f"{row[c]:10.4g}" for c in columns)
-        lines.append(f"{name:>14}" + "".join(cells))
-    return "\n".join(lines)
-
-
-def pictures(nets, x, direction: str):
-    """Images x (n, C, S, S) in [-1, 1], their translations, and these translated back: (3 n, C, S, S)."""
+def pictures(nets, x, direction: str, true=()):
+    """Images x (n, C, S, S) in [-1, 1]; translated; translated back; the true translations, uint8, if any."""
     there, back = (nets["G_" + d] for d in (direction, direction[::-1]))
     made = translate(there, x)
-    return torch.cat([x, made, translate(back, made)])
+    return torch.cat([x, made, translate(back, made), *([to_float(true)] if len(true) else [])])
 
 
 # ---- the run
@@ -318,7 +316,8 @@ def train(cfg: Config) -> dict:
                                   for pair in (("G_ab", "G_ba"), ("D_a", "D_b")))
     model = make_judge(cfg, domain_a, domain_b)
     n = min(cfg.n, len(domain_a.held_out), len(domain_b.held_out))
-    fixed = [to_float(domain.held_out[:n]) for domain in (domain_a, domain_b)]      # for the samples
+    fixed = [(to_float(x.held_out[:n]), direction, truth(cfg, x, y, n)[1])          # for the samples
+             for x, y, direction in ((domain_a, domain_b, "ab"), (domain_b, domain_a, "ba"))]
     opt_g, opt_d = (torch.optim.Adam(both.parameters(), cfg.lr, (cfg.beta1, 0.999))
                     for both in (generators, discriminators))
     data_rng = torch.Generator().manual_seed(cfg.seed)
@@ -358,6 +357,7 @@ def train(cfg: Config) -> dict:
             opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
             opt_g.step()
+            even_out(generators)
             discriminators.requires_grad_(True)
 
             # ---- D: real images are 1, translated ones 0, half of which are from the pool
@@ -377,8 +377,7 @@ def train(cfg: Config) -> dict:
                     values = g_loss, d_loss, cycle, identity
                     run.log(done, **{name: value.item() for name, value in zip(titles, values)})
                 if run.due(done, cfg.sample_every):
-                    rows = [pictures(nets, x, direction) for x, direction in zip(fixed, ("ab", "ba"))]
-                    picture = sheet(torch.cat(rows), columns=len(fixed[0]))
+                    picture = sheet(torch.cat([pictures(nets, *rows) for rows in fixed]), columns=n)
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stop = run.stopping(done)
                 if stop or run.due(done, cfg.eval_every):
@@ -389,24 +388,25 @@ def train(cfg: Config) -> dict:
 
         scores = score(nets["G_ab"], nets["G_ba"], cfg, domain_a, domain_b, model)
         scores |= copying(cfg, domain_a, domain_b, model)
-        run.say(report(scores))
+        run.say(metrics.table(scores, shares=SHARES))
         return run.finish(scores=scores)
 
 
 def sample(cfg: Config):
     """Translate --image, or n held-out ones, in --direction, to samples/ab.png or ba.png. In rows: what was
-    given, its translation, and this translated back."""
+    given, its translation, this translated back, and the true translation of faces."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
     C, S = state["shape"]
-    nets = make_nets(cfg, C, S, state)
+    nets, true = make_nets(cfg, C, S, state), ()
     if cfg.image:
         x = to_size(read_image(cfg.image), S)[None]             # (1, 1 or 3, S, S)
         x = x.expand(-1, 3, -1, -1) if C == 3 else x.float().mean(1, keepdim=True).round().byte()
     else:
-        x = load_domains(cfg)["ab".index(cfg.direction[0])].held_out[:cfg.n]
+        from_to = load_domains(cfg)[::1 if cfg.direction == "ab" else -1]
+        x, true = from_to[0].held_out[:cfg.n], truth(cfg, *from_to, cfg.n)[1]
     path = f"{cfg.out_dir}/samples/{cfg.direction}.png"
-    write_png(path, sheet(pictures(nets, to_float(x), cfg.direction), columns=len(x)))
-    print(f"wrote {path}: what was given; translated; translated back")
+    write_png(path, sheet(pictures(nets, to_float(x), cfg.direction, true), columns=len(x)))
+    print(f"wrote {path}: what was given; translated; translated back" + "; the truth" * (len(true) > 0))
 
 
 def evaluate(cfg: Config) -> dict:
@@ -430,7 +430,7 @@ def evaluate(cfg: Config) -> dict:
             raise KeyboardInterrupt
         rows[name] = mean({key: result["scores"][key] for key in ("a → b", "b → a")})
     rows["copied"] = mean(copying(cfg, a, b, model))
-    print(report(rows))
+    print(metrics.table(rows, shares=SHARES))
     common.write_json(f"{cfg.out_dir}/evaluate.json", rows)
     return rows
 

@@ -22,7 +22,7 @@ from mini.cyclegan import Config, Discriminator, Generator, ImagePool
 from mini.data import image_sets
 from mini.data.faces import ATTRIBUTES, render
 from mini.data.images import read_png, sheet, to_float, write_png
-from mini.metrics import psnr, ssim
+from mini.metrics import psnr, ssim, table
 
 TINY = dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4, batch_size=4, steps=4, n=4, pool=6, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -413,6 +413,10 @@ def test_three_steps_equal_a_training_loop_written_out(weights, pool, tmp_path, 
         for optimizer in optimizers.values():
             optimizer.param_groups[0]["lr"] = lr * (1, 1, 0.5)[step]
         optimizers["G"].step()
+        for w in (w.data for name in ("G_ab", "G_ba") for w in nets[name].weights if w.ndim == 4 and w.size(2) == 4):
+            mean = w.mean((2, 3), keepdim=True)                         # of the layers that double the size
+            for part in (w[:, :, ::2, ::2], w[:, :, ::2, 1::2], w[:, :, 1::2, ::2], w[:, :, 1::2, 1::2]):
+                part += mean - part.mean((2, 3), keepdim=True)
         d_loss = (((D_a(a) - 1)**2).mean() + (D_a(seen_a)**2).mean()
                   + ((D_b(b) - 1)**2).mean() + (D_b(seen_b)**2).mean()) / 2
         for p, gradient in zip(sides["D"], torch.autograd.grad(d_loss, sides["D"])):
@@ -643,7 +647,7 @@ def test_end_to_end(trained, capsys):
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     for step in (2, 4):
-        assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(6, 4, 16)
+        assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(8, 4, 16)
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     assert state["step"] == 4 and state["shape"] == (3, 16)
     assert {name.split(".")[0] for name in state["model"]} == {"G_ab", "G_ba", "D_a", "D_b"}
@@ -676,27 +680,28 @@ def test_what_is_printed_at_the_end(tmp_path, capsys):
 
 
 def test_report():
-    text = cyclegan.report({"full": {"right": 0.5, "PSNR": 20.123, "cycle": 0.01234},
-                            "no cycle": {"right": 1.0, "PSNR": 9.0, "cycle": 0.0}})
+    text = table({"full": {"right": 0.5, "PSNR": 20.123, "cycle": 0.01234},
+                  "no cycle": {"right": 1.0, "PSNR": 9.0, "cycle": 0.0}}, shares=cyclegan.SHARES)
     lines = text.splitlines()
     assert lines[0].split() == ["right", "PSNR", "cycle"] and lines[1].split() == ["full", "50.0%", "20.12", "0.01234"]
     assert lines[2].split() == ["no", "cycle", "100.0%", "9", "0"] and len({len(line) for line in lines}) == 1
 
 
 def test_samples_of_a_run_are_of_fixed_faces(trained):
-    """Six rows: of each direction what was given, its translation, and that translated back."""
+    """Eight rows: of each direction what was given, its translation, that translated back, and the truth."""
     run, _ = trained
     cfg, state = cyclegan.own_checkpoint(Config(out_dir=str(run), device="cpu"), "cyclegan")
     nets, domains = cyclegan.make_nets(cfg, 3, 16, state), cyclegan.load_domains(cfg)
     rows = []
     for domain, there, back in zip(domains, (nets["G_ab"], nets["G_ba"]), (nets["G_ba"], nets["G_ab"])):
         with torch.no_grad():
-            x = to_float(domain.held_out[:4])
-            rows += [x, there(x), back(there(x))]
+            x, labels = to_float(domain.held_out[:4]), domain.labels[:4].clone()
+            labels[:, HAIR] = BLACK + BLOND - labels[:, HAIR]
+            rows += [x, there(x), back(there(x)), to_float(render(labels, domain.nuisance[:4], 16))]
     want = sheet(torch.cat(rows), 4).astype(int)
     got = [read_png(run / f"samples/step_00000{step}.png").astype(int) for step in (2, 4)]
     assert abs(got[1] - want).max() <= 1
-    given = np.r_[2:18, 3 * 18 + 2:4 * 18]
+    given = np.r_[2:18, 3 * 18 + 2:5 * 18, 7 * 18 + 2:8 * 18]           # and the truth
     assert (got[0][given] == got[1][given]).all() and (got[0] != got[1]).any()
 
 
@@ -876,10 +881,13 @@ def test_sample(direction, run, capsys):
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     cfg = Config(**TINY)
     nets, domains = cyclegan.make_nets(cfg, 3, 16, state), cyclegan.load_domains(cfg)
-    x = to_float(domains["ab".index(direction[0])].held_out[:5])
+    domain = domains["ab".index(direction[0])]
+    x, labels = to_float(domain.held_out[:5]), domain.labels[:5].clone()
+    labels[:, HAIR] = BLACK if direction == "ab" else BLOND
+    true = to_float(render(labels, domain.nuisance[:5], 16))
     there, back = (nets[f"G_{d}"] for d in (direction, direction[::-1]))
     with torch.no_grad():
-        want = sheet(torch.cat([x, there(x), back(there(x))]), 5).astype(int)
+        want = sheet(torch.cat([x, there(x), back(there(x)), true]), 5).astype(int)
     command(run, "sample", f"--direction={direction}", "--n=5")
     assert f"samples/{direction}.png" in capsys.readouterr().out
     assert abs(read_png(run / f"samples/{direction}.png").astype(int) - want).max() <= 1
