@@ -43,11 +43,11 @@ class Config(LabelConfig):
     ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
     loss: str = "bce"           # bce | wgan-gp: DCGAN's loss, or Wasserstein's with gradient penalty
     # optimisation
-    steps: int = 6000           # steps of D, and of G
+    steps: int = 5000           # steps of D, and of G
     batch_size: int = 32        # real images per step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
     beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
-    noise: float = 0.2          # standard deviation at first of noise on what D sees; it falls to 0
+    noise: float = 0.1          # standard deviation at first of noise on what D sees; it falls to 0
     ema: float = 0.995          # how much of G's average is kept at each step
     # run
     out_dir: str = "runs/cgan"  # folder of the run

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from mini import common, metrics
 from mini.classifier import Judge, accuracy
 from mini.data.image_sets import LabelConfig, draw_labels, load_images, one_hot
-from mini.data.images import crop, film, noise, pad, plane, sheet, to_float, walks, write_png
+from mini.data.images import crop, even_out, film, noise, pad, plane, sheet, to_float, walks, write_png
 from mini.data.pretrained import check_shape, own_checkpoint
 
 
@@ -47,7 +47,7 @@ class Config(LabelConfig):
     steps: int = 7000           # optimiser steps
     batch_size: int = 32        # images per step
     lr: float = 5e-3            # Adam's learning rate at first; it falls to 0 in a straight line
-    beta: float = 10.0          # weight of the KL in the loss
+    beta: float = 30.0          # weight of the KL in the loss
     # run
     out_dir: str = "runs/vae"   # folder of the run
     # sampling
@@ -173,10 +173,9 @@ def train(cfg: Config) -> dict:
     cfg, model, learn, held_out, shape, state = load(cfg, cfg.resume)
     untrained, judge = VAE(cfg, *shape[:3]), Judge(cfg, learn, held_out, n=512)
     device, z = model.var.device, noise(max(cfg.n, 512), cfg.z_dim, cfg.seed)
-    optimizer = torch.optim.Adam(model.parameters(), cfg.lr)
-    data_rng = torch.Generator().manual_seed(cfg.seed)
+    data_rng, opt = torch.Generator().manual_seed(cfg.seed), torch.optim.Adam(model.parameters(), cfg.lr)
     if state:
-        common.restore(state, [optimizer], data_rng)
+        common.restore(state, [opt], data_rng)
     net, images = torch.compile(model) if cfg.compile else model, learn.images.to(device)
     test = held_out.images, noise(len(held_out.images), cfg.z_dim, cfg.seed)
     x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)  # baseline: without z
@@ -186,7 +185,7 @@ def train(cfg: Config) -> dict:
     with common.Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], state) as run:
         for step in range(run.first, cfg.steps):
             # learning rate
-            optimizer.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
+            opt.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
             # batch
             x = to_float(images[torch.randint(len(images), (cfg.batch_size,), generator=data_rng).to(device)])
             eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
@@ -195,9 +194,10 @@ def train(cfg: Config) -> dict:
                 log_p, rate = (term.mean() for term in net(x, eps))     # over images; the rest are sums
             loss = cfg.beta * rate - log_p
             run.check_finite(step, loss=loss.item())
-            optimizer.zero_grad(set_to_none=True)
+            opt.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
+            opt.step()
+            even_out(model.decoder)
             # log; now and then evaluate, draw, save
             done, val_elbo = step + 1, None
             with run.untimed():
@@ -209,7 +209,7 @@ def train(cfg: Config) -> dict:
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", sheet(draw(model, z[:cfg.n])))
                 stop = run.stopping(done)
                 if val_elbo is not None or stop:
-                    run.save(done, model, [optimizer], data_rng, shape=shape)
+                    run.save(done, model, [opt], data_rng, shape=shape)
             if stop and done < cfg.steps:
                 return run.leave(done)
 

@@ -1,0 +1,605 @@
+"""mini/vae.py against torch.distributions, numerical integration of a model whose evidence is known, a network and a
+training loop written out here, and the classic bugs."""
+import csv
+import functools
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from mini import classifier, common, vae
+from mini.data import image_sets
+from mini.data.images import noise, plane, read_png, to_float
+from mini.vae import LEAST_VAR, VAE, Config, kl, log_density, reparameterise, tighter_bound
+
+TINY = dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, steps=4, n=8, log_every=1, sample_every=2,
+            eval_every=2, device="cpu", matmul="highest")
+FACES = image_sets.ATTRIBUTES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory):
+    """A folder to work in, with the judges under runs/ for all tests here: cheap ones, which learn for 2 steps."""
+    folder = tmp_path_factory.mktemp("vae")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(image_sets, "HELD_OUT", 64)
+        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
+        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """(folder, result) of a run of 4 steps, not to be written to."""
+    return place / "trained", vae.train(tiny(place, out_dir=str(place / "trained")))
+
+
+@pytest.fixture(scope="module")
+def lively(trained):
+    """The folder of a run whose z matters: of its three numbers two tell much, and one nothing."""
+    folder, x = shutil.copytree(trained[0], trained[0].with_name("lively")), to_float(load()[0].images)
+    net, state = loaded(folder)
+    for seed in range(40):                          # BatchNorm gets to know what comes from N(0, 1)
+        net.train()(x, noise(64, 3, seed)), net.decode(noise(64, 3, seed))
+    state["model"] = net.state_dict()
+    state["model"]["encoder.6.weight"] *= torch.tensor([2.0, 2, 0, 1, 1, 1]).view(6, 1, 1, 1)
+    state["model"]["decoder.9.weight"] *= 2
+    torch.save(state, folder / "checkpoint.pt")
+    return folder
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """Images of noise in files, gray, 13 × 13: without labels; and with three, of which one is seldom."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 13, 13), dtype=np.uint8)
+    np.save(tmp_path / "gray.npy", images)
+    np.savez(tmp_path / "gray.npz", images=images, labels=np.maximum(np.arange(40) % 2, 2 * (np.arange(40) == 6)))
+    return tmp_path
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Everything in float64."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def tiny(folder=None, **changes):
+    return Config(**{**TINY, "out_dir": f"{folder}/run", **changes})
+
+
+def command(folder, *args):
+    return vae.main([*args, f"--out_dir={folder}", "--device=cpu", "--matmul=highest"])
+
+
+def load(data="faces", size=16):
+    return image_sets.load_images(str(data), size, 64)
+
+
+def loaded(folder):
+    """(network, outside training; checkpoint)."""
+    state = torch.load(folder / "checkpoint.pt", weights_only=True)
+    net = VAE(Config(**state["config"]), *state["shape"][:3])
+    net.load_state_dict(state["model"])
+    return net.eval().requires_grad_(False), state
+
+
+def read_log(folder):
+    return list(csv.DictReader((folder / "log.csv").read_text().splitlines()))
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def close(a, b, tolerance=1e-10):
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
+
+
+def spread(net):
+    """Weights such that every part of a network matters, and none is zero."""
+    for i, p in enumerate(net.parameters()):
+        p.data = normal(*p.shape, seed=i, dtype=p.dtype) * (0.5 if p.ndim == 1 else p[0].numel() ** -0.5)
+    return net
+
+
+def log_prob(x, x_hat, var, likelihood):
+    """log p(x|z) of each image, by torch.distributions."""
+    p = Normal(x_hat, var**0.5) if likelihood == "gaussian" else Bernoulli(logits=x_hat, validate_args=False)
+    return p.log_prob(x if likelihood == "gaussian" else (x + 1) / 2).sum((1, 2, 3))
+
+
+# ---- the two terms
+def test_both_terms_equal_torch_distributions():
+    """Sums over all pixels or numbers of z, for each image (PEERS 13); the KL is 0 where q is N(0, 1), only there."""
+    x, mean, var = normal(4, 3, 5, 6).tanh(), normal(4, 3, 5, 6, seed=1), normal(4, 3, 5, 6, seed=2).exp()
+    for s2 in (torch.tensor(0.3, dtype=torch.float64), var):
+        want = log_prob(x, mean, s2, "gaussian")
+        close(log_density(x, mean, s2), want)
+        close(log_density(x.float(), mean.float(), s2.float(), "gaussian"), want.float(), 1e-5)
+    for shades in (x, x.sign()):
+        close(log_density(shades, mean, None, "bernoulli"), log_prob(shades, mean, None, "bernoulli"))
+    mu, logvar = normal(6, 5), 2 * normal(6, 5, seed=1)
+    want = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1)
+    close(kl(mu, logvar), want), close(kl(mu.float(), logvar.float()), want.float(), 1e-5)
+    assert (kl(torch.zeros(3, 5), torch.zeros(3, 5)) == 0).all() and (want > 0).all()
+
+
+def test_reparameterise():
+    """σ, not σ², nor the logarithm; and the gradients that make it useful."""
+    mu, logvar = (torch.tensor(numbers, requires_grad=True) for numbers in ([0.7, -1.0], [-2.0, 1.0]))
+    z = reparameterise(mu, logvar, eps := normal(200_000, 2, dtype=torch.float32))
+    assert (z.mean(0) - mu).abs().max() < 0.02 and (z.var(0) / logvar.exp() - 1).abs().max() < 0.02
+    of_mu, of_logvar = torch.autograd.grad(z[0, 1], (mu, logvar))
+    assert of_mu.tolist() == [0, 1] and of_logvar.tolist() == pytest.approx([0, math.exp(0.5) * eps[0, 1].item() / 2])
+
+
+# ---- a model whose evidence is known: z ~ N(0, 1), x|z ~ N(1.3 z − 0.4, 0.25), so x ~ N(−0.4, 1.3² + 0.25)
+POSTERIORS = {"another": (lambda x: 0.3 + 0.2 * x, 0.5), "exact": (lambda x: 1.3 * (x + 0.4) / 1.94, 0.25 / 1.94)}
+
+
+def line(q="another"):
+    """The model in place of a VAE; q(z|x) is normal, with this mean and variance."""
+    mu, var = POSTERIORS[q]
+    return SimpleNamespace(var=torch.tensor(0.25).double(), likelihood="gaussian", training=False,
+                           encode=lambda x: (mu(x), torch.full_like(x, math.log(var))), decode=lambda z: 1.3 * z - 0.4)
+
+
+def integrals(x, q):
+    """log p(x), the ELBO and the bound with two z, by the trapezoidal rule in numpy."""
+    def density(x, mean, var):
+        return np.exp(-(x - mean)**2 / (2 * var)) / np.sqrt(2 * np.pi * var)
+
+    (mu, var), (z, step) = POSTERIORS[q], np.linspace(-7, 7, 561, retstep=True)
+    z = z[density(z, mu(x), var) > 1e-30]
+    q, joint = density(z, mu(x), var), density(x, 1.3 * z - 0.4, 0.25) * density(z, 0, 1)
+    w = joint / q
+    two = (q[:, None] * q * np.log((w[:, None] + w) / 2)).sum() * step**2
+    return np.log(joint.sum() * step), (q * np.log(w)).sum() * step, two
+
+
+@pytest.mark.parametrize("q", POSTERIORS)
+@pytest.mark.parametrize("x", [-2.0, 0.3, 1.9])
+def test_the_bounds_equal_numerical_integration(x, q, monkeypatch):
+    """The ELBO, as VAE.forward has it and as the bound with one z; and the bound with two, nearer to log p(x). A mean
+    of logarithms, a sum not divided by k, one z twice. With the exact q, p(x, z) / q(z|x) is p(x) for every z."""
+    log_evidence = -(x + 0.4)**2 / (2 * 1.94) - math.log(2 * math.pi * 1.94) / 2
+    evidence, elbo, two = integrals(x, q)
+    assert evidence == pytest.approx(log_evidence, abs=1e-10)
+    assert elbo < two < evidence if q == "another" else elbo == pytest.approx(log_evidence, abs=1e-10)
+    eps = torch.linspace(-8, 8, 161, dtype=torch.float64)
+    weights = Normal(0.0, 1.0).log_prob(eps).exp() * 0.1
+    log_p, rate = VAE.forward(line(q), torch.full((161, 1), x, dtype=torch.float64), eps[:, None])
+    assert (weights * (log_p - rate)).sum().item() == pytest.approx(elbo, abs=1e-10)
+    for k, want in ((1, elbo), (2, two)):
+        zs = iter(torch.cartesian_prod(*[eps] * k).view(-1, k, 1).unbind(1))
+        monkeypatch.setattr(torch, "randn", lambda shape, **_: next(zs))
+        bound = tighter_bound(line(q), torch.full((161**k, 1), x, dtype=torch.float64), k, None)
+        assert (functools.reduce(torch.kron, [weights] * k) * bound).sum().item() == pytest.approx(want, abs=1e-10)
+        assert q == "another" or (bound - log_evidence).abs().max() < 1e-10
+
+
+def test_the_bound_tightens_and_gets_to_the_evidence():
+    """Means over 4,000 draws: each larger than the one before, none above log p(x) but by chance."""
+    x, rng, means = torch.full((4000, 1), 1.2, dtype=torch.float64), torch.Generator().manual_seed(0), []
+    for k in (1, 2, 4, 16, 64, 500):
+        bound = tighter_bound(line(), x, k, rng)
+        means.append(bound.mean().item())
+        assert means[-1] < integrals(1.2, "exact")[0] + 4 * bound.std() / 4000**0.5
+    assert (np.diff(means) > 0).all() and abs(means[-1] - integrals(1.2, "exact")[0]) < 0.005
+
+
+# ---- the network
+class Written:
+    """The layout, in torch's functional forms, with copies of a network's weights and buffers."""
+
+    def __init__(self, net, cfg, S):
+        self.cfg, self.S, self.training = cfg, S, net.training
+        self.p = {name: value.detach().clone() for name, value in net.state_dict().items()}
+        self.weights = [self.p[name].requires_grad_() for name, _ in net.named_parameters()]
+
+    def norm(self, h, name):
+        assert h.size(1) == self.cfg.width * self.S // 2 // h.size(2)
+        rest = [self.p[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(h, *rest, self.training)
+
+    def encode(self, x):
+        before = (self.S - x.size(2)) // 2
+        h, i = F.pad(x, (before, self.S - x.size(2) - before) * 2, mode="replicate"), 0
+        while h.size(2) > 4:
+            h = self.norm(F.conv2d(h, self.p[f"encoder.{i}.weight"], stride=2, padding=1), f"encoder.{i + 1}")
+            h, i = torch.where(h > 0, h, 0.2 * h), i + 3
+        h = F.conv2d(h, self.p[f"encoder.{i}.weight"], self.p[f"encoder.{i}.bias"])[:, :, 0, 0]
+        return h[:, :self.cfg.z_dim], h[:, self.cfg.z_dim:]
+
+    def decode(self, z, size):
+        h, i, before = F.conv_transpose2d(z[:, :, None, None], self.p["decoder.0.weight"]), 3, (self.S - size) // 2
+        h = self.norm(h, "decoder.1").clamp(min=0)
+        while h.size(2) < self.S:
+            h = F.conv_transpose2d(h, self.p[f"decoder.{i}.weight"], stride=2, padding=1)
+            h, i = self.norm(h, f"decoder.{i + 1}").clamp(min=0), i + 3
+        h = F.conv2d(h, self.p[f"decoder.{i}.weight"], self.p[f"decoder.{i}.bias"], padding=1)
+        return h[:, :, before:before + size, before:before + size]
+
+    def terms(self, x, eps):
+        mu, logvar = self.encode(x)
+        x_hat, var = self.decode(mu + eps * logvar.exp()**0.5, x.size(2)), self.p["var"]
+        if self.training:
+            var = ((x - x_hat)**2).mean().detach()
+            self.p["var"] = 0.95 * self.p["var"] + 0.05 * var
+        rate = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1)
+        return log_prob(x, x_hat, var, self.cfg.likelihood), rate
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("C, size, S", [(3, 16, 16), (1, 28, 32), (3, 13, 16), (3, 32, 32), (1, 64, 64)])
+def test_network(C, size, S, likelihood, double):
+    """Both terms and all gradients, weighted by image, so that none may pass through s²; in training with the batch's
+    numbers, then with the running ones that it has left. The bound, too, with new z for each image and each k."""
+    cfg = tiny(likelihood=likelihood, width=2)
+    net, x, eps, rng = spread(VAE(cfg, C, S, size)), normal(3, C, size, size).tanh(), normal(3, 3), torch.Generator()
+    for training in (True, False):
+        written = Written(net.train(training), cfg, S)
+        mix, own, other = normal(2, 3, seed=9), eps.clone().requires_grad_(), eps.clone().requires_grad_()
+        got, want = torch.stack(net(x, own)), torch.stack(written.terms(x, other))
+        close(got, want)
+        for a, b in zip(torch.autograd.grad((got * mix).sum(), [own, *net.parameters()]),
+                        torch.autograd.grad((want * mix).sum(), [other, *written.weights])):
+            close(a, b, 1e-9)
+        assert not any(buffer.requires_grad for buffer in net.buffers())
+        for name in ("var", "encoder.1.running_mean", "encoder.1.running_var", "decoder.1.running_var"):
+            close(net.state_dict()[name], written.p[name])
+    mu, logvar = written.encode(x)
+    close(torch.cat(net.encode(x)), torch.cat([mu, logvar]))
+    q, log_w, _ = Normal(mu, (logvar / 2).exp()), [], rng.manual_seed(5)
+    for _ in range(2):
+        z = q.mean + q.stddev * torch.randn(3, 3, generator=rng)
+        log_p = log_prob(x, written.decode(z, size), written.p["var"], likelihood)
+        log_w.append(log_p + (Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(1))
+    close(tighter_bound(net, x, 2, rng.manual_seed(5)), torch.stack(log_w).logsumexp(0) - math.log(2))
+    for p in net.decoder[-1].parameters():          # drawn are means in [-1, 1], of a coin 2 p − 1
+        p.data *= 30
+    x_hat = 30 * written.decode(eps, size)
+    close(vae.draw(net, eps), (x_hat / 2).tanh() if likelihood == "bernoulli" else x_hat.clamp(-1, 1))
+    assert (x_hat.abs() > 1).any() and vae.draw(net, eps).shape == x.shape
+
+
+def test_s2_is_the_best_of_all(double):
+    """Rybkin et al. 2021: with more than the batch's mean squared error, or less, log p(x|z) is lower."""
+    net, x, eps = VAE(tiny(), 3, 16, 16), normal(4, 3, 16, 16).tanh(), normal(4, 3)
+    net.decode = lambda z: x / 2
+    log_p, mse = net(x, eps)[0], (x / 2).square().mean()
+    close(log_p, log_prob(x, x / 2, mse, "gaussian"))
+    assert all(log_prob(x, x / 2, mse * by, "gaussian").sum() < log_p.sum() for by in (0.98, 1.02))
+    net.decode = lambda z: x                        # no error at all: s² is that of rounding to one of 256 shades
+    close(net(x, eps)[0], torch.full((4,), -3 * 16 * 16 * math.log(2 * math.pi * LEAST_VAR) / 2))
+    assert LEAST_VAR == pytest.approx((2 / 255)**2 / 12, rel=0.03)
+
+
+def test_no_image_depends_on_the_others(double):
+    """PEERS 12: not in `apply`, which takes the running numbers, leaves them alone, and keeps the order of images."""
+    net, images, eps = spread(VAE(tiny(), 1, 16, 16)), torch.randint(0, 256, (600, 1, 16, 16)).byte(), normal(600, 3)
+    net(normal(4, 1, 16, 16), normal(4, 3))
+    before, together = {name: x.clone() for name, x in net.named_buffers()}, vae.apply(net, net, images, eps)
+    assert net.training and len(together) == 2 and not any(terms.requires_grad for terms in together)
+    for i in (0, 255, 256, 599):
+        for terms, term in zip(together, net.eval()(images[i:i + 1] / 127.5 - 1, eps[i:i + 1])):
+            close(terms[i:i + 1], term.detach())
+    assert all(torch.equal(x, before[name]) for name, x in net.named_buffers())
+
+
+def test_mean_codes_by_plain_loops():
+    """A value that no image has, or a label that is not known, must not spoil the others."""
+    labels, images = torch.tensor([[0, 2], [1, 0], [0, -1], [0, 0], [1, 2]]), torch.arange(5).byte().view(5, 1, 1, 1)
+    net = SimpleNamespace(eval=int, train=int, var=torch.tensor(1.0), encode=lambda x: (x[:, 0, 0], 9 + x[:, 0, 0]))
+    got, want = vae.mean_codes(net, SimpleNamespace(labels=labels, images=images, attributes=dict(a="xy", b="xyz"))), []
+    for column, value in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2)):
+        mine = [i / 127.5 - 1 for i in range(5) if labels[i, column] == value]
+        want.append([sum(mine) / max(1, len(mine))])
+    close(got, torch.tensor(want), 1e-5)
+
+
+# ---- training
+@pytest.mark.parametrize("likelihood, beta", [("gaussian", 10.0), ("gaussian", 1.0), ("bernoulli", 0.5)])
+def test_three_steps_equal_a_training_loop_written_out(likelihood, beta, arrays, double):
+    """A wrong weight, rate or logged number; stale gradients; the same noise again; s² or a running mean not saved."""
+    cfg = tiny(arrays, data=f"{arrays}/gray.npy", size=0, steps=3, likelihood=likelihood, beta=beta, lr=0.02, seed=7)
+    vae.train(cfg)
+    torch.manual_seed(cfg.seed)
+    written, rng = Written(VAE(cfg, 1, 16, 13), cfg, 16), torch.Generator().manual_seed(cfg.seed)
+    learn, rows = to_float(load(cfg.data, 0)[0].images), read_log(arrays / "run")
+    optimizer = torch.optim.Adam(written.weights)
+    for step in range(3):
+        x, eps = learn[torch.randint(36, (4,), generator=rng)], torch.randn(4, 3, generator=rng)
+        log_p, rate = written.terms(x, eps)
+        loss = (beta * rate - log_p).sum() / 4
+        optimizer.param_groups[0]["lr"] = 0.02 * (1, 2 / 3, 1 / 3)[step]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        for name, w in written.p.items():
+            if name.startswith("decoder") and w.ndim == 4 and w.size(2) == 4 and not name.startswith("decoder.0."):
+                w, mean = w.data, w.data.mean((2, 3), keepdim=True)     # kept even: no checkerboard
+                for part in (w[:, :, ::2, ::2], w[:, :, ::2, 1::2], w[:, :, 1::2, ::2], w[:, :, 1::2, 1::2]):
+                    part += mean - part.mean((2, 3), keepdim=True)
+        for key, value in dict(loss=loss, log_p=log_p.mean(), kl=rate.mean()).items():
+            assert float(rows[step][key]) == pytest.approx(value.item(), rel=1e-9), (step, key)
+    state = torch.load(arrays / "run/checkpoint.pt", weights_only=True)["model"]
+    assert set(state) == set(written.p)
+    for name in state:
+        assert state[name] == 3 if "num_batches" in name else close(state[name], written.p[name].detach(), 1e-9) is None
+
+
+def pictures(path, columns=8, size=16):
+    """The pictures of a sheet: float (rows, columns, C, size, size) in [-1, 1]."""
+    pixels = to_float(torch.tensor(read_png(path)).permute(2, 0, 1))
+    rows = pixels.unfold(1, size + 2, size + 2).unfold(2, size + 2, size + 2)       # (C, rows, columns, size + 2, …)
+    assert rows.size(2) == columns
+    return rows[..., 2:, 2:].permute(1, 2, 0, 3, 4)
+
+
+def alike(a, b):
+    """Pictures, after they were rounded to 8 bits."""
+    assert a.shape == b.shape
+    return (a - b.clamp(-1, 1)).abs().max() <= 1.01 / 255
+
+
+def test_end_to_end(trained):
+    """A run's files; scores of the last weights, not with a batch's BatchNorm; pictures from fixed noise."""
+    (run, result), (learn, held_out), rows, (net, state) = trained, load(), read_log(trained[0]), loaded(trained[0])
+    assert json.loads((run / "result.json").read_text()) == result and (run / "config.json").exists()
+    assert (result["model"], result["steps"], result["device"], result["frechet_n"]) == ("vae", 4, "cpu", 64)
+    assert result["parameters"] == sum(p.numel() for p in net.parameters())
+    assert list(rows[0]) == ["step", "seconds", "loss", "log_p", "kl", "val_elbo"] and len(rows) == 4
+    assert [bool(row["val_elbo"]) for row in rows] == [False, True] * 2
+    assert float(rows[-1]["val_elbo"]) == pytest.approx(result["elbo"], rel=1e-6)       # whatever beta
+    assert state["step"] == 4 and state["shape"] == (3, 16, 16, FACES)
+    log_p, rate = net(to_float(held_out.images), noise(64, 3, 1))
+    for key, value in dict(log_p=log_p, kl=rate, elbo=log_p - rate).items():
+        assert result[key] == pytest.approx(value.double().mean().item(), rel=1e-5)
+    made, judge = net.decode(noise(512, 3, 1)).clamp(-1, 1), classifier.Judge(tiny(), learn, held_out, n=512)
+    assert result["frechet"] == pytest.approx(judge.frechet(made), rel=1e-3)
+    assert result["frechet_untrained"] != pytest.approx(result["frechet"], rel=1e-2)
+    assert alike(pictures(run / "samples/step_000004.png")[0], made[:8])
+    assert not alike(pictures(run / "samples/step_000002.png")[0], made[:8])
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+@pytest.mark.parametrize("n, shades", [(40, 256), (20, 1), (1, 256)])
+def test_the_baseline_by_hand(n, shades, likelihood, tmp_path, capsys):
+    """The mean image of the training set, and what is left of its variance, for images held out; finite even where it
+    is never wrong: all images black, or only one. With the smallest sizes there are."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, shades, (n, 13, 13), dtype=np.uint8))
+    smallest = dict(z_dim=1, width=2, n=1, batch_size=2, beta=0.0, steps=1, size=0)
+    result = vae.train(tiny(tmp_path, data=f"{tmp_path}/x.npy", likelihood=likelihood, **smallest))
+    out, (learn, held_out) = capsys.readouterr().out, (x.images.double() / 255 for x in load(tmp_path / "x.npy", 0))
+    mean = learn.mean(0)
+    p, var = mean.clamp(1e-4, 1 - 1e-4), 4 * ((learn - mean)**2).mean().clamp(min=LEAST_VAR / 4)
+    want = held_out * p.log() + (1 - held_out) * (1 - p).log()
+    if likelihood == "gaussian":
+        want = -(4 * (held_out - mean)**2 / var + (2 * math.pi * var).log()) / 2
+    assert result["mean_image"] == pytest.approx(want.sum().item() / len(held_out), rel=1e-5, abs=1e-3)
+    assert all(f"{result[key]:.1f}" in out for key in ("elbo", "log_p", "kl", "mean_image"))
+    assert command(tmp_path / "run", "evaluate")["used_of_z"]["of"] == 1 and math.isfinite(result["elbo"])
+
+
+@pytest.mark.parametrize("stop", [1, 2])
+def test_resumed_equals_uninterrupted(stop, trained, tmp_path):
+    """Bit for bit. Lost: the optimiser's state, the order of the data, the place in the schedule, s², BatchNorm's."""
+    left = vae.train(tiny(tmp_path, stop_after=stop))
+    assert "interrupted" in left and left["steps"] == stop and not (tmp_path / "run/result.json").exists()
+    torch.manual_seed(99)                                               # what else happened since
+    result = vae.train(tiny(tmp_path, resume=True))
+    a, b = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (trained[0], tmp_path / "run"))
+    assert a["model"]["var"] < 1 and all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    assert str(a["optimizers"]) == str(b["optimizers"]) and torch.equal(a["rng"]["data"], b["rng"]["data"])
+    logs = [[{**row, "seconds": ""} for row in read_log(run)] for run in (trained[0], tmp_path / "run")]
+    assert logs[0] == logs[1] and {**result, "seconds": 0} == {**trained[1], "seconds": 0}
+
+
+def test_a_loss_that_is_no_number(trained, tmp_path, capsys):
+    """Refused before the step that would spoil the weights; the checkpoint is from before."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    message = refused_by_main(capsys, "--resume", "--steps=9", "--lr=1e30", "--eval_every=9", f"--out_dir={run}")
+    assert "loss is" in message and (run / "checkpoint.pt").read_bytes() == (trained[0] / "checkpoint.pt").read_bytes()
+
+
+def test_overfits_one_batch():
+    """Four faces, each with its own place in z: the error falls to a tenth."""
+    net, x, errors = VAE(tiny(width=16, z_dim=8), 3, 16, 16), to_float(load()[0].images[:4]), []
+    optimizer, eps = torch.optim.Adam(spread(net).parameters(), 0.01), normal(4, 8, dtype=torch.float32)
+    for _ in range(100):
+        log_p, rate = net(x, eps)
+        optimizer.zero_grad()
+        (rate - log_p).mean().backward()
+        optimizer.step()
+        errors.append((x - net.decode(net.encode(x)[0])).square().mean().item())
+    assert errors[-1] < 0.1 * errors[0]
+
+
+def test_images_without_labels(arrays, capsys):
+    """Gray, of 13 × 13 pixels: they are enough, but there is no judge, and no attribute to change."""
+    result, run = vae.train(tiny(arrays, data=f"{arrays}/gray.npy", size=0, steps=2)), arrays / "run"
+    assert "no Fréchet distance" in capsys.readouterr().out and "frechet" not in result
+    assert torch.load(run / "checkpoint.pt", weights_only=True)["shape"] == (1, 16, 13, {})
+    for show, rows in (("samples", 1), ("reconstruct", 2), ("walk", 1)):
+        command(run, "sample", f"--show={show}")
+        assert pictures(run / f"samples/{show}.png", size=13).shape == (rows, 8, 1, 13, 13)
+    assert "no image would change" in refused_by_main(capsys, "sample", f"--out_dir={run}", "--show=arithmetic")
+    assert "no labels" in refused_by_main(capsys, "sample", f"--out_dir={run}", "--show=arithmetic", "--hair=red")
+    assert list(command(run, "evaluate")) == ["log_p(x)_at_least", "used_of_z"]
+
+
+def test_one_attribute_with_a_value_that_is_not_held_out(arrays):
+    """No row for what cannot be counted: that value, and other attributes, of which there are none."""
+    vae.train(tiny(arrays, data=f"{arrays}/gray.npz", size=0, steps=1))
+    assert load(arrays / "gray.npz", 0)[1].labels.unique().tolist() == [0, 1]
+    tables = command(arrays / "run", "evaluate")
+    assert list(tables["read_as_changed"]) == ["label: 0 → 1", "label: 1 → 2"] and "others_kept" not in tables
+    assert all(math.isfinite(value) for rows in tables.values() for value in rows.values())
+
+
+def test_presets_compile_and_bfloat16(tmp_path, monkeypatch):
+    """The preset fits the network; the checkpoint of a compiled one is plain; sums stay in float32."""
+    cfg, calls, dtypes, forward = Config(**vae.PRESETS["gpu"]), [], set(), VAE.forward
+    assert VAE(cfg, 3, cfg.size, cfg.size).encode(torch.zeros(2, 3, 64, 64))[0].shape == (2, cfg.z_dim)
+    monkeypatch.setattr(common, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(torch, "compile", lambda net: calls.append(net) or net)
+    monkeypatch.setattr(VAE, "forward", lambda *args: (out := forward(*args), dtypes.update(x.dtype for x in out))[0])
+    vae.train(tiny(tmp_path, compile=True, steps=2))
+    assert dtypes == {torch.float32} and len(calls) == 1
+    assert set(torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["model"]) == set(calls[0].state_dict())
+
+
+# ---- sample and evaluate
+def codes(net, images):
+    return net.encode(to_float(images))[0]
+
+
+def test_samples(lively, capsys, monkeypatch):
+    """From fixed noise, the same at every call with a seed; the data are not needed."""
+    monkeypatch.setattr(vae, "load_images", lambda *_: pytest.fail("the data are not needed"))
+    net, path = loaded(lively)[0], lively / "samples/samples.png"
+    for seed in (1, 2, 1):
+        command(lively, "sample", f"--seed={seed}", "--n=16")
+        got = pictures(path).flatten(0, 1)
+        assert alike(got, net.decode(noise(16, 3, seed))) and f"wrote {path}" in capsys.readouterr().out
+    assert got.std(0).mean() > 0.05                 # these weights draw different pictures, here and below
+
+
+def test_reconstructions(lively, tmp_path):
+    """Held-out images, exact, each above what is decoded from its μ. What to show may have been said in training."""
+    command(lively, "sample", "--show=reconstruct", "--n=24")
+    shown = pictures(lively / "samples/reconstruct.png").view(3, 2, 8, 3, 16, 16)
+    net, x = loaded(lively)[0], load()[1].images[:24]
+    for i, want in enumerate(net.decode(codes(net, x))):
+        given, decoded = shown[i % 3, :, i // 3]
+        assert alike(given, to_float(x[i])) and alike(decoded, want)
+    vae.train(tiny(tmp_path, show="reconstruct", steps=1))
+    command(tmp_path / "run", "sample")
+    assert pictures(tmp_path / "run/samples/reconstruct.png").shape[:2] == (2, 8)
+
+
+@pytest.mark.parametrize("n, rows", [(5, 1), (24, 3)])
+def test_a_walk_leads_from_one_held_out_image_to_the_next(n, rows, lively):
+    command(lively, "sample", "--show=walk", f"--n={n}")
+    shown, net = pictures(lively / "samples/walk.png"), loaded(lively)[0]
+    mu = codes(net, load()[1].images)
+    z = [((7 - i) * mu[row] + i * mu[row + 1]) / math.hypot(7 - i, i) for row in range(rows) for i in range(8)]
+    assert alike(shown.flatten(0, 1), net.decode(torch.stack(z))) and not alike(shown[0, 0], shown[0, 7])
+
+
+def test_a_map(tmp_path):
+    """Columns and rows at equal shares of N(0, 1): the first number grows to the right, the second upwards. `plane`
+    puts each point in the middle of a cell, all of equal probability; at most n of them."""
+    for n in (1, 3, 4, 24, 25, 64, 200):
+        z, k = plane(n)
+        share, row = Normal(0.0, 1.0).cdf(z.double()).view(k, k, 2), (torch.arange(k).double() + 0.5) / k
+        assert k == int(n**0.5)
+        assert (share[..., 0] - row).abs().max() < 1e-6 and (share[..., 1] - (1 - row)[:, None]).abs().max() < 1e-6
+    vae.train(tiny(tmp_path, z_dim=2, steps=20, beta=0.1))
+    command(tmp_path / "run", "sample", "--show=map", "--n=11")
+    shown, net = pictures(tmp_path / "run/samples/map.png", columns=3), loaded(tmp_path / "run")[0]
+    at = Normal(0.0, 1.0).icdf(torch.tensor([1 / 6, 3 / 6, 5 / 6]))
+    z = [[at[column], at[2 - row]] for row in range(3) for column in range(3)]
+    assert alike(shown.flatten(0, 1), net.decode(torch.tensor(z)))
+    assert not alike(shown[0, 0], shown[0, 2]) and not alike(shown[0, 0], shown[2, 0])
+
+
+@pytest.mark.parametrize("asked", [dict(glasses="round"), dict(hair="red", mouth="open")], ids=str)
+def test_arithmetic(asked, lively):
+    """From 0 to 7 fifths of the way, of the first held-out images that are not yet so; 5 fifths is the difference of
+    the mean codes of the training images with the new value and of those with the old."""
+    command(lively, "sample", "--show=arithmetic", "--n=24", *(f"--{key}={value}" for key, value in asked.items()))
+    shown, net, (learn, held_out) = pictures(lively / "samples/arithmetic.png"), loaded(lively)[0], load()
+    mu, z, want = codes(net, learn.images), codes(net, held_out.images), []
+    for i in range(24):
+        step = torch.zeros(3)
+        for name, value in asked.items():
+            column = learn.labels[:, list(FACES).index(name)]
+            new, old = FACES[name].index(value), held_out.labels[i, list(FACES).index(name)]
+            step += mu[column == new].mean(0) - mu[column == old].mean(0)
+        want += [torch.stack([z[i] + j / 5 * step for j in range(8)])] if step.any() else []
+    assert shown.shape[:2] == (3, 8) and all(alike(row, net.decode(z)) for row, z in zip(shown, want))
+    assert not any(alike(row[0], row[5]) for row in shown)
+
+
+def test_evaluate(lively, monkeypatch, capsys):
+    """Every number by hand. What the judge reads is made up here, from every pixel and every label asked for."""
+    def read(model, images, labels):
+        waves = (images.flatten(1).double() @ normal(768, 6, seed=3) / 10 + labels).sin()
+        assert model == "the judge" and images.abs().max() <= 1
+        return dict(zip(FACES, waves.mean(0).tolist()))
+
+    monkeypatch.setattr(vae, "accuracy", read)
+    monkeypatch.setattr(vae, "Judge", lambda cfg, *data, n: SimpleNamespace(
+        model="the judge", frechet=lambda images: images.square().sum().item()))
+    tables, net, (learn, held_out) = command(lively, "evaluate"), loaded(lively)[0], load()
+    assert json.loads((lively / "evaluate.json").read_text()) == tables and "read as changed" in capsys.readouterr().out
+    mu, z, x, labels = codes(net, learn.images), codes(net, held_out.images), to_float(held_out.images), held_out.labels
+    rng = torch.Generator().manual_seed(1)
+    bounds = {f"k = {k}": tighter_bound(net, x, k, rng).mean().item() for k in (1, 5, 50, 500)}
+    assert tables["log_p(x)_at_least"] == pytest.approx(bounds, rel=1e-5)
+    assert tables["used_of_z"] == {"numbers": 2, "of": 3} and (z.var(0) > 0.01).tolist() == [True, True, False]
+    images = net.decode(z).clamp(-1, 1)
+    assert tables["Fréchet_distance"] == pytest.approx({"encoded and decoded": images.square().sum().item()}, rel=1e-5)
+    assert tables["read_right_if_only_decoded"] == pytest.approx(read("the judge", images, labels), abs=1e-5)
+    changed, kept = {}, {}
+    for column, (name, values) in enumerate(FACES.items()):
+        for old in range(len(values)):
+            new, mine = (old + 1) % len(values), labels[:, column] == old
+            row, to = f"{name}: {values[old]} → {values[new]}", labels[mine].clone()
+            to[:, column] = new
+            step = mu[learn.labels[:, column] == new].mean(0) - mu[learn.labels[:, column] == old].mean(0)
+            seen = read("the judge", net.decode(z[mine] + step).clamp(-1, 1), to)
+            changed[row], kept[row] = seen.pop(name), sum(seen.values()) / 5
+    assert tables["read_as_changed"] == pytest.approx(changed, abs=1e-4)
+    assert tables["others_kept"] == pytest.approx(kept, abs=1e-4) and len(kept) == 21
+
+
+# ---- bad input: one line, exit status 2, no traceback, nothing lost
+def refused_by_main(capsys, *args):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        vae.main([*args, "--device=cpu"])
+    err = capsys.readouterr().err
+    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.mark.parametrize("flag", ["z_dim=0", "width=1", "n=0", "batch_size=1", "lr=0", "lr=nan", "beta=-1", "beta=nan",
+                                  "n_images=0", "size=7", "likelihood=poisson", "show=nothing", "data=nowhere"])
+def test_bad_sizes_and_names(flag, tmp_path, capsys):
+    sizes = [f"--{key}={value}" for key, value in TINY.items() if not flag.startswith(f"{key}=")]
+    err = refused_by_main(capsys, *sizes, f"--out_dir={tmp_path}/run", f"--{flag}")
+    assert f"--{flag.split('=')[0]}" in err or "--beta at least 0, the others above 0" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_and_checkpoints_that_do_not_fit(trained, arrays, capsys):
+    run = ["sample", f"--out_dir={trained[0]}"]
+    assert "--glasses=round" in refused_by_main(capsys, *run, "--show=arithmetic")     # what to add was not said
+    assert "--z_dim=2" in refused_by_main(capsys, *run, "--show=map")
+    assert "none, round, square" in refused_by_main(capsys, *run, "--show=arithmetic", "--glasses=oval")
+    assert "did you mean --glasses" in refused_by_main(capsys, *run, "--glases=round")
+    for flag in ("--z_dim=2", "--likelihood=bernoulli", "--width=8", "--size=32"):
+        assert "leave the flag out" in refused_by_main(capsys, *run, flag)
+    for args in (["sample", "--show=walk"], ["evaluate"], ["--resume"]):
+        args = *args, f"--out_dir={trained[0]}", f"--data={arrays}/gray.npz"
+        assert "another size" in refused_by_main(capsys, *args)
+    (arrays / "run").mkdir()
+    for args in (["sample"], ["evaluate"], ["--resume"]):
+        assert "no checkpoint" in refused_by_main(capsys, *args, f"--out_dir={arrays}/none")
+        torch.save({"name": "gan", "config": {}}, arrays / "run/checkpoint.pt")
+        assert "model 'gan'" in refused_by_main(capsys, *args, f"--out_dir={arrays}/run")
