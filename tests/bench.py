@@ -4,6 +4,7 @@
     python -m tests.bench generate                                      tokens per second, against the memory's speed
     python -m tests.bench gan                                           one step of DCGAN, 64 × 64, batch 64
     python -m tests.bench cyclegan                                      one step of CycleGAN, 64 × 64 and 32 × 32
+    python -m tests.bench families --runs=A,B,C                         which draws best: GAN, VAE or diffusion
     python -m tests.bench diffusion                                     one step of diffusion, 32 × 32, batch 64
 
 Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
@@ -13,11 +14,13 @@ is measured beside ours if it is installed.
 import argparse
 import csv
 import importlib.util
+import json
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -28,10 +31,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 import train_gan
 import train_gpt
-from mini import common, cyclegan
+from mini import classifier, common, cyclegan, vae
 from mini.data.decoding import fast_vectors
 from mini.data.faces import ATTRIBUTES, faces
-from mini.data.image_sets import one_hot
+from mini.data.image_sets import load_images, one_hot
+from mini.data.images import noise, sheet, write_png
+from mini.data.pretrained import own_checkpoint
 from mini.data.text import encode_split, make_tokenizer, read_text
 from train_gpt import GPT, Config, generate, held_out_loss
 
@@ -382,17 +387,42 @@ def bench_diffusion(args, size=32, batch=64):
               f"({min(ratios):.3f} to {max(ratios):.3f})")
 
 
+def bench_families(args):
+    """Which family draws best: runs of train_gan.py, mini/vae.py and train_diffusion.py (--drop=1) on faces, judged alike."""
+    n, (learn, held_out) = 2048, load_images("faces")
+    judge = classifier.Judge(classifier.Config(device="cpu"), learn, held_out, n=n)
+    print(f"{judge.name}, n = {n:,}: training images {judge.frechet(learn.images):.1f} (the floor)")
+    for folder in args.runs.split(","):
+        result = json.loads(Path(folder, "result.json").read_text())
+        name, own = result["model"], {"out_dir": folder, "device": "cpu"}
+        if name == "gan":
+            nets, size, cfg = train_gan.load(train_gan.Config(**own))
+            images = train_gan.draw(nets["average"], noise(n, cfg.z_dim, cfg.seed), size)
+        elif name == "vae":
+            cfg, net, *_ = vae.load(vae.Config(**own), data=False)
+            images = vae.draw(net, noise(n, cfg.z_dim, cfg.seed))
+        else:
+            cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
+            common.require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")
+            net = train_diffusion.make_nets(cfg, state["shape"], state)["average"]
+            images = train_diffusion.draw(net, torch.zeros(n, 0, dtype=torch.long), state["shape"], cfg)
+        write_png(f"{folder}/samples/judged.png", sheet(images[:16]))
+        print(f"{name}: {judge.frechet(images):.1f} after {result['steps']:,} steps, {result['seconds']:.0f} s; "
+              f"{result['parameters']:,} parameters; {folder}/samples/judged.png", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion", "cyclegan"])
+    parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion", "cyclegan", "families"])
     parser.add_argument("--data", default="shakespeare")
+    parser.add_argument("--runs", default="runs/gan,runs/vae,runs/diffusion", help="families: folders of trained runs")
     parser.add_argument("--nanogpt", default="")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--all", action="store_true", help="also the whole run of our own nanogpt-cpu preset")
     args = parser.parse_args()
     {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan,
-     "diffusion": bench_diffusion, "cyclegan": bench_cyclegan}[args.name](args)
+     "diffusion": bench_diffusion, "cyclegan": bench_cyclegan, "families": bench_families}[args.name](args)
 
 
 if __name__ == "__main__":
