@@ -167,7 +167,7 @@ class ImagePool:
                 i = int(torch.randint(self.size, (), generator=rng))
                 image, self.images[i] = self.images[i], image.clone()
             batch.append(image)
-        return torch.stack(batch).contiguous(memory_format=torch.channels_last)
+        return torch.stack(batch)
 
 
 def learning_rate(cfg, step: int) -> float:
@@ -300,7 +300,7 @@ def make_nets(cfg, C: int, S: int, state):
                           "D_a": Discriminator(cfg, C), "D_b": Discriminator(cfg, C)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+    return nets.to(common.pick_device(cfg.device))
 
 
 def train(cfg: Config) -> dict:
@@ -338,7 +338,7 @@ def train(cfg: Config) -> dict:
             batches = []
             for images in (images_a, images_b):
                 i = torch.randint(len(images), (cfg.batch_size,), generator=data_rng).to(device)
-                batches.append(to_float(images[i]).contiguous(memory_format=torch.channels_last))
+                batches.append(to_float(images[i]))
             a, b = batches
 
             discriminators.requires_grad_(False)    # the gradient passes through them

@@ -35,7 +35,7 @@ from mini import classifier, common, cyclegan, vae
 from mini.data.decoding import fast_vectors
 from mini.data.faces import ATTRIBUTES, faces
 from mini.data.image_sets import load_images, one_hot
-from mini.data.images import noise, sheet, write_png
+from mini.data.images import noise, sheet, to_float, write_png
 from mini.data.pretrained import own_checkpoint
 from mini.data.text import encode_split, make_tokenizer, read_text
 from train_gpt import GPT, Config, generate, held_out_loss
@@ -389,9 +389,16 @@ def bench_diffusion(args, size=32, batch=64):
 
 def bench_families(args):
     """Which family draws best: runs of train_gan.py, mini/vae.py and train_diffusion.py (--drop=1) on faces, judged alike."""
+    @torch.no_grad()
+    def sure(images):
+        """In what share of images is the judge sure, by more than 0.9, of all attributes?"""
+        p = [logits.softmax(1).amax(1) for logits in judge.model.eval()(images)]
+        return (torch.stack(p) > 0.9).all(0).float().mean().item()
+
     n, (learn, held_out) = 2048, load_images("faces")
     judge = classifier.Judge(classifier.Config(device="cpu"), learn, held_out, n=n)
-    print(f"{judge.name}, n = {n:,}: training images {judge.frechet(learn.images):.1f} (the floor)")
+    print(f"{judge.name}, n = {n:,}: training images {judge.frechet(learn.images):.1f} (the floor), the judge is sure of "
+          f"{sure(to_float(learn.images[:n])):.1%}")
     for folder in args.runs.split(","):
         result = json.loads(Path(folder, "result.json").read_text())
         name, own = result["model"], {"out_dir": folder, "device": "cpu"}
@@ -399,7 +406,7 @@ def bench_families(args):
             nets, size, cfg = train_gan.load(train_gan.Config(**own))
             images = train_gan.draw(nets["average"], noise(n, cfg.z_dim, cfg.seed), size)
         elif name == "vae":
-            cfg, net, *_ = vae.load(vae.Config(**own), data=False)
+            cfg, net, *_ = vae.load(vae.Config(**own))
             images = vae.draw(net, noise(n, cfg.z_dim, cfg.seed))
         else:
             cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
@@ -407,7 +414,7 @@ def bench_families(args):
             net = train_diffusion.make_nets(cfg, state["shape"], state)["average"]
             images = train_diffusion.draw(net, torch.zeros(n, 0, dtype=torch.long), state["shape"], cfg)
         write_png(f"{folder}/samples/judged.png", sheet(images[:16]))
-        print(f"{name}: {judge.frechet(images):.1f} after {result['steps']:,} steps, {result['seconds']:.0f} s; "
+        print(f"{name}: {judge.frechet(images):.1f}, sure of {sure(images):.1%}, after {result['steps']:,} steps, {result['seconds']:.0f} s; "
               f"{result['parameters']:,} parameters; {folder}/samples/judged.png", flush=True)
 
 
