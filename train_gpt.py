@@ -17,7 +17,7 @@ Departure: Muon (Jordan et al. 2024) trains the weight matrices, in a fraction o
 Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.py, mini/bert.py.
 """
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn

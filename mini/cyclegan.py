@@ -27,7 +27,6 @@ from pathlib import Path
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from mini import classifier, common, metrics
 from mini.classifier import Judge, accuracy

@@ -5,6 +5,8 @@
     python -m tests.bench gan                                           one step of DCGAN, 64 × 64, batch 64
     python -m tests.bench cyclegan                                      one step of CycleGAN, 64 × 64 and 32 × 32
     python -m tests.bench families --runs=A,B,C                         which draws best: GAN, VAE or diffusion
+    python -m tests.bench lstm                                          one step of the LSTM beside torch.nn.LSTM
+    python -m tests.bench translator                                    a step beside torch.nn.Transformer; the cache
     python -m tests.bench diffusion                                     one step of diffusion, 32 × 32, batch 64
 
 Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
@@ -15,6 +17,7 @@ import argparse
 import csv
 import importlib.util
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -31,12 +34,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 import train_gan
 import train_gpt
-from mini import classifier, common, cyclegan, vae
+from mini import classifier, common, cyclegan, lstm, translator, vae
 from mini.data.decoding import fast_vectors
 from mini.data.faces import ATTRIBUTES, faces
 from mini.data.image_sets import load_images, one_hot
 from mini.data.images import noise, sheet, to_float, write_png
 from mini.data.pretrained import own_checkpoint
+from mini.data.pairs import Vocabulary, encode_pairs, write_pairs
 from mini.data.text import encode_split, make_tokenizer, read_text
 from train_gpt import GPT, Config, generate, held_out_loss
 
@@ -387,6 +391,144 @@ def bench_diffusion(args, size=32, batch=64):
               f"({min(ratios):.3f} to {max(ratios):.3f})")
 
 
+def bench_lstm(args, steps=5):
+    """One training step of the default model beside the same with torch.nn.LSTM (without dropout of U, which it lacks),
+    both in the precision that --matmul=medium gives here; then, written by each model with its own sampler, tokens per
+    second of the LSTM and of the GPT of as many parameters. Turn by turn, medians."""
+    cfg, V, device = lstm.Config(device="cpu"), 1024, torch.device("cpu")
+    torch.set_float32_matmul_precision(cfg.matmul)
+    tokens, rng = torch.randint(V, (100_000,)), torch.Generator().manual_seed(0)
+
+    class Theirs(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte, self.head = nn.Embedding(V, cfg.n_embd), nn.Linear(cfg.n_embd, V)
+            self.head.weight = self.wte.weight
+            self.lstm, self.dropout = nn.LSTM(cfg.n_embd, cfg.n_embd, cfg.n_layer, batch_first=True), nn.Dropout(cfg.dropout)
+
+        def forward(self, x, y):
+            h, _ = self.lstm(self.dropout(self.wte(x)))
+            return None, F.cross_entropy(self.head(self.dropout(h)).flatten(0, 1), y.flatten())
+
+    sides, seconds = {"ours": lstm.LSTM(cfg, V), "torch.nn.LSTM": Theirs()}, {"ours": [], "torch.nn.LSTM": []}
+    optimizers = {name: torch.optim.Adam(model.parameters()) for name, model in sides.items()}
+
+    def step(name):
+        x, y = lstm.draw_batch(tokens, cfg.block_size, cfg.batch_size, rng)
+        with common.autocast(device, cfg.matmul):
+            loss = sides[name](x, y)[1]
+        loss.backward()
+        nn.utils.clip_grad_norm_(sides[name].parameters(), cfg.grad_clip)
+        optimizers[name].step()
+        optimizers[name].zero_grad(set_to_none=True)
+
+    for pair in range(args.pairs + 1):                      # the first pair warms up
+        for name in sides:
+            start = time.perf_counter()
+            for _ in range(steps):
+                step(name)
+            if pair:
+                seconds[name].append((time.perf_counter() - start) / steps)
+    ratios = [a / b for a, b in zip(*seconds.values())]
+    print("a step: " + ", ".join(f"{name} {1000 * statistics.median(times):.0f} ms" for name, times in seconds.items())
+          + f"; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+
+    gpt, rates = train_gpt.GPT(train_gpt.Config(), V), {"LSTM": [], "GPT": []}
+    for _ in range(args.pairs):
+        for name, stream in (("LSTM", lstm.generate(sides["ours"], tokens[None, :1], 500)),
+                             ("GPT", train_gpt.generate(gpt, tokens[None, :1], 500))):
+            next(stream)
+            start = time.perf_counter()
+            count = sum(1 for _ in stream)
+            rates[name].append(count / (time.perf_counter() - start))
+    print("writing 500 tokens: " + ", ".join(f"{name} {statistics.median(rate):.0f} tokens/s" for name, rate in rates.items()))
+
+
+class PlainTransformer(nn.Module):
+    """torch.nn.Transformer with the sizes, embeddings, positions and tied output of ours; post-norm, no last norms."""
+
+    def __init__(self, cfg, n_source: int, n_target: int):
+        super().__init__()
+        C = cfg.n_embd
+        sizes = dict(d_model=C, nhead=cfg.n_head, dim_feedforward=cfg.d_ff, dropout=cfg.dropout, batch_first=True)
+        self.embed_x, self.embed_y = nn.Embedding(n_source, C), nn.Embedding(n_target, C)
+        self.transformer = nn.Transformer(
+            C, cfg.n_head, batch_first=True,
+            custom_encoder=nn.TransformerEncoder(nn.TransformerEncoderLayer(**sizes), cfg.n_layer, enable_nested_tensor=False),
+            custom_decoder=nn.TransformerDecoder(nn.TransformerDecoderLayer(**sizes), cfg.n_layer))
+        self.register_buffer("positions", translator.positions(cfg.max_len + 1, C))
+        self.dropout, self.scale = nn.Dropout(cfg.dropout), math.sqrt(C)
+
+    def forward(self, x, y):
+        S, T = x.size(1), y.size(1)
+        h = self.transformer(self.dropout(self.embed_x(x) * self.scale + self.positions[:S]),
+                             self.dropout(self.embed_y(y) * self.scale + self.positions[:T]),
+                             tgt_mask=nn.Transformer.generate_square_subsequent_mask(T), tgt_is_causal=True,
+                             src_key_padding_mask=x == translator.PAD, memory_key_padding_mask=x == translator.PAD)
+        return h @ self.embed_y.weight.T
+
+
+def bench_translator(args):
+    """A training step in float32 on the same padded batches, and greedy decoding of 256 sentences with and without cache."""
+    training, held_out = write_pairs(20000)
+    words = [Vocabulary.of(side, 10**6) for side in zip(*training)]
+    for dropout in (0.1, 0.0):
+        cfg = translator.Config(dropout=dropout)
+        x, y, _ = encode_pairs(training, words, cfg.max_len)
+
+        def step_of(make):
+            torch.manual_seed(0)
+            model = make(cfg, len(words[0]), len(words[1]))
+            optimizer = torch.optim.Adam(model.parameters(), 1e-4, (0.9, 0.98), 1e-9)
+
+            def step(x_b, y_b):
+                loss = translator.loss_of(model(x_b, y_b[:, :-1]), y_b[:, 1:], cfg.smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                return loss.item()
+            return step, sum(p.numel() for p in model.parameters())
+
+        sides = {"torch.nn.Transformer": step_of(PlainTransformer), "ours": step_of(translator.Transformer)}
+        rng, rows = torch.Generator().manual_seed(0), []
+        for pair in range(args.pairs + 1):
+            batches, seconds = [translator.draw_batch(x, y, cfg.batch_size, rng) for _ in range(10)], {}
+            for name, (step, _) in sides.items():
+                start = time.perf_counter()
+                for batch in batches:
+                    step(*batch)
+                seconds[name] = (time.perf_counter() - start) / len(batches)
+            rows.append((*seconds.values(), seconds["ours"] / seconds["torch.nn.Transformer"]))
+        rows = rows[1:]                                     # the first warms up
+        a, b, ratio = (statistics.median(column) for column in zip(*rows))
+        print(f"a training step, batch {cfg.batch_size}, dropout {dropout}: torch.nn.Transformer {1000 * a:.1f} ms "
+              f"({sides['torch.nn.Transformer'][1]:,} parameters), ours {1000 * b:.1f} ms ({sides['ours'][1]:,}), ratio "
+              f"{ratio:.2f} ({min(r for *_, r in rows):.2f} to {max(r for *_, r in rows):.2f})", flush=True)
+
+    torch.manual_seed(0)
+    model, rows = translator.Transformer(cfg, len(words[0]), len(words[1])), []
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
+    for step in range(400):         # so that sentences end where sentences do
+        optimizer.param_groups[0]["lr"] = translator.learning_rate(step + 1, cfg)
+        x_b, y_b = translator.draw_batch(x, y, cfg.batch_size, rng)
+        loss = translator.loss_of(model(x_b, y_b[:, :-1]), y_b[:, 1:])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    x_t, _, _ = encode_pairs(held_out["sentences"][:256], words, cfg.max_len)
+    assert torch.equal(translator.greedy(model, x_t), translator.greedy(model, x_t, use_cache=False))
+    for _ in range(args.pairs):
+        seconds = []
+        for use_cache in (True, False):
+            start = time.perf_counter()
+            n = translator.greedy(model, x_t, use_cache).size(1)
+            seconds.append(time.perf_counter() - start)
+        rows.append((*seconds, seconds[1] / seconds[0]))
+    a, b, ratio = (statistics.median(column) for column in zip(*rows))
+    print(f"greedy decoding of {len(x_t)} sentences to {n} words: with cache {1000 * a:.0f} ms, without {1000 * b:.0f} ms, "
+          f"ratio {ratio:.1f} ({min(r for *_, r in rows):.1f} to {max(r for *_, r in rows):.1f})")
+
+
 def bench_families(args):
     """Which family draws best: runs of train_gan.py, mini/vae.py and train_diffusion.py (--drop=1) on faces, judged alike."""
     @torch.no_grad()
@@ -420,7 +562,8 @@ def bench_families(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion", "cyclegan", "families"])
+    parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion", "cyclegan", "families", "lstm",
+                                         "translator"])
     parser.add_argument("--data", default="shakespeare")
     parser.add_argument("--runs", default="runs/gan,runs/vae,runs/diffusion", help="families: folders of trained runs")
     parser.add_argument("--nanogpt", default="")
@@ -429,7 +572,8 @@ def main():
     parser.add_argument("--all", action="store_true", help="also the whole run of our own nanogpt-cpu preset")
     args = parser.parse_args()
     {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan,
-     "diffusion": bench_diffusion, "cyclegan": bench_cyclegan, "families": bench_families}[args.name](args)
+     "diffusion": bench_diffusion, "cyclegan": bench_cyclegan, "families": bench_families,
+     "lstm": bench_lstm, "translator": bench_translator}[args.name](args)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def lively(trained):
     for seed in range(40):                          # BatchNorm gets to know what comes from N(0, 1)
         net.train()(x, noise(64, 3, seed)), net.decode(noise(64, 3, seed))
     state["model"] = net.state_dict()
-    state["model"]["encoder.6.weight"] *= torch.tensor([2.0, 2, 0, 1, 1, 1]).view(6, 1, 1, 1)
+    state["model"]["encoder.6.weight"] *= torch.tensor([2.0, 2, 0.02, 1, 1, 1]).view(6, 1, 1, 1)
     state["model"]["decoder.9.weight"] *= 2
     torch.save(state, folder / "checkpoint.pt")
     return folder

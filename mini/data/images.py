@@ -286,7 +286,7 @@ def even_out(G):
     for layer in G.modules():
         if isinstance(layer, torch.nn.ConvTranspose2d) and layer.stride == (2, 2):
             I, O, _, _ = layer.weight.shape
-            parts = layer.weight.view(I, O, 2, 2, 2, 2)     # rows 2 i + a, columns 2 j + b: a, b say which part
+            parts = layer.weight.view(I, O, 2, 2, 2, 2)     # rows 2 i + a, columns 2 j + b: part (a, b)
             parts -= parts.mean((2, 4), keepdim=True) - parts.mean((2, 3, 4, 5), keepdim=True)
 
 

@@ -1,0 +1,708 @@
+"""mini/translator.py against torch.nn.Transformer, against numpy and exhaustive search, and against the classic bugs."""
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mini import translator
+from mini.data.images import read_png
+from mini.data.pairs import Vocabulary
+from mini.metrics import bleu, exact_match, translation_report, translation_scores, word_by_word, words_13a
+from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam_search, draw_batch, greedy,
+                             learning_rate, loss_of, positions)
+
+REFERENCE = Path(__file__).parent / "reference"
+TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12, batch_size=4, steps=6, eval_every=3, sample_every=3,
+            log_every=1, warmup=4, beam=2, device="cpu", dropout=0.1, matmul="highest")
+
+
+@pytest.fixture
+def pairs_file(tmp_path):
+    """Sixty sentences: four subjects, five verbs, three objects."""
+    en = itertools.product(["the cat", "a dog", "Paul", "my mother"], ["sees", "eats", "likes", "takes", "has"],
+                           ["the apple.", "a pear.", "two eggs."])
+    fr = itertools.product(["le chat", "un chien", "Paul", "ma mère"], ["voit", "mange", "aime", "prend", "a"],
+                           ["la pomme.", "une poire.", "deux œufs."])
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(f"{a.capitalize()} {b} {c}\t{d[0].upper() + d[1:]} {e} {f}\tCC-BY\n"
+                            for (a, b, c), (d, e, f) in zip(en, fr)), encoding="utf-8")
+    return str(path)
+
+
+def tiny(pairs_file, tmp_path, **changes):
+    return Config(**{**TINY, "data": pairs_file, "out_dir": str(tmp_path / "run"), **changes})
+
+
+def small_model(n_source=20, n_target=23, seed=0, **sizes):
+    torch.manual_seed(seed)
+    cfg = Config(**{**dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, max_len=12, dropout=0.0), **sizes})
+    model = Transformer(cfg, n_source, n_target)
+    for p in model.parameters():            # biases and norms too, far from their initial values
+        p.data.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def sentences(lengths, V, bos=False, seed=1):
+    """Random ones, filled up with PAD, the last word EOS: (len(lengths), max(lengths))."""
+    rng = torch.Generator().manual_seed(seed)
+    rows = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, n in zip(rows, lengths):
+        row[:n] = torch.randint(3, V, (n,), generator=rng)
+        row[n - 1] = EOS
+        if bos:
+            row[0] = BOS
+    return rows
+
+
+def close(a, b, tolerance):
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
+
+
+# ---- parity with torch.nn.Transformer
+
+class Reference(torch.nn.Module):
+    """torch's Transformer with the weights of ours, and ours for embeddings and output."""
+
+    def __init__(self, model):
+        super().__init__()
+        c, self.model = model.cfg, model
+        sizes = dict(d_model=c.n_embd, nhead=c.n_head, dim_feedforward=c.d_ff, dropout=0.0, batch_first=True)
+        encoder = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(**sizes), c.n_layer,
+                                              enable_nested_tensor=False)
+        decoder = torch.nn.TransformerDecoder(torch.nn.TransformerDecoderLayer(**sizes), c.n_layer)
+        self.transformer = torch.nn.Transformer(c.n_embd, c.n_head, custom_encoder=encoder, custom_decoder=decoder,
+                                                batch_first=True).to(next(model.parameters()).dtype)
+        self.names = {}         # of ours: (tensor of theirs, rows of it)
+        C = c.n_embd
+        for part, theirs in (("encoder", encoder), ("decoder", decoder)):
+            for i, layer in enumerate(theirs.layers):
+                attentions = {"attn": layer.self_attn, **({"cross": layer.multihead_attn} if part == "decoder" else {})}
+                for name, attention in attentions.items():
+                    for kind, joint in (("weight", attention.in_proj_weight), ("bias", attention.in_proj_bias)):
+                        self.names[f"{part}.{i}.{name}.q.{kind}"] = joint, slice(0, C)
+                        self.names[f"{part}.{i}.{name}.kv.{kind}"] = joint, slice(C, 3 * C)
+                        self.names[f"{part}.{i}.{name}.out.{kind}"] = getattr(attention.out_proj, kind), slice(None)
+                norms = [layer.norm1, layer.norm2] + ([layer.norm3] if part == "decoder" else [])
+                modules = {"ff.0": layer.linear1, "ff.2": layer.linear2}
+                modules.update({f"ln_{n}": norm for n, norm in enumerate(norms, 1)})
+                for name, module in modules.items():
+                    for kind in ("weight", "bias"):
+                        self.names[f"{part}.{i}.{name}.{kind}"] = getattr(module, kind), slice(None)
+        ours = dict(model.named_parameters())
+        assert set(self.names) == {name for name in ours if not name.startswith("embed")}
+        with torch.no_grad():
+            for name, (tensor, rows) in self.names.items():
+                tensor[rows] = ours[name]
+
+    def forward(self, x, y):
+        m = self.model
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(y.size(1), dtype=m.positions.dtype)
+        x_pad = torch.zeros(x.shape, dtype=m.positions.dtype).masked_fill(x == PAD, -math.inf)
+        h = self.transformer(m.embed(m.embed_x, x), m.embed(m.embed_y, y), tgt_mask=mask,
+                             src_key_padding_mask=x_pad, memory_key_padding_mask=x_pad)
+        return h @ m.embed_y.weight.T
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_logits_and_every_gradient_equal_torch(dtype, tolerance):
+    model = small_model().to(dtype)
+    reference = Reference(model)
+    x, y = sentences([7, 3, 9, 1], 20), sentences([6, 10, 4, 3], 23, bos=True)
+    logits, want = model(x, y[:, :-1]), reference(x, y[:, :-1])
+    close(logits.detach(), want.detach(), tolerance)
+    embeddings = [model.embed_x.weight, model.embed_y.weight]
+    theirs = [tensor for tensor, _ in reference.names.values()]
+    grads = torch.autograd.grad(loss_of(want, y[:, 1:], 0.1), theirs + embeddings)
+    loss_of(logits, y[:, 1:], 0.1).backward()
+    for (name, (_, rows)), grad in zip(reference.names.items(), grads):
+        ours = dict(model.named_parameters())[name].grad
+        if name.endswith("kv.bias"):        # softmax does not care for a constant added to the scores: k's bias has none
+            ours, rows = ours[32:], slice(64, 96)
+            assert dict(model.named_parameters())[name].grad[:32].abs().max() < 1e-6
+        close(ours, grad[rows], tolerance)
+    for parameter, grad in zip(embeddings, grads[-2:]):
+        close(parameter.grad, grad, tolerance)
+
+
+def test_attention_is_the_formula_in_numpy():
+    torch.manual_seed(0)
+    attention = Attention(Config(n_embd=6, n_head=1)).double()
+    x, memory = torch.randn(1, 3, 6, dtype=torch.float64), torch.randn(1, 5, 6, dtype=torch.float64)
+    hidden = np.array([0, 0, 0, 1, 0]) == 1
+    mask = torch.zeros(1, 1, 1, 5, dtype=torch.float64)
+    mask[..., 3] = -math.inf
+    W = {name: p.detach().numpy() for name, p in attention.named_parameters()}
+    q = x[0].numpy() @ W["q.weight"].T + W["q.bias"]
+    k, v = np.split(memory[0].numpy() @ W["kv.weight"].T + W["kv.bias"], 2, axis=1)
+    scores = np.exp(np.where(hidden, -np.inf, q @ k.T / np.sqrt(6)))
+    want = scores / scores.sum(1, keepdims=True) @ v @ W["out.weight"].T + W["out.bias"]
+    attention.eval()
+    close(attention(x, attention.keys(memory), mask)[0].detach(), want, 1e-12)
+    close(attention.weights[0, 0].detach(), scores / scores.sum(1, keepdims=True), 1e-12)
+
+
+def test_positions_by_the_formula():
+    table = positions(50, 16)
+    for pos, i in itertools.product(range(50), range(8)):
+        angle = pos / 10000 ** (2 * i / 16)
+        assert table[pos, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
+        assert table[pos, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_embeddings_are_scaled_and_positions_added():
+    model = small_model()
+    y = torch.tensor([[5, 6, 7]])
+    want = model.embed_y.weight[y] * math.sqrt(32) + positions(3, 32)
+    close(model.embed(model.embed_y, y).detach(), want.detach(), 1e-6)
+    close(model.embed(model.embed_y, y[:, 2:], 2).detach(), want[:, 2:].detach(), 1e-6)
+
+
+def test_the_papers_sizes_give_the_papers_parameter_count():
+    """Base: 65 million (table 3) with one vocabulary of 37,000 for both sides; from one layer of the six."""
+    model = Transformer(Config(n_layer=1, n_head=8, n_embd=512, d_ff=2048), 3, 3)
+    layers = sum(p.numel() for p in (*model.encoder.parameters(), *model.decoder.parameters()))
+    assert 6 * layers + 37000 * 512 == pytest.approx(65e6, rel=0.04)
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    model = Transformer(Config(n_embd=128, d_ff=512), 1000, 1500)
+    for name, p in model.named_parameters():
+        if name.startswith("embed"):
+            assert p.std().item() == pytest.approx(128**-0.5, rel=0.02)
+        elif p.ndim == 2:       # Xavier: variance 2 / (in + out)
+            assert p.std().item() == pytest.approx(math.sqrt(2 / sum(p.shape)), rel=0.03), name
+    model.eval()
+    x, y = sentences([9] * 20, 1000), sentences([9] * 20, 1500, bos=True)
+    assert abs(loss_of(model(x, y[:, :-1]), y[:, 1:]).item() - math.log(1499)) < 0.7     # chance, nearly
+
+
+# ---- the classic bugs (PEERS: transformers)
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_word_changes_nothing_before_it(cached):
+    model, x = small_model(), sentences([5], 20)
+    a = sentences([11], 23, bos=True)
+    b = a.clone()
+    b[0, 6] = 3 + (a[0, 6] - 2) % 20
+
+    def logits(y):
+        memory, padding = model.encode(x)
+        if not cached:
+            return model.decode(y, memory, padding)
+        cache = model.new_cache(1)      # 4 words, then 2 at once, then one by one
+        pieces = [(0, 4), (4, 6), *((n, n + 1) for n in range(6, 11))]
+        return torch.cat([model.decode(y[:, i:j], memory, padding, cache, i) for i, j in pieces], dim=1)
+
+    with torch.no_grad():
+        one, other = logits(a), logits(b)
+        assert torch.equal(one[:, :6], other[:, :6])
+        assert (one[:, 6:] - other[:, 6:]).abs().amax(dim=(0, 2)).min() > 1e-4      # and everything after it
+        close(one, model(x, a), 1e-5)
+
+
+def test_what_is_hidden_stays_hidden_however_large_the_scores():
+    """A mask of −1e4 instead of −∞ would be outvoted."""
+    model = small_model()
+    for layer in [*model.encoder, *model.decoder]:
+        for attention in {layer.attn, getattr(layer, "cross", layer.attn)}:
+            torch.nn.init.normal_(attention.q.weight, std=100), torch.nn.init.normal_(attention.kv.weight, std=100)
+    x, y = sentences([7], 20), sentences([8], 23, bos=True)
+    other = y.clone()
+    other[0, 5:7] = torch.tensor([3, 4])
+    padded = F.pad(x, (0, 4), value=PAD)
+    with torch.no_grad():
+        assert torch.equal(model(x, y)[:, :5], model(x, other)[:, :5])
+        assert not torch.equal(model(x, y)[:, 5:], model(x, other)[:, 5:])
+        close(model(padded, y), model(x, y), 1e-4)
+
+
+def test_the_padding_mask_is_on_keys_and_no_row_is_nan():
+    model = small_model()
+    x = sentences([7, 3, 1], 20)
+    memory, mask = model.encode(x)
+    assert mask.shape == (3, 1, 1, 7) and len(memory) == 2
+    assert torch.equal(mask[:, 0, 0] == -math.inf, x == PAD) and torch.equal(mask[mask != -math.inf], torch.zeros(11))
+    logits = model(x, sentences([4, 4, 4], 23, bos=True))
+    assert logits.isfinite().all()
+    loss_of(logits, sentences([4, 2, 3], 23)).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_sentence_is_translated_as_if_alone():
+    model, lengths = small_model(), [7, 3, 11, 1, 5]
+    x, y = sentences(lengths, 20), sentences([6, 9, 4, 3, 2], 23, bos=True)
+    with torch.no_grad():
+        together = model(x, y)
+        for i, n in enumerate(lengths):
+            m = int((y[i] != PAD).sum())
+            close(together[i, :m], model(x[i:i + 1, :n], y[i:i + 1, :m])[0], 1e-5)
+    for search in (greedy, lambda model, x: beam_search(model, x, 3)):
+        rows = search(model, x)
+        for i, n in enumerate(lengths):
+            alone = search(model, x[i:i + 1, :n])[0]
+            assert torch.equal(rows[i, :len(alone)], alone) and (rows[i, len(alone):] == PAD).all()
+
+
+def test_dropout_acts_in_training_only():
+    model = small_model(dropout=0.5)
+    x, y = sentences([5, 3], 20), sentences([4, 6], 23, bos=True)
+    model.eval()
+    assert torch.equal(model(x, y), model(x, y))
+    model.train()
+    assert not torch.equal(model(x, y), model(x, y))
+    # in each of its places: with all others off, it still changes something
+    places = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(places) == 1 + 2 * 2
+    for place in places:
+        for other in places:
+            other.p = 0.5 if other is place else 0.0
+        assert not torch.equal(model(x, y), model(x, y))
+    # what a sub-layer adds is dropped, not the sum: with p nearly 1 the layer normalises its input alone
+    layer, h = model.encoder[0], torch.randn(1, 4, 32)
+    layer.dropout.p = 1 - 1e-7
+    want = layer.ln_2(layer.ln_1(h))
+    close(layer(h, torch.zeros(1)).detach(), want.detach(), 1e-5)
+
+
+def test_post_norm_normalises_the_sum():
+    """The output of every layer is normalised: mean and variance over the width are those of the last LayerNorm."""
+    model = small_model()
+    for layer in [*model.encoder, *model.decoder]:
+        for norm in (m for m in layer.modules() if isinstance(m, torch.nn.LayerNorm)):
+            torch.nn.init.ones_(norm.weight), torch.nn.init.zeros_(norm.bias)
+    outputs = []
+    for layer in [*model.encoder, *model.decoder]:
+        layer.register_forward_hook(lambda module, args, out: outputs.append(out))
+    with torch.no_grad():
+        model(sentences([5, 3], 20), sentences([4, 6], 23, bos=True))
+    for out in outputs:
+        assert out.mean(2).abs().max() < 1e-5 and (out.var(2, unbiased=False) - 1).abs().max() < 1e-3
+
+
+def test_scores_are_divided_by_the_root_of_the_heads_width():
+    attention = Attention(Config(n_embd=32, n_head=2)).eval()
+    with torch.no_grad():
+        for linear in (attention.q, attention.kv):
+            linear.weight.zero_(), linear.bias.fill_(1.0)
+        attention.kv.weight[:32, 0] = 1.0           # key j is 1 + x_j: scores are 16 (1 + x_j) / √16
+        memory = torch.zeros(1, 2, 32)
+        memory[0, 1, 0] = 0.5
+        attention(torch.zeros(1, 1, 32), attention.keys(memory), torch.zeros(1, 1, 1, 2))
+    want = F.softmax(torch.tensor([4.0, 6.0]), dim=0)
+    close(attention.weights[0, :, 0], want.expand(2, 2), 1e-5)
+
+
+# ---- the loss, the learning rate, batches
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
+def test_label_smoothing_by_the_formula(smoothing):
+    torch.manual_seed(0)
+    V, y = 7, torch.tensor([[3, 4, 2, PAD], [5, 2, PAD, PAD]])
+    logits = torch.randn(2, 4, V, dtype=torch.float64)
+    total, words = 0.0, 0
+    for b, t in itertools.product(range(2), range(4)):
+        if y[b, t] != PAD:
+            p = np.exp(logits[b, t, 1:].numpy())
+            p /= p.sum()
+            q = np.full(V - 1, smoothing / (V - 1))
+            q[y[b, t] - 1] += 1 - smoothing
+            total, words = total - (q * np.log(p)).sum(), words + 1
+    assert loss_of(logits, y, smoothing).item() == pytest.approx(total / words, rel=1e-12)
+    other = logits.clone()
+    other[:, :, PAD], other[y == PAD] = 50.0, 1e3           # nothing about PAD matters
+    assert loss_of(other, y, smoothing).item() == pytest.approx(total / words, rel=1e-12)
+
+
+def test_learning_rate_by_the_formula():
+    cfg = Config(n_embd=512, warmup=4000, lr=1.0)
+    for step in (1, 2, 100, 3999, 4000, 4001, 100000):
+        assert learning_rate(step, cfg) == pytest.approx(512**-0.5 * min(step**-0.5, step * 4000**-1.5), rel=1e-12)
+    assert max(range(1, 9000), key=lambda s: learning_rate(s, cfg)) == 4000
+    assert learning_rate(10, dataclasses.replace(cfg, lr=0.5)) == pytest.approx(learning_rate(10, cfg) / 2)
+    assert learning_rate(1, Config(warmup=0)) > 0
+
+
+def test_training_uses_the_schedule_and_the_papers_adam(pairs_file, tmp_path):
+    translator.train(tiny(pairs_file, tmp_path, lr=2.0))
+    rates = [float(line.split(",")[3]) for line in (tmp_path / "run/log.csv").read_text().split()[1:]]
+    want = [2 * 16**-0.5 * min(s**-0.5, s * 4**-1.5) for s in range(1, 7)]
+    assert rates == pytest.approx(want)
+    group, = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["optimizers"][0]["param_groups"]
+    assert group["betas"] == (0.9, 0.98) and group["eps"] == 1e-9 and group["lr"] == pytest.approx(want[-1])
+
+
+def test_batches_hold_pairs_of_like_length_whole():
+    lengths = torch.randint(2, 12, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    x, y = sentences(lengths, 50), sentences(lengths, 50, bos=True)
+    x[:, 0] = y[:, 1] = torch.arange(100, 400)              # which pair it is
+    x[torch.tensor(lengths) == 2, 1] = EOS
+    rng, spreads, seen = torch.Generator().manual_seed(0), [], set()
+    for _ in range(400):
+        a, b = draw_batch(x, y, 8, rng)
+        assert len(a) == len(b) == 8 and torch.equal(a[:, 0], b[:, 1])
+        i = a[:, 0] - 100
+        assert torch.equal(a, x[i, :a.size(1)]) and (x[i, a.size(1):] == PAD).all() and (a != PAD).any(0).all()
+        assert torch.equal(b, y[i, :b.size(1)]) and (y[i, b.size(1):] == PAD).all() and (b != PAD).any(0).all()
+        n = (b != PAD).sum(1)
+        spreads.append((n.max() - n.min()).item())
+        seen.update(i.tolist())
+    assert np.mean(spreads) < 3 and len(seen) == 300        # random batches would spread over 8 or 9
+
+
+def test_targets_are_the_next_words(pairs_file, tmp_path, monkeypatch):
+    seen, decode, loss = [], Transformer.decode, translator.loss_of
+    monkeypatch.setattr(Transformer, "decode", lambda self, y, *a: seen.append(y) or decode(self, y, *a))
+    monkeypatch.setattr(translator, "loss_of", lambda logits, y, s: seen.append(y) or loss(logits, y, s))
+    translator.train(tiny(pairs_file, tmp_path, steps=1))
+    y, target = seen[:2]
+    assert (y[:, 0] == BOS).all() and torch.equal(y[:, 1:], target[:, :-1]) and (target == EOS).sum() == len(y)
+
+
+# ---- translating
+
+def test_cached_equals_uncached():
+    model = small_model()
+    x = sentences([7, 3, 11, 1, 5, 9], 20)
+    assert torch.equal(greedy(model, x), greedy(model, x, use_cache=False))
+    for k in (1, 3, 5):
+        assert torch.equal(beam_search(model, x, k), beam_search(model, x, k, use_cache=False))
+
+
+def test_the_cache_saves_work():
+    model, x, sizes = small_model(), sentences([5, 5], 20), []
+    plain = model.decode
+    model.decode = lambda y, *args: sizes.append(y.size(1)) or plain(y, *args)
+    n = greedy(model, x).size(1)
+    assert sizes == [1] * n
+    sizes.clear()
+    greedy(model, x, use_cache=False)
+    assert sizes == list(range(1, n + 1))
+
+
+def test_greedy_is_always_the_likeliest_word():
+    model, x = small_model(), sentences([7, 3], 20)
+    for i, row in enumerate(greedy(model, x).tolist()):
+        y = [BOS]
+        for word in row:
+            if y[-1] == EOS:
+                assert word == PAD
+                continue
+            logits = model(x[i:i + 1], torch.tensor([y]))[0, -1]
+            assert word == 1 + logits[1:].argmax()          # never PAD
+            y.append(word)
+        assert y[-1] == EOS or len(y) == model.cfg.max_len + 2
+
+
+def test_pad_is_never_written():
+    model, x = small_model(), sentences([7, 3, 5], 20)
+    model.embed_y.weight.data[PAD] = 100 * torch.randn(32)  # would often be the likeliest
+    for y in (greedy(model, x), beam_search(model, x, 3)):
+        for row in y.tolist():
+            ended = row.index(EOS) if EOS in row else len(row)
+            assert PAD not in row[:ended]
+
+
+def test_a_beam_of_width_1_is_greedy():
+    for seed in range(4):
+        model, x = small_model(seed=seed), sentences([7, 3, 11, 1, 5, 9], 20, seed=seed)
+        assert torch.equal(greedy(model, x), beam_search(model, x, 1))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 2.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_full_beam_is_exhaustive_search(alpha, seed):
+    """All translations of up to three words from BOS and three more (EOS ends them; without it they are cut off)."""
+    model = small_model(n_target=6, n_embd=8, n_head=2, max_len=3, seed=seed)
+    x = sentences([3, 2], 20, seed=seed)
+    scored = [[], []]
+    for n in range(1, 5):
+        ys = [y for y in itertools.product([w for w in range(6) if w != PAD], repeat=n)
+              if EOS not in y[:-1] and (n == 4 or y[-1] == EOS)]
+        for row, candidates in zip(x, scored):
+            words = torch.tensor(ys)
+            y = F.pad(words[:, :-1], (1, 0), value=BOS)
+            logits = model(row[None, :int((row != PAD).sum())].expand(len(y), -1), y).detach()
+            log_p = F.log_softmax(logits[:, :, 1:], dim=2).gather(2, words[:, :, None] - 1).sum((1, 2))
+            candidates += zip((log_p / ((5 + n) / 6) ** alpha).tolist(), map(list, ys))
+    assert len(scored[0]) == 1 + 4 + 16 + 64 * 5
+    rows = beam_search(model, x, 5**4, alpha).tolist()
+    assert [[w for w in row if w != PAD] for row in rows] == [max(candidates)[1] for candidates in scored]
+
+
+class ByHand:
+    """A model with a table {words so far: p of each word}; after others EOS is nearly certain."""
+    positions, embed_y = torch.zeros(3, 1), torch.nn.Embedding(5, 1)
+
+    def __init__(self, table):
+        self.table = table
+
+    def eval(self):
+        pass
+
+    def encode(self, x):
+        return [torch.zeros(2, len(x), 1, 1, 1)], torch.zeros(len(x), 1, 1, 1)
+
+    def decode(self, y, memory, padding, cache=None, n=0):
+        rows = [self.table.get(tuple(row[1:]), [0, 0, 0.98, 0.01, 0.01]) for row in y.tolist()]
+        return torch.tensor(rows).log()[:, None].clamp(min=-1e9)
+
+
+def search_by_hand(table, *options):
+    return beam_search(ByHand(table), torch.tensor([[3, EOS]]), *options, use_cache=False).tolist()
+
+
+def test_a_wider_beam_finds_what_greedy_misses():
+    """3 is likelier at first, but 4 leads to the likelier translation."""
+    table = {(): [0, 0, 0.0, 0.6, 0.4], (3,): [0, 0, 0.4, 0.3, 0.3], (4,): [0, 0, 0.9, 0.05, 0.05]}
+    assert search_by_hand(table, 1, 0.0) == [[3, EOS]] and search_by_hand(table, 2, 0.0) == [[4, EOS]]
+
+
+def test_length_normalisation_favours_longer_translations():
+    """p(EOS) = 0.5, p(3 EOS) = 0.45: log 0.45 / log 0.5 = 1.152, and (7/6)^α passes it at α = 0.92."""
+    table = {(): [0, 0, 0.5, 0.5, 0.0], (3,): [0, 0, 0.9, 0.05, 0.05]}
+    for alpha, want in ((0.0, [EOS, PAD, PAD]), (0.9, [EOS, PAD, PAD]), (0.94, [3, EOS, PAD]), (2.0, [3, EOS, PAD])):
+        assert search_by_hand(table, 3, alpha) == [want]
+
+
+def test_translations_end_at_the_longest_position():
+    model = small_model()
+    model.embed_y.weight.data[EOS] = 0.0                    # hardly ever the end
+    for y in (greedy(model, sentences([4, 2], 20)), beam_search(model, sentences([4, 2], 20), 3)):
+        assert y.size(1) == model.cfg.max_len + 1
+
+
+def test_attention_maps_are_the_weights_while_writing():
+    model, x = small_model(), sentences([6], 20)
+    y = greedy(model, x)
+    maps = translator.attention_maps(model, x, y)
+    assert len(maps) == 2 and all(m.shape == (y.size(1), 6) for m in maps)
+    for m in maps:
+        close(m.sum(1), torch.ones(y.size(1)), 1e-5)
+    y = y.clone()                                           # made in inference mode
+    memory, padding = model.encode(x)
+    model.decode(torch.cat([torch.tensor([[BOS]]), y[:, :-1]], 1), memory, padding)
+    close(maps[1], model.decoder[1].cross.weights[0].mean(0).detach(), 1e-6)
+    model.train()
+    for layer in model.decoder:
+        layer.cross.weights = None
+    model(x, y)
+    assert model.decoder[0].cross.weights is None           # training keeps none
+
+
+# ---- scores
+
+def test_bleu_equals_sacrebleu():
+    for case in json.loads((REFERENCE / "bleu.json").read_text("utf-8"))["corpora"]:
+        assert bleu(case["outputs"], case["references"]) == pytest.approx(case["bleu"], rel=1e-9, abs=1e-9), case
+    for case in json.loads((REFERENCE / "bleu.json").read_text("utf-8"))["tokens"]:
+        assert words_13a(case["text"]) == case["tokens"].split()
+
+
+def test_word_by_word():
+    pairs = [("the cat".split(), "le chat".split()), ("the dog".split(), "le chien".split()),
+             ("a cat".split(), "un chat".split()), ("a dog".split(), "un chien".split())]
+    assert word_by_word(pairs) == {"the": "le", "a": "un", "cat": "chat", "dog": "chien"}
+    assert word_by_word([(["a", "a"], ["x"]), (["b"], ["x", "y"])]) == {"a": "x", "b": "y"}
+
+
+def test_scores_and_report():
+    assert exact_match(["a b", "c"], ["a b", "d"]) == 0.5
+    outputs = {"sentences": {"model": ["Le chat dort ici .", "Non"], "copying": ["The cat", "No"]}}
+    scores = translation_scores(outputs, {"sentences": ["Le chat dort ici .", "Oui"]})
+    assert scores["exact_match"] == {"sentences": {"model": 0.5, "copying": 0.0}}
+    assert scores["bleu"]["sentences"]["model"] == bleu(outputs["sentences"]["model"], ["Le chat dort ici .", "Oui"])
+    report = translation_report(**scores)
+    assert "held-out sentences: model 50.0% exactly right" in report and "copying 0.0%" in report
+
+
+# ---- training
+
+def test_overfits_one_batch():
+    model = small_model(n_layer=1, seed=1)
+    x, y = sentences([7, 3, 11, 5], 20), sentences([6, 9, 4, 12], 23, bos=True)
+    optimizer = torch.optim.Adam(model.parameters(), 0.003, (0.9, 0.98), 1e-9)
+    for _ in range(120):
+        loss = loss_of(model(x, y[:, :-1]), y[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+    assert torch.equal(greedy(model, x), y[:, 1:])
+
+
+def test_end_to_end(pairs_file, tmp_path, capsys):
+    result = translator.train(tiny(pairs_file, tmp_path, steps=150, eval_every=50, sample_every=70, n_embd=32, warmup=40,
+                                   batch_size=16, lr=0.5))
+    run = tmp_path / "run"
+    assert json.loads((run / "result.json").read_text()) == result
+    assert {"model", "steps", "seconds", "parameters", "device"} <= set(result)
+    shares = result["exact_match"]["sentences"]
+    assert shares["model"] > 0.9 > shares["word by word"] >= shares["copying"] == 0.0
+    assert result["bleu"]["sentences"]["model"] > result["bleu"]["sentences"]["copying"]
+    log = (run / "log.csv").read_text().splitlines()
+    assert log[0] == "step,seconds,loss,lr,exact_match" and len(log) == 151
+    assert float(log[-1].split(",")[-1]) > 0.9 and log[-2].split(",")[-1] == ""
+    assert "\n    " in (run / "samples/step_000070.txt").read_text("utf-8")
+    assert read_png(run / "samples/attention.png").shape[2] == 1
+    out = capsys.readouterr().out
+    assert "ln V = ln 21" in out and "54 pairs" in out and "word by word" in out and "held-out sentences: model" in out
+    arguments = [f"--out_dir={run}", "--device=cpu"]
+    Path(pairs_file).rename(tmp_path / "moved.tsv")             # the checkpoint is all that `sample` needs
+    assert translator.main(["sample", *arguments, "--text=my mother  eats two eggs."]) == (
+        "my mother  eats two eggs.\n    Ma mère mange deux œufs.\n")
+    (tmp_path / "letter.txt").write_text("Paul sees the apple.\n\nA dog has a pear.\r\n")
+    text = translator.main(["sample", *arguments, f"--text={tmp_path}/letter.txt", "--beam=1"])
+    assert text == "Paul sees the apple.\n    Paul voit la pomme.\nA dog has a pear.\n    Un chien a une poire.\n"
+    assert translator.main(["sample", *arguments]).count("\n    ") >= 4     # examples
+    assert "attention.png" in capsys.readouterr().out
+    (tmp_path / "moved.tsv").rename(pairs_file)
+    tables = translator.main(["evaluate", *arguments])
+    assert json.loads((run / "evaluate.json").read_text()) == tables
+    assert list(tables["sentences_right_with_a_beam_of"]) == ["1", "2", "4", "8"]
+    assert tables["sentences_right_with_a_beam_of"]["1"] > 0.9
+    assert list(tables["sentences_right_of_so_many_words"]) == ["5–8"]
+
+
+def test_the_grammar_end_to_end(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mini.data.pairs.HELD_OUT", 20)
+    result = translator.main(["--n_pairs=1000", "--steps=2", "--batch_size=4", "--n_layer=1", "--n_embd=16", "--n_head=2",
+                              "--d_ff=16", "--device=cpu", f"--out_dir={tmp_path}/run"])
+    assert set(result["exact_match"]) == set(result["bleu"]) == {"sentences", "combinations"}
+    assert "20 sentences, 20 combinations" in capsys.readouterr().out
+
+
+def test_the_training_step_lowers_the_loss_it_shows(pairs_file, tmp_path):
+    translator.train(tiny(pairs_file, tmp_path, steps=30, dropout=0.0, lr=0.3))
+    losses = [float(line.split(",")[2]) for line in (tmp_path / "run/log.csv").read_text().split()[1:]]
+    assert np.mean(losses[-5:]) < losses[0] - 0.5
+
+
+def test_resumed_equals_uninterrupted(pairs_file, tmp_path):
+    translator.train(tiny(pairs_file, tmp_path, out_dir=str(tmp_path / "whole")))
+    translator.train(tiny(pairs_file, tmp_path, stop_after=4))
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == 4
+    translator.train(tiny(pairs_file, tmp_path, resume=True))
+    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
+    assert a["step"] == b["step"] == 6 and a["words"] == b["words"]
+    for name in a["model"]:
+        assert torch.equal(a["model"][name], b["model"][name]), name
+    assert str(a["optimizers"]) == str(b["optimizers"])
+    logs = [[line.split(",")[:1] + line.split(",")[2:] for line in (tmp_path / run / "log.csv").read_text().split()]
+            for run in ("whole", "run")]
+    assert logs[0] == logs[1]
+
+
+def test_every_step_begins_without_a_gradient(pairs_file, tmp_path, monkeypatch):
+    clean, encode = [], Transformer.encode
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self, plain=torch.Tensor.backward: (
+        clean.append(all(p.grad is None for p in parameters)), plain(self)))
+    parameters = []
+
+    def spy(self, x):
+        parameters[:] = list(self.parameters())
+        return encode(self, x)
+    monkeypatch.setattr(Transformer, "encode", spy)
+    translator.train(tiny(pairs_file, tmp_path))
+    assert clean == [True] * 6
+
+
+def test_compile_is_offered_and_the_checkpoint_stays_plain(pairs_file, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "compile", lambda model: calls.append(model) or model)
+    translator.train(tiny(pairs_file, tmp_path, compile=True, steps=1))
+    assert len(calls) == 1
+
+
+def test_rare_words_and_long_sentences_are_left_out_and_counted(pairs_file, tmp_path, capsys):
+    """Of the French verbs, the rarest words, three go, and with them every pair that has one."""
+    text = Path(pairs_file).read_text("utf-8")
+    long = " ".join(["apple"] * 20)
+    Path(pairs_file).write_text(text + f"{long}.\tpomme.\tCC-BY\n", encoding="utf-8")
+    translator.train(tiny(pairs_file, tmp_path, vocab_size=16, steps=1))
+    out = capsys.readouterr().out
+    state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    assert [len(words) for words in state["words"]] == [16, 16]
+    left_out = int(out.split(" too long")[0].split("(")[1])
+    assert left_out > 10 and f"{55 - left_out} pairs to learn from" in out
+
+
+# ---- bad input: one line, exit status 2, no traceback, nothing lost
+
+def refused(capsys, *args):
+    with pytest.raises(SystemExit) as leaving:
+        translator.main(list(args))
+    assert leaving.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_bad_data(tmp_path, capsys):
+    run, path = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1"], tmp_path / "pairs.tsv"
+    assert "no such file" in refused(capsys, *run, f"--data={tmp_path}/none.tsv")
+    assert "grammar, en-fr" in refused(capsys, *run, "--data=gramar")
+    for content, words in ((b"caf\xe9\tcafe\n", ["pairs.tsv", "UTF-8"]), (b"Go.\tVa !\nRun.\n", ["line 2", "1 column"]),
+                           (b"Go.\tVa !\nRun.\tCours !\ta\n", ["line 2", "3 columns, but 2"]), (b"\n", ["pairs.tsv"])):
+        path.write_bytes(content)
+        message = refused(capsys, *run, f"--data={path}")
+        assert all(word in message for word in words), message
+    path.write_text("".join(f"word{i}.\tmot{i}.\n" for i in range(20)))
+    assert "bring more pairs" in refused(capsys, *run, f"--data={path}")        # all held-out words are new
+    assert "below 1000" in refused(capsys, *run, "--n_pairs=10")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_sizes(pairs_file, tmp_path, capsys):
+    run = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1", f"--data={pairs_file}"]
+    for flag in ("--n_embd=6", "--n_embd=0", "--n_head=0", "--n_layer=0", "--d_ff=0", "--batch_size=0", "--beam=0",
+                 "--max_len=0", "--n_embd=12"):
+        assert "--n_head" in refused(capsys, *run, flag)
+    for flag in ("--smoothing=1", "--smoothing=-0.1", "--dropout=1", "--dropout=-0.1", "--alpha=-1"):
+        assert "at least 0" in refused(capsys, *run, flag)
+    assert "--max_len" in refused(capsys, *run, "--max_len=1")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_text(pairs_file, tmp_path, capsys):
+    translator.train(tiny(pairs_file, tmp_path, steps=1))
+    run = ["sample", f"--out_dir={tmp_path}/run", "--device=cpu"]
+    capsys.readouterr()
+    message = refused(capsys, *run, "--text=The zebra sees a unicorn.")
+    assert "'zebra', 'unicorn'" in message and "'a'" not in message
+    assert "'Flibber', 'wug'" in refused(capsys, *run, "--text=Flibber wug")
+    message = refused(capsys, *run, "--text=" + "apple " * 13)
+    assert "13 words" in message and "positions for 12" in message
+    assert "no sentence" in refused(capsys, *run, "--text= ")
+    (tmp_path / "empty.txt").write_text("\n \n")
+    assert "no sentence" in refused(capsys, *run, f"--text={tmp_path}/empty.txt")
+    (tmp_path / "latin.txt").write_bytes("Où ?".encode("latin-1"))
+    assert "not UTF-8" in refused(capsys, *run, f"--text={tmp_path}/latin.txt")
+    assert "'x" in refused(capsys, *run, "--text=" + "x" * 5000)        # no name of a file could be so long
+
+
+def test_bad_checkpoint(pairs_file, tmp_path, capsys):
+    run = [f"--out_dir={tmp_path}/run", f"--data={pairs_file}", "--device=cpu"]
+    path = tmp_path / "run/checkpoint.pt"
+    assert "no checkpoint" in refused(capsys, "sample", *run[:1])
+    translator.train(tiny(pairs_file, tmp_path, steps=2))
+    capsys.readouterr()
+    assert "leave the flag out" in refused(capsys, *run, "--resume", "--n_embd=32")
+    whole = path.read_bytes()
+    for length in (0, 10, len(whole) // 2, len(whole) - 10):
+        path.write_bytes(whole[:length])
+        assert "truncated" in refused(capsys, "sample", *run)
+    torch.save({"name": "gpt", "config": {}, "step": 1}, path)
+    assert "'gpt'" in refused(capsys, *run, "--resume")
+
+
+def test_vocabulary_constants():
+    assert (PAD, BOS, EOS) == (Vocabulary.PAD, Vocabulary.BOS, Vocabulary.EOS) == (0, 1, 2)
