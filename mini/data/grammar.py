@@ -1,10 +1,10 @@
 """The grammar that writes the same sentence in English and in French, word by word in step.
 
 Every English sentence has exactly one French rendering. Words that may be rendered in two ways ("you",
-"friend", "it") are not in it, the others are always rendered in the same way: "ate" is "a mangé", "was eating"
-"mangeait", "is going to eat" "va manger". What makes French hard word by word is all there: gender and number,
-elision (l'eau, n'est) and its exceptions, du and au, where adjectives and pronouns stand, ne … pas, and "de"
-behind it.
+"friend", "it") are not in it, the others are always rendered in the same way: "ate" is "a mangé", "was
+eating" "mangeait", "is going to eat" "va manger". What makes French hard word by word is all there: gender
+and number, elision (l'eau, n'est) and its exceptions, du and au, where adjectives and pronouns stand, ne …
+pas, and "de" behind it.
 """
 import re
 from typing import NamedTuple
@@ -409,7 +409,7 @@ class Grammar:
         if choice < 0.08:                           # my mother says that …
             who, say = self.subject("someone"), self.pick(list(SAY))
             verb, mood = Verb((say, "-", "-"), SAY[say], "", (), ""), Mood("present")
-            self.relate(say, who)
+            self.relate(say)
             en = [*who.en, *english_verb(verb, who.person, mood, False)[1], "that", *en]
             fr = [*who.fr, *french_verb(verb, who, mood), "que", *fr]
         elif choice < 0.16 and subject in PRONOUNS + PEOPLE:                    # … because he is tired
