@@ -47,7 +47,7 @@ class Config(common.RunConfig):
     d_ff: int = 512             # the width inside the feed-forward networks
     dropout: float = 0.1        # of embeddings, and of what each sub-layer adds
     # optimisation
-    steps: int = 5000           # optimiser steps
+    steps: int = 7000           # optimiser steps
     batch_size: int = 64        # sentences per step
     lr: float = 1.0             # multiplies the paper's learning rates
     warmup: int = 400           # steps until the rate is at its peak

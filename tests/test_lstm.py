@@ -333,10 +333,11 @@ def test_the_gradient_is_clipped_and_new_at_each_step(text_file, tmp_path, monke
 
 
 def test_compile_is_offered_and_a_prompt_may_be_longer_than_a_window(text_file, tmp_path, monkeypatch):
-    calls, prompt = [], Path(text_file).read_text()[:60]
+    calls, precisions, plain, prompt = [], [], lstm.common.autocast, Path(text_file).read_text()[:60]
     monkeypatch.setattr(torch, "compile", lambda model: calls.append(model) or model)
-    result = lstm.train(tiny(text_file, tmp_path, compile=True, prompt=prompt, steps=1, sample_every=1))
-    assert len(calls) == 1 and isinstance(calls[0], LSTM)
+    monkeypatch.setattr(lstm.common, "autocast", lambda *args: precisions.append(args) or plain(*args))
+    result = lstm.train(tiny(text_file, tmp_path, compile=True, prompt=prompt, steps=1, sample_every=1, matmul="high"))
+    assert len(calls) == 1 and isinstance(calls[0], LSTM) and precisions == [(torch.device("cpu"), "high")]
     assert (tmp_path / "run/samples/step_000001.txt").read_text().startswith(prompt)
     assert result["copied"] < 10                                # the prompt, which is copied, does not count
 
@@ -361,7 +362,6 @@ def test_bad_flags_and_data(text_file, tmp_path, capsys):
     assert "no such file" in refused(capsys, *run, f"--data={tmp_path}/none.txt")
     run.append(f"--data={text_file}")
     assert "did you mean --n_layer" in refused(capsys, *run, "--n_layers=3")
-    assert "invalid choice" in refused(capsys, *run, "--preset=gtp2")
     for wrong in ("--n_embd=0", "--n_layer=0", "--block_size=0", "--batch_size=0", "--n_embd=-3", "--dropout=1",
                   "--dropout=-0.1", "--weight_drop=1.5", "--weight_drop=-1"):
         assert "must be at least 1, dropout" in refused(capsys, *run, wrong)

@@ -301,7 +301,7 @@ def test_no_image_depends_on_the_others(double):
 
 def test_mean_codes_by_plain_loops():
     """A value that no image has, or a label that is not known, must not spoil the others."""
-    labels, images = torch.tensor([[0, 2], [1, 0], [0, -1], [0, 0], [1, 2]]), torch.arange(5).byte().view(5, 1, 1, 1)
+    labels, images = torch.tensor([[0, 2], [1, 0], [0, 0], [0, -1], [1, 2]]), torch.arange(5).byte().view(5, 1, 1, 1)
     net = SimpleNamespace(eval=int, train=int, var=torch.tensor(1.0), encode=lambda x: (x[:, 0, 0], 9 + x[:, 0, 0]))
     got, want = vae.mean_codes(net, SimpleNamespace(labels=labels, images=images, attributes=dict(a="xy", b="xyz"))), []
     for column, value in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2)):

@@ -248,6 +248,8 @@ class Grammar:
         state = past == ing == "-"
         tenses = ["present", "present", "present", "future", "used" if state and not asked else "future"]
         tenses += ["now", "now", "was", "near"] * (ing != "-") + ["past"] * 3 * (past != "-" and not hidden)
+        if subject.person in (JE, NOUS):    # whose forms in these tenses are theirs alone
+            tenses += ["future", "future"] + ["was", "was"] * (ing != "-")
         tense = self.pick(tenses + list(MODALS) * (modals and not state and self.chance(0.25)))
         everything = subject.en[0] in ("all", "each")       # with "not" it would have two meanings
         if asked or tense == "used" or everything or self.chance(0.6):
@@ -335,12 +337,12 @@ class Grammar:
                               self.subject("living"))
         return self.clause(verb, subject, self.mood(verb, subject, asked, modals=False), asked, what)
 
-    def be(self, subject: Phrase, asked: bool, what: Phrase, avoir: bool = False) -> Clause:
-        """"is", or "has" in French (is hungry, a faim), and what follows."""
+    def be(self, subject: Phrase, asked: bool, what: Phrase, avoir=False, no_longer=True) -> Clause:
+        """"is", or "has" in French (is hungry, a faim), and what follows. no_longer: it may be said."""
         tense = self.pick(["present", "present", "was", "future"])
         mood = Mood(tense)
         if not asked and subject.en[0] not in ("all", "each") and self.chance(0.25):
-            mood = Mood(tense, self.pick(["not", "not", "never", "no longer"]))
+            mood = Mood(tense, self.pick(["not", "not", "never", "no longer" if no_longer else "not"]))
         elif not asked and tense == "present" and self.chance(0.15):
             mood = Mood(tense, "", self.pick(OFTEN))
         auxiliary, en = english_verb(BE, subject.person, mood, asked)
@@ -387,7 +389,7 @@ class Grammar:
         en, fr = self.pick([(adjective.more + " than", "plus"), (f"as {adjective.en} as", "aussi"),
                             (f"less {adjective.en} than", "moins")])
         fr = [fr, adjective.fr[a.feminine][a.person == ILS], "que", *b.fr]
-        return self.be(a, asked, Phrase(en.split() + b.en, fr))
+        return self.be(a, asked, Phrase(en.split() + b.en, fr), no_longer=False)       # "n'est plus plus …"
 
     def there_is(self, asked=False) -> Clause:
         """There are two cats under the table; there was no dog."""
