@@ -334,6 +334,19 @@ def test_a_full_beam_is_exhaustive_search(alpha, seed):
     assert [[w for w in row if w != PAD] for row in rows] == [max(candidates)[1] for candidates in scored]
 
 
+def test_what_has_ended_takes_one_place_in_the_beam():
+    """By hand, α = 5: "3 4" beats EOS in the end; until then it is third if words may follow EOS (0.6 · 0.9), or second."""
+    table = {(): [0, 0, 0.6, 0.4, 0], (EOS,): [0, 0, 0.1, 0.9, 0], (3,): [0, 0, 0, 0.35, 0.65]}
+
+    class ByHand(Transformer):
+        def decode(self, y, *rest):
+            rows = [table.get(tuple(row[1:]), [0, 0, 0.98, 0.01, 0.01]) for row in y.tolist()]
+            return torch.tensor(rows).log().clamp(min=-1e9)[:, None]
+
+    model = ByHand(Config(n_layer=1, n_embd=4, n_head=2, max_len=3), 4, 5)
+    assert beam_search(model, torch.tensor([[3, EOS]]), 2, 5.0, use_cache=False)[0, :3].tolist() == [3, 4, EOS]
+
+
 def test_flags_reach_the_search(monkeypatch):
     model, x, calls = small_model().train(), sentences([3] * 5, 20), []
     monkeypatch.setattr(translator, "beam_search", lambda model, x, *flags: calls.append(flags) or greedy(model, x))
@@ -350,9 +363,7 @@ def test_translations_end_at_the_longest_position():
 
 
 def test_attention_maps_are_the_weights_while_writing():
-    model, x = small_model(), sentences([6], 20)
-    y = greedy(model, x).clone()                                # made in inference mode
-    model.train()
+    model, x, y = small_model(), sentences([6], 20), sentences([7], 23)
     maps = translator.attention_maps(model, x, y)
     assert [m.shape for m in maps] == [(y.size(1), 6)] * 2
     memory, padding = model.encode(x)
@@ -376,6 +387,7 @@ def test_bleu_equals_sacrebleu():
 
 def test_baselines_scores_and_report():
     assert word_by_word([(["a", "a"], ["x"]), (["b"], ["x", "y"])]) == {"a": "x", "b": "y"}
+    assert word_by_word([("a", "xz"), ("a", "z"), *[("b", "z")] * 4]) == {"a": "x", "b": "z"}    # z goes with everything
     words = ("the cat, the dog, a cat, a dog", "le chat, le chien, un chat, un chien")
     pairs = list(zip(*([line.split() for line in side.split(", ")] for side in words)))
     assert word_by_word(pairs) == {"the": "le", "a": "un", "cat": "chat", "dog": "chien"}
@@ -401,7 +413,7 @@ def test_overfits_one_batch():
     assert torch.equal(greedy(model, x), y[:, 1:])
 
 
-def test_end_to_end(pairs_file, tmp_path, capsys):
+def test_end_to_end(pairs_file, tmp_path, capsys, monkeypatch):
     result = translator.train(tiny(pairs_file, tmp_path, steps=150, eval_every=50, sample_every=70, n_embd=32, warmup=40,
                                    batch_size=16, lr=0.5))
     run = tmp_path / "run"
@@ -427,9 +439,11 @@ def test_end_to_end(pairs_file, tmp_path, capsys):
     assert translator.main(["sample", *arguments]).count("\n    ") >= 4     # examples
     assert "attention.png" in capsys.readouterr().out
     (tmp_path / "moved.tsv").rename(pairs_file)
+    beams, write = [], translator.write
+    monkeypatch.setattr(translator, "write", lambda *args: beams.append(args[3].beam) or write(*args))
     tables = translator.main(["evaluate", *arguments])
     assert json.loads((run / "evaluate.json").read_text()) == tables
-    assert list(tables["sentences_right_with_a_beam_of"]) == ["1", "2", "4", "8"]
+    assert list(tables["sentences_right_with_a_beam_of"]) == ["1", "2", "4", "8"] == list(map(str, beams))
     assert tables["sentences_right_with_a_beam_of"]["1"] > 0.9
     assert list(tables["sentences_right_of_so_many_words"]) == ["5–8"]
 
