@@ -650,6 +650,7 @@ def test_bad_flags(text_file, tmp_path, capsys):
         assert "invalid choice" in refused(capsys, *run, wrong) and "choose from" in refused(capsys, *run, wrong)
     assert "multiple of --n_head" in refused(capsys, *run, "--n_embd=10", "--n_head=4", "--block_size=8")
     assert "at least 1" in refused(capsys, *run, "--n_layer=0", "--block_size=8")
+    assert "--dropout is a share: from 0 to 1" in refused(capsys, *run, "--dropout=2")
     assert "multiple of --grad_accum" in refused(capsys, *run, "--grad_accum=3", "--batch_size=4", "--block_size=8")
     assert "--tokenizer" in refused(capsys, *run, "--tokenizer=word")
     assert not (tmp_path / "run").exists()
