@@ -362,8 +362,9 @@ def test_bad_flags_and_data(text_file, tmp_path, capsys):
     assert "no such file" in refused(capsys, *run, f"--data={tmp_path}/none.txt")
     run.append(f"--data={text_file}")
     assert "did you mean --n_layer" in refused(capsys, *run, "--n_layers=3")
-    for wrong in ("--n_embd=0", "--n_layer=0", "--block_size=0", "--batch_size=0", "--n_embd=-3", "--dropout=1",
-                  "--dropout=-0.1", "--weight_drop=1.5", "--weight_drop=-1"):
+    for wrong in ("--dropout=-0.1", "--weight_drop=1.5", "--weight_drop=-1"):
+        assert "is a share: from 0 to 1" in refused(capsys, *run, wrong)
+    for wrong in ("--n_embd=0", "--n_layer=0", "--block_size=0", "--batch_size=0", "--n_embd=-3", "--dropout=1"):
         assert "must be at least 1, dropout" in refused(capsys, *run, wrong)
     assert "'é'" in refused(capsys, *run, "--tokenizer=char", "--prompt=thé")   # before it trains, not after
     assert "must be positive" in refused(capsys, *run, "--tokens=0")

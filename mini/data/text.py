@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import torch
+import torch.nn as nn
 
 from mini.common import UserError, require
 from mini.data.download import download
@@ -66,3 +67,14 @@ def encode_split(tokenizer, text: str, T: int, device):
     require(len(parts[0]) > T and len(parts[1]) > 1, f"the text has only {sum(map(len, parts))} tokens, too "
             f"few for a context of {T}: bring more text (--data) or lower --block_size")
     return parts
+
+
+def encode_texts(texts, tokenizer, T: int):
+    """(tokens (N, S), lengths (N,)) of several texts, each begun with a line end, filled up behind with token 0.
+    Of a text of more than T tokens the last T are kept, and a line says so. Raises UserError for an empty one."""
+    rows = [tokenizer.encode("\n" + text) for text in texts]
+    require(all(text.strip() for text in texts), "a text is empty; give it at least one word")
+    if cut := sum(len(row) > T for row in rows):
+        print(f"note: {cut} of {len(rows)} texts are longer than {T} tokens, and lose their beginning")
+    rows = [torch.tensor(row[-T:]) for row in rows]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])

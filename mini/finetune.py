@@ -1,0 +1,280 @@
+"""Fine-tuning: a GPT that has read much learns from a few hundred labels to tell good reviews from bad ones.
+
+The last token's vector has seen the whole text: a linear head on it gives the logits of the classes.
+
+    L = −log softmax(W_head · h_T)[label]      in nats; a head that knows nothing scores ln(number of classes)
+
+What else may change: nothing (frozen); the last block; all; or, LoRA, a small addition to each weight matrix.
+Without any labels the GPT can be asked which of two continuations it finds likelier (zero-shot).
+
+    W′ = W + (α/r) · B A,    A (r, in) random, B (out, r) zero at first: training begins with W′ = W
+
+Papers: Radford et al. 2018 (GPT, §3.2; departure: the head's loss alone); Hu et al. 2021, "LoRA".
+
+    python -m mini.finetune                                       film reviews; makes its own GPT first, once
+    python -m mini.finetune sample --text="Far from dull."        for or against?
+    python -m mini.finetune evaluate                              other draws of the labels; fewer, and more
+    python -m mini.finetune --reviews=mine.tsv                    your own: text, tab, label
+    python -m mini.finetune --init_from=gpt2/model.safetensors    published weights
+
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/bert.py.
+"""
+import copy
+import hashlib
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+import train_gpt
+from mini import common, metrics
+from mini.data.baselines import bag_of_words
+from mini.data.pretrained import own_checkpoint
+from mini.data.reviews import load_reviews
+from mini.data.text import encode_texts, read_text
+from mini.data.tokenizers import load_tokenizer
+
+
+@dataclass
+class Config(common.RunConfig):
+    # data
+    reviews: str = "reviews"    # reviews, or your own: a TSV file of text, tab, label
+    few: int = 300              # labelled texts to learn from (0: all)
+    # model
+    init_from: str = ""         # the GPT: a checkpoint.pt of train_gpt.py, or GPT-2's model.safetensors
+    base_steps: int = 1000      # steps of training the GPT that is made if there is none
+    block_size: int = 96        # T, its context
+    rank: int = 8               # r, of LoRA
+    alpha: float = 16.0         # α, of LoRA
+    # optimisation
+    steps: int = 200            # optimiser steps of each method
+    batch_size: int = 32        # texts per step
+    warmup: int = 20            # steps until the rate is at its peak; from there it falls to 0
+    dropout: float = 0.1        # in the blocks
+    # run
+    out_dir: str = "runs/finetune"  # folder of the run
+    # sampling
+    text: str = ""              # a text to judge
+    method: str = "all"         # frozen | last | all | lora | scratch: whose weights judge it
+
+
+PRESETS = {}
+RATES = dict(frozen=1e-2, last=2e-3, all=1e-3, lora=5e-3, scratch=1e-3)     # AdamW's, at the peak
+CONTINUATIONS = {"good": " It was a delight.", "bad": " It was a mess."}    # zero-shot
+
+
+# ---- the network
+class LoRA(nn.Module):
+    """A linear layer and a low-rank addition: x ↦ W x + (α/r) B A x (Hu et al. 2021, eq. 3)."""
+
+    def __init__(self, linear: nn.Linear, r: int, alpha: float):
+        super().__init__()
+        self.linear, self.scale = linear, alpha / r
+        self.A = nn.Parameter(torch.randn(r, linear.in_features) / math.sqrt(linear.in_features))
+        self.B = nn.Parameter(torch.zeros(linear.out_features, r))
+
+    def forward(self, x):
+        return self.linear(x) + self.scale * (x @ self.A.T) @ self.B.T      # (…, in) -> (…, r) -> (…, out)
+
+
+class Classifier(nn.Module):
+    """A GPT with a head for classes in place of the one for the next token."""
+
+    def __init__(self, gpt, n_classes: int):
+        super().__init__()
+        self.gpt, self.head = gpt, nn.Linear(gpt.cfg.n_embd, n_classes, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, idx, length):
+        """Logits (B, n_classes) for texts idx (B, T), of which the first `length` (B,) tokens count. What
+        fills up a row stands behind the text, where the causal mask lets no token of the text look."""
+        gpt, (B, T) = self.gpt, idx.shape
+        x = gpt.dropout(gpt.wte(idx) + gpt.wpe.weight[:T])                          # (B, T, C)
+        mask = torch.full((T, T), -math.inf, device=idx.device).triu(1)
+        for block in gpt.h:
+            x = block(x, mask)
+        last = x[torch.arange(B, device=idx.device), length - 1]                    # (B, T, C) -> (B, C)
+        return self.head(gpt.ln_f(last))
+
+
+def matrices(gpt):
+    """(module, name, layer) of the linear layers inside the blocks."""
+    return [(part, name, layer) for block in gpt.h for part in (block.attn, block.mlp)
+            for name, layer in part.named_children() if name.startswith("c_")]
+
+
+def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
+    """The classifier as a method begins: a copy of the base. Only what it trains asks for gradients."""
+    common.require(min(cfg.rank, cfg.batch_size) > 0, "--rank and --batch_size must be at least 1")
+    torch.manual_seed(cfg.seed)
+    gpt = train_gpt.GPT(base.cfg, len(base.wte.weight)) if method == "scratch" else copy.deepcopy(base)
+    for module in gpt.modules():
+        if hasattr(module, "p"):                                # nn.Dropout, and attention if it is fused
+            module.p = cfg.dropout
+    model = Classifier(gpt, n_classes).requires_grad_(method in ("all", "scratch"))
+    model.head.requires_grad_(True)
+    for part in (gpt.h[-1], gpt.ln_f) if method == "last" else ():
+        part.requires_grad_(True)
+    for part, name, linear in matrices(gpt) if method == "lora" else ():
+        setattr(part, name, LoRA(linear, cfg.rank, cfg.alpha))
+    return model.to(base.wte.weight.device)
+
+
+def merge(model: Classifier) -> Classifier:
+    """LoRA's additions put into the matrices, for good: a plain GPT again."""
+    for part, name, layer in matrices(model.gpt):
+        if isinstance(layer, LoRA):
+            layer.linear.weight.data += layer.scale * layer.B @ layer.A             # (out, r) @ (r, in)
+            setattr(part, name, layer.linear)
+    return model
+
+
+# ---- what a text is taken for
+@torch.no_grad()
+def predict(model, idx, length, at_once: int = 128):
+    """Logits (N, n_classes) of texts (N, T)."""
+    model.eval()
+    device, parts = model.head.weight.device, zip(idx.split(at_once), length.split(at_once))
+    return torch.cat([model(x[:, :n.max()].to(device), n.to(device)).float().cpu() for x, n in parts])
+
+
+@torch.no_grad()
+def zero_shot(base, tokenizer, texts, names: list):
+    """Labels (N,): the continuation that a text makes likelier, argmax_c log p(c | text) − log p(c) (Holtzman
+    et al. 2021, "Surface form competition", eq. 2)."""
+    base.eval()
+    scores = []
+    for tail in (CONTINUATIONS[name] for name in names):
+        idx, n = encode_texts([text + tail for text in ("", *texts)], tokenizer, base.cfg.block_size)
+        t, begin = torch.arange(idx.size(1)), n[:, None] - len(tokenizer.encode(tail))
+        target = idx.where((t >= begin) & (t < n[:, None]), -100)[:, 1:]            # (N + 1, T − 1)
+        logits = (base(x[:, :-1].to(base.wte.weight.device))[0].float().cpu() for x in idx.split(64))
+        log_p = -torch.cat([F.cross_entropy(z.mT, y, reduction="none").sum(1)
+                            for z, y in zip(logits, target.split(64))])
+        scores.append(log_p[1:] - log_p[0])
+    return torch.stack(scores).argmax(dim=0)
+
+
+# ---- the base
+def make_base(cfg, state=None):
+    """(GPT, tokenizer) to build on: a checkpoint's, --init_from's, or one trained here, kept under runs/."""
+    if state:
+        base = train_gpt.GPT(train_gpt.Config(**state["sizes"]), len(state["base"]["wte.weight"]))
+        base.load_state_dict(state["base"])
+        return base.to(common.pick_device(cfg.device)), load_tokenizer(state["tokenizer"])
+    if cfg.init_from:
+        return train_gpt.load(train_gpt.Config(init_from=cfg.init_from, device=cfg.device))[:2]
+    text = "\n".join([*read_text("tales").split("\n\n"), *load_reviews(cfg.reviews, few=0).unlabelled])
+    name = f"{cfg.base_steps} {cfg.block_size} {text}"
+    folder = Path(f"runs/base-{hashlib.sha256(name.encode()).hexdigest()[:8]}")
+    own = train_gpt.Config(data=f"{folder}.txt", out_dir=str(folder), steps=cfg.base_steps, device=cfg.device,
+                           block_size=cfg.block_size, dropout=0.0, resume=(folder / "checkpoint.pt").exists())
+    if not (folder / "result.json").exists():
+        print(f"first a GPT is trained to build on, once; it is kept in {folder}", flush=True)
+        Path("runs").mkdir(exist_ok=True)
+        Path(own.data).write_text(text, "utf-8")
+        if "interrupted" in train_gpt.train(own):
+            raise KeyboardInterrupt
+    return train_gpt.load(train_gpt.Config(out_dir=str(folder), device=cfg.device))[:2]
+
+
+# ---- the run
+def train(cfg: Config) -> dict:
+    """Train by every method, on the same batches, and return what result.json holds. May raise UserError."""
+    cfg, state = own_checkpoint(cfg, "finetune", cfg.resume)
+    data = load_reviews(cfg.reviews, cfg.few, cfg.seed)
+    common.require(not state or state["names"] == data.names,
+                   f"the checkpoint's head is for other labels than {', '.join(data.names)}")
+    base, tokenizer = make_base(cfg, state)
+    device, T = base.wte.weight.device, base.cfg.block_size
+    (texts, y), (test_texts, test_y) = ((x, torch.tensor(y)) for x, y in (zip(*data.learn), zip(*data.test)))
+    (x, length), test = (encode_texts(some, tokenizer, T) for some in (texts, test_texts))
+    models = nn.ModuleDict({method: prepare(method, base, len(data.names), cfg) for method in RATES})
+    optimizers = [torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
+                  for model in models.values()]
+    data_rng, seconds = torch.Generator().manual_seed(cfg.seed), dict.fromkeys(models, 0.0)
+    if state:
+        models.load_state_dict(state["model"])
+        common.restore(state, optimizers, data_rng)
+        seconds = state["each"]
+
+    with common.Run(cfg, "finetune", base, list(RATES), state) as run:
+        run.say(f"{len(y)} labelled texts, {len(test_y)} held out; a head that knows nothing has loss "
+                f"ln {len(data.names)} = {math.log(len(data.names)):.3f}")
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            factor = min((step + 1) / (cfg.warmup + 1), (cfg.steps - step) / max(1, cfg.steps - cfg.warmup))
+            # batch
+            i, losses = torch.randint(len(y), (cfg.batch_size,), generator=data_rng), {}
+            tokens, n, target = x[i, :length[i].max()].to(device), length[i].to(device), y[i].to(device)
+            for (method, model), optimizer in zip(models.train().items(), optimizers):
+                start, optimizer.param_groups[0]["lr"] = time.perf_counter(), factor * RATES[method]
+                # loss, backward, step
+                with common.autocast(device, cfg.matmul):
+                    loss = F.cross_entropy(model(tokens, n), target)
+                run.check_finite(step, **{method: loss.item()})
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                losses[method], seconds[method] = loss.item(), seconds[method] + time.perf_counter() - start
+            # log; now and then save
+            done = step + 1
+            with run.untimed():
+                if run.due(done, cfg.log_every):
+                    run.log(done, **losses)
+                stop = run.stopping(done)
+                if stop or run.due(done, cfg.eval_every):
+                    run.save(done, models, optimizers, data_rng, names=data.names, each=seconds,
+                             base=base.state_dict(), sizes=asdict(base.cfg), tokenizer=tokenizer.state())
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        found = {method: predict(model, *test).argmax(1) for method, model in models.items()}
+        found |= {"bag of words": bag_of_words(texts, y, test_texts), "most frequent": y.mode()[0]}
+        if set(data.names) == set(CONTINUATIONS):
+            found["zero-shot"] = zero_shot(base, tokenizer, test_texts, data.names)
+        sizes = {name: sum(p.numel() for g in o.param_groups for p in g["params"])
+                 for name, o in zip(models, optimizers)}
+        rows = {name: {"trained": sizes.get(name, 0), "seconds": seconds.get(name, 0.0),
+                       "accuracy": (labels == test_y).float().mean().item()}
+                for name, labels in found.items()}
+        run.say("\n" + metrics.table(rows, shares=["accuracy"]))
+        return run.finish(few=len(texts), table=rows)
+
+
+def sample(cfg: Config) -> dict:
+    """What --text is taken for, by the weights of --method: {label: probability}, printed too."""
+    common.require(cfg.text, 'which text? Name it by --text="Far from dull."')
+    cfg, state = own_checkpoint(cfg, "finetune")
+    base, tokenizer = make_base(cfg, state)
+    model, own = prepare(cfg.method, base, len(state["names"]), cfg), f"{cfg.method}."
+    model.load_state_dict({k.removeprefix(own): p for k, p in state["model"].items() if k.startswith(own)})
+    logits = predict(merge(model), *encode_texts([cfg.text], tokenizer, base.cfg.block_size))
+    seen = dict(zip(state["names"], F.softmax(logits[0], dim=0).tolist()))
+    print("  ".join(f"{name} {p:.1%}" for name, p in seen.items()))
+    return seen
+
+
+def evaluate(cfg: Config) -> dict:
+    """Accuracy by the draw of the labelled texts, and by their number; also in evaluate.json."""
+    (cfg, _), tables = own_checkpoint(cfg, "finetune"), {}
+    for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (cfg.few // 3, 1), (cfg.few * 3, 1)):
+        own = replace(cfg, few=few, seed=seed, resume=False, out_dir=f"{cfg.out_dir}/few{few}-seed{seed}")
+        if "interrupted" in (result := train(own)):
+            return result
+        tables[f"{few}, seed {seed}"] = {name: row["accuracy"] for name, row in result["table"].items()}
+    print(metrics.table(tables, shares=list(result["table"])))
+    common.write_json(f"{cfg.out_dir}/evaluate.json", tables)
+    return tables
+
+
+def main(argv=None):
+    return common.main(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""mini/finetune.py: LoRA, which weights learn, the last token, zero-shot, resume; each beside a second way to get it."""
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import refused as refused_call
+
+import train_gpt
+from mini import finetune
+from mini.data.reviews import write_reviews
+from mini.data.text import encode_texts
+from mini.data.tokenizers import CharTokenizer
+from mini.finetune import RATES, Classifier, Config, LoRA, matrices, merge, predict, prepare, zero_shot
+
+V = 13
+
+
+def make_base(block_size=12, **changes):
+    torch.manual_seed(0)
+    cfg = train_gpt.Config(**{**dict(n_layer=2, n_head=2, n_embd=16, block_size=block_size, dropout=0.3), **changes})
+    base = train_gpt.GPT(cfg, V)
+    for p in base.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return base
+
+
+def draw(*shape, seed=0):
+    return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(a, b, tolerance=1e-5):
+    assert a.shape == b.shape and (a - b).abs().max() <= tolerance * b.abs().max(), (a - b).abs().max()
+
+
+def wild_head(model):
+    torch.nn.init.normal_(model.head.weight, generator=torch.Generator().manual_seed(5))
+    return model
+
+
+# ---- LoRA
+
+def test_lora_is_the_formula():
+    torch.manual_seed(1)
+    linear = torch.nn.Linear(6, 10).double()
+    layer = LoRA(linear, r=3, alpha=12.0).double()
+    torch.nn.init.normal_(layer.B)
+    x = torch.randn(4, 5, 6, dtype=torch.float64)
+    W = linear.weight + 12 / 3 * layer.B @ layer.A
+    close(layer(x), x @ W.T + linear.bias, 1e-12)
+
+
+def test_lora_begins_as_the_frozen_model_and_merged_equals_unmerged():
+    base, cfg = make_base(), Config(rank=4, alpha=8.0)
+    idx, n = draw(5, 12), torch.tensor([12, 3, 7, 1, 12])
+    frozen, lora = (wild_head(prepare(method, base, 3, cfg)) for method in ("frozen", "lora"))
+    assert torch.equal(predict(frozen, idx, n), predict(lora, idx, n))          # B = 0
+    layers = [layer for _, _, layer in matrices(lora.gpt)]
+    assert len(layers) == 8 and all(isinstance(layer, LoRA) for layer in layers)
+    for layer in layers:
+        torch.nn.init.normal_(layer.B, std=0.1)
+    before = predict(lora, idx, n)
+    assert (before - predict(frozen, idx, n)).abs().max() > 0.1
+    close(predict(merge(lora), idx, n), before)
+    assert not any(isinstance(layer, LoRA) for _, _, layer in matrices(lora.gpt))
+    assert lora.gpt.state_dict().keys() == base.state_dict().keys()             # a plain GPT again
+
+
+# ---- what learns
+
+def test_only_what_the_method_trains_changes():
+    cfg, idx, n, y = Config(rank=2), draw(6, 12), torch.tensor([12, 5, 9, 2, 12, 1]), torch.tensor([0, 1, 0, 1, 1, 0])
+    for method in RATES:
+        base = make_base()
+        saved = {name: p.clone() for name, p in base.state_dict().items()}
+        model = prepare(method, base, 2, cfg)
+        before = {name: p.clone() for name, p in model.state_dict().items()}
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(2):                                      # at first the head is 0, and hides the rest
+            F.cross_entropy(model(idx, n), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        changed = {name for name, p in model.state_dict().items() if not torch.equal(p, before[name])}
+        wanted = {"frozen": ("head",), "last": ("head", "gpt.h.1.", "gpt.ln_f"), "all": ("",), "scratch": ("",),
+                  "lora": ("head", *(f"gpt.h.{i}.{p}.{w}" for i in (0, 1) for p in ("attn.c_proj", "mlp.c_fc",
+                           "mlp.c_proj", "attn.c_attn") for w in "AB"))}[method]
+        assert changed == {name for name in before if name.startswith(wanted)}, method
+        assert all(torch.equal(p, saved[name]) for name, p in base.state_dict().items()), method    # a copy learns
+        same = all(torch.equal(before[f"gpt.{name}"], p) for name, p in saved.items() if f"gpt.{name}" in before)
+        assert same == (method != "scratch")
+
+
+def test_the_fraction_of_weights_that_lora_trains():
+    base, cfg = make_base(), Config(rank=3)
+    model, C = prepare("lora", base, 2, cfg), 16
+    per_block = 3 * ((C + 3 * C) + (C + C) + (C + 4 * C) + (4 * C + C))
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * per_block + 2 * C
+
+
+def test_dropout_is_the_runs_and_acts_in_training_only():
+    idx, n = draw(2, 12), torch.tensor([12, 4])
+    for fused in (False, True):
+        model = wild_head(prepare("all", make_base(fused=fused), 2, Config(dropout=0.5)))
+        assert {m.p for m in model.modules() if hasattr(m, "p")} == {0.5} and model.gpt.h[0].attn.p == 0.5
+        assert not torch.equal(model(idx, n), model(idx, n))
+        assert torch.equal(predict(model, idx, n), predict(model, idx, n))
+
+
+# ---- the last token
+
+def test_logits_are_the_heads_of_gpts_last_vector():
+    base = make_base().eval()
+    model = wild_head(Classifier(base, 3)).eval()
+    idx = draw(4, 9)
+    vectors = []
+    base.ln_f.register_forward_hook(lambda module, inputs, output: vectors.append(output))
+    base(idx)
+    close(model(idx, torch.full((4,), 9)), vectors[0][:, -1] @ model.head.weight.T)
+
+
+def test_what_fills_a_row_up_and_batch_mates_change_nothing():
+    model = wild_head(prepare("all", make_base(), 2, Config()))
+    idx, n = draw(5, 12), torch.tensor([12, 1, 7, 3, 11])
+    together = predict(model, idx, n)
+    for row, length, logits in zip(idx, n, together):
+        close(predict(model, row[None, :length], length[None])[0], logits)
+    other = torch.where(torch.arange(12) < n[:, None], idx, draw(5, 12, seed=9))
+    close(predict(model, other, n), together)
+    close(predict(model, idx, n, at_once=2), together)
+
+
+def test_texts_as_tokens(capsys):
+    tokenizer = CharTokenizer.train("\nabcdefgh")
+    x, n = encode_texts(["abc", "a", "abcdefgh"], tokenizer, 6)
+    assert n.tolist() == [4, 2, 6] and [tokenizer.decode(r[:k].tolist()) for r, k in zip(x, n)] == ["\nabc", "\na",
+                                                                                                   "cdefgh"]
+    assert "1 of 3 texts are longer than 6 tokens" in capsys.readouterr().out
+    refused_call(lambda: encode_texts(["abc", ""], tokenizer, 6), "a text is empty")
+
+
+# ---- zero-shot
+
+def test_zero_shot_is_the_likelier_continuation_by_bayes(monkeypatch):
+    tokenizer = CharTokenizer.train("\nabcdefghijk")
+    monkeypatch.setattr(finetune, "CONTINUATIONS", {"bad": "ab", "good": "hij"})
+    base = make_base().eval()
+    texts = ["", "d", "kk", "edc", "gggg", "abcde", "hhhhhhh", "acegi"]
+
+    def log_p(text, continuation):      # token by token, from the chain rule
+        ids, total = tokenizer.encode("\n" + text), 0.0
+        for token in tokenizer.encode(continuation):
+            total += F.log_softmax(base(torch.tensor([ids]))[0][0, -1].double(), dim=0)[token].item()
+            ids.append(token)
+        return total
+    found = zero_shot(base, tokenizer, texts, ["bad", "good"]).tolist()
+    wanted = [int(log_p(t, "hij") - log_p("", "hij") > log_p(t, "ab") - log_p("", "ab")) for t in texts]
+    assert found[1:] == wanted[1:] and len(set(found[1:])) == 2     # for "" it is a tie
+
+
+def test_an_interrupted_evaluation_leaves_without_a_traceback(own, tmp_path, capsys):
+    finetune.main(flags(own, tmp_path / "run", steps=1))
+    assert finetune.evaluate(finetune.Config(out_dir=f"{tmp_path}/run", stop_after=1, steps=3, device="cpu")) == {
+        "model": "finetune", "steps": 1, "interrupted": 0}
+
+
+# ---- the run
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Flags of a tiny run: own reviews, and a base trained for a few steps."""
+    folder = tmp_path_factory.mktemp("finetune")
+    pairs = write_reviews(120)
+    (folder / "own.tsv").write_text("".join(f"{text}\t{['bad', 'good'][label]}\n" for text, label in pairs))
+    (folder / "text.txt").write_text("\n".join(text for text, _ in pairs))
+    train_gpt.train(train_gpt.Config(data=f"{folder}/text.txt", out_dir=f"{folder}/base", steps=2, n_layer=2, n_head=2,
+                                     n_embd=16, block_size=32, batch_size=4, vocab_size=300, tokens=5, device="cpu"))
+    return dict(reviews=f"{folder}/own.tsv", init_from=f"{folder}/base/checkpoint.pt", few=40, batch_size=4, steps=4,
+                warmup=1, log_every=1, device="cpu")
+
+
+def flags(own, out_dir, **more):
+    return [f"--{k}={v}" for k, v in {**own, "out_dir": out_dir, **more}.items()]
+
+
+def test_overfits_one_batch():
+    model = prepare("all", make_base(), 2, Config(dropout=0.0))
+    idx, n, y = draw(8, 12), torch.randint(1, 13, (8,)), torch.tensor([0, 1] * 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        loss = F.cross_entropy(model(idx, n), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+
+
+def test_end_to_end(own, tmp_path, capsys):
+    result = finetune.main(flags(own, tmp_path / "run"))
+    out = capsys.readouterr().out
+    assert set(result["table"]) == {*RATES, "zero-shot", "bag of words", "most frequent"}
+    assert "ln 2 = 0.693" in out and "bag of words" in out and result["few"] == 40
+    trained = {name: row["trained"] for name, row in result["table"].items()}
+    assert trained["frozen"] == 16 * 2 < trained["last"] < trained["all"] == trained["scratch"]
+    for row in result["table"].values():
+        assert 0 <= row["accuracy"] <= 1
+    assert all(result["table"][method]["seconds"] > 0 for method in RATES)
+    log = (tmp_path / "run/log.csv").read_text().split("\n")
+    first = dict(zip(log[0].split(","), log[1].split(",")))
+    assert all(abs(float(first[method]) - math.log(2)) < 1e-4 for method in RATES)      # the head begins at 0
+    for method in ("all", "lora"):
+        seen = finetune.main(["sample", f"--out_dir={tmp_path}/run", "--text=The plot dragged.", f"--method={method}"])
+        assert set(seen) == {"bad", "good"} and sum(seen.values()) == pytest.approx(1)
+
+
+def test_resumed_equals_uninterrupted(own, tmp_path):
+    finetune.main(flags(own, tmp_path / "whole"))
+    finetune.main(flags(own, tmp_path / "run", stop_after=2))
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == 2
+    finetune.main(["--resume", f"--out_dir={tmp_path}/run"])
+    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
+    assert a["step"] == b["step"] == 4 and a["model"].keys() == b["model"].keys()
+    for name in a["model"]:
+        assert torch.equal(a["model"][name], b["model"][name]), name
+    assert str(a["optimizers"]) == str(b["optimizers"])
+
+
+def test_the_own_base_is_made_once_and_learns_no_held_out_review(tmp_path, monkeypatch, own):
+    monkeypatch.chdir(tmp_path)
+    calls, plain = [], train_gpt.train
+    monkeypatch.setattr(train_gpt, "train", lambda cfg: calls.append(cfg) or plain(cfg))
+    cfg = Config(**{**own, "init_from": "", "base_steps": 1, "block_size": 16})
+    a, b = finetune.make_base(cfg), finetune.make_base(cfg)
+    assert len(calls) == 1 and torch.equal(a[0].wte.weight, b[0].wte.weight) and a[0].cfg.block_size == 16
+    text = Path(calls[0].data).read_text("utf-8")
+    data = finetune.load_reviews(own["reviews"], 40)
+    assert all(t in text for t in data.unlabelled) and not any(t in text for t, _ in data.test if len(t) > 60)
+
+
+# ---- bad input: one line, exit status 2
+
+def refused(capsys, *args):
+    with pytest.raises(SystemExit) as leaving:
+        finetune.main(list(args))
+    assert leaving.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_bad_input(own, tmp_path, capsys):
+    run = flags(own, tmp_path / "run")
+    (tmp_path / "one.tsv").write_text("a\tgood\nb\tgood\n")
+    (tmp_path / "ragged.tsv").write_text("a\tgood\nb\n")
+    (tmp_path / "empty.tsv").write_text("a\tgood\n\tbad\n")
+    assert "every label is 'good'" in refused(capsys, *run, f"--reviews={tmp_path}/one.tsv")
+    assert "line 2" in refused(capsys, *run, f"--reviews={tmp_path}/ragged.tsv")
+    assert "text is empty" in refused(capsys, *run, f"--reviews={tmp_path}/empty.tsv")
+    assert "no such file" in refused(capsys, *run, f"--reviews={tmp_path}/none.tsv")
+    assert "did you mean --few" in refused(capsys, *run, "--fwe=3")
+    assert "is a share" in refused(capsys, *run, "--dropout=2")
+    assert "must be" in refused(capsys, *run, "--rank=0") and "must be" in refused(capsys, *run, "--batch_size=0")
+    assert "no checkpoint" in refused(capsys, "sample", f"--out_dir={tmp_path}/run", "--text=a")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_checkpoints(own, tmp_path, capsys):
+    run, where = flags(own, tmp_path / "run", steps=1), f"--out_dir={tmp_path}/run"
+    finetune.main(run)
+    capsys.readouterr()
+    assert "which text" in refused(capsys, "sample", where)
+    assert "text is empty" in refused(capsys, "sample", where, "--text= ")
+    assert "choose from" in refused(capsys, "sample", where, "--text=a", "--method=some")
+    assert "leave the flag out" in refused(capsys, where, "--resume", "--rank=3", "--steps=2")
+    other = tmp_path / "other.tsv"
+    other.write_text("".join(f"text {i}\t{'red' if i % 2 else 'blue'}\n" for i in range(60)))
+    state = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    state["config"]["reviews"] = str(other)                         # the file has changed meanwhile
+    torch.save(state, tmp_path / "run/checkpoint.pt")
+    assert "head is for other labels" in refused(capsys, where, "--resume", "--steps=2")
+    torch.save({**state, "name": "bert"}, tmp_path / "run/checkpoint.pt")
+    assert "'bert'" in refused(capsys, where, "--resume") and "'bert'" in refused(capsys, "sample", where, "--text=a")
+    assert "not of 'gpt'" in refused(capsys, *run, f"--init_from={tmp_path}/run/checkpoint.pt")
+
+
+def test_a_text_that_is_too_long_is_judged_by_its_end(own, tmp_path, capsys):
+    finetune.main(flags(own, tmp_path / "run", steps=1))
+    long = "The plot dragged. " * 60
+    seen = finetune.main(["sample", f"--out_dir={tmp_path}/run", f"--text={long}"])
+    assert "longer than 32 tokens" in capsys.readouterr().out and sum(seen.values()) == pytest.approx(1)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(own, tmp_path, capsys, monkeypatch):
+    finetune.main(flags(own, tmp_path / "run"))
+    before = (tmp_path / "run/checkpoint.pt").read_bytes()
+    monkeypatch.setitem(RATES, "all", 1e38)
+    error = refused(capsys, "--resume", "--steps=30", f"--out_dir={tmp_path}/run")
+    assert "all is" in error and "lower the learning rate" in error
+    assert (tmp_path / "run/checkpoint.pt").read_bytes() == before
