@@ -46,7 +46,7 @@ class Config(common.RunConfig):
     few: int = 300              # labelled texts to learn from (0: all)
     # model
     init_from: str = ""         # the GPT: a checkpoint.pt of train_gpt.py, or GPT-2's model.safetensors
-    base_steps: int = 1000      # steps of training the GPT that is made if there is none
+    base_steps: int = 800       # steps of training the GPT that is made if there is none
     block_size: int = 96        # T, its context
     rank: int = 8               # r, of LoRA
     alpha: float = 16.0         # α, of LoRA

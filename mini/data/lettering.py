@@ -2,6 +2,7 @@
 
 Our own letters: five pixels wide, seven high, drawn below as they look; accents are put on them.
 """
+import textwrap
 import unicodedata
 
 import numpy as np
@@ -120,4 +121,22 @@ def heat_maps(maps, rows: list, columns: list, size: int = 28, scale: int = 2) -
         squares = shades.repeat(size, 0).repeat(size, 1)
         squares[::size], squares[:, ::size] = 220, 220                  # lines between them
         sheet[y0:y0 + squares.shape[0], x0 + wide * m:x0 + wide * m + squares.shape[1]] = squares
+    return sheet
+
+
+def labelled(images, texts: list, columns: int = 4, scale: int = 6, gap: int = 8) -> np.ndarray:
+    """Images, uint8 (N, 3, H, W), each with its text below, as one picture, uint8 (H', W', 3). A pixel
+    becomes a square of `scale` pixels; a text is broken into lines as wide as its image."""
+    large = np.asarray(images).repeat(scale, 2).repeat(scale, 3).transpose(0, 2, 3, 1)
+    N, H, W, _ = large.shape
+    broken = [textwrap.wrap(text, max(1, W // CELL[1])) for text in texts]
+    high, wide = H + CELL[0] * max(map(len, broken)) + gap, W + gap
+    sheet = np.full((-(-N // columns) * high + gap, min(N, columns) * wide + gap, 3), 255, np.uint8)
+    for i, (image, lines) in enumerate(zip(large, broken)):
+        y, x = gap + i // columns * high, gap + i % columns * wide
+        sheet[y:y + H, x:x + W] = image
+        for n, line in enumerate(lines):
+            letters = lettering(line)
+            top = y + H + CELL[0] * n
+            sheet[top:top + CELL[0], x:x + letters.shape[1]][letters] = 0
     return sheet

@@ -1,8 +1,11 @@
-"""Weights to begin with: a checkpoint of ours, or published GPT-2 weights as transformers saves them."""
+"""Weights to begin with: a checkpoint of ours, or published GPT-2 or BERT weights as transformers saves
+them."""
 import dataclasses
 import json
 import re
 from pathlib import Path
+
+import torch
 
 from mini.common import UserError, from_checkpoint, load_checkpoint, require
 from mini.data.safetensors import read_safetensors
@@ -40,6 +43,58 @@ def read_gpt2(path):
         raise UserError(f"{path}: not the weights of a GPT-2 (or a broken config.json beside it); "
                         f"it holds {', '.join(list(tensors)[:3])} …") from None
     return dict(zip(SIZES, (n_layer, n_head, n_embd, block_size))), weights
+
+
+# Names in BERT's published files, and ours; q, k and v are joined into c_attn.
+BERT_NAMES = (("embeddings.word_embeddings", "wte"), ("embeddings.position_embeddings", "wpe"),
+              ("embeddings.token_type_embeddings", "wtt"), ("embeddings.LayerNorm", "ln_e"),
+              ("encoder.layer", "h"), ("attention.output.dense", "attn.c_proj"),
+              ("attention.output.LayerNorm", "ln_1"),
+              ("intermediate.dense", "mlp.c_fc"), ("output.dense", "mlp.c_proj"),
+              ("output.LayerNorm", "ln_2"), ("cls.predictions.transform.dense", "transform"),
+              ("cls.predictions.transform.LayerNorm", "ln_f"),
+              ("cls.predictions.bias", "bias"), (".gamma", ".weight"), (".beta", ".bias"))
+
+
+def read_bert(path, longest: int = 10**9):
+    """(sizes, weights) of a BERT `model.safetensors` with its masked-LM head, of any size, cut to `longest`
+    positions.
+
+    sizes: n_layer, n_head, n_embd, block_size, d_ff. n_head is taken from config.json beside the file, and
+    without one it is n_embd / 64. weights: {name: float32 tensor}, named as `mini.bert.BERT` has them; the
+    pooler and the next-sentence head are left out. Raises UserError for any other file.
+    """
+    path = Path(path)
+    require(path.suffix not in (".bin", ".pth"), f"{path}: such a file is a Python pickle, which can run any "
+            "code when it is opened; take model.safetensors from the same place")
+    weights = {}
+    for name, tensor in sorted(read_safetensors(path).items()):
+        name = name.removeprefix("bert.")
+        for theirs, ours in BERT_NAMES:
+            name = name.replace(theirs, ours)
+        weights[name] = tensor.float().contiguous()
+    tensors = list(weights)
+    try:
+        n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
+        for i, kind in ((i, kind) for i in range(n_layer) for kind in ("weight", "bias")):
+            parts = [weights.pop(f"h.{i}.attention.self.{part}.{kind}") for part in ("query", "key", "value")]
+            weights[f"h.{i}.attn.c_attn.{kind}"] = torch.cat(parts)
+        weights["wpe.weight"] = weights["wpe.weight"][:longest].clone()
+        config = path.with_name("config.json")
+        config = json.loads(config.read_text("utf-8")) if config.exists() else {}
+        require(config.get("hidden_act", "gelu") == "gelu" and config.get("model_type", "bert") == "bert",
+                f"{path}: of a model {config.get('model_type')!r} with {config.get('hidden_act')!r}; "
+                "it must be 'bert' with 'gelu'")
+        block_size, n_embd = weights["wpe.weight"].shape
+        sizes = dict(n_layer=n_layer, n_head=int(config.get("num_attention_heads", max(1, n_embd // 64))),
+                     n_embd=n_embd, block_size=block_size, d_ff=len(weights["h.0.mlp.c_fc.weight"]))
+        ours = re.compile(r"(w..|ln_e|h|transform|ln_f|bias)(\.|$)")
+        weights = {name: weights[name] for name in weights if ours.match(name)}
+        weights["bias"]
+    except (KeyError, ValueError, IndexError, TypeError, AttributeError):
+        raise UserError(f"{path}: not the weights of a BERT with its masked-LM head (or a broken config.json "
+                        f"beside it); it holds {', '.join(tensors[:3])} …") from None
+    return sizes, weights
 
 
 def older_run(cfg, step: int, few: int = 100) -> str:

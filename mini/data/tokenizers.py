@@ -17,7 +17,9 @@ from mini.common import UserError, require
 def load_tokenizer(state: dict):
     """The tokenizer saved by `.state()`, which is what a checkpoint holds. Raises KeyError on an unknown
     kind."""
-    return {"char": CharTokenizer, "bpe": BPETokenizer}[state["kind"]].from_state(state)
+    from mini.data.wordpiece import WordPieceTokenizer      # here, since it imports this module
+    kinds = {"char": CharTokenizer, "bpe": BPETokenizer, "wordpiece": WordPieceTokenizer}
+    return kinds[state["kind"]].from_state(state)
 
 
 class CharTokenizer:
