@@ -12,7 +12,7 @@ Without any labels the GPT can be asked which of two continuations it finds like
 Papers: Radford et al. 2018 (GPT, §3.2; departure: the head's loss alone); Hu et al. 2021, "LoRA".
 
     python -m mini.finetune                                       film reviews; makes its own GPT first, once
-    python -m mini.finetune sample --text="Far from dull."        for or against?
+    python -m mini.finetune sample --text="The cast was anything but dull."
     python -m mini.finetune evaluate                              other draws of the labels; fewer, and more
     python -m mini.finetune --reviews=mine.tsv                    your own: text, tab, label
     python -m mini.finetune --init_from=gpt2/model.safetensors    published weights
@@ -248,7 +248,7 @@ def train(cfg: Config) -> dict:
 
 def sample(cfg: Config) -> dict:
     """What --text is taken for, by the weights of --method: {label: probability}, printed too."""
-    common.require(cfg.text, 'which text? Name it by --text="Far from dull."')
+    common.require(cfg.text, 'which text? Name it by --text="The cast was not dull."')
     cfg, state = own_checkpoint(cfg, "finetune")
     base, tokenizer = make_base(cfg, state)
     model, own = prepare(cfg.method, base, len(state["names"]), cfg), f"{cfg.method}."

@@ -8,8 +8,8 @@ What makes them hard to judge by counting words is what makes real ones hard:
     expectation   I expected a masterpiece and got a mess.
 
 All sentences of a review agree: each is for the film or each against it; and two adjectives joined by "and"
-agree (Hatzivassiloglou & McKeown 1997 found so in real texts). The long reviews, without labels, mostly say so
-straight. So they tell which words are of a kind. What the kinds are called, few labels can tell.
+agree (Hatzivassiloglou & McKeown 1997 found so in real texts). The long reviews, without labels, mostly say
+so straight. So they tell which words are of a kind. What the kinds are called, few labels can tell.
 """
 import random
 from dataclasses import dataclass

@@ -70,8 +70,8 @@ def encode_split(tokenizer, text: str, T: int, device):
 
 
 def encode_texts(texts, tokenizer, T: int):
-    """(tokens (N, S), lengths (N,)) of several texts, each begun with a line end, filled up behind with token 0.
-    Of a text of more than T tokens the last T are kept, and a line says so. Raises UserError for an empty one."""
+    """(tokens (N, S), lengths (N,)) of texts, each begun with a line end and filled up behind with token 0.
+    Of more than T tokens the last T are kept, and a line says so. Raises UserError for an empty text."""
     rows = [tokenizer.encode("\n" + text) for text in texts]
     require(all(text.strip() for text in texts), "a text is empty; give it at least one word")
     if cut := sum(len(row) > T for row in rows):

@@ -1,0 +1,150 @@
+"""WordPiece, BERT's tokenizer: text to numbers and back, by a published vocab.txt or one trained on the spot.
+
+First the basic tokenization: words at white space, each punctuation mark and each Chinese character alone;
+an uncased tokenizer drops capitals and accents. Then each word is cut, from the left, into the longest pieces
+that the vocabulary holds; a piece that does not begin a word is written with ## before it: un ##seen. A word
+that cannot be written so is [UNK], for good: unlike byte-level BPE, it forgets spaces and strange words.
+
+Papers: Schuster & Nakajima 2012, "Japanese and Korean voice search"; Devlin et al. 2019 (BERT), §3.
+"""
+import heapq
+import json
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from mini.common import UserError, require
+from mini.data.tokenizers import merge
+
+PAD, UNK, CLS, SEP, MASK = SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+LONGEST = 100                                   # a word of more characters is [UNK]
+CJK = ("\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002b73f"
+       "\U0002b740-\U0002b81f\U0002b820-\U0002ceaf\U0002f800-\U0002fa1f")
+
+
+def is_punctuation(c: str) -> bool:
+    """Unicode's punctuation, and all of ASCII's signs: $ and ~ too."""
+    return unicodedata.category(c)[0] == "P" or "!" <= c <= "~" and not c.isalnum()
+
+
+def basic_words(text: str, lower: bool) -> list:
+    """Words, punctuation marks and Chinese characters of a text; without capitals and accents if `lower`."""
+    text = re.sub(r"[\t\n\r]", " ", text)
+    kinds = [(c, unicodedata.category(c)) for c in text]    # Z: separators; Cn: not assigned (yet)
+    text = "".join(" " if kind[0] == "Z" else c for c, kind in kinds
+                   if (kind[0] != "C" or kind == "Cn") and c != "\ufffd")
+    text = re.sub(f"([{CJK}])", r" \1 ", text)
+    if lower:
+        text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+        text = "".join(c.lower() for c in text)             # one by one: the library knows no final sigma
+    return "".join(f" {c} " if is_punctuation(c) else c for c in text).split()
+
+
+class WordPieceTokenizer:
+    """`tokens`: the vocabulary in order of number, [PAD], [UNK], [CLS], [SEP] and [MASK] among them."""
+
+    def __init__(self, tokens: list, lower: bool):
+        self.tokens, self.lower, self.vocab_size = tokens, lower, len(tokens)
+        self.index = dict(zip(tokens, range(len(tokens))))
+        self.pad, self.unk, self.cls, self.sep, self.mask = (self.index[name] for name in SPECIAL)
+        self.special, self.cache = [self.index[name] for name in SPECIAL], {}
+
+    @classmethod
+    def read(cls, path, lower=None):
+        """Read a published vocab.txt, a token on each line. Whether it is uncased says `lower`, else
+        tokenizer_config.json beside it, else whether any token has a capital. Raises UserError if broken."""
+        path = Path(path)
+        require(path.exists(), f"{path}: no such file; BERT's vocabulary, published with its weights")
+        try:
+            tokens = path.read_text("utf-8").rstrip("\n").split("\n")
+            config = path.with_name("tokenizer_config.json")
+            if lower is None and config.exists():
+                lower = json.loads(config.read_text("utf-8")).get("do_lower_case")
+        except (ValueError, AttributeError):
+            raise UserError(f"{path}: not UTF-8 text, or a broken tokenizer_config.json beside it") from None
+        missing = " ".join(name for name in SPECIAL if name not in tokens)
+        require(not missing, f"{path}: not a BERT vocabulary, or a truncated one: {missing} not in it")
+        require(len(set(tokens)) == len(tokens), f"{path}: not a BERT vocabulary: a token stands there twice")
+        if lower is None:
+            lower = not any(re.search("[A-Z]", token) for token in tokens if token[0:1] != "[")
+        return cls(tokens, bool(lower))
+
+    @classmethod
+    def train(cls, texts, vocab_size: int, lower: bool = False, fewest: int = 2):
+        """Learn pieces from texts until there are vocab_size tokens: begin with single characters, and make
+        the most frequent pair of neighbours a piece, again and again, while it occurs `fewest` times (of
+        equals, the one whose pieces came first).
+
+        The papers join the pair that raises the likelihood of the text most, n(ab) / (n(a) n(b)). That is
+        high for pairs of rare letters, so it spends the vocabulary on them; by n(ab), frequent words become
+        one token each, and this is what the common implementations do.
+        """
+        counts = Counter(word for text in texts for word in basic_words(text, lower))
+        spelt = [[c if n == 0 else f"##{c}" for n, c in enumerate(word)] for word in counts]
+        names = SPECIAL + sorted({c for word in spelt for c in word})
+        require(vocab_size >= len(names), f"--vocab_size={vocab_size}: the text has {len(names)} characters "
+                "and special tokens, so take more")
+        index = {name: i for i, name in enumerate(names)}
+        words, times = [[index[c] for c in word] for word in spelt], list(counts.values())
+        pairs, where = Counter(), defaultdict(set)          # how often each pair occurs, and in which words
+        for n, word in enumerate(words):
+            for pair in zip(word, word[1:]):
+                pairs[pair] += times[n]
+                where[pair].add(n)
+        queue = [(-count, pair) for pair, count in pairs.items()]
+        heapq.heapify(queue)
+        while queue and len(names) < vocab_size:
+            count, best = heapq.heappop(queue)
+            if -count != pairs[best]:                       # the count has changed since it was queued
+                continue
+            if -count < fewest:
+                break
+            name = names[best[0]] + names[best[1]][2:]
+            if index.setdefault(name, len(names)) == len(names):    # two ways to spell a piece are one token
+                names.append(name)
+            changed = set()
+            for n in where.pop(best):                       # only the words that hold the pair change
+                old, new = words[n], merge(words[n], best, index[name])
+                for sign, word in ((-1, old), (1, new)):
+                    for pair in zip(word, word[1:]):
+                        pairs[pair] += sign * times[n]
+                        changed.add(pair)
+                for pair in zip(new, new[1:]):
+                    where[pair].add(n)
+                words[n] = new
+            for pair in changed:
+                if pairs[pair] > 0:
+                    heapq.heappush(queue, (-pairs[pair], pair))
+        return cls(names, lower)
+
+    def words(self, text: str) -> list:
+        """The words that a text is cut into before its pieces; special tokens in it, "[MASK]", stay whole."""
+        parts = re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text)
+        return sum(([part] if part in SPECIAL else basic_words(part, self.lower) for part in parts), [])
+
+    def encode_word(self, word: str) -> list:
+        """The numbers of the pieces of one word, greedily the longest first."""
+        if word not in self.cache:
+            ids, rest = ([self.index[word]], "") if word in SPECIAL else ([], word)
+            while len(rest) > (hashes := 2 * bool(ids)) and len(word) <= LONGEST:
+                name = next((rest[:n] for n in range(len(rest), hashes, -1) if rest[:n] in self.index), None)
+                ids = ids + [self.index[name]] if name else []
+                rest = "##" + rest[len(name):] if name else ""
+            self.cache[word] = ids or [self.unk]
+        return self.cache[word]
+
+    def encode(self, text: str) -> list:
+        """The numbers of a text's tokens, without [CLS] and [SEP]."""
+        return [i for word in self.words(text) for i in self.encode_word(word)]
+
+    def decode(self, ids) -> str:
+        """The tokens with spaces between, pieces of a word joined; where spaces were is forgotten."""
+        return " ".join(self.tokens[i] for i in ids).replace(" ##", "")
+
+    def state(self) -> dict:
+        return {"kind": "wordpiece", "tokens": self.tokens, "lower": self.lower}
+
+    @classmethod
+    def from_state(cls, state: dict):
+        return cls(state["tokens"], state["lower"])
