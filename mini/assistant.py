@@ -1,0 +1,280 @@
+"""An assistant that uses tools: a small GPT that knows what to ask a calculator and an encyclopedia.
+
+A language model is poor at arithmetic, and knows no fact that it was not trained on. But it can learn to
+write calls. At "=" the loop runs the tool and adds its answer to the text, and the model writes on:
+
+    What is the population of France divided by the area of Spain?      the user's line
+    lookup(population of France)=66000000                               the model up to "=", then the tool
+    lookup(area of Spain)=506000
+    calculator(66000000/506000)=130.4348
+    130.4348                                                            a line without "=": the answer
+
+The network is train_gpt's; the tokens are such that any name and number can be copied (mini/data/pieces.py).
+The loss is over what the assistant writes, M; what user and tools write is read, but never learnt:
+
+    L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x₁ … xₜ₋₁)
+
+Papers: Schick et al. 2023, "Toolformer"; Cobbe et al. 2021 (a calculator at "="). Departure: templates write
+the dialogues (mini/data/questions.py), not people or a large model: so the right answer is known.
+
+    python -m mini.assistant                                    train
+    python -m mini.assistant sample                             a chat; Ctrl-D ends it
+    python -m mini.assistant sample --prompt="How high is Mont Blanc divided by 7?"
+    python -m mini.assistant sample --data=my_facts.tsv         other facts, without training again
+    python -m mini.assistant evaluate                           by kind, by length of numbers and of chains
+
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/data/tools.py.
+"""
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+
+from mini import common, metrics
+from mini.data.pieces import PieceTokenizer, as_ascii, chat_lines, transcript
+from mini.data.pretrained import own_checkpoint
+from mini.data.questions import ALONE, DO_NOT_KNOW, HELD_OUT, Writer, known_words, share, tables
+from mini.data.tools import FACTS, read_facts, run_call
+from train_gpt import GPT, Muon, lr_factor, make_optimizers
+
+
+@dataclass
+class Config(common.RunConfig):
+    # data
+    n_dialogues: int = 60000       # dialogues to learn from
+    alone: float = 0.1             # share of them to be answered without tools, for comparison
+    # model
+    block_size: int = 192          # T, the context: tokens of a whole dialogue
+    n_layer: int = 4               # blocks
+    n_head: int = 4                # attention heads per block
+    n_embd: int = 128              # C, the width
+    # optimisation
+    steps: int = 2000              # optimiser steps
+    batch_size: int = 64           # dialogues per step
+    optimizer: str = "muon"        # muon | adamw: Muon for weight matrices (AdamW for the rest), or AdamW
+    muon_lr: float = 0.03          # Muon's peak learning rate
+    lr: float = 0.006              # AdamW's peak learning rate
+    warmup: int = 20               # steps until the rate is at its peak
+    schedule: str = "linear"       # linear | cosine: how the rate falls after the warm-up
+    hold: float = 0.4              # linear only: the fraction of the run after the warm-up without a fall
+    final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
+    momentum: float = 0.9          # Muon's: how much of the old direction is kept
+    beta2: float = 0.99            # AdamW's: how much of the old mean squared gradient is kept
+    weight_decay: float = 0.0      # of weight matrices and embeddings
+    grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
+    dropout: float = 0.0           # no dialogue comes often: nothing to prevent
+    # run
+    out_dir: str = "runs/assistant"     # folder of the run
+    fused: bool = True             # torch's fused attention and AdamW instead of train_gpt's written-out ones
+    n_test: int = 500              # questions in each held-out set
+    # sampling
+    prompt: str = ""               # one question; without it sample is a chat
+    data: str = "facts"            # facts (ours), or your own: lines of entity, tab, property, tab, value
+    tools: bool = True             # false: it answers alone
+    max_calls: int = 5             # calls that it may make for one answer
+    cache: bool = True             # keep past keys and values: the same text, faster
+
+
+PRESETS = {"gpu": dict(n_dialogues=400000, n_layer=6, n_head=6, n_embd=384, batch_size=256, steps=3000)}
+SETS = {**{name: (name,) for name in HELD_OUT}, "all three": HELD_OUT}          # what is new in each test
+WAYS = ("with tools", "without")
+IGNORED = -100                                                                  # as a target: not learnt
+
+
+# ---- dialogues as tokens
+def encode_dialogues(tokenizer, dialogues: list):
+    """x and y (N, T) of dialogues, each a list of (text, does the assistant write it?): in y stands the token
+    that follows where the assistant writes it, elsewhere IGNORED."""
+    x, y = [], []
+    for pieces in dialogues:
+        tokens = [(token, mine) for text, mine in pieces for token in tokenizer.encode(text)]
+        ids, mine = torch.tensor(tokens).short().unbind(1)      # 2 bytes each
+        x.append(ids[:-1]), y.append(ids.where(mine == 1, IGNORED)[1:])
+    pad = nn.utils.rnn.pad_sequence
+    return pad(x, batch_first=True), pad(y, batch_first=True, padding_value=IGNORED)
+
+
+def draw_batch(x, y, B: int, generator):
+    """B dialogues x, y (B, T') of about the same length, so that little is padding: of 8 B drawn, sorted by
+    length, an eighth."""
+    i = torch.randint(len(x), (8 * B,), generator=generator).to(x.device)
+    part = torch.randint(8, (1,), generator=generator).item()
+    length, order = lengths(y[i]).sort(stable=True)
+    i, T = i[order[part * B:(part + 1) * B]], length[(part + 1) * B - 1]
+    return x[i, :T].long(), y[i, :T].long()
+
+
+def lengths(y):                 # (N, T) -> (N,): the last target is the end of a dialogue
+    return ((y != IGNORED) * torch.arange(1, y.size(1) + 1, device=y.device)).amax(1)
+
+
+# ---- the loop that runs the tools
+@torch.inference_mode()
+def respond(model, question: str, cfg, facts=FACTS):
+    """(answer, [(call, what the tool gave), …]) to a question, always by the likeliest token.
+
+    The answer is DO_NOT_KNOW where the context ends before it, or cfg.max_calls were not enough. Raises
+    UserError for an empty question, and for one longer than half of the context.
+    """
+    text, T, n, line, steps = as_ascii(question), model.cfg.block_size, 0, "", []
+    ids = model.tokenizer.encode(f"{text}\n{'' if cfg.tools else ALONE}")
+    common.require(text, "there is no question")
+    common.require(len(ids) <= T // 2, f"the question has {len(text):,} characters, too many: ask for less")
+    model.eval()
+    cache = model.new_cache(1) if cfg.cache else None
+    while len(ids) <= T:
+        new = torch.tensor([ids[n:]], device=model.wpe.weight.device)
+        n, logits = n + new.size(1) if cfg.cache else 0, model(new, cache=cache, n=n)[0]    # (1, T, V)
+        ids.append(int(logits[0, -1].argmax()))
+        line += model.tokenizer.decode(ids[-1:])
+        if line[-1] == "\n":
+            return line[:-1], steps
+        if line[-1] == "=" and cfg.tools:                       # a call is complete: run it
+            if len(steps) == cfg.max_calls:
+                return DO_NOT_KNOW, steps
+            value = run_call(line[:-1], facts)
+            steps.append((line[:-1], value))
+            ids, line = ids + model.tokenizer.encode(as_ascii(value) + "\n"), ""
+    return DO_NOT_KNOW, steps
+
+
+# ---- scores
+@torch.inference_mode()
+def all_right(model, x, y, at_once: int = 128) -> list:
+    """For each of the dialogues x, y (N, T): would the model write it as it stands, all calls and the answer?
+    It reads the right text here, at once. If it is right at every place, `respond` writes the same."""
+    model.eval()
+    right = []
+    for x_i, y_i in zip(x.split(at_once), y.split(at_once)):
+        T = lengths(y_i).max()
+        best = model(x_i[:, :T].long())[0].argmax(2)                                    # (B, T, V) -> (B, T)
+        right += ((best == y_i[:, :T]) | (y_i[:, :T] == IGNORED)).all(1).tolist()
+    model.train()
+    return right
+
+
+def held_out_set(name: str, n: int, model) -> dict:
+    """n questions with something new: {"dialogues": those, and for each of WAYS: [x, y]}."""
+    writer = Writer(seed=1, new=SETS[name])
+    dialogues, test = [writer.write() for _ in range(n)], {}
+    for way, pieces in zip(WAYS, ([d.pieces() for d in dialogues], [d.alone() for d in dialogues])):
+        test[way] = [t.to(model.wpe.weight.device) for t in encode_dialogues(model.tokenizer, pieces)]
+    return {"dialogues": dialogues, **test}
+
+
+# ---- the run
+def load(cfg, resume: bool = True):
+    """(config, model, checkpoint): of the run that was, or if not `resume` of a new one."""
+    cfg, state = own_checkpoint(cfg, "assistant", resume)
+    common.require(min(cfg.n_dialogues, cfg.batch_size, cfg.n_test, cfg.max_calls) > 0 <= cfg.alone < 1,
+                   "no size may be 0; --alone is a share below 1")
+    common.require(cfg.block_size >= 192, f"--block_size={cfg.block_size}: some dialogues need 192")
+    torch.manual_seed(cfg.seed)
+    tokenizer = PieceTokenizer(state["words"] if state else known_words())
+    (model := GPT(cfg, tokenizer.vocab_size)).tokenizer = tokenizer
+    if state:
+        model.load_state_dict(state["model"])
+    return cfg, model.to(common.pick_device(cfg.device)), state
+
+
+def train(cfg: Config) -> dict:
+    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    common.require(cfg.data == "facts", "--data is for sample: other facts need no training")
+    cfg, model, state = load(cfg, cfg.resume)
+    device, V = model.wpe.weight.device, model.tokenizer.vocab_size
+    dialogues = Writer(seed=0).training_set(cfg.n_dialogues, cfg.alone)
+    x, y = (t.to(device) for t in encode_dialogues(model.tokenizer, dialogues))
+    test = {name: held_out_set(name, cfg.n_test, model) for name in SETS}
+    optimizers = make_optimizers(model, cfg)
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    if state:
+        common.restore(state, optimizers, data_rng)
+    net = torch.compile(model) if cfg.compile else model
+
+    with common.Run(cfg, "assistant", model, ["loss", "lr", "right"], state) as run:
+        run.say(f"{len(x):,} dialogues to learn from, {cfg.n_test:,} in each of {len(test)} held-out sets\n"
+                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            factor = lr_factor(step, cfg)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * (cfg.muon_lr if isinstance(optimizer, Muon) else cfg.lr)
+            # batch
+            x_b, y_b = draw_batch(x, y, cfg.batch_size, data_rng)
+            # loss over what the assistant writes, backward
+            with common.autocast(device, cfg.matmul):
+                _, loss = net(x_b, y_b)
+            run.check_finite(step, loss=loss.item())
+            loss.backward()
+            # step
+            if cfg.grad_clip:
+                nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            # log; now and then evaluate, sample, save
+            done, right = step + 1, None
+            with run.untimed():
+                if run.due(done, cfg.eval_every):
+                    right = share(all_right(model, *(t[:200] for t in test["all three"]["with tools"])))
+                if right is not None or run.due(done, cfg.log_every):
+                    run.log(done, loss=loss.item(), lr=factor * cfg.lr, right=right)
+                if run.due(done, cfg.sample_every):
+                    run.write_sample(done, ".txt", show(model, test, cfg).encode())
+                stop = run.stopping(done)
+                if right is not None or stop:
+                    run.save(done, model, optimizers, data_rng, words=model.tokenizer.words)
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        scores = {name: {way: share(all_right(model, *t[way])) for way in WAYS} for name, t in test.items()}
+        run.say(f"\n{show(model, test, cfg)}\n" + "\n".join(
+            f"new {name}: {row['with tools']:.1%} right (all calls and the answer); the same model without "
+            f"tools: {row['without']:.1%}" for name, row in scores.items()))
+        return run.finish(exact_match=scores)
+
+
+def show(model, test: dict, cfg, n: int = 2) -> str:
+    """How the first questions are answered, with the right answer below where another was given."""
+    text = ""
+    for d in (d for t in test.values() for d in t["dialogues"][:n]):
+        answer, steps = respond(model, d.question, cfg)
+        text += transcript(d.question, answer, steps) + f"  wrong: {d.answer}\n" * (answer != d.answer)
+    model.train()
+    return text
+
+
+def sample(cfg: Config):
+    """Answer --prompt, or chat: a question on each line, until the input ends. Returns the last answer."""
+    (cfg, model, _), answer = load(cfg), ""
+    read_facts(facts := FACTS if cfg.data == "facts" else cfg.data)         # refuses a wrong file now
+    for question in [cfg.prompt] if cfg.prompt else chat_lines():
+        try:
+            answer, steps = respond(model, question, cfg, facts)
+            print(transcript(question if cfg.prompt else "", answer, steps), end="", flush=True)
+        except common.UserError as error:
+            common.require(not cfg.prompt, str(error))          # it ends the program, but not a chat
+            print(f"  ({error})", flush=True)
+    return answer
+
+
+def evaluate(cfg: Config) -> dict:
+    """Shares of right dialogues, all held-out sets together, by kind, number of calls and longest number; of
+    right answers by `respond` itself. Also in evaluate.json."""
+    cfg, model, _ = load(cfg)
+    test = {name: held_out_set(name, cfg.n_test, model) for name in SETS}
+    right = {way: [ok for t in test.values() for ok in all_right(model, *t[way])] for way in WAYS}
+    by_group = tables([d for t in test.values() for d in t["dialogues"]], right)
+    answers = {name: share([respond(model, d.question, cfg)[0] == d.answer for d in t["dialogues"][:100]])
+               for name, t in test.items()}
+    return metrics.print_tables(cfg, **by_group, right_answers_of_the_loop=answers)
+
+
+def main(argv=None):
+    return common.main(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,400 @@
+"""BERT: a Transformer encoder that learns to understand text by naming the words that are hidden from it.
+
+Without a causal mask every position sees the whole text. Some tokens are chosen, most of them hidden, and the
+model is to name them; this needs no labels. What it has learnt then serves tasks with few labels: a small
+head on top, and a short training of everything. The loss, over the set M of chosen positions:
+
+    L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x with M hidden)      in nats; a model that knows nothing scores ln V
+
+Paper: Devlin et al. 2019, "BERT". Departures: Muon, as in train_gpt.py; more tokens chosen than 15 % (Wettig
+et al. 2022); no next-sentence prediction, which brings nothing (Liu et al. 2019). Without it [CLS] learns
+nothing either, so the sentiment head reads the mean of the words' vectors.
+
+    python -m mini.bert                                               pre-training, then three tasks
+    python -m mini.bert sample --text="The cast was not [MASK]."      or --task=sentiment, entities, answer
+    python -m mini.bert evaluate                                      other labels; fewer, and more
+    python -m mini.bert --data=my_novel.txt --reviews=mine.tsv        your own: text; text, tab, label
+    python -m mini.bert --init_from=bert/model.safetensors --preset=published
+
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/finetune.py.
+"""
+import copy
+import math
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import common, metrics
+from mini.data.pretrained import own_checkpoint, read_bert
+from mini.data.tasks import draw_batch, encode, make_task, predict, pretraining_rows, score, unlabelled_texts
+from mini.data.tokenizers import load_tokenizer
+from mini.data.wordpiece import WordPieceTokenizer
+from train_gpt import Muon
+
+
+@dataclass
+class Config(common.RunConfig):
+    # data
+    data: str = "tales"            # text without labels: tales, or your own: a file or a folder of .txt files
+    reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
+    few: int = 300                 # labelled texts of each task
+    vocab_size: int = 4096         # tokens of the tokenizer
+    # model
+    init_from: str = ""            # published weights: model.safetensors, vocab.txt and config.json beside it
+    block_size: int = 96           # T: the longest text in tokens
+    n_layer: int = 2               # blocks
+    n_head: int = 4                # attention heads per block
+    n_embd: int = 128              # C, the width
+    d_ff: int = 512                # the width inside the MLP
+    # optimisation
+    steps: int = 4000              # optimiser steps of pre-training
+    batch_size: int = 64           # texts per step
+    muon_lr: float = 0.01          # Muon's peak learning rate, of the blocks' matrices
+    lr: float = 0.001              # AdamW's peak learning rate, of all else
+    warmup: int = 50               # steps until the rate is at its peak
+    mask_share: float = 0.15       # of the tokens, chosen to be named
+    grad_clip: float = 1.0         # largest norm of the gradient
+    dropout: float = 0.0           # in pre-training
+    tune_steps: int = 150          # optimiser steps of each task
+    tune_batch: int = 16           # texts per step of a task
+    tune_lr: float = 5e-4          # AdamW's peak learning rate in a task
+    tune_dropout: float = 0.1      # in a task
+    # run
+    out_dir: str = "runs/bert"     # folder of the run
+    # sampling
+    task: str = "fill"             # fill | sentiment | entities | answer: what to do with the text
+    text: str = ""                 # a text; "[MASK]" in it is to be filled in
+    question: str = ""             # what to answer from the text
+
+
+PRESETS = {"gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
+                       steps=20000, batch_size=128, lr=2e-4, dropout=0.1),
+           "published": dict(steps=0, block_size=512, tune_lr=5e-5)}
+TASKS, N_HELD_OUT = ("sentiment", "entities", "answer"), 300
+EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
+
+
+# ---- the network
+class SelfAttention(nn.Module):
+    """Every position reads from all that are not [PAD]: softmax(q kᵀ/√hs + mask) v, in n_head heads."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.n_head = cfg.n_head
+        self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)     # q, k and v in one product
+        self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x, mask):
+        B, T, C = x.shape
+        nh, hs = self.n_head, C // self.n_head
+        qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)   # (B, T, 3C) -> (3, B, nh, T, hs)
+        q, k, v = qkv                                           # (B, nh, T, hs) each
+        att = (q / math.sqrt(hs)) @ k.transpose(2, 3) + mask    # (B, nh, T, T)
+        y = self.dropout(F.softmax(att, dim=-1)) @ v            # (B, nh, T, T) @ (B, nh, T, hs)
+        y = y.transpose(1, 2).reshape(B, T, C)                  # (B, nh, T, hs) -> (B, T, C)
+        return self.dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.c_fc = nn.Linear(cfg.n_embd, cfg.d_ff)
+        self.c_proj = nn.Linear(cfg.d_ff, cfg.n_embd)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x):
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+
+
+class Block(nn.Module):
+    """Post-norm, as first published: what is normalised is the stream itself. GPT-2 has x + attn(ln(x))."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.attn, self.ln_1 = SelfAttention(cfg), nn.LayerNorm(cfg.n_embd, eps=1e-12)
+        self.mlp, self.ln_2 = MLP(cfg), nn.LayerNorm(cfg.n_embd, eps=1e-12)
+
+    def forward(self, x, mask):
+        x = self.ln_1(x + self.attn(x, mask))
+        x = self.ln_2(x + self.mlp(x))
+        return x
+
+
+class BERT(nn.Module):
+    """The whole network. read_bert() in mini/data/pretrained.py says which published weight is which."""
+
+    def __init__(self, cfg, vocab_size: int):
+        super().__init__()
+        C = cfg.n_embd
+        common.require(min(C, cfg.n_layer, cfg.n_head, cfg.block_size, cfg.d_ff) > 0 and C % cfg.n_head == 0,
+                       f"--n_embd={C} must be a multiple of --n_head={cfg.n_head}, and every size at least 1")
+        self.cfg = cfg
+        self.wte = nn.Embedding(vocab_size, C)                  # what a token means
+        self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands
+        self.wtt = nn.Embedding(2, C)                           # in which text: the question 0, the passage 1
+        self.ln_e = nn.LayerNorm(C, eps=1e-12)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.h = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
+        self.transform, self.ln_f = nn.Linear(C, C), nn.LayerNorm(C, eps=1e-12)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))       # wte is the matrix: it reads and writes
+        for name, p in self.named_parameters():
+            if p.ndim == 2:             # the paper's 0.02 is for C = 768; matrices keep the size of vectors
+                nn.init.normal_(p, std=p.size(1)**-0.5 if name.startswith("h.") else 0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+
+    def forward(self, idx, types, filling):
+        """Vectors (B, T, C) of tokens idx (B, T) in the texts types (B, T); filling: where idx is [PAD]."""
+        mask = torch.zeros(idx.shape, device=idx.device).masked_fill(filling, -math.inf)[:, None, None]
+        x = self.wte(idx) + self.wpe.weight[:idx.size(1)] + self.wtt(types)     # (B, T, C)
+        x = self.dropout(self.ln_e(x))
+        for block in self.h:
+            x = block(x, mask)                                  # mask (B, 1, 1, T): of keys, for every query
+        return x
+
+    def name_tokens(self, x):
+        """Logits (…, V) of the token that stood where the vectors are x (…, C)."""
+        return F.linear(self.ln_f(F.gelu(self.transform(x))), self.wte.weight, self.bias)
+
+
+# ---- pre-training: what is hidden, and what is to be named
+def hide(idx, tokenizer, share: float, generator):
+    """(what the model is shown, where it must name the token) for idx (B, T). A share of the tokens, neither
+    [PAD] nor special, is chosen; of these 80 % become [MASK], 10 % any token, 10 % stay (§3.1)."""
+    special = torch.isin(idx, torch.tensor(tokenizer.special, device=idx.device))
+    chance, way = torch.rand(2, *idx.shape, generator=generator).to(idx.device)
+    other = torch.randint(tokenizer.vocab_size, idx.shape, generator=generator).to(idx.device)
+    chosen = (chance < share) & ~special
+    shown = idx.masked_fill(chosen & (way < 0.8), tokenizer.mask)
+    return torch.where(chosen & (way >= 0.8) & (way < 0.9), other, shown), chosen
+
+
+def masked_loss(model, idx, shown, chosen, pad: int):
+    """Mean loss in nats over the chosen positions alone; 0 if there are none."""
+    x = model(shown, torch.zeros_like(idx), idx == pad)
+    logits = model.name_tokens(x[chosen]).float()               # (B, T, C) -> (|M|, C) -> (|M|, V)
+    return F.cross_entropy(logits, idx[chosen], reduction="sum") / chosen.sum().clamp(min=1)
+
+
+def lr_factor(step: int, steps: int, warmup: int, hold: float = 0.4) -> float:
+    """The learning rate at a step, as a fraction of its peak: linear warm-up, a level, then a fall to 0."""
+    t = (step - warmup) / max(1, steps - warmup)                # 0 -> 1 after the warm-up
+    return min((step + 1) / (warmup + 1), 1 - max(0.0, t - hold) / max(1e-9, 1 - hold))
+
+
+# ---- three tasks, three heads
+class Tuned(nn.Module):
+    """A BERT with one linear layer on top.
+
+    sentiment   logits (B, classes) from the mean of the vectors of the words (of their first pieces)
+    entities    logits (B, T, tags) from each vector; those of a word's first piece count
+    answer      logits (B, T, 2): is it the answer's first word, its last? −∞ outside the passage
+    """
+
+    def __init__(self, bert, task: str, n_out: int, dropout: float = 0.0):
+        super().__init__()
+        self.bert, self.task, self.head = bert, task, nn.Linear(bert.cfg.n_embd, n_out)
+        for module in bert.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+
+    def forward(self, idx, types, begins, pad: int):
+        words = begins[:, :, None] > 0                          # (B, T, 1)
+        logits = self.head(self.bert(idx, types, idx == pad))   # (B, T, C) -> (B, T, n_out)
+        if self.task == "sentiment":                            # the head is linear: mean first or last
+            return (logits * words).sum(1) / words.sum(1)       # (B, T, classes) -> (B, classes)
+        return logits.masked_fill(~words, -math.inf) if self.task == "answer" else logits
+
+
+def task_loss(task: str, logits, y):
+    """Mean cross-entropy in nats; y: classes (B,), tags (B, T), −100 for none, or first and last (B, 2)."""
+    if task == "answer":
+        logits, y = logits.transpose(1, 2), y[:, :2]            # (B, T, 2) -> (B, 2, T): choose one of T
+    return F.cross_entropy(logits.flatten(0, -2).float(), y.flatten())
+
+
+def tune(bert, task, cfg, pad: int):
+    """A copy of a BERT, trained on the labelled texts of a task."""
+    torch.manual_seed(cfg.seed)
+    device = bert.bias.device
+    model = Tuned(copy.deepcopy(bert), task.name, len(task.names), cfg.tune_dropout).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters())
+    *x, y = [part.to(device) for part in task.learn]
+    length, data_rng = (x[0] != pad).sum(1), torch.Generator().manual_seed(cfg.seed)
+    for step in range(cfg.tune_steps):
+        optimizer.param_groups[0]["lr"] = cfg.tune_lr * lr_factor(step, cfg.tune_steps, cfg.tune_steps // 10)
+        i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(y.device)
+        S = length[i].max()                                     # y (B, T) of entities is cut to S too
+        with common.autocast(y.device, cfg.matmul):
+            logits = model(*(part[i, :S] for part in x), pad)
+        loss = task_loss(task.name, logits, y[i, :S] if y.ndim == 2 else y[i])
+        common.require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr")
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return model
+
+
+def compare(bert, fresh, task, cfg, pad: int):
+    """(held-out scores by name, the tuned model): pre-trained, from scratch, and the baseline's."""
+    tuned = [tune(model, task, cfg, pad) for model in (bert, fresh)]
+    found = [*(predict(model, *task.test, pad) for model in tuned), task.baseline]
+    scores = (score(task.name, guesses, task.truth) for guesses in found)
+    return dict(zip(("learnt", "scratch", "baseline"), scores)), tuned[0]
+
+
+# ---- filling in
+@torch.no_grad()
+def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
+    """For each [MASK] in the text a line: the k likeliest tokens and their probabilities."""
+    rows = encode([(tokenizer.words(text), None)], tokenizer, model.cfg.block_size, cut=False)
+    idx, types, _ = (part.to(model.bias.device) for part in rows)
+    x = model.eval()(idx, types, idx == tokenizer.pad)[idx == tokenizer.mask]       # (B, T, C) -> (masks, C)
+    common.require(len(x), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
+    p, i = model.name_tokens(x).float().softmax(1).topk(k)
+    rows = zip(i.tolist(), p.tolist())
+    return ["  ".join(f"{tokenizer.tokens[j]} {q:.1%}" for j, q in zip(*row)) for row in rows]
+
+
+# ---- the run
+def start(cfg, from_run: bool):
+    """(config, model, tokenizer, checkpoint): of the run that was, or of --init_from, or new ones."""
+    cfg, state = own_checkpoint(cfg, "bert", from_run)
+    weights = state and state["model"]
+    if state:
+        tokenizer = load_tokenizer(state["tokenizer"])
+    elif cfg.init_from:
+        sizes, weights = read_bert(cfg.init_from, cfg.block_size)
+        cfg, path = replace(cfg, **sizes), Path(cfg.init_from).with_name("vocab.txt")
+        tokenizer = WordPieceTokenizer.read(path)
+    else:
+        tokenizer = WordPieceTokenizer.train(unlabelled_texts(cfg), cfg.vocab_size)
+    torch.manual_seed(cfg.seed)
+    model = BERT(cfg, len(weights["wte.weight"]) if weights else tokenizer.vocab_size)
+    if weights:
+        model.load_state_dict(weights)
+    return cfg, model.to(common.pick_device(cfg.device)), tokenizer, state
+
+
+def train(cfg: Config) -> dict:
+    """Pre-train, tune for each task; return what result.json holds. Raises common.UserError for bad input."""
+    cfg, model, tokenizer, state = start(cfg, cfg.resume)
+    device, pad, V = model.bias.device, tokenizer.pad, tokenizer.vocab_size
+    tasks = [make_task(name, cfg, tokenizer) for name in TASKS]         # refuses wrong data now, not later
+    torch.manual_seed(cfg.seed)
+    fresh = BERT(cfg, len(model.bias)).to(device)               # what "from scratch" begins with
+    rows = pretraining_rows(unlabelled_texts(cfg), tokenizer, cfg.block_size).to(device)
+    cut = max(1, min(len(rows) // 50, N_HELD_OUT))
+    held_out, rows = rows[:cut], rows[cut:]
+    hidden = hide(held_out, tokenizer, cfg.mask_share, torch.Generator().manual_seed(0))
+    length = (rows != pad).sum(1)
+    matrices = [p for p in model.h.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if not any(p is q for q in matrices)]
+    optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
+                  Muon(matrices, cfg.muon_lr, momentum=0.9, weight_decay=0.0)]
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    if state:
+        common.restore(state, optimizers, data_rng)
+    net = torch.compile(model) if cfg.compile else model
+
+    with common.Run(cfg, "bert", model, ["loss", "lr", "val_loss"], state) as run:
+        run.say(f"{int(length.sum()):,} tokens to learn from in {len(rows):,} rows, {cut} rows held out\n"
+                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            factor = lr_factor(step, cfg.steps, cfg.warmup)
+            for optimizer, lr in zip(optimizers, (cfg.lr, cfg.muon_lr)):
+                optimizer.param_groups[0]["lr"] = factor * lr
+            # batch
+            idx = draw_batch(rows, length, cfg.batch_size, data_rng)
+            shown, chosen = hide(idx, tokenizer, cfg.mask_share, data_rng)
+            # loss, backward, step
+            with common.autocast(device, cfg.matmul):
+                loss = masked_loss(net, idx, shown, chosen, pad)
+            run.check_finite(step, loss=loss.item())
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            # log; now and then evaluate, save
+            done, val_loss = step + 1, None
+            with run.untimed():
+                if run.due(done, cfg.eval_every):
+                    with torch.no_grad():
+                        val_loss = masked_loss(model.eval(), held_out, *hidden, pad).item()
+                    model.train()
+                if val_loss is not None or run.due(done, cfg.log_every):
+                    run.log(done, loss=loss.item(), lr=factor * cfg.lr, val_loss=val_loss)
+                stop = run.stopping(done)
+                if val_loss is not None or stop:
+                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        with torch.no_grad():
+            val_loss, scores = masked_loss(model.eval(), held_out, *hidden, pad).item(), {}
+        filled = "\n".join(f"{text}\n    {fill_in(model, tokenizer, text)[0]}" for text in EXAMPLES)
+        run.write_sample(cfg.steps, ".txt", filled.encode())
+        run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; knowing nothing {math.log(V):.4f}")
+        for task in tasks:
+            row, tuned = compare(model, fresh, task, cfg, pad)
+            if run.signal:
+                return run.leave(cfg.steps)
+            scores[task.name] = row
+            run.say(f"held-out {task.name}: pre-trained {row['learnt']:.1%}; "
+                    f"from scratch {row['scratch']:.1%}; {task.baseline_name} {row['baseline']:.1%}")
+            with common.atomic_open(run.folder / f"{task.name}.pt") as file:
+                torch.save({"name": f"bert for {task.name}", "config": asdict(cfg), "names": task.names,
+                            "tokenizer": tokenizer.state(), "model": tuned.state_dict()}, file)
+        return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few, scores=scores)
+
+
+def sample(cfg: Config):
+    """Do --task with --text: print the outcome, and return it."""
+    common.require(cfg.text.strip(), 'which text? Name it by --text="the cast was not [MASK]"')
+    if cfg.task == "fill":
+        _, model, tokenizer, _ = start(cfg, not cfg.init_from)
+        print(*(found := fill_in(model, tokenizer, cfg.text)), sep="\n")
+        return found
+    state = common.load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
+    tokenizer, names = load_tokenizer(state["tokenizer"]), state["names"]
+    model = Tuned(BERT(Config(**state["config"]), len(state["model"]["bert.bias"])), cfg.task, len(names))
+    model.load_state_dict(state["model"])
+    words, asked = tokenizer.words(cfg.text), tokenizer.words(cfg.question)
+    pair = (asked, words) if cfg.task == "answer" else (words, None)
+    [found] = predict(model, *encode([pair], tokenizer, model.bert.cfg.block_size, cut=False), tokenizer.pad)
+    found = {"sentiment": lambda: [f"{name} {p:.1%}" for name, p in zip(names, found)],
+             "entities": lambda: [f"{word:>16}  {names[tag]}" for word, tag in zip(words, found)],
+             "answer": lambda: [" ".join(words[slice(*found)])]}[cfg.task]()
+    print(*found, sep="\n")
+    return found
+
+
+def evaluate(cfg: Config) -> dict:
+    """Scores by the draw of the labelled texts, and by their number; also in evaluate.json."""
+    (cfg, model, tokenizer, _), tables = start(cfg, True), {name: {} for name in TASKS}
+    for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (cfg.few // 3, 1), (cfg.few * 3, 1)):
+        cfg = replace(cfg, few=few, seed=seed)
+        torch.manual_seed(seed)
+        fresh = BERT(cfg, len(model.bias)).to(model.bias.device)
+        for task in (make_task(name, cfg, tokenizer) for name in TASKS):
+            tables[task.name][f"{few}, seed {seed}"] = compare(model, fresh, task, cfg, tokenizer.pad)[0]
+    for name, rows in tables.items():
+        print(f"{name}, by labelled texts\n{metrics.table(rows, shares=['learnt', 'scratch', 'baseline'])}")
+    common.write_json(f"{cfg.out_dir}/evaluate.json", tables)
+    return tables
+
+
+def main(argv=None):
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return common.main(Config, PRESETS, commands, argv, __doc__)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Does it keep its key and its metre? Scores of pieces (lists of Note), to stand beside the corpus's own."""
+from collections import Counter
+
+MAJOR, HARMONIC_MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 11)
+SCALES = [{(tonic + step) % 12 for step in scale} for scale in (MAJOR, HARMONIC_MINOR) for tonic in range(12)]
+
+
+def in_key(notes) -> float:
+    """Share of the notes that belong to the major or harmonic minor scale that fits the piece best. Notes at
+    random get 7/12, and a little more for the choice."""
+    count = Counter(note.pitch % 12 for note in notes)
+    return max(sum(count[pitch] for pitch in scale) for scale in SCALES) / len(notes)
+
+
+def on_beat(notes, beat: float, tolerance: float = 0.015) -> float:
+    """Share of the notes that begin on a beat, counted from the first note: within `tolerance` seconds. Notes
+    at random get 2·tolerance/beat; a piece that has lost its metre falls towards that."""
+    from_beat = [(note.start - notes[0].start + beat / 2) % beat - beat / 2 for note in notes]
+    return sum(abs(distance) <= tolerance for distance in from_beat) / len(notes)
+
+
+def density(notes) -> float:
+    """Notes per second."""
+    return len(notes) / max(1e-9, max(note.end for note in notes) - notes[0].start)
+
+
+def overlap(a: set, b: set) -> float:
+    """What two sets share, as a part of what they hold together (Jaccard)."""
+    return len(a & b) / max(1, len(a | b))
+
+
+def bar_similarity(notes, beat: float) -> tuple:
+    """(at the bar, off the bar, beats in a bar): how much a bar is like the earlier bar most like it, by
+    their overlap in (sixteenth within the bar, pitch); and like the earlier stretch that begins a beat late.
+
+    The mean is over all bars but the first two. A bar has three or four beats, whichever gives more."""
+    cells = [(round(4 * (note.start - notes[0].start) / beat), note.pitch) for note in notes]
+    results = []
+    for beats in (3, 4):
+        size = 4 * beats
+
+        def stretch(begin):
+            return {(cell - begin, pitch) for cell, pitch in cells if begin <= cell < begin + size}
+
+        n = (cells[-1][0] + 1) // size + 1
+        bars, others = [stretch(i * size) for i in range(n)], [stretch(i * size + 4) for i in range(n)]
+        scores = [tuple(max(overlap(bars[i], before[j]) for j in range(i - late)) for before, late in
+                        ((bars, 0), (others, 1))) for i in range(2, n) if bars[i]]
+        at_bar, off_bar = (sum(column) / len(scores) for column in zip(*scores)) if scores else (0.0, 0.0)
+        results.append((at_bar, off_bar, beats))
+    return max(results)
+
+
+def music_scores(pieces, beat: float) -> dict:
+    """The mean of each score over the pieces; those of fewer than two notes are passed over."""
+    rows = []
+    for notes in (notes for notes in pieces if len(notes) > 1):
+        at_bar, off_bar, _ = bar_similarity(notes, beat)
+        rows.append({"in_key": in_key(notes), "on_beat": on_beat(notes, beat),
+                     "notes_per_second": density(notes), "bar_similarity": at_bar,
+                     "off_bar_similarity": off_bar})
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
+
+
+def music_report(samples, corpus=None, val_loss=None, chance=None, bigram=None) -> str:
+    """The scores in words: the model's beside its baselines, each score of a sample beside the corpus's."""
+    lines = [] if val_loss is None else [
+        f"held-out loss {val_loss:.4f} nats per event; baselines: counting pairs of events {bigram:.4f}, "
+        f"knowing nothing {chance:.4f}"]
+    for name, value in samples.items():
+        beside = f"   (held-out pieces: {corpus[name]:.3f})" if corpus else ""
+        lines.append(f"{name.replace('_', ' '):>20}  {value:.3f}{beside}")
+    return "\n".join(lines) if lines else "there are no notes to score"

@@ -1,0 +1,283 @@
+"""Piano pieces in the manner of the 1770s, made on the spot: the same for the same seed.
+
+Each is a small song form of 16 bars, in one key and metre (4/4 or 3/4):
+
+    bars  1–4    antecedent: a motif, its answer, a second idea; it ends open, on the dominant (half cadence)
+    bars  5–8    consequent: bars 1 and 2 again, note for note; it ends closed, on the tonic (perfect cadence)
+    bars  9–12   middle: the second idea as a sequence, on other degrees, then waiting on the dominant
+    bars 13–16   the consequent again
+
+The left hand breaks chords (Alberti bass: low, high, middle, high) or plays a waltz; the chords move to the
+nearest position of the next. The right hand plays motifs: a rhythm and a contour, moved to each new chord,
+with chord tones on the beats and steps of the scale between them, so a motif comes back at the bar. The right
+hand is the louder one; each phrase swells and falls back.
+"""
+import random
+from pathlib import Path
+
+import torch
+
+from mini.common import UserError, require
+from mini.data.images import write_png
+from mini.data.midi import PIECE, Note, encode, piano_roll, read_midi, write_midi, write_wav
+from mini.data.music_scores import bar_similarity
+
+BEAT = 0.48                     # seconds: a sixteenth is then a whole number of the tokens' steps
+SIXTEENTH = BEAT / 4
+MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
+KEYS = ([(tonic, "major") for tonic in (0, 7, 2, 5, 10, 9)] +       # C, G, D, F, B flat, A
+        [(tonic, "minor") for tonic in (9, 4, 2, 7)])               # A, E, D, G
+
+# Chords in semitones above the tonic, root first. /ii and /V: the dominant of that degree.
+CHORDS = {
+    "major": {"I": (0, 4, 7), "ii": (2, 5, 9), "IV": (5, 9, 0), "V": (7, 11, 2), "V7": (7, 11, 5),
+              "vi": (9, 0, 4), "V7/ii": (9, 1, 7), "V7/V": (2, 6, 0)},
+    "minor": {"I": (0, 3, 7), "ii": (2, 5, 8), "IV": (5, 8, 0), "V": (7, 11, 2), "V7": (7, 11, 5),
+              "vi": (8, 0, 3), "III": (3, 7, 10), "VII": (10, 2, 5)},
+}
+# One entry per bar; two chords in an entry share the bar.
+OPENINGS = ["I|V7", "I|V7", "I|IV", "I|I", "I|vi"]
+HALF_CADENCES = ["I|V", "IV|V", "ii|V", "I,ii|V", "vi,ii|V"]
+PERFECT_CADENCES = ["ii,V7|I", "IV,V7|I", "I,V7|I", "V7|I"]
+MIDDLES = {"major": ["V7/ii|ii|V7|I", "V7|I|V7/V|V", "V|I|V7|V7", "vi|ii|V7/V|V"],
+           "minor": ["VII|III|V7|I", "V7|I|ii|V", "VII|III|IV|V", "V|I|V7|V7"]}
+
+# Rhythms of a bar in sixteenths, by the number of beats.
+RHYTHMS = {4: [(4, 4, 4, 4), (8, 4, 4), (6, 2, 4, 4), (4, 2, 2, 4, 4), (4, 4, 2, 2, 2, 2), (2, 2, 2, 2, 4, 4),
+               (8, 2, 2, 2, 2), (6, 2, 2, 2, 4), (6, 1, 1, 4, 4), (2, 2, 2, 2, 2, 2, 4), (4, 4, 6, 2)],
+           3: [(4, 4, 4), (8, 4), (6, 2, 4), (4, 2, 2, 4), (2, 2, 2, 2, 4), (4, 4, 2, 2), (4, 6, 2),
+               (2, 2, 2, 2, 2, 2), (6, 1, 1, 4)]}
+RUNS = {4: [(4, 2, 2, 2, 2, 2, 2), (2, 2, 2, 2, 2, 2, 2, 2), (4, 2, 2, 4, 2, 2), (4, 4, 4, 2, 2)],
+        3: [(2, 2, 2, 2, 2, 2), (4, 2, 2, 2, 2), (4, 4, 2, 2)]}
+
+
+class Key:
+    """A tonic and a mode; pitches are MIDI numbers."""
+
+    def __init__(self, tonic: int, mode: str):
+        self.tonic, self.chords = tonic, CHORDS[mode]
+        self.scale = MAJOR if mode == "major" else MINOR
+
+    def chord_tones(self, chord: str, low: int, high: int) -> list:
+        """All pitches from low to high that belong to the chord."""
+        tones = {(self.tonic + tone) % 12 for tone in self.chords[chord]}
+        return [pitch for pitch in range(low, high + 1) if pitch % 12 in tones]
+
+    def ladder(self, chord: str, low: int, high: int) -> list:
+        """The scale as the chord bends it: a chord tone foreign to the key replaces the tone below it."""
+        tones, scale = set(self.chords[chord]), set(self.scale)
+        for tone in tones - scale:
+            scale.discard(tone - 1)
+            if tone - 1 not in self.scale:      # the leading note of minor, G sharp for G
+                scale.discard(tone - 2)
+        scale |= tones
+        return [pitch for pitch in range(low, high + 1) if (pitch - self.tonic) % 12 in scale]
+
+
+# ---- the right hand
+LOW, HIGH = 67, 86              # its range, G4 to D6
+
+
+def make_motif(rng, rhythm) -> tuple:
+    """(rhythm, contour): for each note its distance, in steps of the scale, from the first. Mostly steps that
+    run on in one direction; after a long note sometimes a leap."""
+    contour, place, direction = [], 0, rng.choice((-1, 1))
+    for i, length in enumerate(rhythm):
+        if i:
+            if rng.random() < 0.3 or abs(place) > 3:
+                direction = -direction if abs(place) <= 3 else (-1 if place > 0 else 1)
+            place += direction * (2 if rhythm[i - 1] >= 4 and rng.random() < 0.4 else 1)
+        contour.append(place)
+    return rhythm, contour
+
+
+def nearest(pitches, target: float):
+    return min(pitches, key=lambda pitch: (abs(pitch - target), pitch))
+
+
+def play_motif(motif, key, chords: list, beats: int, near: float) -> list:
+    """The motif on a bar's chords (one or two), as [(sixteenth, length, pitch)]: its first note is the chord
+    tone nearest to `near`, notes on a beat become chord tones, those between stay on the ladder."""
+    rhythm, contour = motif
+    at, notes, first = 0, [], None
+    for length, step in zip(rhythm, contour):
+        chord = chord_at(chords, at, beats)
+        ladder, tones = key.ladder(chord, LOW - 5, HIGH + 5), key.chord_tones(chord, LOW - 5, HIGH + 5)
+        if first is None:
+            first = nearest([t for t in tones if LOW <= t <= HIGH], near)
+        home = min(range(len(ladder)), key=lambda i: abs(ladder[i] - first))
+        pitch = ladder[min(max(home + step, 0), len(ladder) - 1)]
+        if at % 4 == 0:                                         # on a beat
+            pitch = nearest(tones, pitch)
+        notes.append((at, length, pitch))
+        at += length
+    return notes
+
+
+def chord_at(chords: list, sixteenth: int, beats: int) -> str:
+    """Two chords share 4/4 half and half, 3/4 as two beats and one."""
+    return chords[-1] if len(chords) == 2 and sixteenth >= 8 else chords[0]
+
+
+def cadence_bar(rng, key, chord: str, beats: int, near: float, closed: bool) -> list:
+    """The last bar of a phrase: a sigh onto the goal, the tonic if closed, else a tone of the dominant."""
+    goals = (0,) if closed else (2, 11)                         # semitones above the tonic
+    goal = nearest([p for p in range(LOW - 8, HIGH + 3) if (p - key.tonic) % 12 in goals], near)
+    ladder = key.ladder(chord, LOW - 8, HIGH + 8)
+    above = ladder[ladder.index(goal) + 1]
+    if rng.random() < 0.5:
+        return [(0, 4, above), (4, 4 * beats - 8, goal)]        # a beat late, as a suspension; then a rest
+    return [(0, 4 * beats - 4, goal)]
+
+
+def approach(notes: list, key) -> list:
+    """The bar before a perfect cadence leads to the tonic by step: its last note becomes 2 or 7."""
+    at, length, pitch = notes[-1]
+    steps = [p for p in range(LOW - 2, HIGH + 3) if (p - key.tonic) % 12 in (2, 11)]
+    return notes[:-1] + [(at, length, nearest(steps, pitch))]
+
+
+# ---- the left hand
+PATTERNS = {("alberti", 4): (0, 2, 1, 2, 0, 2, 1, 2), ("alberti", 3): (0, 2, 1, 2, 1, 2),
+            ("broken", 4): (0, 1, 2, 1, 0, 1, 2, 1), ("broken", 3): (0, 1, 2, 1, 2, 1)}   # in quavers
+
+
+def voice(key, chord: str, before) -> list:
+    """Three pitches, lowest first: the position of the chord nearest to the one before, or to C–E–G."""
+    tones, positions = [(key.tonic + tone) % 12 for tone in key.chords[chord]], []
+    for low in range(46, 60):
+        if low % 12 in tones:
+            middle, high = sorted((tone - low) % 12 + low for tone in tones if tone != low % 12)
+            positions.append([low, middle, high])
+    before = before or [48, 52, 55]
+    return min(positions, key=lambda p: (sum(abs(a - b) for a, b in zip(p, before)) + abs(p[0] - 51) / 2, p))
+
+
+def accompany(texture: str, key, chords: list, beats: int, before, last: bool) -> tuple:
+    """(notes, voicing) of a bar of the left hand, as [(sixteenth, length, pitch)]."""
+    notes = []
+    if last:            # the phrase comes to rest: the root, then the chord
+        voicing = voice(key, chords[0], before)
+        root = nearest([p for p in range(41, 56) if (p - key.tonic) % 12 == key.chords[chords[0]][0]], 46)
+        upper = [p for p in voicing if p % 12 != root % 12]
+        return [(0, 4, root)] + [(4, 4 * beats - 8, p) for p in upper], voicing
+    for i in range(2 * beats):                                  # quavers
+        if i == 0 or 2 * i == 8 and len(chords) == 2:
+            before = voicing = voice(key, chord_at(chords, 2 * i, beats), before)
+        if texture == "waltz":
+            length = 4 if i % 2 == 0 else 0
+            pitches = voicing[:1] if i in (0, 4) and (i == 0 or beats == 4) else voicing[1:]
+        else:
+            length, pitches = 2, [voicing[PATTERNS[texture, beats][i]]]
+        notes += [(2 * i, length, p) for p in pitches if length]
+    return notes, voicing
+
+
+# ---- a piece
+def compose(seed: int) -> tuple:
+    """(notes, beats in a bar) of one piece: a list of Note, sorted, that begins at 0 s."""
+    rng = random.Random(seed)
+    tonic, mode = rng.choice(KEYS)
+    key, beats = Key(tonic, mode), rng.choice((4, 4, 3))
+    textures = ["alberti", "alberti", "broken", "waltz"]
+    texture, texture_b = rng.choice(textures), rng.choice(textures)
+    opening, half, perfect, middle = (
+        [bar.split(",") for bar in rng.choice(table).split("|")]
+        for table in (OPENINGS, HALF_CADENCES, PERFECT_CADENCES, MIDDLES[mode]))
+    one = make_motif(rng, rng.choice(RHYTHMS[beats]))
+    two = one if rng.random() < 0.5 else make_motif(rng, rng.choice(RHYTHMS[beats]))
+    three = make_motif(rng, rng.choice(RUNS[beats]))
+    three_b = three if rng.random() < 0.5 else make_motif(rng, rng.choice(RHYTHMS[beats]))
+    start = rng.choice((71, 74, 76))
+
+    right, before = [], start                                   # bars of the right hand
+    for motif, chords in ((one, opening[0]), (two, opening[1]), (three, half[0])):
+        right.append(play_motif(motif, key, chords, beats, (before + start) / 2))
+        before = right[-1][-1][2]
+    right.append(cadence_bar(rng, key, half[1][0], beats, before, closed=False))
+    before = right[1][-1][2]
+    bar = approach(play_motif(three, key, perfect[0], beats, (before + start) / 2), key)
+    closing = [bar, cadence_bar(rng, key, "I", beats, bar[-1][2], closed=True)]
+    statement = right[:2] + closing
+    before, turn = start + 2, []
+    for motif, chords in zip((three_b, three_b, three, one), middle):
+        turn.append(play_motif(motif, key, chords, beats, (before + start) / 2))
+        before = turn[-1][-1][2]
+    right = right + statement + turn + statement
+    plan = opening + half + opening + perfect + middle + opening + perfect
+
+    swell, loud = (64, 68, 76, 64), rng.choice((-4, 0, 4))      # velocities of a phrase's bars
+    notes, voicing = [], None
+    for i, (melody, chords) in enumerate(zip(right, plan)):
+        last, inside = i in (3, 7, 15), 8 <= i < 12             # ends of phrases; the middle
+        if i in (4, 12):                                        # the opening comes back note for note
+            voicing = None
+        left, voicing = accompany(texture_b if inside else texture, key, chords, beats, voicing, last)
+        velocity = swell[i % 4] + loud + (8 if inside else 0)
+        for hand, level in ((left, velocity - 16), (melody, velocity)):
+            for at, length, pitch in hand:
+                begin = 4 * beats * i + at
+                end = begin + length
+                notes.append(Note(round(begin * SIXTEENTH, 2), round(end * SIXTEENTH, 2), pitch, level))
+    return sorted(notes), beats
+
+
+# ---- the corpus of a run
+def read_corpus(source: str, n_pieces: int) -> tuple:
+    """(training pieces, held-out pieces, seconds per beat): each piece a list of Note that begins at 0 s.
+
+    source: 'tunes', for n_pieces of ours; or a folder, for its .mid and .midi files, in an order drawn
+    once for all; the last tenth is held out. A file that cannot be read is left out, and a line says so.
+    Raises UserError if there are not at least two pieces.
+    """
+    if source == "tunes":
+        require(n_pieces > 1, f"--pieces={n_pieces}: at least 2, as a tenth of them is held out")
+        pieces, beat = [compose(seed)[0] for seed in range(n_pieces)], BEAT
+    else:
+        folder = Path(source)
+        require(folder.is_dir(), f"--data={source}: no such folder of .mid files (by name there is: tunes)")
+        pieces, beats, broken = [], [], []
+        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi")):
+            try:
+                notes, beat = read_midi(path)
+                pieces.append([n._replace(start=n.start - notes[0].start, end=n.end - notes[0].start)
+                               for n in notes])
+                beats.append(beat)
+            except UserError as error:
+                broken.append(str(error))
+        why = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
+        require(len(pieces) > 1, f"--data={source}: at least 2 .mid files are needed, one held out{why}")
+        if broken:
+            print(f"note: {len(broken)} files are left out: {broken[0]}")
+        random.Random(0).shuffle(pieces)
+        beat = sorted(beats)[len(beats) // 2]
+    cut = len(pieces) - max(1, len(pieces) // 10)
+    return pieces[:cut], pieces[cut:], beat
+
+
+def to_tokens(pieces, device):
+    """Pieces one behind the other as a 1-D tensor, each with the token PIECE before it."""
+    tokens = [token for notes in pieces for token in (PIECE, *encode(notes))]
+    return torch.tensor(tokens, device=device)
+
+
+def begin_with(cfg) -> list:
+    """The tokens to begin from. Raises UserError for a primer or sampling options that cannot be used."""
+    require(min(cfg.tokens, cfg.samples, cfg.top_p, cfg.primer_seconds) > 0
+            and min(cfg.temperature, cfg.top_k) >= 0 and 0 <= cfg.transpose <= 12,
+            "--tokens, --samples, --top_p and --primer_seconds must be positive, --temperature and --top_k "
+            "not negative, --transpose from 0 to 12")
+    if not cfg.primer:
+        return [PIECE]
+    notes, _ = read_midi(cfg.primer)
+    stop = notes[0].start + cfg.primer_seconds
+    return [PIECE, *encode([n._replace(end=min(n.end, stop)) for n in notes if n.start < stop])]
+
+
+def save_piece(path, notes, beat: float, wav: bool = False):
+    """Write notes as path.mid, as a piano roll path.png and, if wav, as sound path.wav."""
+    write_midi(f"{path}.mid", notes, beat)
+    bar = beat * (bar_similarity(notes, beat)[2] if notes else 4)    # seconds
+    write_png(f"{path}.png", piano_roll(notes, bar))
+    if wav:
+        write_wav(f"{path}.wav", notes)

@@ -1,0 +1,398 @@
+"""Music Transformer: a language model of what the keys of a piano do, with relative attention.
+
+A piece is a row of events: key down, key up, time passes, how loud. A model of the next event is a model of
+music, as one of the next word is of texts; the loss is GPT's:
+
+    L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)      in nats; a model that knows nothing scores ln V
+
+What is new is how positions enter. Music repeats itself: what matters is not where an event stands, but how
+far back its like was. So no position is added to x; each head learns a vector eᵣ for each distance r instead:
+
+    logit(i, j) = qᵢ · (kⱼ + eᵢ₋ⱼ) / √hs      for the keys j ≤ i, at most T − 1 back
+
+All qᵢ · eᵢ₋ⱼ come from one product and a skew (§3.4 of the paper), with no tensor of (T, T, hs). And as
+nothing depends on where the piece began, the window slides along, and a piece may be longer than it.
+
+Papers: Huang et al. 2018, "Music Transformer"; Oore et al. 2018 (the events). Departures: pre-norm; Muon
+trains the matrices (see train_gpt.py); the window slides when it is full.
+
+    python -m mini.music                                        our own tunes
+    python -m mini.music --data=my_midis --transpose=5          a folder of .mid files, in more keys
+    python -m mini.music sample --wav                           .mid, piano roll, and sound
+    python -m mini.music sample --primer=piece.mid --primer_seconds=8
+    python -m mini.music evaluate                               what does looking back buy? loss by position
+
+Measured times and scores: README.md. Read beside it: git diff --no-index train_gpt.py mini/music.py.
+"""
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import common, metrics
+from mini.data import midi
+from mini.data.decoding import fast_vectors, pick
+from mini.data.music_scores import music_report, music_scores
+from mini.data.pretrained import own_checkpoint
+from mini.data.tunes import begin_with, read_corpus, save_piece, to_tokens
+
+
+@dataclass
+class Config(common.RunConfig):
+    # data
+    data: str = "tunes"            # tunes, or a folder of .mid files
+    pieces: int = 2500             # how many tunes are made
+    transpose: int = 0             # raise or lower what is learnt from by up to so many semitones, at random
+    # model
+    block_size: int = 384          # T, the window: how many events the model sees at once
+    n_layer: int = 4               # blocks
+    n_head: int = 4                # attention heads per block
+    n_embd: int = 128              # C, the width
+    # optimisation
+    steps: int = 1600              # optimiser steps
+    batch_size: int = 10           # sequences per step
+    muon_lr: float = 0.04          # Muon's peak learning rate, for the matrices of the blocks
+    lr: float = 0.01               # AdamW's peak learning rate, for the rest
+    warmup: int = 10               # steps until the rate is at its peak
+    hold: float = 0.4              # the fraction of the run after the warm-up without a fall
+    momentum: float = 0.85         # Muon's: how much of the old direction is kept
+    beta2: float = 0.99            # AdamW's: how much of the old mean squared gradient is kept
+    grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
+    dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
+    # run
+    out_dir: str = "runs/music"    # folder of the run
+    # sampling
+    primer: str = ""               # a .mid file whose beginning is to be continued
+    primer_seconds: float = 8.0    # how much of it
+    tokens: int = 800              # events to write at most; a piece may end before
+    samples: int = 4               # pieces to write
+    temperature: float = 0.9       # 0: always the likeliest event; 1: as the model believes; above: wilder
+    top_k: int = 0                 # draw from the k likeliest events only (0: all)
+    top_p: float = 0.98            # draw from the likeliest events that together have this probability
+    cache: bool = True             # keep past keys and values: the same music, faster
+    wav: bool = False              # write sound, too
+
+
+PRESETS = {"gpu": dict(n_layer=6, n_head=8, n_embd=512, block_size=1024, batch_size=16, steps=5000,
+                       muon_lr=0.02, lr=0.003, dropout=0.2, transpose=3, tokens=2000)}
+
+
+# ---- the network
+def skew(x):
+    """Products with every distance (…, T, S), to where their keys are: out[t, j] = x[t, T − 1 − t + j].
+
+    Column c of x belongs to the distance S − 1 − c. Row t must move T − 1 − t places to the left, one less
+    than the row above. A column of padding makes the rows longer by one; cut anew in the old length, each
+    begins one later. What slides in at a row's end stands for keys after the query: only then, the mask.
+    """
+    *rest, T, S = x.shape
+    x = F.pad(x, (1, 0)).flatten(-2)                            # (…, T, S) -> (…, T·(S + 1))
+    return x[..., T:].view(*rest, T, S)                         # (…, T·S) -> (…, T, S)
+
+
+class RelativeAttention(nn.Module):
+    """softmax((q kᵀ + skew(q Eᵀ))/√hs + mask) v, in n_head heads."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.n_head = cfg.n_head
+        self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)     # q, k and v in one product
+        self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
+        self.E = nn.Parameter(torch.randn(cfg.n_head, cfg.block_size, cfg.n_embd // cfg.n_head) * 0.02)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x, mask, past=None):      # past: keys and values before x, (2, B, nh, n, hs)
+        B, T, C = x.shape
+        nh, hs = self.n_head, C // self.n_head
+        qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)   # (B, T, 3C) -> (3, B, nh, T, hs)
+        q, kv = qkv[0] / math.sqrt(hs), qkv[1:]
+        if past is not None:
+            kv = torch.cat([past, kv], dim=3)                   # (2, B, nh, S, hs), S = n + T keys
+        k, v = kv
+        S = k.size(2)                                           # E's last row is distance 0; zeros stand
+        E = F.pad(self.E, (0, 0, max(0, S - self.E.size(1)), 0))[:, -S:]    # for masked ones: (nh, S, hs)
+        att = q @ k.transpose(2, 3) + skew(q @ E.transpose(1, 2))           # (B, nh, T, S)
+        att = F.softmax(att + mask, dim=-1)
+        y = self.dropout(att) @ v                               # (B, nh, T, S) @ (B, nh, S, hs)
+        y = y.transpose(1, 2).reshape(B, T, C)                  # (B, nh, T, hs) -> (B, T, C)
+        return self.dropout(self.c_proj(y)), kv
+
+
+class MLP(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.c_fc = nn.Linear(cfg.n_embd, 4 * cfg.n_embd)
+        self.c_proj = nn.Linear(4 * cfg.n_embd, cfg.n_embd)
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, x):
+        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+
+
+class Block(nn.Module):
+    """Pre-norm: the residual stream x itself is never normalised, only what attention and MLP read of it."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.ln_1, self.attn = nn.LayerNorm(cfg.n_embd), RelativeAttention(cfg)
+        self.ln_2, self.mlp = nn.LayerNorm(cfg.n_embd), MLP(cfg)
+
+    def forward(self, x, mask, past=None):
+        y, kv = self.attn(self.ln_1(x), mask, past)
+        x = x + y
+        x = x + self.mlp(self.ln_2(x))
+        return x, kv
+
+
+class MusicTransformer(nn.Module):
+    """The whole network: GPT without an embedding of positions."""
+
+    def __init__(self, cfg, vocab_size: int = midi.VOCAB_SIZE):
+        super().__init__()
+        C, L = cfg.n_embd, cfg.n_layer
+        common.require(min(C, L, cfg.n_head, cfg.block_size, cfg.batch_size) > 0 and C % cfg.n_head == 0,
+                       f"--n_embd={C} must be a multiple of --n_head={cfg.n_head}, and every size at least 1")
+        self.cfg = cfg
+        self.wte = nn.Embedding(vocab_size, C)                  # what an event means
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.h = nn.ModuleList(Block(cfg) for _ in range(L))
+        self.ln_f = nn.LayerNorm(C)
+        self.lm_head = nn.Linear(C, vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight                   # tied: one matrix reads and writes events
+        for name, p in self.named_parameters():
+            if name.endswith("c_proj.weight"):                  # 2L branches add up in the residual stream
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * L))
+            elif p.ndim == 2:
+                nn.init.normal_(p, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(p)
+
+    def forward(self, idx, targets=None, cache=None):
+        """Logits (B, T, V) for tokens idx (B, T), the mean loss in nats for targets (B, T) if given.
+
+        With a cache, a list (empty at first) that this call fills, idx are the new tokens only; keys and
+        values of those before, as many as the window holds, are in the cache.
+        """
+        T, W = idx.size(1), self.cfg.block_size
+        n = cache[0].size(3) if cache else 0                    # keys from before
+        x = self.dropout(self.wte(idx))                                         # (B, T, C)
+        back = n + torch.arange(T, device=idx.device)[:, None] - torch.arange(n + T, device=idx.device)
+        mask = torch.zeros(T, n + T, device=idx.device).masked_fill((back < 0) | (back >= W), -math.inf)
+        for i, block in enumerate(self.h):
+            x, kv = block(x, mask, cache[i] if n else None)
+            if cache is not None:
+                cache[i:i + 1] = [kv[:, :, :, max(0, n + T - W + 1):]]          # what the next token will see
+        logits = self.lm_head(self.ln_f(x))
+        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        return logits, loss
+
+
+# ---- optimisers, and the learning rate as a function of the step
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised (Jordan et al. 2024): see train_gpt.py."""
+
+    def __init__(self, params, lr, momentum):
+        super().__init__(params, dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "m" not in self.state[p]:
+                    self.state[p]["m"] = torch.zeros_like(p)
+                m = self.state[p]["m"].lerp_(p.grad, 1 - group["momentum"])
+                g = p.grad.lerp(m, group["momentum"])           # Nesterov: look one step ahead
+                rows, columns = p.shape
+                g = g.view(3 if rows == 3 * columns else 1, -1, columns)    # c_attn: (3C, C) -> q, k, v
+                scale = math.sqrt(max(1, g.size(1) / columns))  # so that tall matrices change outputs as much
+                p.sub_(orthogonalise(g).view_as(p), alpha=group["lr"] * scale)
+
+
+def orthogonalise(G, steps: int = 5):
+    """U Vᵀ, nearly, for matrices G = U S Vᵀ (N, rows, columns): Newton–Schulz iteration s ← a·s + b·s³ +
+    c·s⁵, on all singular values s at once, takes those in (0, 1] near 1."""
+    a, b, c = 3.4445, -4.7750, 2.0315                           # Jordan's: steep at 0; s ends in 1 ± 0.3
+    X = G if G.size(1) <= G.size(2) else G.mT
+    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        A = X @ X.mT
+        B = torch.baddbmm(A, A, A, beta=b, alpha=c)             # b·A + c·A A
+        X = torch.baddbmm(X, B, X, beta=a)                      # a·X + B X
+    return X if G.size(1) <= G.size(2) else X.mT
+
+
+def make_optimizers(model, cfg):
+    """Muon for the matrices inside the blocks, AdamW for the rest."""
+    hidden = [p for p in model.h.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if not any(p is q for q in hidden)]
+    return [torch.optim.AdamW(others, lr=cfg.lr, betas=(0.9, cfg.beta2), weight_decay=0.0),
+            Muon(hidden, cfg.muon_lr, cfg.momentum)]
+
+
+def lr_factor(step: int, cfg) -> float:
+    """The learning rate at a step as a fraction of its peak: linear warm-up, then a fall to 0."""
+    t = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)    # 0 -> 1
+    return min((step + 1) / (cfg.warmup + 1), 1.0, (1 - t) / max(1e-9, 1 - cfg.hold))
+
+
+# ---- batches, and the loss on held-out pieces
+def draw_batch(tokens, T: int, B: int, transpose: int, generator):
+    """B random stretches of the music, x (B, T), and the same one event later, y (B, T); each is raised or
+    lowered by up to `transpose` semitones: a tune is the same in another key."""
+    start = torch.randint(len(tokens) - T, (B,), generator=generator)
+    pieces = tokens[(start[:, None] + torch.arange(T + 1)).to(tokens.device)]   # (B, T + 1)
+    if transpose:
+        up = torch.randint(-transpose, transpose + 1, (B, 1), generator=generator).to(tokens.device)
+        pitch = pieces % midi.NOTE_OFF                          # of note-on and note-off alike
+        moved = pieces - pitch + (pitch + up).clamp(0, midi.NOTE_OFF - 1)
+        pieces = torch.where(pieces < midi.SHIFT, moved, pieces)
+    return pieces[:, :-1], pieces[:, 1:]
+
+
+@torch.no_grad()
+def held_out_loss(model, tokens, at_once: int = 4096):
+    """Loss in nats summed at each position of the window, and how many tokens were predicted there: two
+    tensors (T,). It predicts tokens[1:] in consecutive windows, each begun with an empty context."""
+    model.eval()
+    T = model.cfg.block_size
+    pad = -(len(tokens) - 1) % T            # fills up the last window, ignored in the loss
+    x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
+    y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
+    total = torch.zeros(T, dtype=torch.float64)
+    for x_i, y_i in zip(x.split(max(1, at_once // T)), y.split(max(1, at_once // T))):
+        logits = model(x_i)[0].float()
+        loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), ignore_index=-100, reduction="none")
+        total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (T,)
+    model.train()
+    return total, (y >= 0).sum(0).cpu()
+
+
+# ---- sampling
+@torch.inference_mode()
+def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
+    """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn."""
+    model.eval()
+    cache, new = [] if use_cache else None, idx
+    for _ in range(n_tokens):
+        logits, _ = model(new, cache=cache)                                     # (B, T, V)
+        token = pick(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator).to(idx.device)
+        new = token[:, None] if use_cache else torch.cat([new, token[:, None]], dim=1)
+        yield token
+
+
+# ---- the run
+def train(cfg: Config) -> dict:
+    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    cfg, state = own_checkpoint(cfg, "music", cfg.resume)
+    device = common.pick_device(cfg.device)
+    torch.manual_seed(cfg.seed)
+    begin_with(cfg)                                             # refuses a wrong primer now, not after hours
+    pieces, held_out_pieces, beat = read_corpus(cfg.data, cfg.pieces)
+    tokens, held_out = to_tokens(pieces, device), to_tokens(held_out_pieces, device)
+    common.require(len(tokens) > cfg.block_size, f"only {len(tokens)} events to learn from, too few for a "
+                   f"window of {cfg.block_size}: bring more music, or lower --block_size")
+    model = MusicTransformer(cfg).to(device)
+    optimizers = make_optimizers(model, cfg)
+    V, data_rng = midi.VOCAB_SIZE, torch.Generator().manual_seed(cfg.seed)
+    if state:
+        model.load_state_dict(state["model"])
+        common.restore(state, optimizers, data_rng)
+    net = torch.compile(model) if cfg.compile else model
+
+    with common.Run(cfg, "music", model, ["loss", "lr", "val_loss"], state) as run:
+        run.say(f"{len(tokens):,} events to learn from, {len(held_out):,} held out\n"
+                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            factor = lr_factor(step, cfg)
+            for optimizer, lr in zip(optimizers, (cfg.lr, cfg.muon_lr)):
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * lr
+            # batch
+            x, y = draw_batch(tokens, cfg.block_size, cfg.batch_size, cfg.transpose, data_rng)
+            # loss and backward
+            with common.autocast(device, cfg.matmul):
+                _, loss = net(x, y)
+            run.check_finite(step, loss=loss.item())
+            loss.backward()
+            # step
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            # log; now and then evaluate, sample, save
+            done, val_loss = step + 1, None
+            with run.untimed():
+                if run.due(done, cfg.eval_every):
+                    val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
+                    run.check_finite(done, val_loss=val_loss)
+                if val_loss or run.due(done, cfg.log_every):
+                    run.log(done, loss=loss.item(), lr=factor * cfg.lr, val_loss=val_loss)
+                if run.due(done, cfg.sample_every):
+                    save_piece(run.folder / "samples" / f"step_{done:06d}", write(model, cfg)[0], beat)
+                stop = run.stopping(done)
+                if val_loss or stop:
+                    run.save(done, model, optimizers, data_rng, beat=beat)
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
+        scores = {"val_loss": val_loss, "chance": math.log(V),
+                  "bigram": metrics.bigram_loss(tokens, held_out, V),
+                  "samples": music_scores(write(model, cfg), beat),
+                  "corpus": music_scores(held_out_pieces, beat)}
+        run.say(music_report(**scores))
+        return run.finish(**scores)
+
+
+def write(model, cfg) -> list:
+    """cfg.samples pieces, the same at every call: each a list of notes, the primer's included."""
+    first = begin_with(cfg)
+    ids = torch.tensor([first] * cfg.samples, device=model.wte.weight.device)
+    generator = torch.Generator().manual_seed(cfg.seed)
+    columns = generate(model, ids, cfg.tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cache)
+    rows = torch.stack(list(columns), dim=1).tolist()           # (B, tokens)
+    model.train()           # generate() left it in eval mode
+    return [midi.decode(first + row) for row in rows]
+
+
+def load(cfg):
+    """(model, seconds per beat, config) as trained in out_dir."""
+    cfg, state = own_checkpoint(cfg, "music")
+    model = MusicTransformer(cfg)
+    model.load_state_dict(state["model"])
+    return model.to(common.pick_device(cfg.device)), state["beat"], cfg
+
+
+def sample(cfg: Config) -> list:
+    """Write pieces into out_dir, and print what they keep of key and metre."""
+    model, beat, cfg = load(cfg)
+    with fast_vectors(model):
+        pieces = write(model, cfg)
+    for i, notes in enumerate(pieces, 1):
+        path = Path(cfg.out_dir) / f"sample_{i}"
+        save_piece(path, notes, beat, cfg.wav)
+        print(f"{path}.mid, .png{', .wav' if cfg.wav else ''}: {len(notes)} notes, "
+              f"{max((n.end for n in notes), default=0):.1f} s")
+    print(music_report(samples=music_scores(pieces, beat)))
+    return pieces
+
+
+def evaluate(cfg: Config) -> dict:
+    """What looking back buys: held-out loss by the number of events before; also in evaluate.json."""
+    model, _, cfg = load(cfg)
+    held_out = to_tokens(read_corpus(cfg.data, cfg.pieces)[1], model.wte.weight.device)
+    table = metrics.by_position(*held_out_loss(model, held_out))
+    return metrics.print_tables(cfg, loss_after_so_many_events=table)
+
+
+def main(argv=None):
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return common.main(Config, PRESETS, commands, argv, __doc__)
+
+
+if __name__ == "__main__":
+    main()

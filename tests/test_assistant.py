@@ -1,0 +1,312 @@
+"""mini/assistant.py: what is learnt and what is not, the loop that runs the tools, bad input."""
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import train_gpt
+from mini import assistant
+from mini.assistant import IGNORED, SETS, WAYS, Config, all_right, draw_batch, encode_dialogues, held_out_set, respond
+from mini.common import UserError
+from mini.data.pieces import PieceTokenizer
+from mini.data.questions import ALONE, DO_NOT_KNOW, Dialogue, Writer, known_words
+from mini.data.tools import ERROR, UNKNOWN
+
+ROOT, TOKENIZER = Path(__file__).parent.parent, PieceTokenizer(known_words())
+TINY = dict(n_layer=1, n_head=2, n_embd=16, n_dialogues=200, batch_size=4, steps=6, eval_every=3, sample_every=3, log_every=1, n_test=10,
+            warmup=2, device="cpu", matmul="highest", dropout=0.1, fused=False)
+
+
+def tiny(tmp_path, **changes):
+    return Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
+
+
+def small_model(seed=0, **sizes):
+    torch.manual_seed(seed)
+    cfg = Config(**{**dict(n_layer=2, n_head=2, n_embd=32, fused=False), **sizes})
+    model = train_gpt.GPT(cfg, TOKENIZER.vocab_size)
+    for p in model.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    model.tokenizer = TOKENIZER
+    return model
+
+
+class Scripted(torch.nn.Module):
+    """Instead of a model: writes given texts whatever it reads, one after the other, and notes what it has read."""
+
+    def __init__(self, *texts, block_size=192):
+        super().__init__()
+        self.tokenizer = TOKENIZER
+        self.cfg, self.wpe, self.read = Config(block_size=block_size), torch.nn.Embedding(1, 1), []
+        self.tokens = [i for text in texts for i in TOKENIZER.encode(text)]
+
+    def new_cache(self, B):
+        return []
+
+    def forward(self, idx, cache=None, n=0):
+        del self.read[n:]
+        self.read += idx[0].tolist()
+        token = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
+        return F.one_hot(torch.full(idx.shape, token), TOKENIZER.vocab_size).float(), None
+
+    def has_read(self):
+        return TOKENIZER.decode(self.read)
+
+
+# ---- the loss
+
+def test_only_what_the_assistant_writes_is_learnt():
+    d = Dialogue("chain", "What is 2 times the area of Spain?", "1012000", [("lookup(area of Spain)", "506000"),
+                                                                         ("calculator(2*506000)", "1012000")])
+    x, y = encode_dialogues(TOKENIZER, [d.pieces(), d.alone()])
+    rows = [TOKENIZER.decode([int(i) for i in row if i != IGNORED]) for row in y]
+    assert rows == ["lookup(area of Spain)=calculator(2*506000)=1012000\n", "1012000\n"]
+    for row, targets, pieces in zip(x.tolist(), y.tolist(), (d.pieces(), d.alone())):      # targets: one token later
+        whole = TOKENIZER.encode("".join(text for text, _ in pieces))
+        assert row[:len(whole) - 1] == whole[:-1]
+        mine = [is_mine for text, is_mine in pieces for _ in TOKENIZER.encode(text)]
+        assert targets[:len(whole) - 1] == [t if m else IGNORED for t, m in zip(whole[1:], mine[1:])]
+        assert set(targets[len(whole) - 1:]) <= {IGNORED}
+
+
+def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
+    """Cross-entropy by hand over the assistant's places; the logits for all other places may be anything."""
+    model, dialogues = small_model(), [w.pieces() for w in (Writer(1).write() for _ in range(3))]
+    x, y = encode_dialogues(TOKENIZER, dialogues)
+    logits, loss = model(x.long(), y.long())
+    log_p, total, count = F.log_softmax(logits, dim=2), 0.0, 0
+    for b, pieces in enumerate(dialogues):
+        t = 0
+        for text, mine in pieces:
+            for token in TOKENIZER.encode(text):
+                if mine:
+                    total, count = total - log_p[b, t - 1, token].item(), count + 1
+                t += 1
+    assert loss.item() == pytest.approx(total / count, rel=1e-5)
+    grad, = torch.autograd.grad(loss, logits)
+    assert (grad[y == IGNORED] == 0).all() and (grad[y != IGNORED].abs().sum(-1) > 0).all()
+
+
+def test_training_takes_the_masked_targets(tmp_path, monkeypatch):
+    seen, forward = [], train_gpt.GPT.forward
+    monkeypatch.setattr(train_gpt.GPT, "forward", lambda self, idx, targets=None, **kw: (
+        seen.append((idx, targets)) if targets is not None else None, forward(self, idx, targets, **kw))[1])
+    assistant.train(tiny(tmp_path, steps=2, alone=0.0))
+    for x, y in seen:
+        kept = y != IGNORED
+        assert torch.equal(x[:, 1:][kept[:, :-1]], y[:, :-1][kept[:, :-1]])     # the next token
+        for row, targets in zip(x, y):
+            first = (row == 0).nonzero()[0, 0]                                  # the end of the question
+            assert (targets[:first] == IGNORED).all() and targets[first] != IGNORED
+            for n in (row == TOKENIZER.index["="]).nonzero()[:, 0]:             # after "=" the tool writes, to the line's end
+                if n > first:
+                    end = n + (row[n:] == 0).nonzero()[0, 0]
+                    assert (targets[n:end] == IGNORED).all() and targets[n - 1] == TOKENIZER.index["="]
+
+
+def test_batches_hold_whole_dialogues_of_like_length():
+    x, y = encode_dialogues(TOKENIZER, Writer(0).training_set(300, 0.2))
+    rng, spreads = torch.Generator().manual_seed(0), []
+    rows = {tuple(row) for row in torch.cat([x, y], dim=1).tolist()}
+    for _ in range(60):
+        a, b = draw_batch(x, y, 4, rng)
+        T = a.size(1)
+        assert a.dtype == b.dtype == torch.int64 and (b[:, -1] != IGNORED).any()
+        whole = torch.cat([F.pad(a, (0, x.size(1) - T)), F.pad(b, (0, y.size(1) - T), value=IGNORED)], dim=1)
+        assert all(tuple(row) in rows for row in whole.tolist())
+        lengths = assistant.lengths(b)
+        spreads.append((lengths.max() - lengths.min()).item())
+    assert sum(spreads) / len(spreads) < 15                 # of up to a hundred
+
+
+# ---- the loop
+
+def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
+    model = Scripted("lookup(capital of France)=", "calculator(2*calculator(3+4))=", "Paris\n")
+    answer, steps = respond(model, "  Où  est-ce?\n", Config())
+    assert answer == "Paris" and steps == [("lookup(capital of France)", "Paris"), ("calculator(2*calculator(3+4))", "14")]
+    assert model.has_read() == ("Ou est-ce?\nlookup(capital of France)=Paris\ncalculator(2*calculator(3+4))=14\nParis")
+
+
+@pytest.mark.parametrize("call, value", [("calculator(9**9**9)", ERROR + "too large"), ("calculator(1/0)", ERROR + "division by zero"),
+                                         ("lookup(capital of Atlantis)", UNKNOWN), ("rm(1)", ERROR + "no such tool")])
+def test_errors_of_tools_are_read_too(call, value):
+    model = Scripted(call + "=", "Sorry\n")
+    assert respond(model, "Q", Config()) == ("Sorry", [(call, value)])
+    assert f"={value}\n" in model.has_read()
+
+
+def test_the_number_of_calls_and_the_context_are_bounded(tmp_path):
+    steps = [("calculator(1+1)", "2"), *[("", ERROR + "no such tool")] * 2]
+    assert respond(Scripted("calculator(1+1)="), "Q", Config(max_calls=3)) == (DO_NOT_KNOW, steps)
+    model = Scripted("x")
+    assert respond(model, "Q", Config()) == (DO_NOT_KNOW, []) and len(model.read) == 192
+    (tmp_path / "facts.tsv").write_text("B\ta\t" + "zq" * 5000 + "\n")             # longer than the context
+    answer, steps = respond(Scripted("lookup(a of B)=", "x\n"), "Q", Config(), facts=str(tmp_path / "facts.tsv"))
+    assert answer == DO_NOT_KNOW and len(steps) == 1
+
+
+def test_without_tools_nothing_is_run():
+    model = Scripted("1 = 1\n")
+    assert respond(model, "Q", Config(tools=False)) == ("1 = 1", []) and model.has_read() == f"Q\n{ALONE}1 = 1"
+
+
+def test_cached_equals_uncached_and_reads_only_what_is_new():
+    for seed in range(8):
+        model = small_model(seed)
+        model.wte.weight.data[[TOKENIZER.index[c] for c in "=\n"]] *= 3        # so that it calls, and ends
+        question = Writer(seed).write().question
+        sizes, plain = [], model.forward
+        model.forward = lambda idx, **kw: sizes.append(idx.size(1)) or plain(idx, **kw)
+        cached = respond(model, question, Config())
+        steps = len(sizes)
+        assert cached == respond(model, question, Config(cache=False))
+        assert sizes[0] > 1 and sum(sizes[:steps]) <= 192 < sum(sizes[steps:]) or steps < 4
+
+
+def test_right_everywhere_means_that_the_loop_writes_the_same():
+    """A model that has learnt eight dialogues by heart, and one that has not quite: `all_right` agrees with `respond`."""
+    writer = Writer(4, ("entities",))
+    dialogues = [writer.write() for _ in range(8)]
+    model, cfg = small_model(n_layer=1, n_embd=64), Config()
+    x, y = encode_dialogues(TOKENIZER, [d.pieces() for d in dialogues])
+    optimizer, agreed = torch.optim.Adam(model.parameters(), 0.01), set()
+    for step in range(31):
+        if step in (0, 4, 8, 12, 30):
+            for d, ok in zip(dialogues, all_right(model, x, y, at_once=3)):
+                assert ok == (respond(model, d.question, cfg) == (d.answer, d.steps))
+                agreed.add(ok)
+        loss = model(x.long(), y.long())[1]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert agreed == {True, False} and loss < 0.1
+
+
+def test_held_out_sets():
+    model = small_model()
+    for name, new in SETS.items():
+        t = held_out_set(name, 20, model)
+        assert t["dialogues"] == [d for w in [Writer(1, new)] for d in (w.write() for _ in range(20))]
+        assert set(t) == {"dialogues", *WAYS} and all(len(x) == len(y) == 20 for x, y in (t[way] for way in WAYS))
+        assert max(x.size(1) for x, _ in (t[way] for way in WAYS)) <= Config().block_size
+
+
+# ---- the run
+
+def test_end_to_end(tmp_path, capsys):
+    result = assistant.train(tiny(tmp_path))
+    run = tmp_path / "run"
+    assert json.loads((run / "result.json").read_text()) == result
+    assert {"model", "steps", "seconds", "parameters", "device"} <= set(result) and result["model"] == "assistant"
+    assert {name: set(row) for name, row in result["exact_match"].items()} == {name: set(WAYS) for name in SETS}
+    log = (run / "log.csv").read_text().splitlines()
+    assert log[0] == "step,seconds,loss,lr,right" and len(log) == 7
+    assert (run / "samples/step_000003.txt").read_text()
+    out = capsys.readouterr().out
+    assert "ln V" in out and "new entities: " in out and "without tools" in out
+    args = [f"--out_dir={run}", "--device=cpu"]
+    assert isinstance(assistant.main(["sample", *args, "--prompt=What is 1 plus 2?"]), str)
+    assert isinstance(assistant.main(["sample", *args, "--prompt=What is 1 plus 2?", "--tools=false"]), str)
+    tables = assistant.main(["evaluate", *args, "--n_test=5"])
+    assert json.loads((run / "evaluate.json").read_text()) == tables
+    assert set(tables["right_answers_of_the_loop"]) == set(SETS) and "chain" in tables["right_with_tools_by_kind"]
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    assistant.train(tiny(tmp_path, out_dir=str(tmp_path / "whole")))
+    assistant.train(tiny(tmp_path, stop_after=4))
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == 4
+    assistant.train(tiny(tmp_path, resume=True))
+    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
+    assert a["step"] == b["step"] == 6
+    for name in a["model"]:
+        assert torch.equal(a["model"][name], b["model"][name]), name
+    assert str(a["optimizers"]) == str(b["optimizers"])
+
+
+# ---- the chat, and bad input: one line, exit status 2, no traceback, nothing lost
+
+def refused(capsys, *args):
+    with pytest.raises(SystemExit) as leaving:
+        assistant.main(list(args))
+    assert leaving.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("assistant")
+    assistant.train(tiny(folder, steps=1))
+    return f"--out_dir={folder}/run"
+
+
+def test_a_chat_goes_on_until_the_input_ends(trained, monkeypatch, capsys):
+    replies = {"hello": ("Hello!", []), "1+1": ("2", [("calculator(1+1)", "2")])}
+    plain = assistant.respond
+    monkeypatch.setattr(assistant, "respond", lambda model, q, *a: replies.get(q) or plain(model, q, *a))
+    lines = b"hello\n\n  \n" + b"x" * 10000 + b"\n\xff\xfe?\n1+1"
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines), encoding="utf-8"))
+    assert assistant.main(["sample", trained, "--device=cpu"]) == "2"
+    out = capsys.readouterr().out
+    assert "> " in out and "  Hello!\n" in out and "    calculator(1+1) = 2\n  2\n" in out
+    assert "(the question has 10,000 characters" in out and "Traceback" not in out
+
+
+def test_strange_prompts_are_answered_within_a_second(trained, capsys):
+    for prompt in ("What is 9**9**9?", "calculator(9**9**9)", "1/0", "calculator(calculator(2+3)*4)", "日本の首都は?", "=" * 50, "~", "\\n\\n", "('" * 20):
+        start = time.perf_counter()
+        assert isinstance(assistant.main(["sample", trained, "--device=cpu", f"--prompt={prompt}"]), str)
+        assert time.perf_counter() - start < 5              # on a busy machine; a quiet one takes a tenth of it
+    assert "10,000 characters" in refused(capsys, "sample", trained, "--device=cpu", "--prompt=" + "x" * 10000)
+    assert "no question" in refused(capsys, "sample", trained, "--device=cpu", "--prompt=  ")
+
+
+def test_ctrl_c_leaves_cleanly(trained, tmp_path):
+    chat = subprocess.Popen([sys.executable, "-m", "mini.assistant", "sample", trained, "--device=cpu"], cwd=ROOT, text=True,
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while ">" not in chat.stdout.read(1):
+        pass
+    chat.send_signal(signal.SIGINT)
+    assert chat.communicate(timeout=30)[1] == "" and chat.returncode == 130
+
+
+def test_your_own_facts(trained, tmp_path, capsys, monkeypatch):
+    path, asked = tmp_path / "facts.tsv", []
+    path.write_text("Atlantis\tcapital\tPoseidonis\n")
+    monkeypatch.setattr(assistant, "respond", lambda *a: asked.append(a[3]) or ("x", []))
+    assistant.main(["sample", trained, "--device=cpu", "--prompt=Q", f"--data={path}"])
+    assert asked == [str(path)]
+    assert "no such file" in refused(capsys, "sample", trained, "--device=cpu", "--prompt=Q", f"--data={tmp_path}/none.tsv")
+    (tmp_path / "broken.tsv").write_text("Atlantis\tcapital\n")
+    assert "line 1" in refused(capsys, "sample", trained, "--device=cpu", "--prompt=Q", f"--data={tmp_path}/broken.tsv")
+    assert "for sample" in refused(capsys, f"--data={path}", f"--out_dir={tmp_path}/other")
+
+
+def test_bad_sizes_and_checkpoints(trained, tmp_path, capsys):
+    run = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1"]
+    for flag, word in (("n_embd=6", "--n_head"), ("n_dialogues=0", "no size"), ("batch_size=0", "no size"), ("max_calls=0", "no size"),
+                       ("alone=1", "share"), ("block_size=64", "--block_size"), ("n_test=0", "no size")):
+        assert word in refused(capsys, *run, f"--{flag}")
+    assert not (tmp_path / "run").exists()
+    assert "no checkpoint" in refused(capsys, "sample", *run)
+    path = tmp_path / "run/checkpoint.pt"
+    path.parent.mkdir()
+    whole = Path(trained.partition("=")[2], "checkpoint.pt").read_bytes()
+    path.write_bytes(whole[:-10])
+    assert "truncated" in refused(capsys, "sample", *run)
+    path.write_bytes(whole)
+    assert "leave the flag out" in refused(capsys, *run, "--resume", "--n_embd=32")
+    torch.save({"name": "gpt", "config": {}, "step": 1}, path)
+    assert "'gpt'" in refused(capsys, "sample", *run)
+    with pytest.raises(UserError):
+        respond(Scripted("x"), "", Config())

@@ -1,0 +1,398 @@
+"""mini/bert.py against transformers (golden files: reference/make_bert.py), numpy, and the classic bugs."""
+import dataclasses
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mini import bert
+from mini.bert import BERT, Config, SelfAttention, Tuned, hide, masked_loss, task_loss
+from mini.data import passages
+from mini.data.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
+from mini.data.pretrained import read_bert
+from mini.data.tasks import best_span, draw_batch, encode, make_task, pretraining_rows, score, spans
+from mini.data.wordpiece import SPECIAL, WordPieceTokenizer
+from tests.helpers import refused
+
+REFERENCE = Path(__file__).parent / "reference"
+GOLDEN = {name: torch.as_tensor(value) for name, value in np.load(REFERENCE / "bert.npz").items()}
+PUBLISHED = REFERENCE / "bert_tiny/model.safetensors"
+TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80, vocab_size=500, batch_size=4, steps=6, eval_every=3,
+            log_every=1, sample_every=0, warmup=2, few=20, tune_steps=2, tune_batch=4, device="cpu", matmul="highest")
+
+
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch):
+    """Small sets, so that a run takes a second: fewer reviews, passages and held-out texts."""
+    from mini.data import reviews
+    for name, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
+        monkeypatch.setattr(reviews, name, n)
+    unlabelled = passages.unlabelled
+    monkeypatch.setattr(passages, "unlabelled", lambda: unlabelled(30))
+    for name in ("load_entities", "load_questions"):
+        load = getattr(passages, name)
+        monkeypatch.setattr(passages, name, lambda few, seed, load=load: load(few, seed, n_test=30))
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n\n".join(f"The {a} saw the {b} in the garden." for a in ("cat", "dog", "boy", "fox")
+                                for b in ("bird", "tree", "moon", "wall", "rose")))
+    return str(path)
+
+
+def tiny(text_file, tmp_path, **changes):
+    return Config(**{**TINY, "data": text_file, "out_dir": str(tmp_path / "run"), **changes})
+
+
+def small_model(seed=0, V=50, **sizes):
+    torch.manual_seed(seed)
+    model = BERT(Config(**{**dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, block_size=24), **sizes}), V)
+    for p in model.parameters():            # biases and norms too, far from their initial values
+        p.data.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def published():
+    sizes, weights = read_bert(PUBLISHED)
+    model = BERT(Config(**sizes), len(weights["wte.weight"]))
+    model.load_state_dict(weights)
+    return model
+
+
+def small_tokenizer():
+    return WordPieceTokenizer([*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcde")], False)
+
+
+def close(a, b, tolerance):
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
+
+
+# ---- parity with transformers
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_vectors_logits_and_every_gradient_equal_transformers(dtype, tolerance):
+    model = published().to(dtype)
+    tokens, types, labels = GOLDEN["tokens"], GOLDEN["types"], GOLDEN["labels"]
+    there = torch.arange(20) < GOLDEN["lengths"][:, None]
+    x = model(tokens, types, ~there)
+    logits = model.name_tokens(x)
+    close(x[there].detach(), GOLDEN["vectors"][there].to(dtype), tolerance)
+    close(logits[there].detach(), GOLDEN["logits"][there].to(dtype), tolerance)
+    loss = F.cross_entropy(model.name_tokens(x[labels >= 0]), labels[labels >= 0])
+    close(loss.detach(), GOLDEN["loss"].to(dtype), tolerance)
+    loss.backward()
+    for name, p in model.named_parameters():
+        theirs = [GOLDEN[f"grad/{n}"] for n in names_there(name)]
+        close(p.grad, torch.cat(theirs).to(dtype), 1e-5)    # those are kept in float32
+
+
+def names_there(name: str) -> list:
+    """The published names of a parameter of ours, written apart from read_bert's table."""
+    name = {"bias": "cls.predictions.bias", "wte.weight": "bert.embeddings.word_embeddings.weight",
+            "wpe.weight": "bert.embeddings.position_embeddings.weight",
+            "wtt.weight": "bert.embeddings.token_type_embeddings.weight"}.get(name, name)
+    for ours, theirs in ((r"^ln_e", "bert.embeddings.LayerNorm"), (r"^transform", "cls.predictions.transform.dense"),
+                         (r"^ln_f", "cls.predictions.transform.LayerNorm"), (r"^h", "bert.encoder.layer"),
+                         (r"attn.c_proj", "attention.output.dense"), (r"ln_1", "attention.output.LayerNorm"),
+                         (r"mlp.c_fc", "intermediate.dense"), (r"mlp.c_proj", "output.dense"),
+                         (r"(\d)\.ln_2", r"\1.output.LayerNorm")):
+        name = re.sub(ours, theirs, name)
+    return [name.replace("attn.c_attn", f"attention.self.{part}") for part in ("query", "key", "value")] \
+        if "c_attn" in name else [name]
+
+
+def test_published_weights_of_other_models_are_refused(tmp_path):
+    refused(lambda: read_bert(tmp_path / "none.safetensors"), "none.safetensors", "no such file")
+    refused(lambda: read_bert(REFERENCE / "gpt2_a/model.safetensors"), "gpt2_a", "not the weights of a BERT")
+    refused(lambda: read_bert(tmp_path / "pytorch_model.bin"), "pickle")
+    shutil.copy(PUBLISHED, tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
+    refused(lambda: read_bert(tmp_path / PUBLISHED.name), "roberta")
+    sizes, weights = read_bert(PUBLISHED, longest=10)
+    assert sizes == dict(n_layer=2, n_head=4, n_embd=16, block_size=10, d_ff=40) and len(weights["wpe.weight"]) == 10
+
+
+def test_attention_is_the_formula_in_numpy():
+    torch.manual_seed(0)
+    attention = SelfAttention(Config(n_embd=6, n_head=1, dropout=0.0)).double()
+    x, hidden = torch.randn(1, 5, 6).double(), torch.tensor([0, 0, 0, 1, 1]) == 1
+    W = {name: p.detach().numpy() for name, p in attention.named_parameters()}
+    q, k, v = np.split(x[0].numpy() @ W["c_attn.weight"].T + W["c_attn.bias"], 3, axis=1)
+    weights = np.exp(np.where(hidden, -np.inf, q @ k.T / np.sqrt(6)))
+    y = weights / weights.sum(1, keepdims=True) @ v @ W["c_proj.weight"].T + W["c_proj.bias"]
+    close(attention(x, torch.zeros(1, 1, 1, 5).masked_fill(hidden, -math.inf))[0].detach(), y, 1e-12)
+
+
+# ---- the classic bugs (PEERS: transformers)
+
+def test_filling_changes_nothing_however_large_the_scores():
+    """The mask is on keys, −∞ and not −1e4, and no row is NaN."""
+    model = small_model()
+    for block in model.h:
+        torch.nn.init.normal_(block.attn.c_attn.weight, std=30)
+    lengths = [9, 4, 1]
+    there = torch.arange(9) < torch.tensor(lengths)[:, None]
+    idx = torch.randint(5, 50, (3, 9)).where(there, 0)
+    with torch.no_grad():
+        together = model(idx, torch.zeros_like(idx), ~there)
+        other = model(idx.where(there, 7), torch.zeros_like(idx), ~there)
+        assert torch.equal(together[there], other[there]) and together.isfinite().all()
+        for i, n in enumerate(lengths):
+            alone = model(idx[i:i + 1, :n], torch.zeros(1, n, dtype=torch.long), torch.zeros(1, n) > 0)
+            close(together[i, :n], alone[0], 1e-4)
+
+
+def test_both_sides_are_seen():
+    model, idx = small_model(), torch.randint(5, 50, (1, 9))
+    other = idx.clone()
+    other[0, 4] = 5 + (idx[0, 4] - 4) % 45
+    none = torch.zeros_like(idx)
+    changed = (model(idx, none, none > 0) - model(other, none, none > 0)).abs().amax(2)[0]
+    assert changed.min() > 1e-4
+
+
+def test_eval_is_without_dropout():
+    model, idx = small_model(dropout=0.5), torch.randint(5, 50, (2, 9))
+    none = torch.zeros_like(idx)
+    assert not torch.equal(model(idx, none, none > 0), model(idx, none, none > 0))
+    model.eval()
+    assert torch.equal(model(idx, none, none > 0), model(idx, none, none > 0))
+
+
+def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_pad_and_specials():
+    tokenizer, rng = small_tokenizer(), torch.Generator().manual_seed(0)
+    idx = torch.randint(0, tokenizer.vocab_size, (1000, 100), generator=rng)
+    shown, chosen = hide(idx, tokenizer, 0.15, rng)
+    ordinary = idx >= len(SPECIAL)
+    assert not chosen[~ordinary].any() and torch.equal(shown[~chosen], idx[~chosen])
+    n = chosen.sum().item()                                 # each share: 5 standard deviations wide at most
+    assert n / ordinary.sum() == pytest.approx(0.15, abs=0.006)
+    masked, kept = (shown == tokenizer.mask)[chosen], (shown == idx)[chosen]
+    V = tokenizer.vocab_size
+    assert masked.sum() / n == pytest.approx(0.8 + 0.1 / V, abs=0.017)
+    assert kept.sum() / n == pytest.approx(0.1 + 0.1 / V, abs=0.013)
+    others = shown[chosen][~masked & ~kept]
+    assert len(others.unique()) == V - 1 and len(hide(idx, tokenizer, 1.0, rng)[1][~ordinary].unique()) == 1
+
+
+def test_the_loss_is_on_the_chosen_tokens_alone():
+    model, tokenizer = small_model(V=small_tokenizer().vocab_size), small_tokenizer()
+    idx = torch.randint(5, 30, (4, 12))
+    shown, chosen = hide(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
+    logits = model.name_tokens(model(shown, torch.zeros_like(idx), idx == 0))
+    want = -F.log_softmax(logits, 2).gather(2, idx[:, :, None])[chosen].mean()
+    close(masked_loss(model, idx, shown, chosen, 0).detach(), want.detach(), 1e-5)
+    assert masked_loss(model, idx, shown, chosen & False, 0).item() == 0        # none chosen: 0, not NaN
+
+
+# ---- rows, heads, scores
+
+def test_rows_of_one_text_and_of_two():
+    tokenizer = small_tokenizer()
+    idx, types, begins = encode([(["ab", "c"], None), (["z"], ["x", "ye"])], tokenizer, 20)
+    assert [[tokenizer.tokens[i] for i in row] for row in idx] == [
+        ["[CLS]", "a", "##b", "c", "[SEP]", "[PAD]", "[PAD]"], ["[CLS]", "z", "[SEP]", "x", "y", "##e", "[SEP]"]]
+    assert types.tolist() == [[0] * 7, [0, 0, 0, 1, 1, 1, 1]]
+    assert begins.tolist() == [[0, 1, 0, 2, 0, 0, 0], [0, 0, 0, 1, 2, 0, 0]]
+    idx, _, _ = encode([(["a"] * 30, None)], tokenizer, 10)
+    assert idx.shape == (1, 10) and idx[0, -1] == tokenizer.sep
+    refused(lambda: encode([(["a"] * 30, None)], tokenizer, 10, cut=False), "32 tokens", "10 positions")
+    refused(lambda: encode([([], None)], tokenizer, 10), "empty")
+    refused(lambda: encode([(["a"], [])], tokenizer, 10), "empty")
+    rows = pretraining_rows(["abc", "z" * 25], tokenizer, 10)
+    assert (rows == tokenizer.cls).sum(1).tolist() == [1] * len(rows) and rows.size(1) <= 10
+
+
+def test_batches_hold_rows_of_about_the_same_length():
+    length = torch.arange(1, 101)
+    rows = (torch.arange(100) < length[:, None]).long() * length[:, None]
+    rng, seen = torch.Generator().manual_seed(0), torch.zeros(101)
+    for _ in range(200):
+        idx = draw_batch(rows, length, 16, rng)
+        n = (idx > 0).sum(1)
+        assert idx.shape == (16, n.max()) and (idx[:, 0] == n).all() and n.max() - n.min() < 50
+        seen += torch.bincount(n, minlength=101)
+    assert (seen[1:] > 0).all()
+
+
+def test_the_heads_read_words_alone():
+    V, idx = 50, torch.randint(5, 50, (2, 9))
+    types, begins = torch.zeros_like(idx), torch.tensor([[0, 1, 2, 0, 3, 0, 0, 0, 0]] * 2)
+    for task, shape in (("sentiment", (2, 3)), ("entities", (2, 9, 3)), ("answer", (2, 9, 3))):
+        model = Tuned(small_model(V=V), task, 3, 0.0)
+        torch.nn.init.normal_(model.head.weight)
+        logits, x = model(idx, types, begins, 0), model.bert(idx, types, idx == 0)
+        assert logits.shape == shape
+        if task == "sentiment":
+            close(logits.detach(), model.head(x[:, [1, 2, 4]].mean(1)).detach(), 1e-5)
+        if task == "answer":
+            assert torch.equal(logits[:, :, 0].isfinite(), begins > 0)
+
+
+def test_the_best_span_by_exhaustive_search():
+    logits = torch.randn(20, 12, 2, generator=torch.Generator().manual_seed(0))
+    logits[:, :3] = -math.inf
+    for row, (a, b) in zip(logits, best_span(logits, longest=4).tolist()):
+        assert (a, b) == max(((i, j) for i in range(3, 12) for j in range(i, min(i + 4, 12))),
+                             key=lambda ij: (row[ij[0], 0] + row[ij[1], 1]).item())
+
+
+def test_scores():
+    assert spans([0, 1, 1, 2, 0, 2]) == {(1, 3, 1), (3, 4, 2), (5, 6, 2)} and spans([]) == set()
+    assert score("sentiment", [1, 0, 1], [1, 1, 1]) == pytest.approx(2 / 3)
+    assert score("answer", [(1, 2), (3, 5)], [(1, 2), (3, 4)]) == 0.5
+    # found: 2 spans, 1 right; there: 2
+    assert score("entities", [[1, 1, 0, 2]], [[1, 1, 0, 1]]) == 0.5
+    assert task_loss("answer", torch.zeros(2, 8, 2), torch.tensor([[1, 2], [0, 7]])).item() == pytest.approx(math.log(8))
+    y = torch.tensor([[1, -100], [-100, -100]])
+    assert task_loss("entities", torch.zeros(2, 2, 5), y).item() == pytest.approx(math.log(5))
+
+
+def test_baselines():
+    labels = bag_of_words(["good film", "good play", "bad film", "bad play"], [1, 1, 0, 0], ["a good thing", "so bad"])
+    assert labels.tolist() == [1, 0]
+    learn = [(["May", "left", "Oslo"], [1, 0, 2]), (["in", "May", "May"], [0, 3, 3]), (["Ruth", "met", "Anna"], [1, 0, 1])]
+    assert most_frequent_tag(learn, [["May", "Oslo", "Zoe", "sang"]], 4) == [[3, 2, 1, 0]]
+    words = "Ivo Lang lives in Turin . Dora Finch works".split()
+    assert first_capitalised_span(words, ["Where", "Ivo", "Lang"]) == (4, 5) and first_capitalised_span(["a"], []) == (0, 1)
+
+
+# ---- the passages
+
+def test_passages_are_alike_by_seed_and_hold_their_answers():
+    for load in (passages.load_entities, passages.load_questions):
+        assert load(5, 1) == load(5, 1) and load(5, 1)[0] != load(5, 2)[0] and load(5, 1)[1] == load(9, 2)[1]
+    for q in sum(passages.load_questions(200, 0), []):
+        assert 0 < q.start < q.end <= len(q.passage) and q.question[-1] == "?"
+    for words, tags in sum(passages.load_entities(200, 0), []):
+        assert len(words) == len(tags) and max(tags) < len(passages.TAGS)
+
+
+def test_held_out_names_are_in_no_text_to_learn_from():
+    new = {name for listing in (passages.FIRST, passages.LAST, passages.TOWN, passages.TRADE)
+           for name in listing.partition(" | ")[2].split()}
+    seen = {word for words, _ in passages.load_entities(500, 0)[0] for word in words}
+    seen |= {word for q in passages.load_questions(500, 0)[0] for word in q.passage + q.question}
+    seen |= {word for text in passages.unlabelled() for word in re.findall(r"\w+", text)}
+    assert not new & seen
+    test = passages.load_entities(1, 0)[1]
+    assert sum(bool(new & set(words)) for words, _ in test) > len(test) / 3
+
+
+def test_one_word_has_several_tags():
+    learn, _ = passages.load_entities(2000, 0)
+    tags = {}
+    for words, row in learn:
+        for word, tag in zip(words, row):
+            tags.setdefault(word, set()).add(passages.TAGS[tag])
+    assert tags["May"] >= {"person", "date", "other"} and tags["Florence"] >= {"person", "place"}
+    assert tags["Harper"] >= {"person", "organisation"}
+
+
+# ---- learning
+
+@pytest.mark.parametrize("task", bert.TASKS)
+def test_every_head_overfits_a_few_texts(task, text_file, tmp_path):
+    cfg = tiny(text_file, tmp_path, few=8, tune_steps=60, tune_batch=8, tune_lr=3e-3, tune_dropout=0.0, n_embd=32)
+    tokenizer = WordPieceTokenizer.train(bert.unlabelled_texts(cfg), 500)
+    data = make_task(task, cfg, tokenizer)
+    torch.manual_seed(0)
+    model = bert.tune(BERT(cfg, tokenizer.vocab_size), data, cfg, tokenizer.pad)
+    *x, y = data.learn
+    model.eval()
+    assert task_loss(task, model(*x, tokenizer.pad), y).item() < 0.3
+
+
+def test_one_batch_is_learnt_by_heart():
+    tokenizer = small_tokenizer()
+    model, rng = small_model(V=tokenizer.vocab_size), torch.Generator().manual_seed(0)
+    idx = torch.randint(5, tokenizer.vocab_size, (4, 16), generator=rng)
+    shown, chosen = hide(idx, tokenizer, 0.3, rng)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = masked_loss(model, idx, shown, chosen, tokenizer.pad)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.05
+
+
+# ---- the run
+
+def test_resuming_is_bit_for_bit(text_file, tmp_path):
+    whole = bert.train(tiny(text_file, tmp_path, dropout=0.1))
+    other = tiny(text_file, tmp_path, dropout=0.1, out_dir=str(tmp_path / "two"), stop_after=3)
+    assert "interrupted" in bert.train(other)
+    again = bert.train(dataclasses.replace(other, resume=True, stop_after=0))
+    a, b = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("run", "two"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert whole["scores"] == again["scores"] and whole["val_loss"] == again["val_loss"]
+    assert json.loads((tmp_path / "two/result.json").read_text())["scores"] == again["scores"]
+
+
+def test_sampling(text_file, tmp_path, capsys):
+    cfg = tiny(text_file, tmp_path)
+    bert.train(cfg)
+    out = f"--out_dir={cfg.out_dir}"
+    [row, other] = bert.main(["sample", out, "--text=the [MASK] saw the [MASK]"])
+    shares = [float(p) for p in re.findall(r"([\d.]+)%", row)]
+    assert len(shares) == 5 == other.count("%") and shares == sorted(shares, reverse=True) and sum(shares) <= 100.1
+    found = bert.main(["sample", out, "--task=sentiment", "--text=It was a mess."])
+    assert [line.split()[0] for line in found] == ["bad", "good"]
+    found = bert.main(["sample", out, "--task=entities", "--text=May left Lyon."])
+    assert [line.split()[0] for line in found] == ["May", "left", "Lyon", "."]
+    found = bert.main(["sample", out, "--task=answer", "--text=May lives in Lyon.", "--question=Where does May live?"])
+    assert found[0] in "May lives in Lyon ."
+    for argv, words in ((["--text="], "which text"), (["--text=no mask"], "[MASK]"), (["--text=" + "a " * 90 + "[MASK]"], "positions"),
+                        (["--task=answer", "--text=May left."], "empty"), (["--task=entities", "--text= "], "which text"),
+                        (["--n_layer=7", "--text=[MASK]"], "--n_layer=7")):
+        with pytest.raises(SystemExit) as leaving:
+            bert.main(["sample", out, *argv])
+        err = capsys.readouterr().err
+        assert leaving.value.code == 2 and words in err and err.count("\n") == 1, err
+    shutil.copy(tmp_path / "run/sentiment.pt", tmp_path / "run/entities.pt")
+    with pytest.raises(SystemExit):
+        bert.main(["sample", out, "--task=entities", "--text=May left."])
+    err = capsys.readouterr().err
+    assert "entities.pt" in err and "sentiment" in err and err.count("\n") == 1
+
+
+def test_published_weights_are_tuned_and_fill_blanks(text_file, tmp_path):
+    folder = tmp_path / "published"
+    shutil.copytree(PUBLISHED.parent, folder)
+    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+    (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *letters, *".,?'"]))
+    [row] = bert.main(["sample", f"--init_from={folder}/model.safetensors", "--text=the [MASK]", "--device=cpu"])
+    assert row.count("%") == 5
+    refused(lambda: bert.train(tiny(text_file, tmp_path, init_from=f"{folder}/model.safetensors", steps=0)), "block_size")
+
+
+def test_bad_reviews(text_file, tmp_path, capsys):
+    path = tmp_path / "mine.tsv"
+    for text, words in (("one\tgood\ntwo\tgood\n", "good"), ("one\tgood\ntwo three\n", "line 2"), ("\tgood\n", "line 1"),
+                        ("", "no lines")):
+        path.write_text(text)
+        with pytest.raises(SystemExit) as leaving:
+            bert.main([f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run"])
+        err = capsys.readouterr().err
+        assert leaving.value.code == 2 and words in err and err.count("\n") == 1, err
+    path.write_text("".join(f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("fine", "poor", "odd")))
+    result = bert.train(tiny(text_file, tmp_path, reviews=str(path), steps=2))
+    assert set(result["scores"]["sentiment"]) == {"learnt", "scratch", "baseline"}
+
+
+def test_evaluate(text_file, tmp_path):
+    cfg = tiny(text_file, tmp_path, few=9)
+    bert.train(cfg)
+    tables = bert.evaluate(Config(out_dir=cfg.out_dir, device="cpu"))
+    assert [len(rows) for rows in tables.values()] == [5, 5, 5] and json.loads((tmp_path / "run/evaluate.json").read_text()) == tables
