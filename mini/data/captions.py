@@ -1,0 +1,200 @@
+"""Images with captions: cartoon faces described in many ways, or your own; and the words of the captions.
+
+A face has full captions, which name all attributes, and partial ones, which name a few as people type them:
+"a smiling face with blond hair". What a caption leaves open is known (Captioned.allowed): one can tell
+which faces it fits. Some pairs of values (HELD_BACK) never occur together in what models learn from.
+"""
+import difflib
+import random
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mini.common import UserError, require
+from mini.data.faces import ATTRIBUTES, MOUTHS, WORDINGS, caption, draw_parameters, render
+from mini.data.image_sets import FOLDER_SIZE, one_hot
+from mini.data.images import read_image, to_size
+from mini.data.pairs import Vocabulary, fill_up
+from mini.data.text import read_file
+
+HELD_BACK = [{"hair": "red", "glasses": "round"}, {"style": "curly", "background": "pink"}]     # 14 % of all
+HELD_OUT = 1024         # faces in each of the two sets that no model learns from
+FULL, PARTIAL = len(WORDINGS), 4        # captions of a face that name every attribute, and some
+MOUTH_NOUNS = {"smile": "a smile", "neutral": "a serious look", "open": "an open mouth"}
+WHERE = ["on a {} background", "against a {} background", "before a {} wall", "in front of something {}"]
+SAME = {"blonde": "blond", "gray": "grey"}      # spellings
+
+
+@dataclass
+class Captioned:
+    images: torch.Tensor    # uint8 (N, 3, S, S)
+    labels: torch.Tensor    # int64 (N, A): of each attribute the number of its value
+    attributes: dict        # {attribute: [names of its values]}, A of them; none for your own data
+    captions: list          # N lists of K strings; of faces, first FULL full ones, then PARTIAL partial ones
+    allowed: torch.Tensor   # bool (N, K, V): which of the attributes' V values each caption leaves possible
+
+
+def fits(allowed, labels, attributes: dict):
+    """Bool (n, m): does a caption with allowed[i], of (n, V), describe a face with labels[j], of (m, A)? So
+    it does if all A values of the face are among those that it leaves possible."""
+    return allowed.float() @ one_hot(labels, attributes).T == len(attributes)
+
+
+# ---- captions that name a few attributes
+def partial_caption(value: dict, rng) -> str:
+    """A caption that tells these values of a face, {attribute: value}, in words that rng, a random.Random,
+    chooses. The value "some" of glasses: it does not say which."""
+    parts, adjective, kind = [], "", rng.random()
+    hair, style = value.get("hair", ""), value.get("style", "")
+    if hair or style:
+        parts.append(f"{hair} hair in a bun" if style == "bun" else f"{style} {hair} hair")
+    if "skin" in value:
+        parts.append(f"{value['skin']} skin")
+    if "glasses" in value:
+        parts.append({"none": "no", "some": ""}.get(value["glasses"], value["glasses"]) + " glasses")
+    if "mouth" in value and rng.random() < 0.6:
+        adjective = MOUTHS[value["mouth"]]
+    elif "mouth" in value:
+        parts.append(MOUTH_NOUNS[value["mouth"]])
+    parts = [" ".join(part.split()) for part in parts]
+    rng.shuffle(parts)
+    if kind < 0.2:                                              # a list of what is there, as one searches
+        ground = f"{value['background']} background" if "background" in value else ""
+        return rng.choice([", ", " "]).join(filter(None, [adjective, *parts, ground]))
+    end = ""
+    if parts and parts[-1].endswith("glasses") and rng.random() < 0.5:
+        end = f"wearing {parts.pop()}".replace("wearing no", "without")
+    noun = rng.choice(["a {} face", "a {} person", "someone {}"]).format(adjective)
+    features = " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))        # a, b and c
+    text = " ".join([noun, f"with {features}" if parts else "", end])
+    if "background" in value:
+        ground = rng.choice(WHERE).format(value["background"])
+        text = f"{ground}, {text}" if kind > 0.9 else f"{text} {ground}"
+    return re.sub(" +", " ", text).strip()
+
+
+def describe(labels, seed: int) -> tuple:
+    """(captions, allowed (K, V)) of a face with labels (A,): in random WORDINGS, then PARTIAL ones."""
+    rng = random.Random(seed)
+    value = {name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), labels.tolist())}
+    captions = [caption(labels, wording) for wording in rng.sample(range(FULL), FULL)]
+    told = [value] * FULL
+    for _ in range(PARTIAL):
+        names = rng.sample(list(ATTRIBUTES), rng.randint(1, len(ATTRIBUTES) - 1))
+        told.append({name: value[name] for name in names})
+        if told[-1].get("glasses", "none") != "none" and rng.random() < 0.5:
+            told[-1]["glasses"] = "some"
+        captions.append(partial_caption(told[-1], rng))
+    return captions, [[known.get(name, v) == v or known[name] == "some" and v != "none"
+                       for name, values in ATTRIBUTES.items() for v in values] for known in told]
+
+
+# ---- data sets
+def held_back(labels) -> torch.Tensor:
+    """Bool (N,): do labels (N, A) of faces have both values of a pair in HELD_BACK?"""
+    column = dict(zip(ATTRIBUTES, labels.T))
+    has = [[column[name] == ATTRIBUTES[name].index(value) for name, value in pair.items()]
+           for pair in HELD_BACK]
+    return torch.stack([a & b for a, b in has]).any(0)
+
+
+def _faces(n: int, size: int, seed: int, first: int, unseen: bool) -> Captioned:
+    """The first n faces, from number `first` of the seed on, that are held back, or that are not."""
+    m = n
+    while (kept := (held_back(draw_parameters(m, seed, first)[0]) == unseen).nonzero()[:n, 0]).numel() < n:
+        m *= 2
+    labels, nuisance = (part[kept] for part in draw_parameters(m, seed, first))
+    captions, allowed = zip(*(describe(y, seed * 10**9 + first + i) for y, i in zip(labels, kept.tolist())))
+    return Captioned(render(labels, nuisance, size), labels, ATTRIBUTES, [*captions], torch.tensor(allowed))
+
+
+def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, seed: int = 1) -> tuple:
+    """(to learn from, held out, unseen combinations), three Captioned, of what --data names.
+
+    'faces': n_faces, twice HELD_OUT; the first two without the pairs HELD_BACK, the third with these only.
+    Or a .tsv file, see read_captions: nine tenths, one, always the same, and nothing. Raises UserError."""
+    if source == "faces":
+        require(n_faces > 0, f"--n_images={n_faces}: at least one face is needed to learn from")
+        parts = (n_faces, 0, False), (HELD_OUT, 10**7, False), (HELD_OUT, 2 * 10**7, True)
+        return tuple(_faces(n, size or FOLDER_SIZE, seed, first, unseen) for n, first, unseen in parts)
+    images, captions = read_captions(source, size)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    cut = max(1, len(order) * 9 // 10)
+    parts = order[:cut], order[cut:] if cut < len(order) else order, order[:0]      # one image is both
+    nothing = torch.zeros(len(images), len(captions[0]), 0, dtype=torch.bool)
+    return tuple(Captioned(images[i], nothing[i, 0].long(), {}, [captions[j] for j in i], nothing[i])
+                 for i in parts)
+
+
+def read_captions(source: str, size: int) -> tuple:
+    """Images uint8 (N, 3, size, size) and N lists of K captions, from lines of a path, seen from the file, a
+    tab, a caption; an image with fewer lines than others repeats its own. Raises UserError with the line."""
+    path, captions, shape = Path(source), {}, "an image's path, a tab, a caption"
+    require(path.is_file(), f"--data={source}: no such file (without --data: faces); bring lines of {shape}")
+    for number, line in enumerate(read_file(path).split("\n"), 1):
+        fields, place = [field.strip() for field in line.split("\t")], f"{path}, line {number}"
+        if not any(fields):
+            continue
+        require(len(fields) == 2 and all(fields), f"{place}: {len(fields)} column(s), one empty? Not {shape}")
+        image = path.parent / fields[0]
+        require(image.is_file(), f"{place}: no such image: {image}")
+        require(split(fields[1]), f"{place}: there is no word in {fields[1]!r}")
+        captions.setdefault(image, []).append(fields[1])
+    require(captions, f"{path}: there is no caption in it; bring lines of {shape}")
+    images = [to_size(read_image(image), size or FOLDER_SIZE).expand(3, -1, -1) for image in captions]
+    K = max(map(len, captions.values()))
+    return torch.stack(images), [[texts[i % len(texts)] for i in range(K)] for texts in captions.values()]
+
+
+# ---- words
+def split(text: str) -> list:
+    """A caption's words, in small letters, and its commas and colons; other marks say nothing here and go."""
+    text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
+    return re.findall(r"[^\W_]+(?:[-'][^\W_]+)*|[,:]", text)
+
+
+class Words(Vocabulary):
+    """Words and their numbers, after PAD, BOS and EOS. No word is ever dropped: an unknown one is refused."""
+
+    @classmethod
+    def of(cls, captions):
+        """All words of some captions, the most frequent first."""
+        count = Counter(word for text in captions for word in split(text))
+        return cls([word for word, _ in count.most_common()])
+
+    def state(self) -> list:            # what a checkpoint keeps: Words(state) are these words again
+        return self.words[3:]
+
+    def _split(self, text: str) -> list:
+        return [word if word in self.index else SAME.get(word, word) for word in split(text)]
+
+    def encode(self, text: str, longest: int = 0) -> list:
+        """The numbers of a caption's words, then EOS: `longest` + 1 at most (0: any). Raises UserError for no
+        word, too many, or unknown ones, which it names, with known ones like them."""
+        words = self._split(text)
+        require(words, f"{text!r}: there is no word in it")
+        if unknown := [word for word in dict.fromkeys(words) if word not in self.index]:
+            near = [known for word in unknown for known in difflib.get_close_matches(word, self.index, n=2)]
+            some = dict.fromkeys([*near, *(word for word in self.index if len(word) > 3)])
+            raise UserError(f"the model has never seen {', '.join(map(repr, unknown[:8]))}; some of the "
+                            f"{len(self.index)} words that it knows: {', '.join(list(some)[:24])}")
+        require(not longest or len(words) <= longest, f"{text[:60]!r} …: there is room for {longest} words")
+        return self.numbers(text)
+
+    def decode(self, ids) -> str:
+        return re.sub(" ([,:])", r"\1", " ".join(self.spell(ids)))
+
+    def encode_all(self, texts: list, longest: int = 0) -> torch.Tensor:
+        """Several captions, one at least, as a tensor (n, L): each ended by EOS and filled up with PAD."""
+        return fill_up([self.encode(text, longest) for text in texts])
+
+
+def read_prompts(text: str) -> list:
+    """The prompts of --prompt, which | separates."""
+    prompts = [prompt.strip() for prompt in text.split("|")]
+    require(all(prompts), f"--prompt={text!r}: one of the prompts between the | is empty")
+    return prompts

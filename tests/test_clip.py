@@ -1,0 +1,412 @@
+"""mini/clip.py against transformers' CLIPModel, against numpy and loops, and against the classic bugs."""
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mini import clip
+from mini.clip import BOS, CLIP, EOS, PAD, Config, draw_batch, learning_rate, loss_of, recall, same_caption
+from mini.data import captions
+from mini.data.captions import load_captions
+from mini.data.images import read_png, write_png
+
+GOLDEN = dict(np.load(Path(__file__).parent / "reference/clip.npz"))
+SMALL = dict(n_layer=2, n_head=2, n_embd=12, n_joint=8, patch=4)
+TINY = dict(n_layer=1, n_head=2, n_embd=16, n_joint=8, size=8, patch=4, n_images=24, batch_size=6, steps=6, eval_every=3,
+            sample_every=3, log_every=1, warmup=2, device="cpu", matmul="highest")
+
+
+@pytest.fixture(autouse=True)
+def few_faces(tmp_path, monkeypatch):
+    """Each test in a folder of its own, with few held-out faces."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(captions, "HELD_OUT", 20)
+
+
+def tiny(**changes):
+    return Config(**{**TINY, "out_dir": "run", **changes})
+
+
+def golden_model(dtype):
+    model = CLIP(Config(**SMALL), 3, 12, *GOLDEN["weight/text.words.weight"].shape[:1], 9).to(dtype)
+    model.load_state_dict({name.removeprefix("weight/"): torch.tensor(value, dtype=dtype)
+                           for name, value in GOLDEN.items() if name.startswith("weight/")})
+    return model, torch.tensor(GOLDEN["images"], dtype=dtype), torch.tensor(GOLDEN["tokens"]).long()
+
+
+def close(a, b, tolerance):
+    a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    assert a.shape == b.shape
+    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
+
+
+# ---- parity
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 2e-7), (torch.float32, 1e-5)])
+def test_towers_logits_loss_and_every_gradient_equal_transformers(dtype, tolerance):
+    model, images, tokens = golden_model(dtype)
+    u, v = model(images, tokens)
+    close(u.detach(), GOLDEN["u"], tolerance)
+    close(v.detach(), GOLDEN["v"], tolerance)
+    close((model.log_scale.exp() * u @ v.T).detach(), GOLDEN["logits"], tolerance)
+    loss = loss_of(u, v, model.log_scale, same_caption(tokens))
+    close(loss.detach(), GOLDEN["loss"], tolerance)
+    loss.backward()
+    for name, p in model.named_parameters():
+        want = torch.tensor(GOLDEN[f"grad/{name}"]).double()
+        if name.endswith("attn.qkv.bias"):      # keys' biases change no softmax: only rounding is left there
+            C = len(want) // 3
+            assert p.grad[C:2 * C].abs().max() < 1e-5 * want.abs().max()
+        close(p.grad, want, 3 * tolerance)
+
+
+def test_patches_are_rows_of_pixels_times_a_matrix():
+    model, images, _ = golden_model(torch.float64)
+    W, encoder = model.image.patches.weight.detach().numpy(), model.image
+    x = np.zeros((4, 10, 12))
+    for b in range(4):
+        x[b, 0] = encoder.token.detach()
+        for row in range(3):                    # patches come row by row
+            for column in range(3):
+                for c in range(12):
+                    patch = images[b, :, 4 * row:4 * row + 4, 4 * column:4 * column + 4].numpy()
+                    x[b, 1 + 3 * row + column, c] = (patch * W[c]).sum()
+    x = F.layer_norm(torch.tensor(x) + encoder.positions, (12,), encoder.ln_in.weight, encoder.ln_in.bias)
+    for block in encoder.blocks:
+        x = block(x, torch.zeros(10, 10).double())
+    close(encoder(images).detach(), encoder.project(encoder.ln_out(x[:, 0])).detach(), 1e-12)
+
+
+def test_attention_is_the_formula_in_numpy():
+    """Guards the scale, 1/√hs and not 1/√C; and a mask that is added before the softmax."""
+    torch.manual_seed(0)
+    attention, x = clip.Attention(Config(n_embd=6, n_head=2)).double(), torch.randn(1, 5, 6).double()
+    torch.nn.init.normal_(attention.qkv.weight), torch.nn.init.normal_(attention.qkv.bias)
+    mask = torch.full((5, 5), -math.inf).triu(1)
+    W, b = attention.qkv.weight.detach().numpy(), attention.qkv.bias.detach().numpy()
+    q, k, v = np.split(x[0].numpy() @ W.T + b, 3, axis=1)
+    heads = []
+    for h in (slice(0, 3), slice(3, 6)):
+        weights = np.exp(q[:, h] @ k[:, h].T / np.sqrt(3) + mask.numpy())
+        heads.append(weights / weights.sum(1, keepdims=True) @ v[:, h])
+    want = np.concatenate(heads, axis=1) @ attention.out.weight.detach().numpy().T
+    close(attention(x, mask)[0].detach(), want + attention.out.bias.detach().numpy(), 1e-12)
+
+
+# ---- the loss
+
+def test_the_loss_by_loops_with_equal_captions():
+    """Equal captions in a batch are no false negatives: neither softmax counts them."""
+    torch.manual_seed(0)
+    u, v = (F.normalize(torch.randn(5, 4), dim=1) for _ in range(2))
+    tokens = torch.tensor([[1, 5, 2], [1, 6, 2], [1, 5, 2], [1, 2, 0], [1, 5, 2]])
+    s, total, twins = math.exp(1.5) * (u @ v.T).double().numpy(), 0.0, {0, 2, 4}
+    for i in range(5):
+        wrong = [j for j in range(5) if j != i and not {i, j} <= twins]
+        total -= s[i, i] - np.log(np.exp(s[i, [i, *wrong]]).sum())          # image i finds its caption
+        total -= s[i, i] - np.log(np.exp(s[[i, *wrong], i]).sum())          # caption i its image
+    assert loss_of(u, v, torch.tensor(1.5), same_caption(tokens)).item() == pytest.approx(total / 10, rel=1e-5)
+    # a model that is right about everything has no loss left, equal captions or not
+    u = v = F.one_hot(torch.tensor([0, 1, 0, 2, 0])).float()
+    assert loss_of(u, v, torch.tensor(math.log(100)), same_caption(tokens)).item() < 1e-6
+
+
+def test_sharing_the_answer_among_equal_captions_changes_nothing():
+    """What the docstring says: the plain loss and the one with even targets have the same gradients."""
+    torch.manual_seed(0)
+    u, v = F.normalize(torch.randn(5, 4), dim=1).requires_grad_(), F.normalize(torch.randn(3, 4), dim=1).requires_grad_()
+    which, own = torch.tensor([0, 1, 0, 2, 0]), torch.arange(5)
+    q = (which[:, None] == which).double()
+    q, s = q / q.sum(1, keepdim=True), 9 * u.double() @ v.double()[which].T
+    plain, even = (F.cross_entropy(s, target) + F.cross_entropy(s.T, target) for target in (own, q))
+    for a, b in zip(torch.autograd.grad(plain, (u, v), retain_graph=True), torch.autograd.grad(even, (u, v))):
+        close(a, b, 1e-6)
+
+
+def test_a_blind_model_has_loss_ln_B_and_the_loss_is_symmetric():
+    tokens = torch.arange(24).view(8, 3)
+    u = F.normalize(torch.ones(8, 4), dim=1)
+    assert loss_of(u, u, torch.tensor(2.0), same_caption(tokens)).item() == pytest.approx(math.log(8), rel=1e-6)
+    u, v = F.normalize(torch.randn(8, 4), dim=1), F.normalize(torch.randn(8, 4), dim=1)
+    a, b = (loss_of(*pair, torch.tensor(2.0), same_caption(tokens)).item() for pair in ((u, v), (v, u)))
+    assert a == pytest.approx(b, rel=1e-6)
+
+
+def test_the_scale_begins_at_one_over_007_and_never_exceeds_100(monkeypatch):
+    assert CLIP(Config(), 3, 32, 50, 20).log_scale.item() == pytest.approx(math.log(1 / 0.07))
+    # a loss that falls as the scale grows, and nothing else
+    monkeypatch.setattr(clip, "loss_of", lambda u, v, log_scale, q: -9.0 * log_scale + 0 * u.sum() + 0 * v.sum())
+    clip.train(tiny(steps=5, lr=1.0, warmup=0, eval_every=0, sample_every=0))
+    state = torch.load("run/checkpoint.pt", weights_only=True)
+    assert state["model"]["log_scale"].item() == pytest.approx(math.log(100), rel=1e-6)
+
+
+# ---- the classic bugs (PEERS: transformers)
+
+def test_a_word_changes_nothing_before_it_even_for_huge_scores():
+    """Guards the causal mask: −∞, for −1e4 would be outvoted."""
+    model, _, tokens = golden_model(torch.float64)
+    seen, other = [], tokens.clone()
+    other[1, 5] = 11
+    model.text.blocks[-1].register_forward_hook(lambda m, args, out: seen.append(out.detach()))
+    for _ in range(2):
+        model.text(tokens), model.text(other)
+        for block in model.text.blocks:
+            torch.nn.init.normal_(block.attn.qkv.weight, std=100)
+    a, b, huge, huge_b = seen
+    assert torch.equal(a[1, :5], b[1, :5]) and (a[1, 5:] - b[1, 5:]).abs().amax(1).min() > 1e-6
+    assert torch.equal(huge[1, :5], huge_b[1, :5]) and not torch.equal(huge[1], huge_b[1])
+
+
+def test_a_caption_has_the_same_vector_alone_and_among_longer_ones():
+    """Guards the pooling at EOS and the padding behind it, whatever stands there."""
+    model, _, tokens = golden_model(torch.float64)
+    together = model.text(tokens).detach()
+    for row, want in zip(tokens, together):
+        n = int((row != PAD).sum())
+        close(model.text(row[None, :n])[0].detach(), want, 1e-12)
+        filled = row.clone()
+        filled[n:] = torch.tensor([EOS, 3, 7, 3, 4, 5])[:len(row) - n]
+        close(model.text(filled[None])[0].detach(), want, 1e-12)
+        other = row.clone()
+        other[1] = 4 if row[1] != 4 else 6
+        assert (model.text(other[None])[0] - want).abs().max() > 1e-4       # and each word counts
+
+
+def test_every_patch_and_its_place_count():
+    model, images, _ = golden_model(torch.float64)
+    want = model.image(images[:1])
+    for row in range(0, 12, 4):
+        for column in range(0, 12, 4):
+            other = images[:1].clone()
+            other[:, :, row + 1, column + 2] += 1
+            assert (model.image(other) - want).abs().max() > 1e-5
+    assert (model.image(images[:1].flip(3)) - want).abs().max() > 1e-3
+    u, v = model(images, torch.tensor(GOLDEN["tokens"]).long())
+    close(u.norm(dim=1).detach(), torch.ones(4), 1e-12), close(v.norm(dim=1).detach(), torch.ones(4), 1e-12)
+
+
+# ---- recall, zero-shot, batches, the learning rate
+
+def test_recall_and_chance_by_simulation():
+    torch.manual_seed(0)
+    right = torch.rand(40, 12) < 0.15
+    right[torch.arange(40), torch.arange(40) % 12] = True
+    similarity = torch.randn(40, 12)
+    row = recall(similarity, right)
+    for k in (1, 5):
+        hits = [right[i, similarity[i].argsort(descending=True)[:k]].any() for i in range(40)]
+        assert row[f"@{k}"] == pytest.approx(np.mean(hits))
+        simulated = np.mean([recall(torch.rand(40, 12), right)[f"@{k}"] for _ in range(400)])
+        assert row[f"chance@{k}"] == pytest.approx(simulated, abs=0.02)
+    assert recall(right.float(), right)["@1"] == 1 and recall(right.float() * -1, right)["@1"] == 0
+
+
+class Oracle:
+    """Encoders that know the labels: what the scores say of a perfect model, and of one that confuses two values."""
+
+    def __init__(self, part, monkeypatch, colour_blind=False):
+        self.text = type("Text", (), {"positions": torch.zeros(40)})()
+        self.image, self.part, self.blind = None, part, colour_blind
+        monkeypatch.setattr(clip, "embed", lambda encoder, inputs: self.vectors(inputs))
+        monkeypatch.setattr(clip, "numbers", lambda words, texts, L=0: texts)
+
+    def vectors(self, inputs):
+        if isinstance(inputs, torch.Tensor):
+            return F.normalize(self.one_hot(self.part.labels[:len(inputs)]), dim=1)
+        rows = []
+        for text in inputs:
+            words = set(captions.split(text.replace("a smile", "smiling").replace("an open mouth", "surprised")))
+            names = {"smile": "smiling", "neutral": "serious", "open": "surprised"}
+            row = [float(names.get(v, v) in words) for values in captions.ATTRIBUTES.values() for v in values]
+            rows.append(row)
+            row[11] = float({"no", "without"} & words != set())             # glasses: none
+        return F.normalize(self.recoloured(torch.tensor(rows)), dim=1)
+
+    def one_hot(self, labels):
+        return self.recoloured(captions.one_hot(labels, captions.ATTRIBUTES))
+
+    def recoloured(self, rows):
+        if self.blind:                          # red hair is seen as brown
+            rows[:, 1], rows[:, 3] = rows[:, 1] + rows[:, 3], 0
+        return rows
+
+
+def test_scores_of_one_who_knows_all_and_of_one_who_confuses_red_and_brown(monkeypatch):
+    monkeypatch.setattr(captions, "HELD_OUT", 300)
+    learn, held_out, unseen = load_captions("faces", 8, 300)
+    for part in (held_out, unseen):
+        model = Oracle(part, monkeypatch)
+        for row in clip.retrieval(model, None, part).values():
+            assert row["@1"] == row["@5"] == 1 and 1 / 256 < row["chance@1"] < 0.03 < 5 / 256 + 0.03 and row["chance@5"] < 0.15
+        table = clip.zero_shot(model, None, learn, part)
+        assert all(row["model"] == 1 > row["baseline"] for row in table.values()) and len(table) == 7
+        assert table["all six"]["baseline"] == 1 / 1728
+        said = learn.labels[:, 3].mode().values
+        assert table["glasses"]["baseline"] == pytest.approx((part.labels[:, 3] == said).double().mean().item())
+        table = clip.zero_shot(Oracle(part, monkeypatch, colour_blind=True), None, learn, part)
+        red = (part.labels[:, 0] == 3).double().mean().item()
+        assert table["hair"]["model"] == pytest.approx(1 - red, abs=1e-9) and table["skin"]["model"] == 1
+        assert table["all six"]["model"] == pytest.approx(1 - red, abs=1e-9)
+
+
+def test_batches_hold_different_images_each_with_one_of_its_captions():
+    images = torch.arange(30, dtype=torch.uint8).view(30, 1, 1, 1).expand(30, 3, 4, 4)
+    tokens = torch.zeros(30, 3, 9, dtype=torch.long)
+    tokens[:, :, 0], tokens[:, :, 1] = torch.arange(100, 130)[:, None], torch.arange(3) + 1
+    tokens[0, 0, 5] = 7
+    rng, seen, widths = torch.Generator().manual_seed(0), set(), set()
+    for _ in range(60):
+        x, y = draw_batch(images, tokens, 8, rng)
+        which = ((x[:, 0, 0, 0] + 1) * 127.5).round().long()
+        assert torch.equal(y[:, 0], which + 100) and len(set(which.tolist())) == 8 and x.abs().max() <= 1
+        seen |= {tuple(row) for row in y[:, :2].tolist()}
+        widths.add(y.size(1))
+    assert len(seen) == 90 and widths == {2, 3}         # no wider than the longest caption of the batch
+    assert len(draw_batch(images, tokens, 99, rng)[0]) == 30
+
+
+def test_learning_rate_and_adamw_as_in_the_paper():
+    cfg = Config(steps=1000, warmup=100, lr=0.5)
+    assert learning_rate(0, cfg) == pytest.approx(0.5 / 101) and learning_rate(100, cfg) == pytest.approx(0.5)
+    assert learning_rate(550, cfg) == pytest.approx(0.25) and learning_rate(999, cfg) < 1e-5
+    clip.train(tiny())
+    state = torch.load("run/checkpoint.pt", weights_only=True)
+    groups = state["optimizers"][0]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+    assert all(group["betas"] == (0.9, 0.98) and group["eps"] == 1e-6 for group in groups)
+    flat = [name for name, value in state["model"].items() if value.ndim < 2]
+    assert len(groups[1]["params"]) == len(flat) and "log_scale" in flat
+
+
+# ---- runs
+
+def test_overfits_one_batch():
+    learn = load_captions("faces", 8, 12)[0]
+    words = captions.Words.of(text for texts in learn.captions for text in texts)
+    tokens = clip.numbers(words, [texts[0] for texts in learn.captions])
+    assert (tokens[:, 0] == BOS).all() and ((tokens == EOS).sum(1) == 1).all()
+    torch.manual_seed(0)
+    cfg = tiny(n_embd=32, lr=3e-3, weight_decay=0.0)
+    model = CLIP(cfg, 3, 8, len(words), tokens.size(1))
+    optimizer = clip.make_optimizer(model, cfg)
+    for _ in range(150):
+        loss = loss_of(*model(learn.images / 127.5 - 1, tokens), model.log_scale, same_caption(tokens))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.02 < math.log(12)
+    found = clip.nearest(model, words, [texts[0] for texts in learn.captions], learn.images, 1)
+    assert torch.equal(found, learn.images)
+
+
+def test_end_to_end_and_resume_bit_for_bit(capsys):
+    whole = clip.train(tiny())
+    assert set(whole["recall"]) == set(whole["zero_shot"]) == {"held out", "combinations never seen"}
+    out = capsys.readouterr().out
+    assert "chance@1" in out and "baseline" in out and out.rstrip().splitlines()[-1].startswith("look in run")
+    assert json.loads(Path("run/result.json").read_text())["recall"] == whole["recall"]
+    assert read_png("run/samples/step_000006.png").shape[2] == 3
+    clip.main(["--resume", "--out_dir=run"])                    # nothing is left to do
+    shutil.rmtree("run")
+    clip.main([f"--{key}={value}" for key, value in dict(TINY, out_dir="half", stop_after=4).items()])
+    again = clip.main(["--resume", "--out_dir=half"])
+    clip.train(tiny())
+    a, b = (torch.load(f"{name}/checkpoint.pt", weights_only=True) for name in ("run", "half"))
+    assert a["step"] == b["step"] == 6 and all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    assert again["recall"] == whole["recall"] and torch.equal(a["rng"]["data"], b["rng"]["data"])
+
+
+def test_sample_and_evaluate(capsys):
+    clip.train(tiny(steps=3))
+    flags = ["--out_dir=run", "--device=cpu"]
+    clip.main(["sample", "--prompt=a face with red hair and glasses", *flags])
+    out = capsys.readouterr().out
+    assert "the nearest of 41 images" in out and "only 3 steps" in out
+    assert read_png("run/samples/search.png").shape == (2 * 10 + 2, 8 * 10 + 2, 3)      # 16 images
+    clip.main(["sample", "--prompt=glasses | a smiling face|no glasses", *flags])
+    assert read_png("run/samples/search.png").shape == (3 * 10 + 2, 8 * 10 + 2, 3)
+    clip.main(["sample", *flags])
+    write_png("me.png", np.zeros((20, 13, 3), np.uint8))
+    capsys.readouterr()
+    text = clip.main(["sample", "--image=me.png", *flags])
+    known = {text for texts in load_captions("faces", 8, 1)[1].captions for text in texts}
+    lines = text.split("\n")
+    cosines = [float(line.split()[0]) for line in lines[:5]]
+    assert all(line.split("  ", 1)[1] in known for line in lines[:5]) and cosines == sorted(cosines, reverse=True)
+    assert len(lines) == 11 and "round" in lines[8]
+    tables = clip.main(["evaluate", *flags])
+    assert json.loads(Path("run/evaluate.json").read_text()) == tables and tables["held_out:_chance@1_among"]["16"] < 0.2
+
+
+def test_the_nearest_come_first_and_are_the_right_ones(monkeypatch):
+    monkeypatch.setattr(captions, "HELD_OUT", 200)
+    part = load_captions("faces", 8, 1)[1]
+    model = Oracle(part, monkeypatch)
+    found = clip.nearest(model, None, ["red hair and square glasses", "a pink background"], part.images, 4)
+    red = [i for i, y in enumerate(part.labels.tolist()) if y[0] == 3 and y[3] == 2]
+    pink = [i for i, y in enumerate(part.labels.tolist()) if y[5] == 2]
+    for image, fit in zip(found, [red] * 4 + [pink] * 4):
+        assert any(torch.equal(image, part.images[i]) for i in fit)
+    found, chance = clip.partial_captions(model, None, part)
+    assert list(found) == list(chance) and min(found.values()) > 0.8 and chance["3"] < chance["1"] < 0.45
+
+
+def own_data(n=6):
+    lines = []
+    for i in range(n):
+        write_png(f"{i}.png", np.full((9, 12, 3), 40 * i, np.uint8))
+        lines += [f"{i}.png\tgrey number{i}, twice seen"] * (1 + i % 2)
+    Path("own.tsv").write_text("\n".join(lines))
+
+
+def test_own_captions(capsys):
+    own_data()
+    result = clip.train(tiny(data="own.tsv", steps=3))
+    assert set(result["recall"]) == {"held out"} and result["zero_shot"] == {}
+    clip.main(["sample", "--prompt=grey number3", "--out_dir=run", "--device=cpu"])
+    assert "the nearest of 6 images" in capsys.readouterr().out
+    clip.main(["sample", "--image=2.png", "--out_dir=run", "--device=cpu"])
+    clip.main(["evaluate", "--out_dir=run", "--device=cpu"])
+
+
+# ---- bad input: one line, exit status 2, no traceback
+
+def refuses(capsys, *argv) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        clip.main(list(argv))
+    err = capsys.readouterr().err
+    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    return err
+
+
+def test_bad_input(capsys):
+    flags = [f"--{key}={value}" for key, value in TINY.items()]
+    assert "no such file" in refuses(capsys, *flags, "--data=none.tsv")
+    assert "multiple of --patch=3" in refuses(capsys, *flags, "--patch=3")
+    for name in ("n_head", "patch", "n_layer", "batch_size"):
+        assert "at least 1" in refuses(capsys, *flags, f"--{name}=0")
+    assert "train first" in refuses(capsys, "sample", "--prompt=glasses")
+    assert not Path("runs").exists()
+    clip.train(tiny(steps=1))
+    use = ["sample", "--out_dir=run", "--device=cpu"]
+    error = refuses(capsys, *use, "--prompt=a man with a hat and red hair")
+    assert "'man', 'hat'" in error and "'red'" not in error and "glasses" in error         # said, not dropped
+    assert "no word" in refuses(capsys, *use, "--prompt=!?") and "empty" in refuses(capsys, *use, "--prompt=face|")
+    assert "room for" in refuses(capsys, *use, "--prompt=" + "red " * 60)
+    assert "none.png" in refuses(capsys, *use, "--image=none.png")
+    Path("text.png").write_text("not a picture")
+    assert "text.png" in refuses(capsys, *use, "--image=text.png")
+    own_data()
+    assert "never seen 'number" in refuses(capsys, "--resume", "--out_dir=run", "--data=own.tsv", "--steps=4")
+    error = refuses(capsys, "--resume", "--out_dir=run", "--steps=40", "--lr=1e30")
+    assert "loss is" in error
+    path = Path("run/checkpoint.pt")
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "truncated" in refuses(capsys, *use, "--prompt=glasses")
