@@ -1,0 +1,400 @@
+"""The multimodal Transformer: an encoder looks at an image, a decoder says in words what is there.
+
+It is the translator with another source language: the image is cut into patches, which stand where the words
+of the English sentence stood. The decoder writes the caption y of the image x word by word, p(y|x) =
+Π p(yₜ | y₁ … yₜ₋₁, x), and its cross-attention tells where in the image it looked for a word. The loss:
+
+    L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)       q: 1 − ε for the right word yₜ, and ε spread over all
+
+Papers: Vaswani et al. 2017, "Attention is all you need"; Dosovitskiy et al. 2021, "An image is worth 16×16
+words" (ViT: the patches); Xu et al. 2015, "Show, attend and tell" (captions, and where the model looked).
+Departures: positions are learnt, as in ViT; the encoder normalises behind its sub-layers, ViT before.
+
+    python -m mini.captioner                            faces and captions, made on the spot
+    python -m mini.captioner sample --n=8               held-out faces described; or --image=me.png
+    python -m mini.captioner evaluate                   what a beam buys; does it look at the right place?
+    python -m mini.captioner --data=captions.tsv        your own: an image's path, a tab, its caption
+
+Measured times and scores: README.md. Read before: translator.py; only the encoder begins differently here.
+"""
+import math
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import common, metrics
+from mini.data import caption_scores
+from mini.data.captions import FULL, Words, load_captions
+from mini.data.images import read_image, to_float, to_size, write_png
+from mini.data.lettering import labelled
+from mini.data.pretrained import own_checkpoint
+
+PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
+
+
+@dataclass
+class Config(common.RunConfig):
+    # data
+    data: str = "faces"         # faces, or your own: a .tsv file; each line an image's path, a tab, a caption
+    size: int = 32              # height and width of the images
+    n_images: int = 20000       # how many faces are drawn to learn from
+    max_len: int = 32           # longest caption in words, commas and colons
+    # model
+    patch: int = 4              # P: height and width of a patch
+    n_layer: int = 2            # N: layers of the encoder, and of the decoder
+    n_head: int = 4             # h: attention heads
+    n_embd: int = 128           # d_model: the width
+    d_ff: int = 512             # the width inside the feed-forward networks
+    dropout: float = 0.0        # of embeddings, and of what each sub-layer adds
+    # optimisation
+    steps: int = 1500           # optimiser steps
+    batch_size: int = 64        # images per step, each with one of its captions
+    lr: float = 1e-3            # Adam's learning rate at its peak
+    warmup: int = 200           # steps in which it rises; it falls to 0 in half a cosine
+    smoothing: float = 0.1      # ε of the labels
+    # run
+    out_dir: str = "runs/captioner"     # folder of the run
+    eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
+    # sampling
+    image: str = ""             # picture to describe, of any size
+    n: int = 8                  # without one: held-out images to describe
+    beam: int = 4               # captions that beam search follows at once (1: greedy)
+    alpha: float = 0.6          # beam search: how much longer captions are favoured
+
+
+PRESETS = {"gpu": dict(size=64, n_layer=4, n_head=8, n_embd=256, d_ff=1024, batch_size=256, steps=6000)}
+
+
+# ---- the network
+class Attention(nn.Module):
+    """Queries read from the keys that the mask shows them, in h heads: softmax(Q Kᵀ/√hs + mask) V (eq. 1)."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        C, self.n_head = cfg.n_embd, cfg.n_head
+        self.q, self.kv, self.out = nn.Linear(C, C), nn.Linear(C, 2 * C), nn.Linear(C, C)
+        self.weights = None             # of the last call outside training, for pictures: (B, nh, T, S)
+
+    def keys(self, memory):
+        """Keys and values (2, B, nh, S, hs) of vectors (B, S, C)."""
+        B, S, C = memory.shape
+        kv = self.kv(memory).view(B, S, 2, self.n_head, -1)             # (B, S, 2C) -> (B, S, 2, nh, hs)
+        return kv.permute(2, 0, 3, 1, 4)                                # -> (2, B, nh, S, hs)
+
+    def forward(self, x, keys, mask=0.0):
+        B, T, C = x.shape
+        k, v = keys                                                     # (B, nh, S, hs)
+        q = self.q(x).view(B, T, self.n_head, -1).transpose(1, 2)       # (B, T, C) -> (B, nh, T, hs)
+        att = F.softmax(q @ k.transpose(2, 3) / math.sqrt(q.size(3)) + mask, dim=-1)    # (B, nh, T, S)
+        if not self.training:
+            self.weights = att
+        y = (att @ v).transpose(1, 2).reshape(B, T, C)                  # (B, nh, T, hs) -> (B, T, C)
+        return self.out(y)
+
+
+def feed_forward(cfg):                                                  # eq. 2
+    return nn.Sequential(nn.Linear(cfg.n_embd, cfg.d_ff), nn.ReLU(), nn.Linear(cfg.d_ff, cfg.n_embd))
+
+
+class EncoderLayer(nn.Module):
+    """Post-norm: the sum of a sub-layer and its input is normalised, LayerNorm(x + Sublayer(x)) (§3.1)."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.attn, self.ff, self.dropout = Attention(cfg), feed_forward(cfg), nn.Dropout(cfg.dropout)
+        self.ln_1, self.ln_2 = nn.LayerNorm(cfg.n_embd), nn.LayerNorm(cfg.n_embd)
+
+    def forward(self, x):
+        x = self.ln_1(x + self.dropout(self.attn(x, self.attn.keys(x))))
+        return self.ln_2(x + self.dropout(self.ff(x)))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.attn, self.cross, self.ff = Attention(cfg), Attention(cfg), feed_forward(cfg)
+        self.ln_1, self.ln_2, self.ln_3 = (nn.LayerNorm(cfg.n_embd) for _ in range(3))
+        self.dropout = nn.Dropout(cfg.dropout)
+
+    def forward(self, y, causal, memory, past=None, n=0):
+        keys = self.attn.keys(y)
+        if past is not None:            # (2, B, nh, max_len + 1, hs): of n words before, and now of these
+            past[:, :, :, n:n + y.size(1)] = keys
+            keys = past[:, :, :, :n + y.size(1)]
+        y = self.ln_1(y + self.dropout(self.attn(y, keys, causal)))
+        y = self.ln_2(y + self.dropout(self.cross(y, memory)))
+        return self.ln_3(y + self.dropout(self.ff(y)))
+
+
+def patches(x, P: int):
+    """Images (B, 3, H, W) cut into S = (H/P) · (W/P) squares, row by row, each as a list of numbers:
+    (B, S, 3 · P · P), those of its first channel row by row, then the next. (ViT, §3.1)"""
+    B, C, H, W = x.shape
+    x = x.view(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)    # -> (B, rows, columns, C, P, P)
+    return x.reshape(B, -1, C * P * P)                                  # -> (B, S, C · P · P)
+
+
+class Captioner(nn.Module):
+    def __init__(self, cfg, n_target: int):
+        super().__init__()
+        C = cfg.n_embd
+        self.cfg = cfg
+        self.embed_x, self.embed_y = nn.Linear(3 * cfg.patch**2, C), nn.Embedding(n_target, C)
+        self.positions_x = nn.Parameter(torch.empty((cfg.size // cfg.patch)**2, C))     # of patches
+        self.positions_y = nn.Parameter(torch.empty(cfg.max_len + 1, C))                # of words
+        self.encoder = nn.ModuleList(EncoderLayer(cfg) for _ in range(cfg.n_layer))
+        self.decoder = nn.ModuleList(DecoderLayer(cfg) for _ in range(cfg.n_layer))
+        self.dropout = nn.Dropout(cfg.dropout)
+        for p in self.parameters():
+            if p.ndim == 2:
+                nn.init.xavier_uniform_(p)
+        for table in (self.embed_y.weight, self.positions_x, self.positions_y):         # embeddings times √C
+            nn.init.normal_(table, std=C**-0.5)
+
+    def embed(self, y, n=0):
+        y = self.embed_y(y) * math.sqrt(self.cfg.n_embd)                # (B, T) -> (B, T, C)
+        return self.dropout(y + self.positions_y[n:n + y.size(1)])
+
+    def encode(self, x):
+        """Images x (B, 3, size, size) in [-1, 1] to what the decoder attends to: for each of its layers keys
+        and values (2, B, nh, S, hs) of the S patches. All images have as many: nothing is PAD here."""
+        h = self.dropout(self.embed_x(patches(x, self.cfg.patch)) + self.positions_x)           # (B, S, C)
+        for layer in self.encoder:
+            h = layer(h)
+        return [layer.cross.keys(h) for layer in self.decoder]
+
+    def decode(self, y, memory, cache=None, n=0):
+        """Logits (B, T, V) for the word after each of y (B, T). With a cache (see new_cache), y are the new
+        words only; the n before them are in the cache. PAD, behind all words, is hidden by causality."""
+        T = y.size(1)
+        causal = torch.full((T, n + T), -math.inf, device=y.device).triu(n + 1)     # t sees keys ≤ n + t
+        h = self.embed(y, n)                                            # (B, T, C)
+        for i, layer in enumerate(self.decoder):
+            h = layer(h, causal, memory[i], None if cache is None else cache[i], n)
+        return F.linear(h, self.embed_y.weight)                         # one matrix reads and writes words
+
+    def forward(self, x, y):
+        return self.decode(y, self.encode(x))
+
+    def new_cache(self, B: int):
+        """Room for the keys and values of whole captions: (n_layer, 2, B, nh, max_len + 1, hs)."""
+        (L, C), c = self.positions_y.shape, self.cfg
+        return self.positions_y.new_empty(c.n_layer, 2, B, c.n_head, L, C // c.n_head)
+
+
+# ---- the loss, the learning rate as a function of the step, and batches
+def loss_of(logits, y, smoothing: float = 0.0):
+    """Cross-entropy in nats per word of logits (B, T, V), where y (B, T) is right; a share ε of the truth is
+    spread evenly over all words (§5.4). PAD, number 0, is left out: as a target, in the spreading, in p."""
+    return F.cross_entropy(logits.flatten(0, 1)[:, 1:], y.flatten() - 1, ignore_index=PAD - 1,
+                           label_smoothing=smoothing)
+
+
+def learning_rate(step: int, cfg) -> float:
+    """At step 0, 1, …: a line that rises, and then half a cosine that falls to 0, whichever is lower."""
+    return cfg.lr * min((step + 1) / max(1, cfg.warmup), (1 + math.cos(math.pi * step / cfg.steps)) / 2)
+
+
+def draw_batch(x, y, B: int, generator):
+    """B images of x (N, 3, H, W), in [-1, 1], each with one of its K captions y (N, K, T): (B, T')."""
+    N, K, _ = y.shape
+    i, k = torch.randint(N, (B,), generator=generator), torch.randint(K, (B,), generator=generator)
+    x, y = x[i.to(x.device)], y[i.to(y.device), k.to(y.device)]
+    return to_float(x), y[:, :(y != PAD).sum(1).max()]
+
+
+# ---- describing
+def next_word(model, y, memory, cache):
+    """log p (B, V) of the word after y (B, T). The cache, if there is one, holds all words but the last."""
+    n = 0 if cache is None else y.size(1) - 1
+    logits = model.decode(y[:, n:], memory, cache, n)[:, -1].float()
+    logits[:, PAD] = -math.inf                                          # no word, and was never a target
+    return F.log_softmax(logits, dim=1)
+
+
+@torch.inference_mode()
+def greedy(model, x, use_cache: bool = True):
+    """Captions (B, T) of x (B, 3, H, W): always the likeliest word, until each ended with EOS, then PAD."""
+    model.eval()
+    memory = model.encode(x)
+    cache = model.new_cache(len(x)) if use_cache else None
+    y, done = x.new_full((len(x), 1), BOS, dtype=torch.long), x.new_zeros(len(x), dtype=torch.bool)
+    while y.size(1) < len(model.positions_y) + 1 and not done.all():
+        word = next_word(model, y, memory, cache).argmax(1).masked_fill(done, PAD)
+        y, done = torch.cat([y, word[:, None]], dim=1), done | (word == EOS)
+    return y[:, 1:]
+
+
+@torch.inference_mode()
+def beam_search(model, x, k: int, alpha: float = 0.6, use_cache: bool = True):
+    """Captions (B, T) of x (B, 3, H, W): the k best beginnings of each are followed at once, ended ones too,
+    by log p(y|x) / ((5 + |y|) / 6)^α (Wu et al. 2016, eq. 14); without the divisor short ones would win."""
+    model.eval()
+    memory = model.encode(x.repeat_interleave(k, dim=0))                # row b·k + i: number i of image b
+    B, V, cache = len(x), len(model.embed_y.weight), model.new_cache(k * len(x)) if use_cache else None
+    y, done = x.new_full((B * k, 1), BOS, dtype=torch.long), x.new_zeros(B * k, dtype=torch.bool)
+    length, log_p = torch.zeros_like(y[:, 0]), torch.full((B, k), -math.inf, device=x.device)
+    log_p[:, 0] = 0                                                     # all k begin alike: one is enough
+    while y.size(1) < len(model.positions_y) + 1 and not done.all():
+        new = next_word(model, y, memory, cache)                        # (B·k, V)
+        new[done] = -math.inf                                           # after the end only PAD, for certain
+        new[done, PAD] = 0
+        length = length + ~done
+        total = log_p.view(B * k, 1) + new
+        score = total / ((5 + length[:, None]) / 6) ** alpha
+        best = score.view(B, k * V).topk(k).indices                     # (B·k, V) -> (B, k · V) -> (B, k)
+        log_p = total.view(B, k * V).gather(1, best)
+        row = (best // V + k * torch.arange(B, device=x.device)[:, None]).flatten()     # which one it goes on
+        word = (best % V).flatten()                                                     # (B, k) -> (B·k,)
+        y, done, length = torch.cat([y[row], word[:, None]], dim=1), done[row] | (word == EOS), length[row]
+        cache = cache[:, :, row] if use_cache else None
+    return y.view(B, k, -1)[:, 0, 1:]                                   # (B·k, T) -> (B, k, T) -> (B, T)
+
+
+def describe(model, images, cfg, at_once: int = 256) -> list:
+    """Captions of uint8 images (N, 3, H, W), lists of numbers: by beam search, or greedy if cfg.beam is 1."""
+    training, rows = model.training, []
+    for part in images.split(at_once):
+        x = to_float(part.to(model.positions_y.device))
+        y = greedy(model, x) if cfg.beam == 1 else beam_search(model, x, cfg.beam, cfg.alpha)
+        rows += [[i for i in row if i != PAD] for row in y.tolist()]
+    model.train(training)
+    return rows
+
+
+def write(model, words, images, cfg) -> list:                           # the same, as strings
+    return [words.decode(row) for row in describe(model, images, cfg)]
+
+
+@torch.inference_mode()
+def attention_maps(model, words, image, cfg):
+    """The words of the caption that the model gives an image, uint8 (3, H, W), and how much each, as it was
+    written, attended to each patch: (T, H/P, W/P), the mean over all heads of the decoder's layers."""
+    ids = [i for i in describe(model, image[None], cfg)[0] if i != EOS]
+    y = torch.tensor([[BOS, *ids[:-1]]], device=model.positions_y.device)
+    model.eval()(to_float(image[None].to(y.device)), y)
+    maps = torch.cat([layer.cross.weights[0] for layer in model.decoder]).mean(0).cpu()         # (T, S)
+    return [words.words[i] for i in ids], maps.unflatten(1, (image.size(1) // cfg.patch, -1))
+
+
+# ---- the run
+def load(cfg, resume: bool = True, n_images: int = 1):
+    """(config, model, words, what to learn from, held-out data, checkpoint): of the run that was, or if not
+    `resume` of a new one. Held-out data: {name: Captioned}. n_images: faces to learn from (0: no data)."""
+    cfg, state = own_checkpoint(cfg, "captioner", resume)
+    sizes = (cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.d_ff, cfg.max_len, cfg.size, cfg.patch, cfg.batch_size,
+             cfg.n_images, cfg.beam, cfg.n)
+    common.require(min(sizes) > 0 == cfg.n_embd % cfg.n_head + cfg.size % cfg.patch,
+                   f"no size 0; --n_head must divide --n_embd={cfg.n_embd}, --patch={cfg.patch} the --size")
+    common.require(max(cfg.smoothing, cfg.dropout) < 1 and min(cfg.smoothing, cfg.dropout, cfg.alpha) >= 0,
+                   "--smoothing and --dropout must be at least 0 and below 1, --alpha at least 0")
+    parts = load_captions(cfg.data, cfg.size, n_images) if n_images else ()
+    for part in parts:                  # of a face the captions that name every attribute
+        part.captions = [texts[:FULL if part.attributes else None] for texts in part.captions]
+    words = Words(state["words"]) if state else Words.of(chain(*parts[0].captions))
+    test = {name: p for name, p in zip(("held out", "unseen combinations"), parts[1:]) if len(p.images)}
+    torch.manual_seed(cfg.seed)
+    model = Captioner(cfg, len(words))
+    if state:
+        model.load_state_dict(state["model"])
+    return cfg, model.to(common.pick_device(cfg.device)), words, parts[:1], test, state
+
+
+def train(cfg: Config) -> dict:
+    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    cfg, model, words, (learn,), test, state = load(cfg, cfg.resume, cfg.n_images)
+    N, K, device = len(learn.images), len(learn.captions[0]), model.positions_y.device
+    y = F.pad(words.encode_all(list(chain(*learn.captions)), cfg.max_len), (1, 0), value=BOS)     # (N · K, T)
+    x, y, V = learn.images.to(device), y.view(N, K, -1).to(device), len(words) - 1
+    held_out, greedily = test["held out"], replace(cfg, beam=1)
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    if state:
+        common.restore(state, [optimizer], data_rng)
+    net, examples = torch.compile(model) if cfg.compile else model, held_out.images[:cfg.n]
+
+    with common.Run(cfg, "captioner", model, ["loss", "lr", "right"], state) as run:
+        run.say(f"{N:,} images with {K} captions each to learn from; "
+                f"{', '.join(f'{len(part.images):,} {name}' for name, part in test.items())}\n"
+                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+        for step in range(run.first, cfg.steps):
+            # learning rate
+            lr = optimizer.param_groups[0]["lr"] = learning_rate(step, cfg)
+            # batch
+            x_b, y_b = draw_batch(x, y, cfg.batch_size, data_rng)
+            # loss, backward, step
+            with common.autocast(device, cfg.matmul):
+                loss = loss_of(net(x_b, y_b[:, :-1]), y_b[:, 1:], cfg.smoothing)
+            run.check_finite(step, loss=loss.item())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            # log; now and then evaluate, sample, save
+            done, right = step + 1, None
+            with run.untimed():
+                if run.due(done, cfg.eval_every):
+                    lines = write(model, words, held_out.images[:256], greedily)
+                    right = caption_scores.share_right(lines, held_out)
+                if right is not None or run.due(done, cfg.log_every):
+                    run.log(done, loss=loss.item(), lr=lr, right=right)
+                if run.due(done, cfg.sample_every):
+                    write_png(run.folder / f"samples/step_{done:06d}.png",
+                              labelled(examples, write(model, words, examples, greedily)))
+                stop = run.stopping(done)
+                if right is not None or stop:
+                    run.save(done, model, [optimizer], data_rng, words=words.state())
+            if stop and done < cfg.steps:
+                return run.leave(done)
+
+        scores = {name: caption_scores.scores(write(model, words, p.images, cfg), learn, p)
+                  for name, p in test.items()}
+        draw_attention(model, words, examples[0], cfg)
+        run.say(caption_scores.report(scores))
+        return run.finish(scores=scores)
+
+
+def draw_attention(model, words, image, cfg):
+    """Into samples/attention.png: an image, and for each word of its caption what was looked at."""
+    texts, maps = attention_maps(model, words, image, cfg)
+    light = F.interpolate((maps / maps.amax((1, 2), keepdim=True))[:, None], scale_factor=cfg.patch)
+    seen = (image * (0.15 + 0.85 * light)).byte()                       # (T, 1, H, W) -> (T, 3, H, W)
+    seen = labelled(torch.cat([image[None], seen]), ["", *texts], columns=7, scale=3)
+    write_png(f"{cfg.out_dir}/samples/attention.png", seen)
+
+
+def sample(cfg: Config) -> list:
+    """Describe --image, or else some held-out images, and draw where the words of the first looked."""
+    cfg, model, words, _, test, _ = load(cfg, n_images=0 if cfg.image else 1)
+    images = to_size(read_image(cfg.image), cfg.size).expand(1, 3, -1, -1) if cfg.image else \
+        test["held out"].images[:cfg.n]
+    lines = write(model, words, images, cfg)
+    write_png(f"{cfg.out_dir}/samples/captions.png", labelled(images, lines))
+    draw_attention(model, words, images[0], cfg)
+    print(*lines, f"look in {cfg.out_dir}/samples: captions.png; of the first, attention.png", sep="\n")
+    return lines
+
+
+def evaluate(cfg: Config) -> dict:
+    """The share of captions that are right, by the width of the beam; of faces also whether the model looks
+    at what it names: see caption_scores.places. Also in evaluate.json."""
+    (cfg, model, words, _, test, _), tables = load(cfg), {}
+    for name, part in test.items():
+        tables[f"{name}_right_with_a_beam_of"] = {
+            str(k): caption_scores.share_right(write(model, words, part.images, replace(cfg, beam=k)), part)
+            for k in (1, 2, 4, 8)}
+    if test["held out"].attributes:
+        tables |= caption_scores.places(lambda image: attention_maps(model, words, image, cfg),
+                                        cfg.size, cfg.patch)
+    return metrics.print_tables(cfg, **tables)
+
+
+def main(argv=None):
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
+
+
+if __name__ == "__main__":
+    main()

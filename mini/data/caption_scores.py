@@ -1,0 +1,90 @@
+"""Are captions right? What they say of a face is read back, word by word, and compared with what is true."""
+from collections import Counter
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+
+from mini import metrics
+from mini.data.captions import split
+from mini.data.faces import ATTRIBUTES, MOUTHS, draw_parameters, render
+
+# A face's values, each by the one word of a full caption that tells it; no two values share a word.
+TELLS = {name: [MOUTHS.get(value, "no" if value == "none" else value) for value in values]
+         for name, values in ATTRIBUTES.items()}
+
+
+def read(text: str) -> list:
+    """The numbers of the values that a full caption names, in the order of ATTRIBUTES; −1 where it names
+    none, or more than one."""
+    named = [[i for i, word in enumerate(tell) if word in split(text)] for tell in TELLS.values()]
+    return [values[0] if len(values) == 1 else -1 for values in named]
+
+
+def nearest(text: str, references: list) -> str:
+    """The reference that shares the most pairs of neighbouring words with a text; itself if it is one."""
+    def pairs(words):
+        return Counter(zip(["", *words], [*words, ""]))
+    shared = {known: (pairs(split(text)) & pairs(split(known))).total() for known in references}
+    return max(references, key=lambda known: (shared[known], split(known) == split(text)))
+
+
+def right(outputs: list, part) -> torch.Tensor:
+    """Bool (N, A): does caption i name attribute a of image i of a Captioned right? Without attributes
+    (N, 1): is it one of the captions of its image, word for word?"""
+    if part.attributes:
+        return torch.tensor([read(text) for text in outputs]) == part.labels[:len(outputs)]
+    return torch.tensor([[split(text) in map(split, known)] for text, known in zip(outputs, part.captions)])
+
+
+def share_right(outputs: list, part) -> float:
+    """The share of the captions that name every attribute right (see `right`)."""
+    return right(outputs, part).all(1).double().mean().item()
+
+
+def baselines(learn, part) -> dict:
+    """Captions for the images of a Captioned: {"most frequent": for all the most frequent of `learn`;
+    "nearest image": one of the training image whose pixels are nearest}."""
+    often = Counter(chain(*learn.captions)).most_common(1)[0][0]
+    x, known = (F.adaptive_avg_pool2d(of.images.float(), 16).flatten(1) for of in (part, learn))
+    like = torch.cdist(x, known).argmin(1).tolist()
+    return {"most frequent": [often] * len(x), "nearest image": [learn.captions[i][0] for i in like]}
+
+
+def scores(outputs: list, learn, part) -> dict:
+    """{who: {"right": share_right, "bleu": against the nearest of an image's captions, "accuracy": by
+    attribute}} of the model, which wrote `outputs`, and of the baselines."""
+    table = {}
+    for who, texts in {"model": outputs, **baselines(learn, part)}.items():
+        known = [nearest(text, captions) for text, captions in zip(texts, part.captions)]
+        accuracy = dict(zip(part.attributes, right(texts, part).double().mean(0).tolist()))
+        bleu = metrics.bleu(*([" ".join(split(text)) for text in side] for side in (texts, known)))
+        table[who] = {"right": share_right(texts, part), "bleu": bleu, "accuracy": accuracy}
+    return table
+
+
+def report(results: dict) -> str:
+    """The scores {set: {who: scores}} in words, each beside its baselines."""
+    lines = []
+    for name, table in results.items():
+        lines += [name + "".join(f"; {who} {s['right']:.1%} right, BLEU {s['bleu']:.1f}"
+                                 for who, s in table.items())]
+        lines += [metrics.shares(table["model"]["accuracy"], table["most frequent"]["accuracy"])]
+    return "\n".join([*lines, "right: every attribute is; in brackets: in the most frequent caption"])
+
+
+def places(look, size: int, P: int, n: int = 64) -> dict:
+    """Does a captioner look where an attribute is? Two tables: of the attention of the word that tells it,
+    the share on those patches of P pixels that would change with it; and the share of such patches.
+    look(image): the words of its caption, and how they attended to the patches, (T, size/P, size/P)."""
+    labels, nuisance = draw_parameters(n, seed=2)
+    images, attention, area = render(labels, nuisance, size), {}, {}
+    seen = [look(image) for image in images]
+    for a, (name, tell) in enumerate(TELLS.items()):
+        other = labels.clone()
+        other[:, a] = (other[:, a] + 1) % len(tell)
+        where = F.max_pool2d((render(other, nuisance, size) != images).any(1).float(), P)
+        found = [(maps[words.index(tell[y])] * at).sum().item() for (words, maps), y, at
+                 in zip(seen, labels[:, a].tolist(), where) if tell[y] in words]
+        attention[name], area[name] = sum(found) / max(1, len(found)), where.mean().item()
+    return {"attention_where_the_attribute_is": attention, "share_of_the_image_that_this_is": area}
