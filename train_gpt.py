@@ -143,8 +143,8 @@ class GPT(nn.Module):
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C, L = cfg.n_embd, cfg.n_layer
-        common.require(min(C, L, cfg.n_head, cfg.block_size) > 0 and C % cfg.n_head == 0,
-                       f"--n_embd={C} must be a multiple of --n_head={cfg.n_head}, and every size at least 1")
+        common.require(min(C, L, cfg.n_head, cfg.block_size) > 0 == C % cfg.n_head and 0 <= cfg.dropout < 1,
+                       f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # what a token means
         self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands

@@ -169,7 +169,7 @@ def load(cfg, resume: bool = True):
     cfg, state = own_checkpoint(cfg, "assistant", resume)
     common.require(min(cfg.n_dialogues, cfg.batch_size, cfg.n_test, cfg.max_calls) > 0 <= cfg.alone < 1,
                    "no size may be 0; --alone is a share below 1")
-    common.require(cfg.block_size >= 192, f"--block_size={cfg.block_size}: some dialogues need 192")
+    common.require(cfg.block_size >= Config.block_size, "--block_size is too short for some dialogues")
     torch.manual_seed(cfg.seed)
     tokenizer = PieceTokenizer(state["words"] if state else known_words())
     (model := GPT(cfg, tokenizer.vocab_size)).tokenizer = tokenizer

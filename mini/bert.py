@@ -130,8 +130,9 @@ class BERT(nn.Module):
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C = cfg.n_embd
-        common.require(min(C, cfg.n_layer, cfg.n_head, cfg.block_size, cfg.d_ff) > 0 and C % cfg.n_head == 0,
-                       f"--n_embd={C} must be a multiple of --n_head={cfg.n_head}, and every size at least 1")
+        common.require(min(C, cfg.n_layer, cfg.n_head, cfg.block_size, cfg.d_ff) > 0 == C % cfg.n_head
+                       and 0 <= cfg.dropout < 1 > cfg.tune_dropout >= 0,
+                       f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # what a token means
         self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands
@@ -392,8 +393,7 @@ def evaluate(cfg: Config) -> dict:
 
 
 def main(argv=None):
-    commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__)
+    return common.main(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -95,8 +95,6 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
     command, given = vars(given).pop("command"), vars(given)
     require(command in commands, f"unknown command {command!r}: choose from {', '.join(commands)}")
     cfg = Config(**{**presets.get(given.get("preset"), {}), **given})
-    for name in given:
-        require("drop" not in name or 0 <= given[name] <= 1, f"--{name} is a share: from 0 to 1")
     cfg.given = set(given)
     return command, cfg
 

@@ -109,7 +109,7 @@ def matrices(gpt):
 
 def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
     """The classifier as a method begins: a copy of the base. Only what it trains asks for gradients."""
-    common.require(min(cfg.rank, cfg.batch_size) > 0, "--rank and --batch_size must be at least 1")
+    common.require(min(cfg.rank, cfg.batch_size) > 0 <= cfg.dropout < 1, "sizes must be > 0, dropout below 1")
     torch.manual_seed(cfg.seed)
     gpt = train_gpt.GPT(base.cfg, len(base.wte.weight)) if method == "scratch" else copy.deepcopy(base)
     for module in gpt.modules():

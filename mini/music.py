@@ -153,8 +153,9 @@ class MusicTransformer(nn.Module):
     def __init__(self, cfg, vocab_size: int = midi.VOCAB_SIZE):
         super().__init__()
         C, L = cfg.n_embd, cfg.n_layer
-        common.require(min(C, L, cfg.n_head, cfg.block_size, cfg.batch_size) > 0 and C % cfg.n_head == 0,
-                       f"--n_embd={C} must be a multiple of --n_head={cfg.n_head}, and every size at least 1")
+        common.require(min(C, L, cfg.n_head, cfg.block_size, cfg.batch_size) > 0 == C % cfg.n_head
+                       and 0 <= cfg.dropout < 1,
+                       f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # what an event means
         self.dropout = nn.Dropout(cfg.dropout)

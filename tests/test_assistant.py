@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from mini.common import UserError
 from mini.data.pieces import PieceTokenizer
 from mini.data.questions import ALONE, DO_NOT_KNOW, Dialogue, Writer, known_words
 from mini.data.tools import ERROR, UNKNOWN
+from tests.helpers import refused_by
 
 ROOT, TOKENIZER = Path(__file__).parent.parent, PieceTokenizer(known_words())
 TINY = dict(n_layer=1, n_head=2, n_embd=16, n_dialogues=200, batch_size=4, steps=6, eval_every=3, sample_every=3, log_every=1, n_test=10,
@@ -234,13 +236,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
 
 # ---- the chat, and bad input: one line, exit status 2, no traceback, nothing lost
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit) as leaving:
-        assistant.main(list(args))
-    assert leaving.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refused = partial(refused_by, assistant.main)
 
 
 @pytest.fixture(scope="module")

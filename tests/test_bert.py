@@ -18,7 +18,7 @@ from mini.data.baselines import bag_of_words, first_capitalised_span, most_frequ
 from mini.data.pretrained import read_bert
 from mini.data.tasks import best_span, draw_batch, encode, make_task, pretraining_rows, score, spans
 from mini.data.wordpiece import SPECIAL, WordPieceTokenizer
-from tests.helpers import refused
+from tests.helpers import close, refused
 
 REFERENCE = Path(__file__).parent / "reference"
 GOLDEN = {name: torch.as_tensor(value) for name, value in np.load(REFERENCE / "bert.npz").items()}
@@ -69,12 +69,6 @@ def published():
 
 def small_tokenizer():
     return WordPieceTokenizer([*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcde")], False)
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 # ---- parity with transformers

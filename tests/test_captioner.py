@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from mini.data.captions import Captioned, load_captions
 from mini.data.faces import ATTRIBUTES, WORDINGS, caption, faces
 from mini.data.images import read_png, write_png
 from mini.data.lettering import labelled, lettering
+from tests.helpers import close, refused_by
 
 TINY = dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=32, batch_size=4, steps=6, eval_every=3,
             sample_every=3, log_every=1, warmup=2, beam=2, n=2, device="cpu", dropout=0.1, matmul="highest")
@@ -52,12 +54,6 @@ def sentences(lengths, V=23, seed=1):
         row[:n] = torch.randint(3, V, (n,), generator=rng)
         row[0], row[n - 1] = BOS, EOS
     return rows
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a).detach(), torch.as_tensor(b).detach()
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 # ---- parity
@@ -463,13 +459,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
 
 # ---- bad input: one line, exit status 2, no traceback, nothing lost
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit) as leaving:
-        captioner.main(list(args))
-    assert leaving.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refused = partial(refused_by, captioner.main)
 
 
 def test_bad_input(tmp_path, capsys):

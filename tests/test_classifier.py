@@ -17,7 +17,7 @@ from mini.data import image_sets
 from mini.data.faces import ATTRIBUTES, draw_parameters, faces, render
 from mini.data.image_sets import ImageSet, load_images
 from mini.data.images import make_square, to_float, write_png
-from tests.helpers import refused
+from tests.helpers import close, refused
 
 TINY = dict(size=16, n_images=120, width=4, n_features=16, steps=6, batch_size=32, lr=1e-2, eval_every=3, log_every=1,
             device="cpu")
@@ -45,11 +45,6 @@ def make(size=16, channels=3, attributes=ATTRIBUTES, seed=0, **changes):
                 tensor.add_(0.3 * torch.randn_like(tensor))
             module.running_var.mul_(0.5 + torch.rand_like(module.running_var))
     return model
-
-
-def close(a, b, tolerance=1e-5):
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 # ---- the network

@@ -14,6 +14,7 @@ from mini.clip import BOS, CLIP, EOS, PAD, Config, draw_batch, learning_rate, lo
 from mini.data import captions
 from mini.data.captions import load_captions
 from mini.data.images import read_png, write_png
+from tests.helpers import close
 
 GOLDEN = dict(np.load(Path(__file__).parent / "reference/clip.npz"))
 SMALL = dict(n_layer=2, n_head=2, n_embd=12, n_joint=8, patch=4)
@@ -37,12 +38,6 @@ def golden_model(dtype):
     model.load_state_dict({name.removeprefix("weight/"): torch.tensor(value, dtype=dtype)
                            for name, value in GOLDEN.items() if name.startswith("weight/")})
     return model, torch.tensor(GOLDEN["images"], dtype=dtype), torch.tensor(GOLDEN["tokens"]).long()
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 # ---- parity

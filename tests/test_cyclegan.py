@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from helpers import refused
+from tests.helpers import close, refused
 
 from mini import classifier, common, cyclegan
 from mini.cyclegan import Config, Discriminator, Generator, ImagePool
@@ -83,12 +83,6 @@ def float64(monkeypatch):
 
 def tiny(tmp_path, **changes):
     return Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 def read_log(folder):

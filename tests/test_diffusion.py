@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from helpers import refused
+from tests.helpers import close, refused, refused_by
 
 import train_diffusion
 from mini import classifier, common
@@ -93,12 +94,6 @@ def no_judge(cfg, learn, held_out, n):
 
 def rng_of(seed):
     return torch.Generator().manual_seed(seed)
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 def spread(net):
@@ -1088,14 +1083,7 @@ def test_the_judge_is_of_the_first_process(place, monkeypatch, capsys):
 
 # ---- bad input: one line, exit status 2, no traceback, nothing lost
 
-def refused_by_main(capsys, *args):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        train_diffusion.main(list(args))
-    assert leaving.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refused_by_main = partial(refused_by, train_diffusion.main)
 
 
 @pytest.mark.parametrize("flag", ["width=33", "width=0", "levels=0", "levels=9", "stem=3", "stem=0", "T=0", "n=0",

@@ -1,11 +1,12 @@
 """mini/finetune.py: LoRA, which weights learn, the last token, zero-shot, resume; each beside a second way to get it."""
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import refused as refused_call
+from tests.helpers import close, refused as refused_call, refused_by
 
 import train_gpt
 from mini import finetune
@@ -28,10 +29,6 @@ def make_base(block_size=12, **changes):
 
 def draw(*shape, seed=0):
     return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
-
-
-def close(a, b, tolerance=1e-5):
-    assert a.shape == b.shape and (a - b).abs().max() <= tolerance * b.abs().max(), (a - b).abs().max()
 
 
 def wild_head(model):
@@ -239,13 +236,7 @@ def test_the_own_base_is_made_once_and_learns_no_held_out_review(tmp_path, monke
 
 # ---- bad input: one line, exit status 2
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit) as leaving:
-        finetune.main(list(args))
-    assert leaving.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refused = partial(refused_by, finetune.main)
 
 
 def test_bad_input(own, tmp_path, capsys):
@@ -258,7 +249,7 @@ def test_bad_input(own, tmp_path, capsys):
     assert "text is empty" in refused(capsys, *run, f"--reviews={tmp_path}/empty.tsv")
     assert "no such file" in refused(capsys, *run, f"--reviews={tmp_path}/none.tsv")
     assert "did you mean --few" in refused(capsys, *run, "--fwe=3")
-    assert "is a share" in refused(capsys, *run, "--dropout=2")
+    assert "dropout below 1" in refused(capsys, *run, "--dropout=2")
     assert "must be" in refused(capsys, *run, "--rank=0") and "must be" in refused(capsys, *run, "--batch_size=0")
     assert "no checkpoint" in refused(capsys, "sample", f"--out_dir={tmp_path}/run", "--text=a")
     assert not (tmp_path / "run").exists()

@@ -16,6 +16,7 @@ import train_gan
 from mini import cgan, classifier, common
 from mini.data import image_sets
 from mini.data.images import crop, even_out, noise, pad, read_png, sheet, to_float, write_png
+from tests.helpers import close
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
             sample_every=3, eval_every=3, device="cpu", matmul="highest")
@@ -81,12 +82,6 @@ def random_labels(n, seed=0):
     for b in range(n):
         y[b, rng.integers(2)] = y[b, 2 + rng.integers(3)] = 1
     return y
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from mini.data.decoding import fast_vectors, pick
 from mini.data.pretrained import load_weights, read_gpt2
 from mini.data.tokenizers import CharTokenizer
 from train_gpt import GPT, CausalSelfAttention, Config, Muon, generate, lr_factor
+from tests.helpers import close, refused_by
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4, steps=6, eval_every=3, sample_every=3,
@@ -46,12 +48,6 @@ def open_golden(name, fused=False):
     model = GPT(Config(**sizes, fused=fused, dropout=0.0), len(weights["wte.weight"]))
     load_weights(model, weights)
     return model
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 # ---- parity with transformers
@@ -565,13 +561,7 @@ def test_two_processes_give_the_gradient_of_one(text_file, tmp_path):
 
 # ---- bad input: one line, exit status 2, no traceback, nothing lost
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit) as leaving:
-        train_gpt.main(list(args))
-    assert leaving.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refused = partial(refused_by, train_gpt.main)
 
 
 def test_bad_data(tmp_path, capsys, text_file):
@@ -650,7 +640,7 @@ def test_bad_flags(text_file, tmp_path, capsys):
         assert "invalid choice" in refused(capsys, *run, wrong) and "choose from" in refused(capsys, *run, wrong)
     assert "multiple of --n_head" in refused(capsys, *run, "--n_embd=10", "--n_head=4", "--block_size=8")
     assert "at least 1" in refused(capsys, *run, "--n_layer=0", "--block_size=8")
-    assert "--dropout is a share: from 0 to 1" in refused(capsys, *run, "--dropout=2")
+    assert "dropout below 1" in refused(capsys, *run, "--dropout=2")
     assert "multiple of --grad_accum" in refused(capsys, *run, "--grad_accum=3", "--batch_size=4", "--block_size=8")
     assert "--tokenizer" in refused(capsys, *run, "--tokenizer=word")
     assert not (tmp_path / "run").exists()

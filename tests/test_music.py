@@ -2,6 +2,7 @@
 import json
 import math
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from mini.data import midi
 from mini.data.music_scores import music_scores
 from mini.data.tunes import BEAT, compose
 from mini.music import Config, MusicTransformer, RelativeAttention, draw_batch, generate, skew
+from tests.helpers import close, refused_by
 
 TINY = dict(pieces=12, n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, steps=6, eval_every=3,
             sample_every=3, log_every=1, tokens=40, samples=2, warmup=1, device="cpu", matmul="highest")
@@ -39,18 +41,7 @@ def draw(*shape, V=11, seed=0):
     return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
-
-
-def refused(capsys, *argv) -> str:
-    with pytest.raises(SystemExit) as leaving:
-        music.main(list(argv))
-    error = capsys.readouterr().err
-    assert leaving.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1, error
-    return error
+refused = partial(refused_by, music.main)
 
 
 # ---- relative attention

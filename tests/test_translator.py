@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mini.data.pairs import Vocabulary
 from mini.metrics import bleu, translation_report, translation_scores, word_by_word, words_13a
 from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam_search, draw_batch, greedy,
                              learning_rate, loss_of, positions)
+from tests.helpers import close, refused_by
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12, batch_size=4, steps=6, eval_every=3, sample_every=3,
@@ -59,12 +61,6 @@ def sentences(lengths, V, bos=False, seed=1):
         if bos:
             row[0] = BOS
     return rows
-
-
-def close(a, b, tolerance):
-    a, b = torch.as_tensor(a), torch.as_tensor(b)
-    assert a.shape == b.shape
-    assert (a - b).abs().max() <= tolerance * b.abs().max(), ((a - b).abs().max(), b.abs().max())
 
 
 # ---- parity with torch.nn.Transformer
@@ -489,13 +485,7 @@ def test_rare_words_and_long_sentences_are_left_out_and_counted(pairs_file, tmp_
 
 # ---- bad input: one line, exit status 2, no traceback, nothing lost
 
-def refused(capsys, *args):
-    with pytest.raises(SystemExit) as leaving:
-        translator.main(list(args))
-    assert leaving.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refused = partial(refused_by, translator.main)
 
 
 def test_bad_data(tmp_path, capsys):

@@ -1,5 +1,4 @@
-"""Weights to begin with: a checkpoint of ours, or published GPT-2 or BERT weights as transformers saves
-them."""
+"""Weights to begin with: a checkpoint of ours, or GPT-2's or BERT's as transformers saves them."""
 import dataclasses
 import json
 import re
@@ -17,6 +16,13 @@ SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
+def safe_path(path) -> Path:
+    """The path, unless it is that of a pickle: then a UserError."""
+    require(Path(path).suffix not in (".bin", ".pth"), f"{path}: such a file is a Python pickle, which can "
+            "run any code when it is opened; take model.safetensors from the same place")
+    return Path(path)
+
+
 def read_gpt2(path):
     """(sizes, weights) of a GPT-2 `model.safetensors` of any size.
 
@@ -24,9 +30,7 @@ def read_gpt2(path):
     config.json beside the file, and without one it is n_embd / 64, as in every published GPT-2. weights:
     {name: float32 tensor}, named and turned as `train_gpt.GPT` has them. Raises UserError for any other file.
     """
-    path = Path(path)
-    require(path.suffix not in (".bin", ".pth"), f"{path}: such a file is a Python pickle, which can run any "
-            "code when it is opened; take model.safetensors from the same place")
+    path = safe_path(path)
     tensors = {name.removeprefix("transformer."): tensor for name, tensor in read_safetensors(path).items()}
     weights = {}
     for name, tensor in tensors.items():
@@ -64,9 +68,7 @@ def read_bert(path, longest: int = 10**9):
     without one it is n_embd / 64. weights: {name: float32 tensor}, named as `mini.bert.BERT` has them; the
     pooler and the next-sentence head are left out. Raises UserError for any other file.
     """
-    path = Path(path)
-    require(path.suffix not in (".bin", ".pth"), f"{path}: such a file is a Python pickle, which can run any "
-            "code when it is opened; take model.safetensors from the same place")
+    path = safe_path(path)
     weights = {}
     for name, tensor in sorted(read_safetensors(path).items()):
         name = name.removeprefix("bert.")
