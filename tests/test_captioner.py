@@ -302,6 +302,33 @@ def test_a_full_beam_is_exhaustive_search(alpha, seed):
     assert [[w for w in row if w != PAD] for row in rows] == [max(candidates)[1] for candidates in scored]
 
 
+def test_padding_is_never_written():
+    model, x = small_model(n_target=6), pictures(3)
+    model.embed_y.weight.data[PAD] = 5.0                        # it would be likely
+    log_p = captioner.next_word(model, torch.full((3, 1), BOS), model.encode(x), None)
+    assert (log_p[:, PAD] == -math.inf).all()
+    close(log_p.exp().sum(1), torch.ones(3), 1e-5)
+
+
+def test_longer_captions_get_their_due_and_ended_ones_take_one_place(monkeypatch):
+    """Chances by hand: EOS 0.5 or A 0.472, after A always A. By α = 0 the end wins; by α = 0.3 AAA, which is behind
+    after two words, and would fall out of a beam of 2 if the ended caption took both places."""
+    A, model = 4, small_model(n_target=6, max_len=3)
+
+    def next_word(model, y, memory, cache):
+        p = torch.full((len(y), 6), 1e-9)
+        for row, words in zip(p, y.tolist()):
+            if words[-1] == BOS:
+                row[EOS], row[A] = 0.5, 0.472
+            else:
+                row[A if words[-1] == A else 5] = 0.99 if EOS in words else 1.0
+        return p.log()
+    monkeypatch.setattr(captioner, "next_word", next_word)
+    x = pictures(1)
+    for alpha, best in ((0.0, [EOS, PAD, PAD, PAD]), (0.3, [A, A, A, A])):
+        assert beam_search(model, x, 2, alpha, use_cache=False)[0].tolist() == best, alpha
+
+
 def test_flags_reach_the_search(monkeypatch):
     model, calls = small_model().train(), []
     x = (pictures(5) * 127.5 + 127.5).round().byte()
