@@ -1,0 +1,495 @@
+"""mini/text_to_image.py against torch's functional attention, diffusers (tests/reference/diffusion.npz), an exactly
+known conditional distribution, and the classic bugs."""
+import csv
+import functools
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from mini import classifier, common, text_to_image
+from mini.data import captions, image_sets
+from mini.data.captions import Words
+from mini.data.images import read_png, to_float, write_png
+from mini.text_to_image import (Attention, Config, add_noise, draw, draw_batch, guided, loss_of, make_abar, make_nets,
+                                resize, sample_chain, step_back, update_average)
+from tests.helpers import close
+
+PAD = Words.PAD
+TINY = dict(n_images=40, width=32, T=20, batch_size=4, steps=6, warmup=1, n=2, sample_steps=3, log_every=1,
+            sample_every=3, eval_every=2, device="cpu", matmul="highest")
+SHAPE = 3, 32, 12, 7            # channels, size, words, longest prompt
+GOLDEN = np.load(Path(__file__).parent / "reference/diffusion.npz")
+WAYS = {"small": dict(sampler="ddpm", sample_steps=50), "eta0": dict(sampler="ddim", sample_steps=10),
+        "dpm": dict(sampler="dpm", sample_steps=10)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory):
+    """A folder to work in, with the judges under runs/ for all tests here: cheap ones, which learn for 2 steps."""
+    folder = tmp_path_factory.mktemp("cascade")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(image_sets, "HELD_OUT", 64)
+        patch.setattr(captions, "HELD_OUT", 64)
+        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
+        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """(folder, result) of a run of 6 steps, 3 of each stage; only its samples/ may be written to."""
+    return place / "trained", text_to_image.train(tiny(out_dir=str(place / "trained")))
+
+
+def tiny(**changes):
+    return Config(**{**TINY, **changes})
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def no_judge(cfg, learn, held_out, n):
+    return SimpleNamespace(model=None, n=n)
+
+
+def rng_of(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def some_nets():
+    """The networks of two stages with weights that matter, in float32."""
+    nets = make_nets(tiny(), SHAPE, None)["averages"]
+    for i, p in enumerate(nets.parameters()):
+        p.data += 0.1 * normal(*p.shape, seed=i, dtype=torch.float32)
+    return nets
+
+
+def prompts(lengths, seed=0, L=7):
+    """Random prompts (n, L) of these numbers of words, filled up with PAD."""
+    y = torch.randint(1, 12, (len(lengths), L), generator=rng_of(seed))
+    return y.masked_fill(torch.arange(L) >= torch.tensor(lengths)[:, None], PAD)
+
+
+# ---- the noise and the samplers, by the golden outputs of train_diffusion.py
+
+def test_the_schedule_equals_diffusers():
+    """β at T = 1000, which diffusers has in float32; ᾱ at T = 50; 1 behind the last, and noise alone at it."""
+    abar = make_abar(1000)
+    assert abar.shape == (1001,) and abar.dtype == torch.float64 and abar[-1] == 1 and 0 < abar[999]**0.5 < 0.01
+    want = torch.tensor(GOLDEN["cosine/betas"]).double()
+    assert (1 - abar[:-1] / torch.cat([torch.ones(1), abar[:-2]]) - want).abs().max() < 1e-7
+    close(make_abar(50)[:-1], GOLDEN["cosine/abar"], 1e-12)
+    x0, eps = torch.tensor(GOLDEN["x0"]), torch.tensor(GOLDEN["eps"])
+    close(add_noise(x0, eps, make_abar(50)[:50, None, None]), GOLDEN["cosine/forward"], 1e-10)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_step_and_every_chain_equals_diffusers(way, monkeypatch):
+    """Steps one by one, each from diffusers' x, and the chain as a whole: its times, and which noise goes where."""
+    cfg, want, asked, before = tiny(T=50, **WAYS[way]), torch.tensor(GOLDEN[f"cosine/{way}"]), [], None
+    x0, z, abar = torch.tensor(GOLDEN["x0"]), torch.tensor(GOLDEN["noise"]), make_abar(50).tolist()
+    times = list(range(49, -1, -1)) if cfg.sample_steps == 50 else GOLDEN["times"].tolist()
+    for i, (t, s) in enumerate(zip(times, [*times[1:], -1])):
+        close(step_back(want[i], x0[t], abar[t], abar[s], z[t], cfg, before), want[i + 1], 1e-10)
+        before = x0[t], abar[t]
+    monkeypatch.setattr(torch, "randn", lambda shape, generator, dtype: z[asked[-1]])
+    steps = list(sample_chain(lambda x, t: asked.append(t) or x0[t], want[0], cfg, None))
+    assert asked == times
+    for (x, answer), wanted, t in zip(steps, want, times):
+        close(x, wanted, 1e-10)
+        assert torch.equal(answer, x0[t])
+    close(steps[-1][1], want[-1], 1e-10)
+
+
+def test_update_average():
+    average, model, keep = nn.Linear(3, 2).double(), nn.Linear(3, 2).double(), 0.7
+    want = average.weight.detach().clone()
+    for step in range(4):
+        nn.init.normal_(model.weight)
+        update_average(average, model, keep)
+        want = keep * want + (1 - keep) * model.weight.detach()
+    close(average.weight.detach(), want, 1e-12)
+
+
+# ---- the networks
+
+def written_attention(p, x, mask, y, hs=32):
+    """Attention in torch's functional forms, head by head, with the weights p."""
+    h = F.layer_norm(x, x.shape[-1:], p["norm.weight"], p["norm.bias"])
+    C, y = x.size(-1), h if y is None else y
+    q = F.linear(h, p["q.weight"], p["q.bias"])
+    k, v = (F.linear(y, p["kv.weight"][part], p["kv.bias"][part]) for part in (slice(C), slice(C, 2 * C)))
+    heads = [F.scaled_dot_product_attention(q[..., i:i + hs], k[..., i:i + hs], v[..., i:i + hs],
+                                            None if mask is None else mask[:, 0]) for i in range(0, C, hs)]
+    return x + F.linear(torch.cat(heads, -1), p["proj.weight"], p["proj.bias"])
+
+
+@pytest.mark.parametrize("way", ["words to words", "pixels to words", "pixels to pixels"])
+def test_attention_with_padding_equals_torch(way):
+    """Outputs, and gradients for inputs and weights, to 1e-10. Heads or pixels mixed up, a scale by √C, PAD read."""
+    C, D = 64, 64 if way == "words to words" else 48
+    layer = Attention(C, C if "to pixels" in way else D).double()
+    for i, p in enumerate(layer.parameters()):                  # none may be zero
+        p.data += 0.1 * normal(*p.shape, seed=i)
+    mask = torch.zeros(2, 1, 1, 6).double()
+    mask[0, ..., 4:] = mask[1, ..., 1:] = -math.inf
+    x = normal(2, C, 3, 5) if "pixels" in way else normal(2, 6, C)
+    words = normal(2, 6, D, seed=5) if way == "pixels to words" else None
+    mask = None if "to pixels" in way else mask
+    p = {name: value.detach().clone().requires_grad_() for name, value in layer.named_parameters()}
+    own, other = ([t.clone().requires_grad_() for t in (x, words) if t is not None] for _ in range(2))
+    got = layer(own[0], 0.0 if mask is None else mask, *own[1:])
+    flat = other[0].flatten(2).mT if x.ndim == 4 else other[0]
+    want = written_attention(p, flat, mask, other[1] if words is not None else None)
+    want = want.mT.reshape(x.shape) if x.ndim == 4 else want
+    close(got, want, 1e-10)
+    mix = normal(*x.shape, seed=9)
+    for a, b in zip(torch.autograd.grad((got * mix).sum(), [*own, *layer.parameters()]),
+                    torch.autograd.grad((want * mix).sum(), [*other, *p.values()])):
+        close(a, b, 1e-10)
+    if words is not None:
+        assert (torch.autograd.grad((layer(own[0], mask, own[1])).sum(), own[1])[0][0, 4:] == 0).all()
+
+
+def test_padding_changes_nothing():
+    """More PAD behind, or other prompts beside it in the batch: the same vectors, and the same picture."""
+    nets, y = some_nets(), prompts([3, 7, 0, 1])
+    words, mask = nets[0].text(y)
+    assert mask.shape == (4, 1, 1, 8) and torch.equal(mask[:, 0, 0, 1:] == 0, y != PAD) and (mask[..., 0] == 0).all()
+    x, t = normal(4, 3, 16, 16, dtype=torch.float32), torch.tensor([1, 5, 9, 19])
+    out = nets[0](x, t, words, mask)
+    for i, n in enumerate((3, 7, 0, 1)):
+        short, short_mask = nets[0].text(y[i:i + 1, :n])
+        close(words[i, :n + 1], short[0], 1e-5)
+        close(out[i:i + 1], nets[0](x[i:i + 1], t[i:i + 1], short, short_mask), 1e-4)
+    assert not torch.allclose(out[0], nets[0](x[:1], t[:1], *nets[0].text(y[1:2]))[0], atol=1e-3)
+
+
+def test_an_empty_prompt_is_no_nan():
+    """If all keys were hidden, the softmax would be 0/0, in sampling, and in the gradients of every batch with one."""
+    nets, y = some_nets(), prompts([0, 0])
+    for p in nets[0].parameters():
+        p.requires_grad_()
+    out = nets[0](normal(2, 3, 16, 16, dtype=torch.float32), torch.tensor([1, 5]), *nets[0].text(y))
+    out.square().sum().backward()
+    assert out.isfinite().all() and all(p.grad.isfinite().all() for p in nets[0].parameters())
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_the_order_of_words_matters_and_all_parts_learn(stage):
+    """At first blocks change nothing and the output is 0; once the zeros are left, every weight has a gradient."""
+    nets = make_nets(tiny(), SHAPE, None)["nets"]
+    net, y = nets[stage], prompts([5, 2])
+    x, t = normal(2, 3, net.S, net.S, dtype=torch.float32), torch.tensor([1, 19])
+    more = (normal(2, 3, 16, 16, dtype=torch.float32), torch.tensor([3, 7])) if stage else ()
+    assert (net(x, t, *nets[0].text(y), *more) == 0).all() and net.pixel == (2 if stage else 1)
+    for i, p in enumerate(nets.parameters()):
+        p.data += 0.1 * normal(*p.shape, seed=i, dtype=torch.float32)
+    out = net(x, t, *nets[0].text(y), *more)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+    swapped = y[:, [1, 0, *range(2, 7)]]
+    assert not torch.allclose(out, net(x, t, *nets[0].text(swapped), *more), atol=1e-4)
+    for one, other in [(3, 0), (0, 3)] * stage:                 # the small picture and its level are looked at
+        changed = net(x, t, *nets[0].text(y), more[0] + one, more[1] + other)
+        assert not torch.allclose(out, changed, atol=1e-4)
+
+
+# ---- the loss and the batches
+
+def test_loss_by_hand(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    cfg, abar, t = tiny(T=1000, max_weight=5.0), make_abar(1000), torch.tensor([0, 300, 600, 900])
+    x0, eps, out, seen, want = normal(4, 3, 4, 4), normal(4, 3, 4, 4, seed=1), normal(4, 3, 4, 4, seed=2), [], 0.0
+    got = loss_of(lambda *inputs: seen.extend(inputs) or out, lambda y: ("words", "mask"), x0, "y", t, eps,
+                  ("low", "s"), abar, cfg)
+    for b in range(4):
+        a = abar[t[b]].item()
+        close(seen[0][b], math.sqrt(a) * x0[b] + math.sqrt(1 - a) * eps[b], 1e-12)
+        want += min(5.0, 1 / (1 - a)) * (out[b] - x0[b]).square().sum().item() / out.numel()
+    assert math.isclose(got, want, rel_tol=1e-10) and seen[1] is t and seen[2:] == ["words", "mask", "low", "s"]
+
+
+def stage(S, text):
+    return SimpleNamespace(S=S, text=text)
+
+
+def test_a_batch():
+    """An image beside one of its captions; pixels in [-1, 1], made small by means; times evenly spread."""
+    images = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 3, 8, 8) * 5
+    tokens = torch.arange(50)[:, None, None] * 10 + torch.arange(1, 4)[:, None] + torch.zeros(2, dtype=torch.long)
+    abar, cfg = make_abar(1000), tiny(T=1000, drop=0.0)
+    x0, y, t, eps, disturbed = draw_batch(images, tokens, 40, stage(4, True), cfg, abar, rng_of(3))
+    assert x0.shape == eps.shape == (40, 3, 4, 4) and disturbed == () and y.shape == (40, 2)
+    close(x0[:, 0, 0, 0], y[:, 0].div(10, rounding_mode="floor") * 5 / 127.5 - 1, 1e-6)
+    assert set((y[:, 0] % 10).tolist()) == {1, 2, 3} and abs(eps.std() - 1) < 0.05
+    assert all(25 * i <= t[i] < 25 * (i + 1) for i in range(40))
+
+
+@pytest.mark.parametrize("drop, least, most", [(0.0, 1, 1), (1.0, 0, 0), (0.25, 0.7, 0.8)])
+def test_prompts_are_dropped_whole(drop, least, most):
+    images, tokens = torch.zeros(9, 3, 2, 2, dtype=torch.uint8), prompts([5]).expand(9, 2, 7)
+    y = draw_batch(images, tokens, 4000, stage(2, True), tiny(drop=drop), make_abar(20), rng_of(0))[1]
+    kept = (y == tokens[0, 0]).all(1)
+    assert (kept | (y == PAD).all(1)).all() and least <= kept.double().mean() <= most
+
+
+def test_the_small_image_is_disturbed_alike_in_training_and_sampling():
+    """Normalised, then noised, by the level that the network is told; in training levels from 0 to max_s."""
+    abar, cfg, seen = make_abar(1000), tiny(T=1000, max_s=0.5, s=0.1, sample_steps=1), []
+    images = torch.full((3, 3, 32, 32), 204, dtype=torch.uint8)
+    low, s = draw_batch(images, prompts([5]).expand(3, 2, 7), 1500, stage(32, None), cfg, abar, rng_of(0))[4]
+    assert low.shape == (1500, 3, 16, 16) and s.min() <= 5 and 495 <= s.max() <= 500
+    z = (low - abar[s].view(-1, 1, 1, 1).sqrt() * 0.6) / (1 - abar[s]).view(-1, 1, 1, 1).sqrt()
+    assert z.mean().abs() < 0.01 and abs(z.std() - 1) < 0.01 and abs(z[s < 50].std() - 1) < 0.01
+
+    class Second:
+        C, S, text = 3, 32, None
+
+        def __call__(self, x, t, words, mask, low, s):
+            seen.extend([low, s])
+            return x
+
+    draw([SimpleNamespace(text=lambda y: (y, y)), Second()], prompts([5] * 200), cfg, low=torch.full((200, 3, 16, 16), 0.6))
+    z = (seen[0] - abar[100].sqrt() * 0.6) / (1 - abar[100]).sqrt()
+    assert (seen[1] == 100).all() and z.mean().abs() < 0.02 and abs(z.std() - 1) < 0.02
+    x = normal(2, 3, 4, 4, dtype=torch.float32)
+    close(resize(x, 2), x.view(2, 3, 2, 2, 2, 2).mean((3, 5)), 1e-6)
+    assert torch.equal(resize(x, 4), x) and resize(9 * x, 8).abs().max() <= 1
+
+
+# ---- sampling
+
+class Exact(nn.Module):
+    """E[x₀ | x_t, low with noise, s] of normal images (C = 1, 2 × 2) with mean m, covariance V; low is the mean A x."""
+    C, S, text = 1, 2, None
+    m = torch.tensor([0.1, -0.1, 0.05, 0.0]).double()
+    V = 0.06 * torch.tensor([[1.0, 0.6, 0.5, 0.2], [0.6, 1.0, 0.3, 0.5], [0.5, 0.3, 1.0, 0.6], [0.2, 0.5, 0.6, 1.0]])
+    V, A = V.double(), torch.full((1, 4), 0.25).double()
+
+    def given(self, a_s):
+        """The gain K and the covariance P of x₀, given the disturbed mean."""
+        seen = a_s * self.A @ self.V @ self.A.T + (1 - a_s)
+        K = a_s**0.5 * self.V @ self.A.T / seen
+        return K, self.V - a_s**0.5 * K @ self.A @ self.V
+
+    def forward(self, x, t, words, mask, low, s):
+        abar = make_abar(1000)
+        a, a_s = abar[t[0]], abar[s[0]]
+        K, P = self.given(a_s)
+        mean = self.m + (low.flatten(1).double() - a_s**0.5 * self.A @ self.m) @ K.T
+        gain = a**0.5 * P @ torch.linalg.inv(a * P + (1 - a) * torch.eye(4).double())
+        return (mean + (x.flatten(1).double() - a**0.5 * mean) @ gain.T).view(x.shape)
+
+
+@pytest.mark.parametrize("s", [0.05, 0.5])
+def test_with_exact_answers_the_second_stage_recovers_the_conditional_distribution(s):
+    """Of pictures whose small one is known, but for the noise: mean and covariance within 3 % of the largest. A level
+    other than that of the noise, no noise, or noise before the picture is in [-1, 1], would be seen."""
+    n, cfg = 20000, tiny(T=1000, s=s, sample_steps=250, guidance=3.0)
+    nets = [SimpleNamespace(text=lambda y: (y, y)), Exact()]
+    x = draw(nets, torch.ones(n, 1, dtype=torch.long), cfg, low=torch.full((n, 1, 1, 1), 0.4))[0][-1]
+    a_s, net = make_abar(1000)[int(s * 1000)], Exact()
+    K, P = net.given(a_s)
+    mean, cov = net.m + a_s**0.5 * (0.4 - net.A @ net.m) @ K.T, P + (1 - a_s) * K @ K.T
+    assert (x.flatten(1).mean(0) - mean).abs().max() < 0.03 * cov.max()**0.5
+    assert (x.flatten(1).double().T.cov() - cov).abs().max() < 0.03 * cov.max()
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.0, 0.5])
+def test_guidance(w):
+    """0: without the prompt, 1: with it, else u + w (c − u); and only then into [-1, 1]."""
+    x, asked, calls = 0.4 * normal(3, 1, 2, 2, dtype=torch.float32), (torch.tensor([1.0, 2.0, -0.5]), "mask"), []
+
+    def net(x, t, words, mask):
+        calls.append((t, words))
+        return 0.3 * x + words.view(-1, 1, 1, 1)
+
+    got = guided(net, asked, (torch.zeros(3), "mask"), w, tiny())(x, 6)
+    want = (1 - w) * 0.3 * x + w * (0.3 * x + asked[0].view(-1, 1, 1, 1))
+    assert want.abs().max() > 1.1 or w < 1
+    close(got, want.clamp(-1, 1), 1e-5)
+    assert len(calls) == (1 if w in (0, 1) else 2) and all((t == 6).all() and t.shape == (3,) for t, _ in calls)
+
+
+def test_a_prompt_without_guidance_or_words_leaves_no_trace():
+    nets, y = some_nets()[:1], prompts([5, 3])
+    pictures = {(w, i): draw(nets, one, tiny(guidance=w))[0][-1]
+                for w in (0.0, 1.0, 3.0) for i, one in enumerate((y, prompts([6, 2], seed=1), prompts([0, 0])))}
+    assert torch.equal(pictures[0.0, 0], pictures[0.0, 1]) and not torch.allclose(pictures[1.0, 0], pictures[1.0, 1])
+    for w in (0.0, 1.0, 3.0):
+        close(pictures[w, 2], pictures[0.0, 0], 1e-5)
+
+
+def test_stages_follow_each_other():
+    nets, y, cfg = some_nets(), prompts([5, 3, 0]), tiny()
+    first, second = draw(nets, y, cfg)
+    assert [x.shape for x in first] == [(3, 3, 16, 16)] * 3 and [x.shape for x in second] == [(3, 3, 32, 32)] * 3
+    assert torch.equal(draw(nets, y, cfg, low=first[-1])[0][-1], second[-1])
+    close(draw(nets[:1], y[:1], cfg)[0][-1], first[-1][:1], 1e-4)
+    close(draw(nets, y[:1], cfg)[1][-1], second[-1][:1], 1e-3)
+    assert not torch.equal(first[0].flatten()[:700], second[0].flatten()[:700])
+
+
+# ---- the run
+
+def test_overfits_one_batch():
+    cfg, abar = tiny(T=1000, levels=1), make_abar(1000)
+    net = make_nets(cfg, SHAPE, None)["nets"][0]
+    x0 = torch.linspace(-1, 1, 16).expand(8, 3, 16, 16) * torch.tensor([1.0, -1]).repeat(4).view(8, 1, 1, 1)
+    y, t, eps = prompts([3, 2]).repeat(4, 1), torch.full((8,), 900), normal(8, 3, 16, 16, dtype=torch.float32)
+    optimizer, losses = torch.optim.Adam(net.parameters(), 2e-3, (0.9, 0.99)), []
+    while len(losses) < 80 and (not losses or losses[-1] > 0.05 * losses[0]):
+        loss = loss_of(net, net.text, x0, y, t, eps, (), abar, cfg)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def sheet_shape(rows, columns, size=32):
+    return rows * (size + 2) + 2, columns * (size + 2) + 2, 3
+
+
+def saved(folder):
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def test_end_to_end(trained):
+    run, result = trained
+    assert json.loads((run / "result.json").read_text()) == result
+    assert {"model", "steps", "seconds", "parameters", "device", "val_loss", "n", "scores"} <= set(result)
+    rows = {f"{name}, {kind}" for name in ("held out", "unseen") for kind in ("16", "16, real", "32", "32, real", "chance")}
+    assert set(result["scores"]) == rows and result["n"] == 40
+    assert {*image_sets.ATTRIBUTES, "mean", "Fréchet"} == set(result["scores"]["held out, 32"])
+    log = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
+    assert [row["stage"] for row in log] == ["1"] * 3 + ["2"] * 3 and len(result["val_loss"]) == 2
+    assert [bool(row["val_loss"]) for row in log] == [False, True, True, True, False, True]     # and where a stage ends
+    assert np.allclose([float(row["lr"]) / Config.lr for row in log], [1 / 2, 1, 1 / 2] * 2)
+    assert read_png(run / "samples/step_000003.png").shape == sheet_shape(8, 2, 16)
+    assert read_png(run / "samples/step_000006.png").shape == sheet_shape(8, 2)
+    assert {"config.json", "log.csv", "checkpoint.pt"} < {path.name for path in run.iterdir()}
+
+
+def test_the_encoder_learns_with_the_first_stage_only(place):
+    cfg = tiny(out_dir=str(place / "parts"), stop_after=3)
+    text_to_image.train(cfg)
+    first = saved(place / "parts")["model"]
+    text_to_image.train(tiny(out_dir=str(place / "parts"), resume=True))
+    both, fresh = saved(place / "parts")["model"], make_nets(tiny(), saved(place / "parts")["shape"], None).state_dict()
+
+    def changed(a, b, part):
+        return any(not torch.equal(a[name], b[name]) for name in a if name.startswith(part))
+
+    for kind in ("nets", "averages"):
+        assert changed(fresh, first, f"{kind}.0.text") and not changed(first, both, f"{kind}.0")
+        assert not changed(fresh, first, f"{kind}.1") and changed(first, both, f"{kind}.1")
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_each_stage_is_resumed_exactly(stop, trained, tmp_path, monkeypatch):
+    """Bit for bit, in the first stage, between the two, in the second: weights, averages, optimisers, data, log."""
+    monkeypatch.setattr(text_to_image, "Judge", no_judge)
+    left = text_to_image.train(tiny(out_dir=str(tmp_path / "run"), stop_after=stop))
+    assert "interrupted" in left and left["steps"] == stop and not (tmp_path / "run/result.json").exists()
+    torch.manual_seed(99)                                               # what else happened since
+    result = text_to_image.train(tiny(out_dir=str(tmp_path / "run"), resume=True))
+    a, b = saved(trained[0]), saved(tmp_path / "run")
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"]) and a["step"] == b["step"] == 6
+    assert str([o["state"] for o in a["optimizers"]]) == str([o["state"] for o in b["optimizers"]])
+    assert torch.equal(a["rng"]["data"], b["rng"]["data"]) and result["val_loss"] == trained[1]["val_loss"]
+    logs = [[{**row, "seconds": ""} for row in csv.DictReader((run / "log.csv").read_text().splitlines())]
+            for run in (trained[0], tmp_path / "run")]
+    assert logs[0] == logs[1]
+
+
+def command(folder, *args):
+    return text_to_image.main([*args, f"--out_dir={folder}", "--device=cpu", "--matmul=highest"])
+
+
+def test_samples(trained, capsys):
+    run, state = trained[0], saved(trained[0])
+    command(run, "sample", "--prompt=a smiling face with blond hair | ", "--n=3", "--guidance=2")
+    pixels, out = read_png(run / "samples/samples.png"), capsys.readouterr().out
+    assert pixels.shape == sheet_shape(2, 3) and "a smiling face with blond hair\nno prompt\nwrote" in out
+    words = torch.tensor(Words(state["words"]).encode("a smiling face with blond hair"))
+    y = F.pad(words, (0, state["shape"][3] - len(words)), value=PAD) * torch.tensor([1, 1, 1, 0, 0, 0])[:, None]
+    nets = make_nets(Config(**state["config"]), state["shape"], state)["averages"]
+    images = draw(nets, y, tiny(guidance=2.0))[1][-1]
+    shown = to_float(torch.tensor(pixels).permute(2, 0, 1)).unfold(1, 34, 34).unfold(2, 34, 34)[..., 2:, 2:]
+    assert (shown.permute(1, 2, 0, 3, 4).flatten(0, 1) - images.clamp(-1, 1)).abs().max() <= 1.01 / 255
+    command(run, "sample", "--n=3", "--show=stages")
+    assert read_png(run / "samples/stages.png").shape == sheet_shape(24, 8)     # of eight captions
+
+
+def test_evaluate(trained, capsys, monkeypatch):
+    calls, real = [], to_float(captions.load_captions("faces", 32, 40)[1].images[:40])
+    monkeypatch.setattr(text_to_image, "draw", lambda nets, y, cfg, low=None: calls.append(
+        (cfg.guidance, cfg.sample_steps, low is None)) or [[real]])
+    rows = command(trained[0], "evaluate")
+    assert json.loads((trained[0] / "evaluate.json").read_text()) == rows and "PSNR" in capsys.readouterr().out
+    settings = [(w, steps, True) for w in (0, 1, 2, 3, 5) for steps in (5, 10, 20)]
+    assert calls == [*settings, (1, 3, False)] and list(rows)[-2:] == ["real, enlarged", "real, bicubic"]
+    assert rows["real, enlarged"]["PSNR"] == math.inf > rows["real, bicubic"]["PSNR"] > 15
+    assert read_png(trained[0] / "samples/evaluate.png").shape == sheet_shape(17, 8)
+
+
+@pytest.fixture
+def tsv(tmp_path):
+    lines = []
+    for i in range(6):
+        write_png(tmp_path / f"{i}.png", np.full((20, 24, 3), 40 * i, np.uint8))
+        lines += [f"{i}.png\ta {'dark' if i < 3 else 'bright'} square", f"{i}.png\tnumber{i}"][:1 + i % 2]
+    (tmp_path / "captions.tsv").write_text("\n".join(lines))
+    return tmp_path / "captions.tsv"
+
+
+def test_own_captions(tsv, capsys):
+    result = text_to_image.train(tiny(data=str(tsv), out_dir=str(tsv.parent / "run"), steps=3))
+    assert result["scores"] == {} and "no judge" in capsys.readouterr().out
+    command(tsv.parent / "run", "sample", "--prompt=a bright square|number3", "--n=2")
+    assert read_png(tsv.parent / "run/samples/samples.png").shape == sheet_shape(2, 2)
+    refused(capsys, "labels", "evaluate", f"--out_dir={tsv.parent}/run", "--device=cpu")
+    refused(capsys, "'smiling'", "sample", f"--out_dir={tsv.parent}/run", "--prompt=a smiling square")
+
+
+# ---- bad input: one line, exit status 2, no traceback, nothing lost
+
+def refused(capsys, words, *args):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leaving:
+        text_to_image.main(list(args))
+    err = capsys.readouterr().err
+    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1 and words in err, err
+
+
+def test_bad_prompts_data_and_flags(trained, tsv, capsys):
+    run = ["sample", f"--out_dir={trained[0]}", "--device=cpu"]
+    refused(capsys, "'zebra', 'unicorn'", *run, "--prompt=a smiling face | a zebra unicorn zebra")
+    refused(capsys, "room for", *run, "--prompt=" + "face " * 60)
+    for words, flag in (("every size", "--n=0"), ("from 1 to 20", "--sample_steps=21"), ("--s and --max_s", "--s=1")):
+        refused(capsys, words, *run, flag)
+    refused(capsys, "leave the flag out", *run, "--T=10")
+    refused(capsys, "no checkpoint", "sample", f"--out_dir={trained[0]}/none")
+    refused(capsys, "no such file", "--data=nothing.tsv", "--steps=1")
+    refused(capsys, "leave out --data", *run[1:], "--resume", f"--data={tsv}", "--steps=9")
+
+
+@pytest.mark.parametrize("flag", ["width=33", "width=0", "levels=0", "levels=9", "stem=3", "stem=0", "stages=0", "stages=9",
+                                  "T=0", "n=0", "batch_size=0", "n_layer=0", "max_weight=0", "max_s=1", "s=-1",
+                                  "sample_steps=0", "sampler=euler", "n_images=0", "prompt=zebra", "size=30"])
+def test_bad_sizes(flag, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(text_to_image, "Judge", no_judge)
+    args = {**TINY, "out_dir": tmp_path / "run", **dict([flag.split("=")])}
+    refused(capsys, "", *(f"--{key}={value}" for key, value in args.items()))
+    assert not (tmp_path / "run").exists()
