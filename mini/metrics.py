@@ -151,10 +151,10 @@ def variety(samples, held_out, training, n: int = 512):
 
 def table(rows: dict, shares=()) -> str:
     """{name: {column: number}} as lines: the columns named in `shares` in %, the others as they are."""
-    columns, wide = list(next(iter(rows.values()))), max(14, *map(len, rows))
-    lines = [" " * wide + "".join(f"{column:>10}" for column in columns)]
+    wide, columns = max(14, *map(len, rows)), {c: max(10, len(c) + 2) for c in next(iter(rows.values()))}
+    lines = [" " * wide + "".join(f"{column:>{w}}" for column, w in columns.items())]
     for name, row in rows.items():
-        cells = (f"{row[column]:10.1%}" if column in shares else f"{row[column]:10.4g}" for column in columns)
+        cells = (f"{row[column]:{w}{'.1%' if column in shares else '.4g'}}" for column, w in columns.items())
         lines.append(f"{name:>{wide}}" + "".join(cells))
     return "\n".join(lines)
 
