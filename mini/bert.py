@@ -174,9 +174,10 @@ def hide(idx, tokenizer, share: float, generator):
     return torch.where(chosen & (way >= 0.8) & (way < 0.9), other, shown), chosen
 
 
-def masked_loss(model, idx, shown, chosen, pad: int):
+def masked_loss(model, idx, shown, chosen, tokenizer):
     """Mean loss in nats over the chosen positions alone; 0 if there are none."""
-    x = model(shown, torch.zeros_like(idx), idx == pad)
+    ends = (idx == tokenizer.sep).int()                         # behind the first [SEP] is the second text
+    x = model(shown, (ends.cumsum(1) - ends).clamp(max=1), idx == tokenizer.pad)
     logits = model.name_tokens(x[chosen]).float()               # (B, T, C) -> (|M|, C) -> (|M|, V)
     return F.cross_entropy(logits, idx[chosen], reduction="sum") / chosen.sum().clamp(min=1)
 
@@ -290,8 +291,7 @@ def train(cfg: Config) -> dict:
     torch.manual_seed(cfg.seed)
     fresh = BERT(cfg, len(model.bias)).to(device)               # what "from scratch" begins with
     rows = pretraining_rows(unlabelled_texts(cfg), tokenizer, cfg.block_size).to(device)
-    cut = max(1, min(len(rows) // 50, N_HELD_OUT))
-    held_out, rows = rows[:cut], rows[cut:]
+    held_out, rows = rows.tensor_split([max(1, min(len(rows) // 50, N_HELD_OUT))])
     hidden = hide(held_out, tokenizer, cfg.mask_share, torch.Generator().manual_seed(0))
     length = (rows != pad).sum(1)
     matrices = [p for p in model.h.parameters() if p.ndim == 2]
@@ -304,7 +304,7 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
 
     with common.Run(cfg, "bert", model, ["loss", "lr", "val_loss"], state) as run:
-        run.say(f"{int(length.sum()):,} tokens to learn from in {len(rows):,} rows, {cut} rows held out\n"
+        run.say(f"{int(length.sum()):,} tokens to learn from in {len(rows):,} rows, {len(held_out)} rows held out\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
@@ -316,7 +316,7 @@ def train(cfg: Config) -> dict:
             shown, chosen = hide(idx, tokenizer, cfg.mask_share, data_rng)
             # loss, backward, step
             with common.autocast(device, cfg.matmul):
-                loss = masked_loss(net, idx, shown, chosen, pad)
+                loss = masked_loss(net, idx, shown, chosen, tokenizer)
             run.check_finite(step, loss=loss.item())
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
@@ -328,7 +328,7 @@ def train(cfg: Config) -> dict:
             with run.untimed():
                 if run.due(done, cfg.eval_every):
                     with torch.no_grad():
-                        val_loss = masked_loss(model.eval(), held_out, *hidden, pad).item()
+                        val_loss = masked_loss(model.eval(), held_out, *hidden, tokenizer).item()
                     model.train()
                 if val_loss is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=factor * cfg.lr, val_loss=val_loss)
@@ -339,7 +339,7 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)
 
         with torch.no_grad():
-            val_loss, scores = masked_loss(model.eval(), held_out, *hidden, pad).item(), {}
+            val_loss, scores = masked_loss(model.eval(), held_out, *hidden, tokenizer).item(), {}
         filled = "\n".join(f"{text}\n    {fill_in(model, tokenizer, text)[0]}" for text in EXAMPLES)
         run.write_sample(cfg.steps, ".txt", filled.encode())
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; knowing nothing {math.log(V):.4f}")

@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import math
+import random
 import re
 import shutil
 from pathlib import Path
@@ -182,11 +183,14 @@ def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_pad_and_specials():
 def test_the_loss_is_on_the_chosen_tokens_alone():
     model, tokenizer = small_model(V=small_tokenizer().vocab_size), small_tokenizer()
     idx = torch.randint(5, 30, (4, 12))
+    idx[0, 5] = idx[:, -1] = tokenizer.sep                  # the first row holds two texts
     shown, chosen = hide(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
-    logits = model.name_tokens(model(shown, torch.zeros_like(idx), idx == 0))
+    types = torch.zeros_like(idx)
+    types[0, 6:] = 1
+    logits = model.name_tokens(model(shown, types, idx == 0))
     want = -F.log_softmax(logits, 2).gather(2, idx[:, :, None])[chosen].mean()
-    close(masked_loss(model, idx, shown, chosen, 0).detach(), want.detach(), 1e-5)
-    assert masked_loss(model, idx, shown, chosen & False, 0).item() == 0        # none chosen: 0, not NaN
+    close(masked_loss(model, idx, shown, chosen, tokenizer).detach(), want.detach(), 1e-5)
+    assert masked_loss(model, idx, shown, chosen & False, tokenizer).item() == 0        # none chosen: 0, not NaN
 
 
 # ---- rows, heads, scores
@@ -283,6 +287,20 @@ def test_held_out_names_are_in_no_text_to_learn_from():
     assert sum(bool(new & set(words)) for words, _ in test) > len(test) / 3
 
 
+def test_reports_tell_every_fact_where_they_say():
+    names = passages.Names(random.Random(0), False)
+    for _ in range(100):
+        people, facts = passages.facts_of_two(names)
+        assert [kind for kind, _ in facts[0][:2]] == [kind for kind, _ in facts[1][:2]]
+        words, where = passages.tell(people, facts, names.rng)
+        assert {key: words[a:b] for key, (a, b) in where.items()} == {
+            (name, kind): text.split() for name, told in zip(people, facts) for kind, text in told}
+        assert all(name in " ".join(words) for name in people)
+        first, second = passages.two_reports(names).split(" [SEP] ")
+        assert sorted(re.findall("[0-9]+", first)) == sorted(re.findall("[0-9]+", second))
+        assert {*re.findall("[A-Z][a-z]+ [A-Z][a-z]+", first)} & {*re.findall("[A-Z][a-z]+ [A-Z][a-z]+", second)}
+
+
 def test_one_word_has_several_tags():
     learn, _ = passages.load_entities(2000, 0)
     tags = {}
@@ -315,7 +333,7 @@ def test_one_batch_is_learnt_by_heart():
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     for _ in range(60):
         optimizer.zero_grad()
-        loss = masked_loss(model, idx, shown, chosen, tokenizer.pad)
+        loss = masked_loss(model, idx, shown, chosen, tokenizer)
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.05

@@ -172,40 +172,58 @@ class Question:
     end: int
 
 
-def question(names: Names) -> Question:
-    """A passage on two people, and a question on one fact of one of them."""
-    rng = names.rng
+def facts_of_two(names: Names):
+    """([a, b], [facts of a, of b]): two full names, and for each two or three facts, (kind, what is told).
+    The first two are of the same kinds for both, so that a question about one could be about the other."""
+    rng, used = names.rng, set()
     kinds = rng.sample(list(FACTS), 3)
     makers = {"town": lambda: names.one(TOWN), "firm": names.firm, "date": names.date, "person": names.full,
               "thing": lambda: rng.choice(THING.split("/")),
               "instrument": lambda: rng.choice(INSTRUMENT.split("/"))}
-    used, people = set(), []
 
-    def fresh(maker):
+    def fresh(maker):                                       # no word of it has been used, but for small ones
         while not used.isdisjoint((text := maker()).split()):
             pass
-        used.update(text.split())
+        used.update({*text.split()} - {"the", "University", "of", "and", "&", "Sons", "United"})
         return text
-    for _ in range(2):
-        people.append(fresh(names.full))
-    used -= {"the", "of", "and"}
-    asked, about, words, answer = rng.randrange(2), rng.choice(kinds[:2]), [], None
-    for n, name in enumerate(people):
+    people = [fresh(names.full), fresh(names.full)]
+    return people, [[(kind, fresh(makers[FACTS[kind][2]])) for kind in kinds[:2 + (rng.random() < 0.5)]]
+                    for _ in people]
+
+
+def tell(people: list, facts: list, rng):
+    """(words of a passage, {(name, kind): (start, end) of what is told}), each person's facts in any order."""
+    words, where = [], {}
+    for name, told in zip(people, facts):
         he, his = ("He", "His") if name.split()[0] in MEN else ("She", "Her")
-        told = kinds[:2] + kinds[2:] * (rng.random() < 0.5)
-        rng.shuffle(told)
-        for i, kind in enumerate(told):
-            used -= {"the", "University", "of", "and", "&", "Sons", "United"}
-            text, template = fresh(makers[FACTS[kind][2]]), rng.choice(FACTS[kind][0])
-            template = template.format(p=he if i else name, n=name, a="{a}")
+        for i, (kind, text) in enumerate(rng.sample(told, len(told))):
+            template = rng.choice(FACTS[kind][0])
             if i and "wedding of" in template:
-                template = f"{his} wedding was in {{a}}"
+                template = template.replace("the wedding of {n}", f"{his} wedding")
+            template = template.format(p=he if i else name, n=name, a="{a}")
             sentence = split_words(template[0].upper() + template[1:] + ".")
             at = sentence.index("{a}")
-            if n == asked and kind == about:
-                answer = len(words) + at, len(words) + at + len(text.split())
+            where[name, kind] = len(words) + at, len(words) + at + len(text.split())
             words += sentence[:at] + text.split() + sentence[at + 1:]
-    return Question(words, split_words(rng.choice(FACTS[about][1]).format(q=people[asked])), *answer)
+    return words, where
+
+
+def question(names: Names) -> Question:
+    """A passage on two people, and a question on one fact of one of them."""
+    people, facts = facts_of_two(names)
+    words, where = tell(people, facts, names.rng)
+    asked = names.rng.randrange(2)
+    kind = names.rng.choice(facts[asked][:2])[0]
+    text = names.rng.choice(FACTS[kind][1]).format(q=people[asked])
+    return Question(words, split_words(text), *where[people[asked], kind])
+
+
+def two_reports(names: Names) -> str:
+    """The same of the same people twice, in other words and another order, [SEP] between."""
+    people, facts = facts_of_two(names)
+    way = names.rng.choice((1, -1))                         # who comes first in the second report
+    first, second = (join(tell(people[::step], facts[::step], names.rng)[0]) for step in (1, way))
+    return f"{first} [SEP] {second}"
 
 
 def split_words(text: str) -> list:
@@ -233,7 +251,10 @@ def load_questions(few: int = 300, seed: int = 0, n_test: int = 500):
 
 
 def unlabelled(n: int = 3000) -> list:
-    """n texts of each task without labels or questions; none is held out, and no name that is new there."""
+    """n texts of each kind without labels: entity sentences, questions with their passages, [SEP] between (but
+    not what the answer is), and two_reports. None is held out, and no name that is new there."""
     names = Names(random.Random("unlabelled"), False)
     rows = [" ".join(join(entity_sentence(names)[0]) for _ in range(3)) for _ in range(n)]
-    return rows + [join(question(names).passage) for _ in range(n)]
+    asked = [question(names) for _ in range(n)]
+    rows += [f"{join(q.question)} [SEP] {join(q.passage)}" for q in asked]
+    return rows + [two_reports(names) for _ in range(n)]

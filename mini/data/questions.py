@@ -32,7 +32,8 @@ WITH_THE = {"Netherlands", "Philippines", "United States", "United Kingdom", "Cz
 THINGS = "apples eggs books coins stamps cards pears bricks nails tickets bottles chairs stones seeds".split()
 FILLERS = """could would can will you please kindly just also now then so well and let me us I we tell give
     show say find help know need want wonder like think ask hi hello hey dear friend question next one more
-    exactly about it that this here what do if to the a for my quickly really maybe today""".split()
+    exactly about it that this here what do if to the a for my quickly really maybe today calculate compute
+    evaluate I'd we'd I'm let's""".split()
 SYLLABLES = [a + b for a in "b c d f g h j k l m n p r s t v w z br dr gr kh sh st th tr ch".split()
              for b in "a e i o u an en or is ul ay ia ou al er".split()]
 
