@@ -173,7 +173,7 @@ class Question:
 
 
 def facts_of_two(names: Names):
-    """([a, b], [facts of a, of b]): two full names, and for each two or three facts, (kind, what is told).
+    """([a, b], [facts of a, of b]): two full names, and for each two or three facts (kind, what is told).
     The first two are of the same kinds for both, so that a question about one could be about the other."""
     rng, used = names.rng, set()
     kinds = rng.sample(list(FACTS), 3)
@@ -192,7 +192,7 @@ def facts_of_two(names: Names):
 
 
 def tell(people: list, facts: list, rng):
-    """(words of a passage, {(name, kind): (start, end) of what is told}), each person's facts in any order."""
+    """(words of a passage, {(name, kind): (start, end) of what is told}); facts are told in any order."""
     words, where = [], {}
     for name, told in zip(people, facts):
         he, his = ("He", "His") if name.split()[0] in MEN else ("She", "Her")
@@ -251,8 +251,8 @@ def load_questions(few: int = 300, seed: int = 0, n_test: int = 500):
 
 
 def unlabelled(n: int = 3000) -> list:
-    """n texts of each kind without labels: entity sentences, questions with their passages, [SEP] between (but
-    not what the answer is), and two_reports. None is held out, and no name that is new there."""
+    """n texts of each kind without labels: entity sentences; questions and their passages, [SEP] between (but
+    not what the answer is); two_reports. None is held out, and no name that is new there."""
     names = Names(random.Random("unlabelled"), False)
     rows = [" ".join(join(entity_sentence(names)[0]) for _ in range(3)) for _ in range(n)]
     asked = [question(names) for _ in range(n)]
