@@ -304,7 +304,7 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
 
     with common.Run(cfg, "bert", model, ["loss", "lr", "val_loss"], state) as run:
-        run.say(f"{int(length.sum()):,} tokens to learn from in {len(rows):,} rows; {len(held_out)} held out\n"
+        run.say(f"{int(length.sum()):,} tokens in {len(rows):,} rows; {len(held_out)} rows held out\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
