@@ -47,13 +47,13 @@ class Config(common.RunConfig):
     size: int = 32              # height and width of the images
     n_images: int = 20000       # how many faces are drawn to learn from
     # model
-    patch: int = 8              # height and width of a patch
-    n_layer: int = 4            # blocks of each of the two Transformers
+    patch: int = 4              # height and width of a patch
+    n_layer: int = 2            # blocks of each of the two Transformers
     n_head: int = 4             # attention heads
     n_embd: int = 128           # C: the width of both
     n_joint: int = 64           # D: numbers in the vector of an image or a caption
     # optimisation
-    steps: int = 1500           # optimiser steps
+    steps: int = 2000           # optimiser steps
     batch_size: int = 128       # B: images, each with one of its captions
     lr: float = 1e-3            # AdamW's learning rate at its peak
     warmup: int = 100           # steps until it is there; then it falls to 0 in half a cosine
@@ -65,7 +65,7 @@ class Config(common.RunConfig):
     image: str = ""             # or a picture whose nearest captions are wanted
 
 
-PRESETS = {"gpu": dict(size=64, n_images=100000, n_layer=8, n_head=8, n_embd=512, n_joint=256,
+PRESETS = {"gpu": dict(size=64, patch=8, n_images=100000, n_layer=8, n_head=8, n_embd=512, n_joint=256,
                        batch_size=1024, steps=10000, lr=5e-4, warmup=1000)}
 
 

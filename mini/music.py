@@ -44,7 +44,7 @@ from mini.data.tunes import begin_with, read_corpus, save_piece, to_tokens
 class Config(common.RunConfig):
     # data
     data: str = "tunes"            # tunes, or a folder of .mid files
-    pieces: int = 2500             # how many tunes are made
+    pieces: int = 6000             # how many tunes are made
     transpose: int = 0             # raise or lower what is learnt from by up to so many semitones, at random
     # model
     block_size: int = 384          # T, the window: how many events the model sees at once
@@ -52,7 +52,7 @@ class Config(common.RunConfig):
     n_head: int = 4                # attention heads per block
     n_embd: int = 128              # C, the width
     # optimisation
-    steps: int = 1600              # optimiser steps
+    steps: int = 2200              # optimiser steps
     batch_size: int = 10           # sequences per step
     muon_lr: float = 0.04          # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.01               # AdamW's peak learning rate, for the rest
@@ -71,7 +71,7 @@ class Config(common.RunConfig):
     samples: int = 4               # pieces to write
     temperature: float = 0.9       # 0: always the likeliest event; 1: as the model believes; above: wilder
     top_k: int = 0                 # draw from the k likeliest events only (0: all)
-    top_p: float = 0.98            # draw from the likeliest events that together have this probability
+    top_p: float = 0.95            # draw from the likeliest events that together have this probability
     cache: bool = True             # keep past keys and values: the same music, faster
     wav: bool = False              # write sound, too
 
