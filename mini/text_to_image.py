@@ -56,7 +56,7 @@ class Config(common.RunConfig):
     max_s: float = 0.5          # highest level of noise in low-resolution images, as a share of T
     # optimisation
     max_weight: float = 5.0     # largest weight w_t of an error in x₀
-    steps: int = 5000           # optimiser steps, shared evenly by the stages
+    steps: int = 8000           # optimiser steps, shared evenly by the stages
     batch_size: int = 32        # images per step
     lr: float = 2e-3            # Adam's peak learning rate
     warmup: int = 100           # a stage's steps until it is reached; then it falls to 0 in a straight line
@@ -68,8 +68,8 @@ class Config(common.RunConfig):
     n: int = 8                  # images for each prompt
     sampler: str = "dpm"        # dpm | ddim | ddpm: DPM-Solver++(2M), DDIM, Ho et al.'s own
     sample_steps: int = 20      # steps from noise to image in each stage, at most T
-    guidance: float = 1.0       # of the first stage. 0: no prompt; 1: with it; more: exaggerate what it means
-    s: float = 0.1              # level of noise in low-resolution images in sampling, as a share of T
+    guidance: float = 2.0       # 0: without the prompt; 1: with it; more: exaggerate what it means
+    s: float = 0.35             # level of noise in low-resolution images in sampling, as a share of T
     show: str = "samples"       # samples | stages: the images, or how each comes about
 
 PRESETS = {"gpu": dict(size=64, stages=3, width=128, levels=3, stem=1, n_layer=4, batch_size=128, steps=90000,
@@ -252,11 +252,11 @@ def sample_chain(predict, x, cfg, rng):
         x, before = step_back(x, x0, abar[t], abar[s], z, cfg, before), (x0, abar[t])
 
 
-def guided(net, asked, nothing, w: float, cfg, disturbed=()):
-    """predict(x_t, t) for sample_chain: x̂₀ in [-1, 1]. Guidance w leads from the net's output for the empty
+def guided(net, asked, nothing, cfg, disturbed=()):
+    """predict(x_t, t) for sample_chain: x̂₀ in [-1, 1]. cfg.guidance leads from the net's output for the empty
     prompt to that for what is asked, or beyond (Ho & Salimans 2021, eq. 6; there for ε)."""
     def predict(xt, t):
-        times = torch.full((len(xt),), t, device=xt.device)
+        w, times = cfg.guidance, torch.full((len(xt),), t, device=xt.device)
         with common.autocast(xt.device, cfg.matmul):
             out = net(xt, times, *(asked if w == 1 else nothing), *disturbed).float()
             if w not in (0, 1):
@@ -268,16 +268,16 @@ def guided(net, asked, nothing, w: float, cfg, disturbed=()):
 @torch.no_grad()
 def draw(nets, y, cfg, low=None) -> list:
     """For prompts y (n, L) [[x_T, …, image] of each stage], (n, C, S, S) in [-1, 1], on the CPU, by the noise
-    of cfg.seed; the first is guided. Given images low (n, C, S, S), the last stage alone enlarges them."""
+    of cfg.seed. Given images low (n, C, S, S), the last stage alone enlarges them."""
     n, device, made = len(y), y.device, []
     asked, nothing = nets[0].text(y), nets[0].text(torch.full_like(y, Words.PAD))
     for net in nets if low is None else nets[-1:]:
-        C, S, w, disturbed, seed = net.C, net.S, cfg.guidance, (), cfg.seed + 10**6 * net.S
+        C, S, disturbed, seed = net.C, net.S, (), cfg.seed + 10**6 * net.S
         if low is not None:
             eps, s = noise(n, C * S * S // 4, seed + 2).view(low.shape), torch.full((n,), int(cfg.s * cfg.T))
-            w, disturbed = 1, [part.to(device) for part in disturb(low, s, eps, make_abar(cfg.T))]
+            disturbed = [part.to(device) for part in disturb(low, s, eps, make_abar(cfg.T))]
         x, rng = noise(n, C * S * S, seed).view(n, C, S, S), torch.Generator().manual_seed(seed + 1)
-        *steps, (_, x0) = sample_chain(guided(net, asked, nothing, w, cfg, disturbed), x.to(device), cfg, rng)
+        *steps, (_, x0) = sample_chain(guided(net, asked, nothing, cfg, disturbed), x.to(device), cfg, rng)
         low = x0.cpu()
         made.append([*(xt.cpu() for xt, _ in steps), low])
     return made
@@ -424,11 +424,11 @@ def evaluate(cfg: Config) -> dict:
     cfg, state = own_checkpoint(cfg, "text_to_image")
     nets, (_, parts, tokens, judge) = make_nets(cfg, state["shape"], state)["averages"], load_data(cfg, state)
     common.require(judge.model and cfg.stages > 1, "this needs a run of two stages, on images with labels")
-    real, labels = to_float(parts[1].images[:judge.n]), parts[1].labels[:judge.n]
+    rows, shown, real, labels = {}, [], to_float(parts[1].images[:judge.n]), parts[1].labels[:judge.n]
     y, low = tokens[1][:judge.n, 0].to(common.pick_device(cfg.device)), resize(real, cfg.size // 2)
     ways = {f"w {w:g}, {steps} steps": dict(cfg=replace(cfg, guidance=w, sample_steps=min(steps, cfg.T)))
             for w in (0.0, 1.0, 2.0, 3.0, 5.0) for steps in (5, 10, 20)}
-    rows, shown, ways["real, enlarged"] = {}, [], dict(cfg=cfg, low=low)
+    ways |= {f"real, enlarged, s {s:g}": dict(cfg=replace(cfg, s=s), low=low) for s in (0.0, cfg.s)}
     for name in [*ways, "real, bicubic"]:
         print(f"drawing {name}", flush=True)
         began = time.perf_counter()

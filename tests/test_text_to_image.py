@@ -314,7 +314,7 @@ def test_guidance(w):
         calls.append((t, words))
         return 0.3 * x + words.view(-1, 1, 1, 1)
 
-    got = guided(net, asked, (torch.zeros(3), "mask"), w, tiny())(x, 6)
+    got = guided(net, asked, (torch.zeros(3), "mask"), tiny(guidance=w))(x, 6)
     want = (1 - w) * 0.3 * x + w * (0.3 * x + asked[0].view(-1, 1, 1, 1))
     assert want.abs().max() > 1.1 or w < 1
     close(got, want.clamp(-1, 1), 1e-5)
@@ -438,13 +438,15 @@ def test_samples(trained, capsys):
 def test_evaluate(trained, capsys, monkeypatch):
     calls, real = [], to_float(captions.load_captions("faces", 32, 40)[1].images[:40])
     monkeypatch.setattr(text_to_image, "draw", lambda nets, y, cfg, low=None: calls.append(
-        (cfg.guidance, cfg.sample_steps, low is None)) or [[real]])
+        (cfg.guidance, cfg.sample_steps, cfg.s, low is None)) or [[real]])
     rows = command(trained[0], "evaluate")
     assert json.loads((trained[0] / "evaluate.json").read_text()) == rows and "PSNR" in capsys.readouterr().out
-    settings = [(w, steps, True) for w in (0, 1, 2, 3, 5) for steps in (5, 10, 20)]
-    assert calls == [*settings, (1, 3, False)] and list(rows)[-2:] == ["real, enlarged", "real, bicubic"]
-    assert rows["real, enlarged"]["PSNR"] == math.inf > rows["real, bicubic"]["PSNR"] > 15
-    assert read_png(trained[0] / "samples/evaluate.png").shape == sheet_shape(17, 8)
+    own = Config(**saved(trained[0])["config"])
+    settings = [(w, steps, own.s, True) for w in (0, 1, 2, 3, 5) for steps in (5, 10, 20)]
+    assert calls == [*settings, *((own.guidance, 3, s, False) for s in (0, own.s))]
+    assert list(rows)[-3:] == ["real, enlarged, s 0", f"real, enlarged, s {own.s:g}", "real, bicubic"]
+    assert rows["real, enlarged, s 0"]["PSNR"] == math.inf > rows["real, bicubic"]["PSNR"] > 15
+    assert read_png(trained[0] / "samples/evaluate.png").shape == sheet_shape(18, 8)
 
 
 @pytest.fixture
