@@ -253,8 +253,8 @@ def sample_chain(predict, x, cfg, rng):
 
 
 def guided(net, asked, nothing, cfg, disturbed=()):
-    """predict(x_t, t) for sample_chain: x̂₀ in [-1, 1]. cfg.guidance leads from the net's output for the empty
-    prompt to that for what is asked, or beyond (Ho & Salimans 2021, eq. 6; there for ε)."""
+    """predict(x_t, t) for sample_chain: x̂₀ in [-1, 1]. cfg.guidance leads from the net's output for the
+    empty prompt to that for what is asked, or beyond (Ho & Salimans 2021, eq. 6; there for ε)."""
     def predict(xt, t):
         w, times = cfg.guidance, torch.full((len(xt),), t, device=xt.device)
         with common.autocast(xt.device, cfg.matmul):
