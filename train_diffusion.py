@@ -234,7 +234,7 @@ def sample_chain(predict, x, cfg, rng, known=None, mask=None):
 def guided(net, y, cfg):
     """predict(x_t, t) for sample_chain: the network's x̂₀, in [-1, 1], for labels y (n, V). Guidance w leads
     from what it would draw without labels to, or beyond, what it would draw with them: out + w (out_y − out)
-    (Ho & Salimans 2021, eq. 6; there for ε, of which x̂₀ and v are linear functions)."""
+    (Ho & Salimans 2021, eq. 6, with w − 1 for w; there for ε, of which x̂₀ and v are linear functions)."""
     abar, w = make_abar(cfg.T, cfg.schedule).float(), cfg.guidance
 
     def predict(xt, t):
@@ -302,10 +302,10 @@ def train(cfg: Config) -> dict:
     test = draw_batch(held_out_images, held_out_labels, 256, cfg, data_rng)
     if state:
         common.restore(state, [optimizer], data_rng)
-    net, abar = torch.compile(model) if cfg.compile else model, make_abar(cfg.T, cfg.schedule).to(device)
+    net = torch.compile(model) if cfg.compile else model
     net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
     common.require(cfg.batch_size % world == 0, f"--batch_size must be a multiple of {world} processes")
-    shown = draw_labels(cfg, attributes, cfg.n)
+    shown, abar = draw_labels(cfg, attributes, cfg.n), make_abar(cfg.T, cfg.schedule).float().to(device)
     draw(average, shown[:1], shape, cfg)                    # refuses wrong flags now, not after hours
     with common.Run(cfg, "diffusion", model, ["loss", "lr", "val_loss"], state, rank) as run:
         run.say(f"{len(images):,} images of {size} × {size}; labels: {', '.join(attributes) or 'none'}")

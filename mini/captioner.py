@@ -8,14 +8,14 @@ of the English sentence stood. The decoder writes the caption y of the image x w
 
 Papers: Vaswani et al. 2017, "Attention is all you need"; Dosovitskiy et al. 2021, "An image is worth 16×16
 words" (ViT: the patches); Xu et al. 2015, "Show, attend and tell" (captions, and where the model looked).
-Departures: positions are learnt, as in ViT; the encoder normalises behind its sub-layers, ViT before.
+Departures: learnt positions, as in ViT (which normalises before its sub-layers); the rate's half cosine.
 
     python -m mini.captioner                            faces and captions, made on the spot
     python -m mini.captioner sample --n=8               held-out faces described; or --image=me.png
     python -m mini.captioner evaluate                   what a beam buys; does it look at the right place?
     python -m mini.captioner --data=captions.tsv        your own: an image's path, a tab, its caption
 
-Measured times and scores: README.md. Read before: translator.py; only the encoder begins differently here.
+Measured times and scores: README.md. Read before: translator.py, of which this is a variation.
 """
 import math
 from dataclasses import dataclass, replace
@@ -52,9 +52,9 @@ class Config(common.RunConfig):
     # optimisation
     steps: int = 1500           # optimiser steps
     batch_size: int = 64        # images per step, each with one of its captions
-    lr: float = 1e-3            # Adam's learning rate at its peak
+    lr: float = 1e-3            # Adam's, where the half cosine begins; the warm-up meets it a little lower
     warmup: int = 200           # steps in which it rises; it falls to 0 in half a cosine
-    smoothing: float = 0.1      # ε of the labels
+    smoothing: float = 0.1      # ε of the labels: with it even a perfect model has a loss
     # run
     out_dir: str = "runs/captioner"     # folder of the run
     eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
@@ -151,7 +151,7 @@ class Captioner(nn.Module):
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.xavier_uniform_(p)
-        for table in (self.embed_y.weight, self.positions_x, self.positions_y):         # embeddings times √C
+        for table in (self.embed_y.weight, self.positions_x, self.positions_y):         # used: words · √C
             nn.init.normal_(table, std=C**-0.5)
 
     def embed(self, y, n=0):
@@ -194,7 +194,7 @@ def loss_of(logits, y, smoothing: float = 0.0):
 
 
 def learning_rate(step: int, cfg) -> float:
-    """At step 0, 1, …: a line that rises, and then half a cosine that falls to 0, whichever is lower."""
+    """At step 0, 1, …: a rising line, or half a cosine from lr at step 0 down to 0, whichever is lower."""
     return cfg.lr * min((step + 1) / max(1, cfg.warmup), (1 + math.cos(math.pi * step / cfg.steps)) / 2)
 
 

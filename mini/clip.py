@@ -8,12 +8,12 @@ all B² similarities are computed, and each image has to find its caption among 
 
 s is learnt, at most 100. Many faces are "someone with glasses": where a batch holds a caption twice, the
 other one is no wrong answer, and neither softmax counts it. (To share the right answer evenly among them
-would change nothing: equal captions have equal vectors, so the sum is the same.) Afterwards the networks
-search images by text, and classify by names that nobody trained a classifier for (zero-shot).
+would leave CLIP's loss as it was: equal captions have equal vectors, so the sum is the same.) Afterwards the
+networks search images by text, and classify by names that nobody trained a classifier for (zero-shot).
 
 Papers: Radford et al. 2021, "Learning transferable visual models from natural language supervision";
 Dosovitskiy et al. 2021, "An image is worth 16×16 words". Departures: GELU instead of its approximation
-x·σ(1.702 x); whole words instead of pieces of words; the equal captions above.
+x·σ(1.702 x); whole words instead of pieces; the equal captions above; images not cropped at random (§2.3).
 
     python -m mini.clip                                         faces and captions, made on the spot
     python -m mini.clip sample --prompt="a face with red hair and glasses"      the nearest of 1,000 images
@@ -149,7 +149,7 @@ class TextEncoder(nn.Module):
         x = self.words(tokens) + self.positions[:T]                     # (B, T, C)
         for block in self.blocks:
             x = block(x, causal)
-        at_eos = (tokens == EOS).int().argmax(1)                        # (B,): where each first is
+        at_eos = (tokens == EOS).int().argmax(1)                        # (B,): where each caption's EOS is
         return self.project(self.ln_out(x[torch.arange(B, device=x.device), at_eos]))
 
 
@@ -294,7 +294,7 @@ def make_model(cfg, shape, state):
 def make_optimizer(model, cfg):
     groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": cfg.weight_decay},
               {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]   # and ln s
-    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), eps=1e-6)        # table 19
+    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), eps=1e-6)        # table 18
 
 
 def train(cfg: Config) -> dict:
@@ -309,13 +309,13 @@ def train(cfg: Config) -> dict:
         common.restore(state, [optimizer], data_rng)
     device = model.log_scale.device
     images, tokens = learn.images.to(device), learn.tokens.to(device)
-    examples = [captions[-1] for captions in held_out.captions[:6]]     # to look for in samples; partial ones
+    examples, tried = [captions[-1] for captions in held_out.captions[:6]], held_out.images     # partial ones
     net = torch.compile(model) if cfg.compile else model
 
     with common.Run(cfg, "clip", model, ["loss", "lr", "s", "recall"], state) as run:
         run.say(f"{len(images):,} images of {shape[1]} × {shape[1]}, {tokens.size(1)} captions each, of "
                 f"{len(words)} words\nstep 0: a model that knows nothing has loss ln B = "
-                f"{math.log(cfg.batch_size):.3f}")
+                f"{math.log(min(cfg.batch_size, len(images))):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             for group in optimizer.param_groups:
@@ -340,8 +340,8 @@ def train(cfg: Config) -> dict:
                 if score is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, s=model.log_scale.exp().item(), recall=score)
                 if run.due(done, cfg.sample_every):
-                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png",
-                              sheet(to_float(nearest(model, words, examples, held_out.images))))
+                    found = sheet(to_float(nearest(model, words, examples, tried)), min(8, len(tried)))
+                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", found)
                 stop = run.stopping(done)
                 if score is not None or stop:
                     run.save(done, model, [optimizer], data_rng, shape=shape, words=words.state(),
@@ -388,7 +388,7 @@ def sample(cfg: Config) -> str:
     texts = read_prompts(cfg.prompt) if cfg.prompt else state["examples"]
     images = torch.cat([held_out.images[:500], unseen.images[:500], learn.images])[:1000]
     found = to_float(nearest(model, words, texts, images, 16 if len(texts) == 1 else 8))
-    write_png(path := f"{cfg.out_dir}/samples/search.png", sheet(found))
+    write_png(path := f"{cfg.out_dir}/samples/search.png", sheet(found, min(8, len(images))))
     text = "\n".join([*texts, f"the nearest of {len(images):,} images, the nearest first: {path}"])
     print(text)
     return text
@@ -396,7 +396,7 @@ def sample(cfg: Config) -> str:
 
 def read(cfg, model, words, held_out) -> str:
     """What the model says of --image: the nearest five of the held-out captions, each attribute's value."""
-    image = to_size(read_image(cfg.image), cfg.size).expand(3, -1, -1)[None]
+    image = to_size(read_image(cfg.image), held_out.images.size(2)).expand(3, -1, -1)[None]
     texts = list(dict.fromkeys(text for captions in held_out.captions for text in captions))
     u = embed(model.image, image)                                       # (1, D)
     best = (embed_texts(model, words, texts) @ u[0]).topk(min(5, len(texts)))
@@ -414,8 +414,8 @@ def evaluate(cfg: Config) -> dict:
     cfg, model, words, (_, held_out, unseen), _ = load(cfg)
     tables = {}
     for name, part in {"held_out": held_out, "never_seen": unseen}.items():
-        by_number = {n: retrieval(model, words, part, n)["text to image"] for n in (16, 64, 256, 1024)
-                     if n <= len(part.images)}
+        by_number = {n: retrieval(model, words, part, n)["text to image"]
+                     for n in sorted({min(n, len(part.images)) for n in (16, 64, 256, 1024)} - {0})}
         for column in ("@1", "chance@1") if by_number else ():
             tables[f"{name}:_{column}_among"] = {str(n): row[column] for n, row in by_number.items()}
         if part.attributes:

@@ -10,10 +10,10 @@ Each further stage draws twice the height and width, given the small picture, lo
     L = E w_t |x̂₀(x_t, t, c, √ᾱ_s low + √(1 − ᾱ_s) ε', s) − x₀|²     (Ho et al. 2022, "Cascaded diffusion …")
 
 In training low is a real image made small; in sampling, what the stage before has drawn, which is not quite
-like it. The noise hides the difference, and a stage that has seen all levels does not trust low too much.
+like it. The noise hides the difference, and a stage that has seen levels up to max_s trusts low the less.
 
-Imagen (Saharia et al. 2022) and DALL·E 2 (Ramesh et al. 2022) are built so. Departure: they take a large text
-encoder from elsewhere (T5, CLIP), as it is; ours learns its few words by the loss of the first stage alone.
+Imagen (Saharia et al. 2022) is built so; in DALL·E 2 (Ramesh et al. 2022) the words first become a CLIP
+vector of an image. Departure: Imagen takes its text encoder, T5, as it is; ours learns by the first loss.
 
     python -m mini.text_to_image                        faces and captions, made on the spot
     python -m mini.text_to_image sample --prompt="a smiling face with blond hair" --guidance=3 --n=16
@@ -56,7 +56,7 @@ class Config(common.RunConfig):
     max_s: float = 0.5          # highest level of noise in low-resolution images, as a share of T
     # optimisation
     max_weight: float = 5.0     # largest weight w_t of an error in x₀
-    steps: int = 8000           # optimiser steps, shared evenly by the stages
+    steps: int = 8000           # optimiser steps, shared evenly by the stages; keep it when you --resume
     batch_size: int = 32        # images per step
     lr: float = 2e-3            # Adam's peak learning rate
     warmup: int = 100           # a stage's steps until it is reached; then it falls to 0 in a straight line
@@ -69,7 +69,7 @@ class Config(common.RunConfig):
     sampler: str = "dpm"        # dpm | ddim | ddpm: DPM-Solver++(2M), DDIM, Ho et al.'s own
     sample_steps: int = 20      # steps from noise to image in each stage, at most T
     guidance: float = 2.0       # 0: without the prompt; 1: with it; more: exaggerate what it means
-    s: float = 0.35             # level of noise in low-resolution images in sampling, as a share of T
+    s: float = 0.35             # level of noise in low-resolution images in sampling, as a share: up to max_s
     show: str = "samples"       # samples | stages: the images, or how each comes about
 
 PRESETS = {"gpu": dict(size=64, stages=3, width=128, levels=3, stem=1, n_layer=4, batch_size=128, steps=90000,
@@ -254,7 +254,7 @@ def sample_chain(predict, x, cfg, rng):
 
 def guided(net, asked, nothing, cfg, disturbed=()):
     """predict(x_t, t) for sample_chain: x̂₀ in [-1, 1]. cfg.guidance leads from the net's output for the
-    empty prompt to that for what is asked, or beyond (Ho & Salimans 2021, eq. 6; there for ε)."""
+    empty prompt to that for what is asked, or beyond (Ho & Salimans 2021, eq. 6; their w is one less)."""
     def predict(xt, t):
         w, times = cfg.guidance, torch.full((len(xt),), t, device=xt.device)
         with common.autocast(xt.device, cfg.matmul):
@@ -268,8 +268,8 @@ def guided(net, asked, nothing, cfg, disturbed=()):
 @torch.no_grad()
 def draw(nets, y, cfg, low=None) -> list:
     """For prompts y (n, L) [[x_T, …, image] of each stage], (n, C, S, S) in [-1, 1], on the CPU, by the noise
-    of cfg.seed. Given images low (n, C, S, S), the last stage alone enlarges them."""
-    n, device, made = len(y), y.device, []
+    of cfg.seed; of a long chain some. Given images low (n, C, S, S), the last stage alone enlarges them."""
+    n, device, made, last, every = len(y), y.device, [], cfg.sample_steps - 1, max(1, cfg.sample_steps // 16)
     asked, nothing = nets[0].text(y), nets[0].text(torch.full_like(y, Words.PAD))
     for net in nets if low is None else nets[-1:]:
         C, S, disturbed, seed = net.C, net.S, (), cfg.seed + 10**6 * net.S
@@ -277,9 +277,9 @@ def draw(nets, y, cfg, low=None) -> list:
             eps, s = noise(n, C * S * S // 4, seed + 2).view(low.shape), torch.full((n,), int(cfg.s * cfg.T))
             disturbed = [part.to(device) for part in disturb(low, s, eps, make_abar(cfg.T))]
         x, rng = noise(n, C * S * S, seed).view(n, C, S, S), torch.Generator().manual_seed(seed + 1)
-        *steps, (_, x0) = sample_chain(guided(net, asked, nothing, cfg, disturbed), x.to(device), cfg, rng)
-        low = x0.cpu()
-        made.append([*(xt.cpu() for xt, _ in steps), low])
+        chain = enumerate(sample_chain(guided(net, asked, nothing, cfg, disturbed), x.to(device), cfg, rng))
+        made.append([(xt, x0)[i == last].cpu() for i, (xt, x0) in chain if i % every == 0 or i == last])
+        low = made[-1][-1]
     return made
 
 
@@ -287,9 +287,9 @@ def draw(nets, y, cfg, low=None) -> list:
 def make_nets(cfg, shape, state):
     """{"nets", "averages"} of all stages, or a checkpoint's. shape: channels, size, words, longest prompt."""
     (C, size, V, L), some = shape, (cfg.levels, cfg.stem, cfg.stages, cfg.n_layer, cfg.T, cfg.n)
-    common.require(min(*some, cfg.width, cfg.batch_size, cfg.max_weight) > 0 == cfg.width % 32,
+    common.require(min(*some, size, cfg.width, cfg.batch_size, cfg.max_weight) > 0 == cfg.width % 32,
                    "every size, and --max_weight, must be above 0, and --width a multiple of 32")
-    parts = math.lcm(cfg.stem * 2**(cfg.levels - 1), 2**(cfg.levels + cfg.stages - 2))
+    parts = math.lcm(*(2**k * max(1, cfg.stem // 2**k) * 2**(cfg.levels - 1) for k in range(cfg.stages)))
     common.require(size % parts == 0 <= min(cfg.s, cfg.max_s) <= max(cfg.s, cfg.max_s) < 1,
                    f"--size={size} must be a multiple of {parts}, --s and --max_s from 0 to below 1")
     torch.manual_seed(cfg.seed)
@@ -337,7 +337,7 @@ def judged(judge, images, labels) -> dict:
     """{attribute: share of images (n, C, H, H), enlarged if small, that the judge reads as labels (n, A) say,
     "mean": of these, "Fréchet": distance from held-out images}."""
     images = resize(images, judge.learn.images.size(2))
-    shares = dict(reversed(accuracy(judge.model, images, labels).items()))
+    shares = accuracy(judge.model, images, labels)
     return {**shares, "mean": sum(shares.values()) / len(shares), "Fréchet": judge.frechet(images)}
 
 
@@ -350,7 +350,7 @@ def train(cfg: Config) -> dict:
     check_shape(state, *saved["shape"])
     nets, device = make_nets(cfg, saved["shape"], state), common.pick_device(cfg.device)
     optimizers = [torch.optim.Adam(net.parameters(), cfg.lr, (0.9, 0.99)) for net in nets["nets"]]
-    data_rng, abar = torch.Generator().manual_seed(cfg.seed), make_abar(cfg.T).to(device)
+    data_rng, abar = torch.Generator().manual_seed(cfg.seed), make_abar(cfg.T).float().to(device)
     averages, text = nets["averages"], nets["averages"][0].text     # it learns with the first stage alone
     learn, held_out = ((part.images.to(device), y.to(device)) for part, y in zip(parts, tokens[:2]))
     tests = [draw_batch(*held_out, 256, net, cfg, abar, data_rng) for net in averages]
@@ -395,11 +395,11 @@ def train(cfg: Config) -> dict:
         losses = [loss_of(net, text, *test, abar, cfg).item() for net, test in zip(averages, tests)]
         rows, n = {}, judge.n
         for name, part, y in zip(("held out", "unseen"), parts[1:], tokens[1:]) if judge.model else ():
-            real, labels = to_float(part.images[:n]), part.labels[:n]
-            for net, made in zip(averages, draw(averages, y[:n, 0].to(device), cfg)):
+            real, labels = to_float(part.images[-n:]), part.labels[-n:]     # not those of judge.frechet
+            for net, made in zip(averages, draw(averages, y[-n:, 0].to(device), cfg)):
                 rows[f"{name}, {net.S}"] = judged(judge, made[-1], labels)
                 rows[f"{name}, {net.S}, real"] = judged(judge, resize(real, net.S), labels)
-            rows[f"{name}, chance"] = judged(judge, to_float(judge.learn.images[:n]), labels)
+            rows[f"{name}, other faces"] = judged(judge, to_float(judge.learn.images[:n]), labels)
         table = metrics.table(rows, {"mean", *judge.learn.attributes}) if rows else "no labels, no judge"
         run.say(f"held-out losses {losses}; how often the judge reads what the prompt says:\n{table}")
         return run.finish(val_loss=losses, n=n, scores=rows)
@@ -420,12 +420,12 @@ def sample(cfg: Config):
 
 
 def evaluate(cfg: Config) -> dict:
-    """Guidance, steps; the last stage against bicubic interpolation: evaluate.json, samples/evaluate.png."""
+    """Guidance, steps; the last stage against bicubic interpolation. PSNR means something for "real" only."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
     nets, (_, parts, tokens, judge) = make_nets(cfg, state["shape"], state)["averages"], load_data(cfg, state)
     common.require(judge.model and cfg.stages > 1, "this needs a run of two stages, on images with labels")
-    rows, shown, real, labels = {}, [], to_float(parts[1].images[:judge.n]), parts[1].labels[:judge.n]
-    y, low = tokens[1][:judge.n, 0].to(common.pick_device(cfg.device)), resize(real, cfg.size // 2)
+    rows, shown, real, labels = {}, [], to_float(parts[1].images[-judge.n:]), parts[1].labels[-judge.n:]
+    y, low = tokens[1][-judge.n:, 0].to(common.pick_device(cfg.device)), resize(real, cfg.size // 2)
     ways = {f"w {w:g}, {steps} steps": dict(cfg=replace(cfg, guidance=w, sample_steps=min(steps, cfg.T)))
             for w in (0.0, 1.0, 2.0, 3.0, 5.0) for steps in (5, 10, 20)}
     ways |= {f"real, enlarged, s {s:g}": dict(cfg=replace(cfg, s=s), low=low) for s in (0.0, cfg.s)}

@@ -69,8 +69,10 @@ def report(results: dict) -> str:
     for name, table in results.items():
         lines += [name + "".join(f"; {who} {s['right']:.1%} right, BLEU {s['bleu']:.1f}"
                                  for who, s in table.items())]
-        lines += [metrics.shares(table["model"]["accuracy"], table["most frequent"]["accuracy"])]
-    return "\n".join([*lines, "right: every attribute is; in brackets: in the most frequent caption"])
+        if table["model"]["accuracy"]:
+            lines += [metrics.shares(table["model"]["accuracy"], table["most frequent"]["accuracy"])]
+            lines += ["right: every attribute is; in brackets: in the most frequent caption"]
+    return "\n".join(lines)
 
 
 def places(look, size: int, P: int, n: int = 64) -> dict:
