@@ -50,7 +50,7 @@ class Config(common.RunConfig):
     n_head: int = 4                # attention heads per block
     n_embd: int = 128              # C, the width
     # optimisation
-    steps: int = 2000              # optimiser steps
+    steps: int = 2300              # optimiser steps
     batch_size: int = 64           # dialogues per step
     optimizer: str = "muon"        # muon | adamw: Muon for weight matrices (AdamW for the rest), or AdamW
     muon_lr: float = 0.03          # Muon's peak learning rate

@@ -190,8 +190,8 @@ class Writer:
         return self.finish("arithmetic", question, [], [call])
 
     def expression(self) -> str:
-        if self.rng.random() < 0.1:                                 # 9**9**9: soon too large
-            return "**".join(self.number(1) for _ in range(self.rng.randint(2, 4)))
+        if self.rng.random() < 0.2:                                 # 9**9**9: soon too large
+            return "**".join(self.rng.choices([self.number(1), self.number(1)], k=self.rng.randint(2, 4)))
         text = self.number(4)
         for _ in range(self.rng.randint(1, 3)):
             op = self.rng.choice(["+", "-", "*", "/", "+", "-", "*", "**", "%", "//"])
