@@ -44,13 +44,13 @@ class Config(common.RunConfig):
     vocab_size: int = 4096         # tokens of the tokenizer
     # model
     init_from: str = ""            # published weights: model.safetensors, vocab.txt and config.json beside it
-    block_size: int = 96           # T: the longest text in tokens
-    n_layer: int = 2               # blocks
+    block_size: int = 128          # T: the longest text in tokens
+    n_layer: int = 3               # blocks
     n_head: int = 4                # attention heads per block
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
     # optimisation
-    steps: int = 4000              # optimiser steps of pre-training
+    steps: int = 5000              # optimiser steps of pre-training
     batch_size: int = 64           # texts per step
     muon_lr: float = 0.01          # Muon's peak learning rate, of the blocks' matrices
     lr: float = 0.001              # AdamW's peak learning rate, of all else
@@ -58,9 +58,9 @@ class Config(common.RunConfig):
     mask_share: float = 0.15       # of the tokens, chosen to be named
     grad_clip: float = 1.0         # largest norm of the gradient
     dropout: float = 0.0           # in pre-training
-    tune_steps: int = 150          # optimiser steps of each task
-    tune_batch: int = 16           # texts per step of a task
-    tune_lr: float = 5e-4          # AdamW's peak learning rate in a task
+    tune_steps: int = 300          # optimiser steps of each task
+    tune_batch: int = 32           # texts per step of a task
+    tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
     tune_dropout: float = 0.1      # in a task
     # run
     out_dir: str = "runs/bert"     # folder of the run
@@ -72,7 +72,7 @@ class Config(common.RunConfig):
 
 PRESETS = {"gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
                        steps=20000, batch_size=128, lr=2e-4, dropout=0.1),
-           "published": dict(steps=0, block_size=512, tune_lr=5e-5)}
+           "published": dict(steps=0, block_size=512, tune_lr=5e-5, tune_batch=16)}
 TASKS, N_HELD_OUT = ("sentiment", "entities", "answer"), 300
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
