@@ -50,7 +50,7 @@ class Config(common.RunConfig):
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
     # optimisation
-    steps: int = 5000              # optimiser steps of pre-training
+    steps: int = 4500              # optimiser steps of pre-training
     batch_size: int = 64           # texts per step
     muon_lr: float = 0.01          # Muon's peak learning rate, of the blocks' matrices
     lr: float = 0.001              # AdamW's peak learning rate, of all else
