@@ -6,9 +6,9 @@ head on top, and a short training of everything. The loss, over the set M of cho
 
     L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x with M hidden)      in nats; a model that knows nothing scores ln V
 
-Paper: Devlin et al. 2019, "BERT". Departures: Muon, as in train_gpt.py; more tokens chosen than 15 % (Wettig
-et al. 2022); no next-sentence prediction, which brings nothing (Liu et al. 2019). Without it [CLS] learns
-nothing either, so the sentiment head reads the mean of the words' vectors.
+Paper: Devlin et al. 2019, "BERT". Departures: Muon, as in train_gpt.py; no next-sentence prediction, which
+brings nothing (Liu et al. 2019). Without it [CLS] learns nothing either, so the sentiment head reads the mean
+of the words' vectors.
 
     python -m mini.bert                                               pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."      or --task=sentiment, entities, answer

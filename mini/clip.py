@@ -309,7 +309,7 @@ def train(cfg: Config) -> dict:
         common.restore(state, [optimizer], data_rng)
     device = model.log_scale.device
     images, tokens = learn.images.to(device), learn.tokens.to(device)
-    examples, tried = [captions[-1] for captions in held_out.captions[:6]], held_out.images     # partial ones
+    examples, tried = [captions[-1] for captions in held_out.captions[:6]], held_out.images     # for samples
     net = torch.compile(model) if cfg.compile else model
 
     with common.Run(cfg, "clip", model, ["loss", "lr", "s", "recall"], state) as run:

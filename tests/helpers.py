@@ -1,4 +1,6 @@
 """What several tests need."""
+import re
+
 import pytest
 import torch
 
@@ -29,3 +31,41 @@ def refused_by(main, capsys, *args) -> str:
     err = capsys.readouterr().err
     assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     return err
+
+
+def as_torch_has_it(ours: dict) -> dict:
+    """Tensors by the names of our encoder–decoder Transformers to tensors by those of torch.nn.Transformer, where
+    in_proj joins q, k and v; embeddings and positions, which it has not, are left out."""
+    theirs = {}
+    for name, value in ours.items():
+        for pattern, name_there in ((r"(..coder)\.", r"\1.layers."), (r"\.attn", ".self_attn"), (r"\.cross", ".multihead_attn"),
+                                    (r"\.out\.", ".out_proj."), (r"\.ff\.0", ".linear1"), (r"\.ff\.2", ".linear2"),
+                                    (r"\.ln_", ".norm"), (r"\.k?[qv]\.", ".in_proj_")):
+            name = re.sub(pattern, name_there, name)
+        theirs[name] = torch.cat([theirs[name], value]) if name in theirs else value
+    return {name: value for name, value in theirs.items() if "coder" in name}
+
+
+def every_dropout_acts(model, n: int, *inputs):
+    """The model has n places of dropout; in eval() none acts, in train() each by itself changes the output."""
+    model.eval()
+    assert torch.equal(model(*inputs), model(*inputs))
+    model.train()
+    places = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(places) == n
+    for place in places:
+        for other in places:
+            other.p = 0.5 if other is place else 0.0
+        assert not torch.equal(model(*inputs), model(*inputs))
+
+
+def same_end(whole, other, step: int, *keys):
+    """Two run folders ended alike, bit for bit: step, weights, optimisers, checkpoint[key], log but for its times."""
+    a, b = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (whole, other))
+    assert a["step"] == b["step"] == step and all(a[key] == b[key] for key in keys)
+    for name in a["model"]:
+        assert torch.equal(a["model"][name], b["model"][name]), name
+    assert str(a["optimizers"]) == str(b["optimizers"])
+    logs = [[line.split(",")[:1] + line.split(",")[2:] for line in (run / "log.csv").read_text().split()]
+            for run in (whole, other)]
+    assert logs[0] == logs[1]

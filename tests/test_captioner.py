@@ -2,7 +2,6 @@
 import itertools
 import json
 import math
-import re
 from functools import partial
 
 import numpy as np
@@ -18,7 +17,7 @@ from mini.data.captions import Captioned, load_captions
 from mini.data.faces import ATTRIBUTES, WORDINGS, caption, faces
 from mini.data.images import read_png, write_png
 from mini.data.lettering import labelled, lettering
-from tests.helpers import close, refused_by
+from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
 
 TINY = dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=32, batch_size=4, steps=6, eval_every=3,
             sample_every=3, log_every=1, warmup=2, beam=2, n=2, device="cpu", dropout=0.1, matmul="highest")
@@ -83,18 +82,6 @@ def test_cross_attention_with_padding_equals_torch(masked, dtype, tolerance):
     for a, b in zip(torch.autograd.grad((got * r).sum(), inputs), torch.autograd.grad((want.transpose(0, 1) * r).sum(), inputs)):
         assert a.isfinite().all()
         assert (a - b).abs().max() <= tolerance * max(b.abs().max(), 1)     # of the keys' bias it is 0, but for rounding
-
-
-def as_torch_has_it(ours: dict) -> dict:
-    """Tensors by our names to tensors by those of torch.nn.Transformer, where in_proj joins q, k and v."""
-    theirs = {}
-    for name, value in ours.items():
-        for pattern, name_there in ((r"(..coder)\.", r"\1.layers."), (r"\.attn", ".self_attn"), (r"\.cross", ".multihead_attn"),
-                                    (r"\.out\.", ".out_proj."), (r"\.ff\.0", ".linear1"), (r"\.ff\.2", ".linear2"),
-                                    (r"\.ln_", ".norm"), (r"\.k?[qv]\.", ".in_proj_")):
-            name = re.sub(pattern, name_there, name)
-        theirs[name] = torch.cat([theirs[name], value]) if name in theirs else value
-    return {name: value for name, value in theirs.items() if "coder" in name}
 
 
 def test_logits_and_every_gradient_equal_torch():
@@ -203,15 +190,11 @@ def test_where_a_patch_is_matters():
 
 def test_dropout_acts_in_training_only_and_in_all_places():
     model, x, y = small_model(dropout=0.5), pictures(2), sentences([4, 6])
-    model.eval()
-    assert torch.equal(model(x, y), model(x, y))
-    model.train()
-    places = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
-    assert len(places) == 1 + 2 * 2
-    for place in places:                                        # each by itself changes something
-        for other in places:
-            other.p = 0.5 if other is place else 0.0
-        assert not torch.equal(model(x, y), model(x, y))
+    every_dropout_acts(model, 1 + 2 * 2, x, y)
+    for module in model.modules():                              # one module serves patches and words: both
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5 if module is model.dropout else 0.0
+    assert not torch.equal(model.embed(y), model.embed(y)) and not torch.equal(model.encode(x)[0], model.encode(x)[0])
     # what a sub-layer adds is dropped, not the sum: with p nearly 1 the layer normalises its input alone
     for layer, norms, more in ((model.encoder[0], 2, ()), (model.decoder[0], 3, (torch.zeros(1), torch.zeros(2, 1, 4, 4, 8)))):
         layer.dropout.p, want = 1 - 1e-7, (h := torch.randn(1, 4, 32))
@@ -474,14 +457,7 @@ def test_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: calls.append(model) or model)   # offered; checkpoints stay plain
     captioner.train(tiny(tmp_path, resume=True, compile=True))
     assert len(calls) == 1
-    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
-    assert a["step"] == b["step"] == 6 and a["words"] == b["words"]
-    for name in a["model"]:
-        assert torch.equal(a["model"][name], b["model"][name]), name
-    assert str(a["optimizers"]) == str(b["optimizers"])
-    logs = [[line.split(",")[:1] + line.split(",")[2:] for line in (tmp_path / run / "log.csv").read_text().split()]
-            for run in ("whole", "run")]
-    assert logs[0] == logs[1]
+    same_end(tmp_path / "whole", tmp_path / "run", 6, "words")
 
 
 # ---- bad input: one line, exit status 2, no traceback, nothing lost

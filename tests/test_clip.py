@@ -367,7 +367,8 @@ def test_own_captions(capsys):
     clip.main(["sample", "--prompt=grey number3", "--out_dir=run", "--device=cpu"])
     assert "the nearest of 6 images" in capsys.readouterr().out
     clip.main(["sample", "--image=2.png", "--out_dir=run", "--device=cpu"])
-    clip.main(["evaluate", "--out_dir=run", "--device=cpu"])
+    tables = clip.main(["evaluate", "--out_dir=run", "--device=cpu"])
+    assert list(tables["held_out:_@1_among"]) == ["1"]          # not 16: of few images all, and not nothing
 
 
 # ---- bad input: one line, exit status 2, no traceback

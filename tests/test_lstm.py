@@ -13,7 +13,7 @@ import train_gpt
 from mini import lstm
 from mini.data.tokenizers import CharTokenizer
 from mini.lstm import LSTM, Config, generate, lr_factor
-from tests.helpers import close, refused_by
+from tests.helpers import close, refused_by, same_end
 
 TINY = dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, steps=6, eval_every=3, sample_every=3, log_every=1,
             tokens=20, warmup=1, device="cpu", tokenizer="char", dropout=0.0, weight_drop=0.0)
@@ -295,18 +295,12 @@ def test_resumed_equals_uninterrupted(text_file, tmp_path, tokenizer):
     lstm.train(tiny(text_file, tmp_path, stop_after=4, **changes))
     assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == 4
     lstm.train(tiny(text_file, tmp_path, resume=True, **changes))
-    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
-    assert a["step"] == b["step"] == 6 and a["tokenizer"] == b["tokenizer"]
-    for name in a["model"]:
-        assert torch.equal(a["model"][name], b["model"][name]), name
-    assert str(a["optimizers"]) == str(b["optimizers"])
-    logs = [[line.split(",")[:1] + line.split(",")[2:] for line in (tmp_path / run / "log.csv").read_text().split()]
-            for run in ("whole", "run")]
-    assert logs[0] == logs[1]
+    same_end(tmp_path / "whole", tmp_path / "run", 6, "tokenizer")
     (tmp_path / "other.txt").write_text("the cat sat on the mat. " * 50)        # without some of the characters
     lstm.train(tiny(str(tmp_path / "other.txt"), tmp_path, resume=True, steps=7, beta2=0.5, vocab_size=270,
                     tokenizer=tokenizer))
     c = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    a = torch.load(tmp_path / "whole/checkpoint.pt", weights_only=True)
     assert c["tokenizer"] == a["tokenizer"] and c["optimizers"][0]["param_groups"][0]["betas"] == (0.9, 0.5)
 
 

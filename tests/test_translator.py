@@ -3,7 +3,6 @@ import dataclasses
 import itertools
 import json
 import math
-import re
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from mini.data.pairs import Vocabulary
 from mini.metrics import bleu, translation_report, translation_scores, word_by_word, words_13a
 from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam_search, draw_batch, greedy,
                              learning_rate, loss_of, positions)
-from tests.helpers import close, refused_by
+from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12, batch_size=4, steps=6, eval_every=3, sample_every=3,
@@ -64,18 +63,6 @@ def sentences(lengths, V, bos=False, seed=1):
 
 
 # ---- parity with torch.nn.Transformer
-
-def as_torch_has_it(ours: dict) -> dict:
-    """Tensors by our names to tensors by those of torch.nn.Transformer, where in_proj joins q, k and v."""
-    theirs = {}
-    for name, value in ours.items():
-        for pattern, name_there in ((r"(..coder)\.", r"\1.layers."), (r"\.attn", ".self_attn"), (r"\.cross", ".multihead_attn"),
-                                    (r"\.out\.", ".out_proj."), (r"\.ff\.0", ".linear1"), (r"\.ff\.2", ".linear2"),
-                                    (r"\.ln_", ".norm"), (r"\.k?[qv]\.", ".in_proj_")):
-            name = re.sub(pattern, name_there, name)
-        theirs[name] = torch.cat([theirs[name], value]) if name in theirs else value
-    return {name: value for name, value in theirs.items() if not name.startswith("embed")}
-
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_logits_and_every_gradient_equal_torch(dtype, tolerance):
@@ -199,15 +186,7 @@ def test_a_sentence_is_translated_as_if_alone():
 def test_dropout_acts_in_training_only_and_in_all_places():
     model = small_model(dropout=0.5)
     x, y = sentences([5, 3], 20), sentences([4, 6], 23, bos=True)
-    model.eval()
-    assert torch.equal(model(x, y), model(x, y))
-    model.train()
-    places = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
-    assert len(places) == 1 + 2 * 2
-    for place in places:                                        # each by itself changes something
-        for other in places:
-            other.p = 0.5 if other is place else 0.0
-        assert not torch.equal(model(x, y), model(x, y))
+    every_dropout_acts(model, 1 + 2 * 2, x, y)
     # what a sub-layer adds is dropped, not the sum: with p nearly 1 the layer normalises its input alone
     for layer, norms, more in ((model.encoder[0], 2, ()), (model.decoder[0], 3, (torch.zeros(2, 1, 4, 4, 8), torch.zeros(1)))):
         layer.dropout.p, want = 1 - 1e-7, (h := torch.randn(1, 4, 32))
@@ -460,14 +439,7 @@ def test_resumed_equals_uninterrupted(pairs_file, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda model: calls.append(model) or model)   # offered; checkpoints stay plain
     translator.train(tiny(pairs_file, tmp_path, resume=True, compile=True))
     assert len(calls) == 1
-    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
-    assert a["step"] == b["step"] == 6 and a["words"] == b["words"]
-    for name in a["model"]:
-        assert torch.equal(a["model"][name], b["model"][name]), name
-    assert str(a["optimizers"]) == str(b["optimizers"])
-    logs = [[line.split(",")[:1] + line.split(",")[2:] for line in (tmp_path / run / "log.csv").read_text().split()]
-            for run in ("whole", "run")]
-    assert logs[0] == logs[1]
+    same_end(tmp_path / "whole", tmp_path / "run", 6, "words")
 
 
 def test_rare_words_and_long_sentences_are_left_out_and_counted(pairs_file, tmp_path, capsys):
