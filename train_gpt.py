@@ -23,10 +23,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data.decoding import encode_prompt, fast_vectors, pick, print_copying, print_texts
-from mini.data.pretrained import load_weights, starting_point
-from mini.data.text import encode_split, make_tokenizer, read_text, split_text
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.utils.text import encode_prompt, fast_vectors, pick, print_copying, print_texts
+from mini.data.weights import load_weights, starting_point
+from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 
 
 @dataclass

@@ -9,13 +9,13 @@ write calls. At "=" the loop runs the tool and adds its answer to the text, and 
     calculator(66000000/506000)=130.4348
     130.4348                                                            a line without "=": the answer
 
-The network is train_gpt's; the tokens are such that any name and number can be copied (mini/data/pieces.py).
+The network is train_gpt's; the tokens are such that any name and number can be copied (mini/data/text/pieces.py).
 The loss is over what the assistant writes, M; what user and tools write is read, but never learnt:
 
     L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x₁ … xₜ₋₁)
 
 Papers: Schick et al. 2023, "Toolformer"; Cobbe et al. 2021 (a calculator at "="). Departure: templates write
-the dialogues (mini/data/questions.py), not people or a large model: so the right answer is known.
+the dialogues (mini/data/text/questions.py), not people or a large model: so the right answer is known.
 
     python -m mini.assistant                                    train
     python -m mini.assistant sample                             a chat; Ctrl-D ends it
@@ -23,7 +23,7 @@ the dialogues (mini/data/questions.py), not people or a large model: so the righ
     python -m mini.assistant sample --data=my_facts.tsv         other facts, without training again
     python -m mini.assistant evaluate                           by kind, by length of numbers and of chains
 
-Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/data/tools.py.
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/data/text/tools.py.
 """
 import math
 from dataclasses import dataclass
@@ -31,11 +31,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from mini import common, metrics
-from mini.data.pieces import PieceTokenizer, as_ascii, chat_lines, transcript
-from mini.data.pretrained import own_checkpoint
-from mini.data.questions import ALONE, DO_NOT_KNOW, HELD_OUT, Writer, known_words, share, tables
-from mini.data.tools import FACTS, read_facts, run_call
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.data.text.pieces import PieceTokenizer, as_ascii, chat_lines, transcript
+from mini.data.weights import own_checkpoint
+from mini.data.text.questions import ALONE, DO_NOT_KNOW, HELD_OUT, Writer, known_words, share, tables
+from mini.data.text.tools import FACTS, read_facts, run_call
 from train_gpt import GPT, Muon, lr_factor, make_optimizers
 
 

@@ -27,11 +27,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data.pretrained import own_checkpoint, read_bert
-from mini.data.tasks import draw_batch, encode, make_task, predict, pretraining_rows, score, unlabelled_texts
-from mini.data.tokenizers import load_tokenizer
-from mini.data.wordpiece import WordPieceTokenizer
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.data.weights import own_checkpoint, read_bert
+from mini.data.text.tasks import draw_batch, encode, make_task, predict, pretraining_rows, score, unlabelled_texts
+from mini.data.text.tokenizers import load_tokenizer
+from mini.data.text.wordpiece import WordPieceTokenizer
 from train_gpt import Muon
 
 
@@ -125,7 +126,7 @@ class Block(nn.Module):
 
 
 class BERT(nn.Module):
-    """The whole network. read_bert() in mini/data/pretrained.py says which published weight is which."""
+    """The whole network. read_bert() in mini/data/weights.py says which published weight is which."""
 
     def __init__(self, cfg, vocab_size: int):
         super().__init__()

@@ -25,12 +25,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data import caption_scores
-from mini.data.captions import FULL, Words, load_captions
-from mini.data.images import read_image, to_float, to_size, write_png
-from mini.data.lettering import labelled
-from mini.data.pretrained import own_checkpoint
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.data.images import caption_scores
+from mini.data.images.captions import FULL, Words, load_captions
+from mini.utils.images import read_image, to_float, to_size, write_png
+from mini.utils.lettering import labelled
+from mini.data.weights import own_checkpoint
 
 PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
 

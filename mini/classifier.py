@@ -30,10 +30,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data.image_sets import load_images
-from mini.data.images import read_image, to_float, to_size
-from mini.data.pretrained import check_shape, own_checkpoint
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.data.images.image_sets import load_images
+from mini.utils.images import read_image, to_float, to_size
+from mini.data.weights import check_shape, own_checkpoint
 
 
 @dataclass

@@ -31,11 +31,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data.captions import FULL, Words, fits, load_captions, partial_caption, read_prompts
-from mini.data.faces import ATTRIBUTES, caption
-from mini.data.images import read_image, sheet, to_float, to_size, write_png
-from mini.data.pretrained import check_shape, own_checkpoint
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.data.images.captions import FULL, Words, fits, load_captions, partial_caption, read_prompts
+from mini.data.images.faces import ATTRIBUTES, caption
+from mini.utils.images import read_image, sheet, to_float, to_size, write_png
+from mini.data.weights import check_shape, own_checkpoint
 
 PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
 

@@ -28,12 +28,14 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from mini import classifier, common, metrics
+from mini import classifier
+from mini.utils import run as common
+from mini.utils import metrics
 from mini.classifier import Judge, accuracy
-from mini.data.faces import ATTRIBUTES, draw_parameters, render
-from mini.data.image_sets import load_images
-from mini.data.images import even_out, read_image, sheet, to_float, to_size, write_png
-from mini.data.pretrained import check_shape, own_checkpoint
+from mini.data.images.faces import ATTRIBUTES, draw_parameters, render
+from mini.data.images.image_sets import load_images
+from mini.utils.images import even_out, read_image, sheet, to_float, to_size, write_png
+from mini.data.weights import check_shape, own_checkpoint
 
 
 HELD_OUT, SHARES = 512, ["right", "kept", "worst"]      # faces of each domain for the scores; what is in %

@@ -31,12 +31,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import train_gpt
-from mini import common, metrics
-from mini.data.baselines import bag_of_words
-from mini.data.pretrained import own_checkpoint
-from mini.data.reviews import load_reviews
-from mini.data.text import encode_texts, read_text
-from mini.data.tokenizers import load_tokenizer
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.data.text.baselines import bag_of_words
+from mini.data.weights import own_checkpoint
+from mini.data.text.reviews import load_reviews
+from mini.data.text.corpus import encode_texts, read_text
+from mini.data.text.tokenizers import load_tokenizer
 
 
 @dataclass

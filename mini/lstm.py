@@ -25,11 +25,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data.decoding import encode_prompt, pick, print_copying, print_texts
-from mini.data.pretrained import own_checkpoint
-from mini.data.text import encode_split, make_tokenizer, read_text, split_text
-from mini.data.tokenizers import load_tokenizer
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.utils.text import encode_prompt, pick, print_copying, print_texts
+from mini.data.weights import own_checkpoint
+from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
+from mini.data.text.tokenizers import load_tokenizer
 
 
 @dataclass

@@ -32,12 +32,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data import midi
-from mini.data.decoding import fast_vectors, pick
-from mini.data.music_scores import music_report, music_scores
-from mini.data.pretrained import own_checkpoint
-from mini.data.tunes import begin_with, read_corpus, save_piece, to_tokens
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.data.music import midi
+from mini.utils.text import fast_vectors, pick
+from mini.data.music.music_scores import music_report, music_scores
+from mini.data.weights import own_checkpoint
+from mini.data.music.tunes import begin_with, read_corpus, save_piece, to_tokens
 
 
 @dataclass

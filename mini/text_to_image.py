@@ -31,12 +31,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
+from mini.utils import run as common
+from mini.utils import metrics
 from mini.classifier import Judge, accuracy
-from mini.data.captions import Words, load_captions
-from mini.data.image_sets import load_images
-from mini.data.images import film, noise, sheet, to_float, write_png
-from mini.data.pretrained import check_shape, own_checkpoint
+from mini.data.images.captions import Words, load_captions
+from mini.data.images.image_sets import load_images
+from mini.utils.images import film, noise, sheet, to_float, write_png
+from mini.data.weights import check_shape, own_checkpoint
 
 
 @dataclass

@@ -24,11 +24,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import common, metrics
-from mini.data.images import write_png
-from mini.data.lettering import heat_maps
-from mini.data.pairs import Vocabulary, baselines, encode_pairs, fill_up, load_pairs, read_sentences
-from mini.data.pretrained import own_checkpoint
+from mini.utils import run as common
+from mini.utils import metrics
+from mini.utils.images import write_png
+from mini.utils.lettering import heat_maps
+from mini.data.text.pairs import Vocabulary, baselines, encode_pairs, fill_up, load_pairs, read_sentences
+from mini.data.weights import own_checkpoint
 
 PAD, BOS, EOS = Vocabulary.PAD, Vocabulary.BOS, Vocabulary.EOS
 

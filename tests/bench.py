@@ -34,14 +34,15 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 import train_gan
 import train_gpt
-from mini import classifier, common, cyclegan, lstm, translator, vae
-from mini.data.decoding import fast_vectors
-from mini.data.faces import ATTRIBUTES, faces
-from mini.data.image_sets import load_images, one_hot
-from mini.data.images import noise, sheet, to_float, write_png
-from mini.data.pretrained import own_checkpoint
-from mini.data.pairs import Vocabulary, encode_pairs, write_pairs
-from mini.data.text import encode_split, make_tokenizer, read_text
+from mini import classifier, cyclegan, lstm, translator, vae
+from mini.utils import run as common
+from mini.utils.text import fast_vectors
+from mini.data.images.faces import ATTRIBUTES, faces
+from mini.data.images.image_sets import load_images, one_hot
+from mini.utils.images import noise, sheet, to_float, write_png
+from mini.data.weights import own_checkpoint
+from mini.data.text.pairs import Vocabulary, encode_pairs, write_pairs
+from mini.data.text.corpus import encode_split, make_tokenizer, read_text
 from train_gpt import GPT, Config, generate, held_out_loss
 
 TARGET = 1.898      # nats per character on the last tenth of Shakespeare, in windows of 64

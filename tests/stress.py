@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 SIZES = ["--tokenizer=char", "--n_layer=4", "--n_embd=64", "--block_size=32", "--batch_size=4", "--dropout=0.1",
          "--sample_every=0", "--log_every=1", "--device=cpu", "--tokens=20",
-         "--data=mini/data/tales/01_ferry.txt"]
+         "--data=mini/data/text/tales/01_ferry.txt"]
 
 
 def start(folder, *args, **kwargs):

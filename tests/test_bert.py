@@ -14,11 +14,11 @@ import torch.nn.functional as F
 
 from mini import bert
 from mini.bert import BERT, Config, SelfAttention, Tuned, hide, masked_loss, task_loss
-from mini.data import passages
-from mini.data.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
-from mini.data.pretrained import read_bert
-from mini.data.tasks import best_span, draw_batch, encode, make_task, pretraining_rows, score, spans
-from mini.data.wordpiece import SPECIAL, WordPieceTokenizer
+from mini.data.text import passages
+from mini.data.text.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
+from mini.data.weights import read_bert
+from mini.data.text.tasks import best_span, draw_batch, encode, make_task, pretraining_rows, score, spans
+from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer
 from tests.helpers import close, refused
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -31,7 +31,7 @@ TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80, vocab_size=5
 @pytest.fixture(autouse=True)
 def few_texts(monkeypatch):
     """Small sets, so that a run takes a second: fewer reviews, passages and held-out texts."""
-    from mini.data import reviews
+    from mini.data.text import reviews
     for name, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
         monkeypatch.setattr(reviews, name, n)
     unlabelled = passages.unlabelled

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from mini import captioner
 from mini.captioner import (BOS, EOS, PAD, Attention, Captioner, Config, beam_search, draw_batch, greedy, learning_rate,
                             loss_of, patches)
-from mini.data import caption_scores
-from mini.data.captions import Captioned, load_captions
-from mini.data.faces import ATTRIBUTES, WORDINGS, caption, faces
-from mini.data.images import read_png, write_png
-from mini.data.lettering import labelled, lettering
+from mini.data.images import caption_scores
+from mini.data.images.captions import Captioned, load_captions
+from mini.data.images.faces import ATTRIBUTES, WORDINGS, caption, faces
+from mini.utils.images import read_png, write_png
+from mini.utils.lettering import labelled, lettering
 from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
 
 TINY = dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=32, batch_size=4, steps=6, eval_every=3,
@@ -25,7 +25,7 @@ TINY = dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=
 
 @pytest.fixture(autouse=True)
 def few_held_out(monkeypatch):
-    monkeypatch.setattr("mini.data.captions.HELD_OUT", 12)
+    monkeypatch.setattr("mini.data.images.captions.HELD_OUT", 12)
 
 
 def tiny(tmp_path, **changes):
@@ -329,7 +329,7 @@ def test_captions_end_at_the_longest_position():
 
 
 def test_attention_maps_are_the_weights_while_writing():
-    from mini.data.captions import Words
+    from mini.data.images.captions import Words
     model, words = small_model(), Words([f"w{i}" for i in range(20)])
     image = (pictures(1)[0] * 127.5 + 127.5).round().byte()
     texts, maps = captioner.attention_maps(model, words, image, model.cfg)

@@ -1,4 +1,4 @@
-"""mini/data/captions.py: do captions say what is there, all of it or a part; are combinations held back?"""
+"""mini/data/images/captions.py: do captions say what is there, all of it or a part; are combinations held back?"""
 import re
 from collections import Counter
 from pathlib import Path
@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mini.data import captions
-from mini.data.captions import FULL, HELD_BACK, PARTIAL, Words, fits, held_back, load_captions, read_prompts
-from mini.data.faces import ATTRIBUTES
-from mini.data.images import write_png
-from mini.data.pairs import fill_up
+from mini.data.images import captions
+from mini.data.images.captions import FULL, HELD_BACK, PARTIAL, Words, fits, held_back, load_captions, read_prompts
+from mini.data.images.faces import ATTRIBUTES
+from mini.utils.images import write_png
+from mini.data.text.pairs import fill_up
 from tests.helpers import refused
 
 SIZES = [len(values) for values in ATTRIBUTES.values()]

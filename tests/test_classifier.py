@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mini import classifier, common
+from mini import classifier
+from mini.utils import run as common
 from mini.classifier import Classifier, Config, Judge, from_few, loss_of, most_frequent, predict, sample, train
-from mini.common import load_checkpoint
-from mini.data import image_sets
-from mini.data.faces import ATTRIBUTES, draw_parameters, faces, render
-from mini.data.image_sets import ImageSet, load_images
-from mini.data.images import make_square, to_float, write_png
+from mini.utils.run import load_checkpoint
+from mini.data.images import image_sets
+from mini.data.images.faces import ATTRIBUTES, draw_parameters, faces, render
+from mini.data.images.image_sets import ImageSet, load_images
+from mini.utils.images import make_square, to_float, write_png
 from tests.helpers import close, refused
 
 TINY = dict(size=16, n_images=120, width=4, n_features=16, steps=6, batch_size=32, lr=1e-2, eval_every=3, log_every=1,

@@ -1,4 +1,4 @@
-"""mini/common.py: the command line, the run folder, checkpoints; and the house rules that a test can see."""
+"""mini/utils/run.py: the command line, the run folder, checkpoints; and the house rules that a test can see."""
 import ast
 import dataclasses
 import os
@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini import common
-from mini.common import Run, RunConfig, UserError, from_checkpoint, load_checkpoint, main, parse
+from mini.utils import run as common
+from mini.utils.run import Run, RunConfig, UserError, from_checkpoint, load_checkpoint, main, parse
 
 ROOT = Path(__file__).parent.parent
 
@@ -256,7 +256,7 @@ def test_model_files_stand_alone_and_importing_runs_nothing():
                 names.append(module)
             for name in names:
                 allowed = name.split(".")[0] in (*sys.stdlib_module_names, "numpy", "torch") or re.match(
-                    r"mini\.(common|metrics|data|classifier)|train_gpt", name)
+                    r"mini\.(utils|data|classifier)|train_gpt", name)
                 assert allowed, f"{path.name} imports {name}"
         allowed = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If)
         for node in tree.body[1:]:
@@ -267,7 +267,7 @@ def test_every_source_line_fits():
     for path in [*ROOT.glob("*.py"), *ROOT.glob("mini/**/*.py")]:
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             assert len(line) <= 110, f"{path.name}:{number} has {len(line)} characters"
-    limits = {"mini/common.py": 350, "train_gpt.py": 400, "train_diffusion.py": 400, "train_gan.py": 280,
+    limits = {"mini/utils/run.py": 350, "train_gpt.py": 400, "train_diffusion.py": 400, "train_gan.py": 280,
               "mini/cgan.py": 280, "mini/classifier.py": 280}
     for name, limit in limits.items():
         assert len((ROOT / name).read_text("utf-8").splitlines()) <= limit, name

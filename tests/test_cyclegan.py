@@ -17,12 +17,13 @@ import torch.nn as nn
 import torch.nn.functional as F
 from tests.helpers import close, refused
 
-from mini import classifier, common, cyclegan
+from mini import classifier, cyclegan
+from mini.utils import run as common
 from mini.cyclegan import Config, Discriminator, Generator, ImagePool
-from mini.data import image_sets
-from mini.data.faces import ATTRIBUTES, render
-from mini.data.images import read_png, sheet, to_float, write_png
-from mini.metrics import psnr, ssim, table
+from mini.data.images import image_sets
+from mini.data.images.faces import ATTRIBUTES, render
+from mini.utils.images import read_png, sheet, to_float, write_png
+from mini.utils.metrics import psnr, ssim, table
 
 TINY = dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4, batch_size=4, steps=4, n=4, pool=6, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")

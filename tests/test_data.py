@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-import mini.data.text
-from mini.common import UserError
+import mini.data.text.corpus
+from mini.utils.run import UserError
 from mini.data.download import download
-from mini.data.images import grid, write_png
+from mini.utils.images import grid, write_png
 from mini.data.safetensors import read_safetensors
-from mini.data.text import TALES, encode_split, make_tokenizer, read_file, read_text, split_text
-from mini.data.tokenizers import BPETokenizer, CharTokenizer
-from mini.metrics import bigram_loss, bits_per_byte, longest_copied_run, text_report, text_scores
+from mini.data.text.corpus import TALES, encode_split, make_tokenizer, read_file, read_text, split_text
+from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
+from mini.utils.metrics import bigram_loss, bits_per_byte, longest_copied_run, text_report, text_scores
 from tests.helpers import refused
 
 
@@ -266,9 +266,9 @@ def test_a_full_disk_leaves_nothing_behind(server, monkeypatch):
 
 
 def test_shakespeare(server, monkeypatch):
-    name, urls, sha256 = mini.data.text.SHAKESPEARE
+    name, urls, sha256 = mini.data.text.corpus.SHAKESPEARE
     assert re.fullmatch("[0-9a-f]{64}", sha256) and all(url.startswith("https://") for url in urls)
-    monkeypatch.setattr(mini.data.text, "SHAKESPEARE", (name, [server("right")], SHA256))
+    monkeypatch.setattr(mini.data.text.corpus, "SHAKESPEARE", (name, [server("right")], SHA256))
     assert read_text("shakespeare") == RIGHT.decode() and Path("data", name).exists()
     Path("data", name).write_text("To be, or not to be")
     refused(lambda: read_text("shakespeare"), Path("data", name))

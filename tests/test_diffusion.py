@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from tests.helpers import close, refused, refused_by
 
 import train_diffusion
-from mini import classifier, common
-from mini.data import image_sets
-from mini.data.faces import faces
-from mini.data.images import crop, film, noise, pad, read_png, sheet, to_float, walks, write_png
+from mini import classifier
+from mini.utils import run as common
+from mini.data.images import image_sets
+from mini.data.images.faces import faces
+from mini.utils.images import crop, film, noise, pad, read_png, sheet, to_float, walks, write_png
 from train_diffusion import (Attention, Config, ResBlock, UNet, add_noise, draw_batch, guided, loss_of, make_abar,
                              make_nets, sample_chain, step_back, to_x0, update_average)
 
@@ -1031,7 +1032,7 @@ WORKER = """
 import os, sys
 from types import SimpleNamespace
 import torch, train_diffusion
-from mini.data import image_sets
+from mini.data.images import image_sets
 image_sets.HELD_OUT = 64
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

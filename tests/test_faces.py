@@ -1,4 +1,4 @@
-"""mini/data/faces.py: the same faces everywhere, drawn as a slow renderer draws them, labelled as they look."""
+"""mini/data/images/faces.py: the same faces everywhere, drawn as a slow renderer draws them, labelled as they look."""
 import hashlib
 import itertools
 import math
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mini.data.faces import ATTRIBUTES, NUISANCE, WORDINGS, caption, draw_parameters, faces, render, uniform
+from mini.data.images.faces import ATTRIBUTES, NUISANCE, WORDINGS, caption, draw_parameters, faces, render, uniform
 from tests.helpers import refused
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +38,7 @@ def test_another_process_with_two_threads_and_plain_instructions_draws_the_same(
     """Guards against faces that depend on the number of cores, on the width of the processor's vectors, or on what the
     process did before. (16 · 64² numbers are enough for torch to share them; waiting threads must not spin, for on a
     busy machine that takes seconds.)"""
-    script = ("import hashlib, torch; from mini.data.faces import faces; print(torch.get_num_threads())\n"
+    script = ("import hashlib, torch; from mini.data.images.faces import faces; print(torch.get_num_threads())\n"
               "for n, size in ((64, 32), (16, 64)):\n"
               "    print(hashlib.sha256(faces(n, size)[0].numpy().tobytes()).hexdigest())")
     env = {**os.environ, "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"}

@@ -10,9 +10,9 @@ from tests.helpers import close, refused as refused_call, refused_by
 
 import train_gpt
 from mini import finetune
-from mini.data.reviews import write_reviews
-from mini.data.text import encode_texts
-from mini.data.tokenizers import CharTokenizer
+from mini.data.text.reviews import write_reviews
+from mini.data.text.corpus import encode_texts
+from mini.data.text.tokenizers import CharTokenizer
 from mini.finetune import RATES, Classifier, Config, LoRA, matrices, merge, predict, prepare, zero_shot
 
 V = 13

@@ -13,9 +13,10 @@ import torch.nn as nn
 from torch.optim import Adam
 
 import train_gan
-from mini import cgan, classifier, common
-from mini.data import image_sets
-from mini.data.images import crop, even_out, noise, pad, read_png, sheet, to_float, write_png
+from mini import cgan, classifier
+from mini.utils import run as common
+from mini.data.images import image_sets
+from mini.utils.images import crop, even_out, noise, pad, read_png, sheet, to_float, write_png
 from tests.helpers import close
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 
 import train_gpt
-from mini import common
-from mini.data.decoding import fast_vectors, pick
-from mini.data.pretrained import load_weights, read_gpt2
-from mini.data.tokenizers import CharTokenizer
+from mini.utils import run as common
+from mini.utils.text import fast_vectors, pick
+from mini.data.weights import load_weights, read_gpt2
+from mini.data.text.tokenizers import CharTokenizer
 from train_gpt import GPT, CausalSelfAttention, Config, Muon, generate, lr_factor
 from tests.helpers import close, refused_by
 

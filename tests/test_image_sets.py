@@ -1,4 +1,4 @@
-"""mini/data/image_sets.py: what is learnt from and what is held out, labels for samples; and a run's own checkpoint."""
+"""mini/data/images/image_sets.py: what is learnt from and what is held out, labels for samples; and a run's own checkpoint."""
 import dataclasses
 import random
 from collections import Counter
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from mini.common import RunConfig, field_notes, parse
-from mini.data import image_sets
-from mini.data.faces import ATTRIBUTES, faces
-from mini.data.image_sets import LabelConfig, draw_labels, load_images, one_hot
-from mini.data.images import write_png
-from mini.data.pretrained import own_checkpoint
+from mini.utils.run import RunConfig, field_notes, parse
+from mini.data.images import image_sets
+from mini.data.images.faces import ATTRIBUTES, faces
+from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
+from mini.utils.images import write_png
+from mini.data.weights import own_checkpoint
 from tests.helpers import refused
 
 

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from mini.common import UserError
-from mini.data import image_sets
-from mini.data.image_sets import CIFAR10, FASHION, SETS, read_images
-from mini.data.images import make_square, over_white, read_image, read_png, to_size, write_png
+from mini.utils.run import UserError
+from mini.data.images import image_sets
+from mini.data.images.image_sets import CIFAR10, FASHION, SETS, read_images
+from mini.utils.images import make_square, over_white, read_image, read_png, to_size, write_png
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 import train_gpt
 from mini import lstm
-from mini.data.tokenizers import CharTokenizer
+from mini.data.text.tokenizers import CharTokenizer
 from mini.lstm import LSTM, Config, generate, lr_factor
 from tests.helpers import close, refused_by, same_end
 

@@ -1,4 +1,4 @@
-"""mini/metrics.py, the scores of images: Fréchet distances beside scipy's (golden file), variety beside plain loops."""
+"""mini/utils/metrics.py, the scores of images: Fréchet distances beside scipy's (golden file), variety beside plain loops."""
 import itertools
 import math
 import re
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mini.metrics import finest_pattern, frechet_distance, image_report, shares, variety
+from mini.utils.metrics import finest_pattern, frechet_distance, image_report, shares, variety
 from tests.helpers import refused
 
 with np.load(Path(__file__).parent / "reference" / "frechet.npz") as file:

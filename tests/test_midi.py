@@ -1,4 +1,4 @@
-"""mini/data/midi.py against mido (golden files in reference/midi), and its tokens, pictures and sounds."""
+"""mini/data/music/midi.py against mido (golden files in reference/midi), and its tokens, pictures and sounds."""
 import json
 import random
 import struct
@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mini.common import UserError
-from mini.data import midi
-from mini.data.midi import Note, decode, encode, piano_roll, read_midi, variable_length, write_midi, write_wav
-from mini.data.tunes import compose
+from mini.utils.run import UserError
+from mini.data.music import midi
+from mini.data.music.midi import Note, decode, encode, piano_roll, read_midi, variable_length, write_midi, write_wav
+from mini.data.music.tunes import compose
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"

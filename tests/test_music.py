@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from mini import music
-from mini.data import midi
-from mini.data.music_scores import music_scores
-from mini.data.tunes import BEAT, compose
+from mini.data.music import midi
+from mini.data.music.music_scores import music_scores
+from mini.data.music.tunes import BEAT, compose
 from mini.music import Config, MusicTransformer, RelativeAttention, draw_batch, generate, skew
 from tests.helpers import close, refused_by
 

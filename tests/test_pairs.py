@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-import mini.data.pairs
-from mini.data.grammar import NEED, PLAY, Grammar, join
-from mini.data.lettering import ACCENTS, PIXELS, heat_maps, letter, lettering
-from mini.data.lexicon import (ADJECTIVE, ETRE, GIVING, IDIOMS, INTRANSITIVE, IRREGULARS, JE, IL, ILS, MOTION, NOUN,
+import mini.data.text.pairs
+from mini.data.text.grammar import NEED, PLAY, Grammar, join
+from mini.utils.lettering import ACCENTS, PIXELS, heat_maps, letter, lettering
+from mini.data.text.lexicon import (ADJECTIVE, ETRE, GIVING, IDIOMS, INTRANSITIVE, IRREGULARS, JE, IL, ILS, MOTION, NOUN,
                                NOUS, TRANSITIVE, agreed, conjugate, elides, english_s, french_feminine, french_plural,
                                link)
-from mini.data.pairs import (Vocabulary, baselines, combination, encode_pairs, fill_up, load_pairs, read_pairs,
+from mini.data.text.pairs import (Vocabulary, baselines, combination, encode_pairs, fill_up, load_pairs, read_pairs,
                              read_sentences, split, write_pairs)
 from tests.helpers import refused
 
@@ -194,7 +194,7 @@ def test_the_dictionary_is_whole():
 @pytest.fixture(scope="module")
 def sets():
     patch = pytest.MonkeyPatch()
-    patch.setattr(mini.data.pairs, "HELD_OUT", 300)
+    patch.setattr(mini.data.text.pairs, "HELD_OUT", 300)
     yield write_pairs(6000)
     patch.undo()
 
@@ -259,8 +259,8 @@ def test_what_is_held_out_is_a_share_and_does_not_depend_on_n(monkeypatch):
     for word in VERBS:                                          # of each word some combinations, never all
         assert sum(combination(noun, word) for noun in NOUN) < len(NOUN) / 5
     share = np.mean([combination(noun, word) for noun in NOUN for word in VERBS])
-    assert share == pytest.approx(1 / mini.data.pairs.RARE, abs=0.01)
-    monkeypatch.setattr(mini.data.pairs, "HELD_OUT", 2)
+    assert share == pytest.approx(1 / mini.data.text.pairs.RARE, abs=0.01)
+    monkeypatch.setattr(mini.data.text.pairs, "HELD_OUT", 2)
     assert write_pairs(1500)[0][:1000] == write_pairs(1000)[0] != write_pairs(1000, seed=1)[0]
     refused(lambda: write_pairs(999), "--n_pairs=999", "1000")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mini.common import parse
+from mini.utils.run import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")

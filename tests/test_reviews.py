@@ -1,4 +1,4 @@
-"""mini/data/reviews.py: the built-in reviews agree with their labels by a second reading; own files; bad files."""
+"""mini/data/text/reviews.py: the built-in reviews agree with their labels by a second reading; own files; bad files."""
 import random
 import re
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import refused
 
-from mini.data import reviews
-from mini.data.reviews import ADJECTIVES, DID, Writer, load_reviews, read_reviews, write_reviews
+from mini.data.text import reviews
+from mini.data.text.reviews import ADJECTIVES, DID, Writer, load_reviews, read_reviews, write_reviews
 
 
 def test_the_same_at_every_call_and_evenly_labelled():

@@ -13,10 +13,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import classifier, common, text_to_image
-from mini.data import captions, image_sets
-from mini.data.captions import Words
-from mini.data.images import read_png, to_float, write_png
+from mini import classifier, text_to_image
+from mini.utils import run as common
+from mini.data.images import captions
+from mini.data.images import image_sets
+from mini.data.images.captions import Words
+from mini.utils.images import read_png, to_float, write_png
 from mini.text_to_image import (Attention, Config, add_noise, draw, draw_batch, guided, loss_of, make_abar, make_nets,
                                 resize, sample_chain, step_back, update_average)
 from tests.helpers import close

@@ -1,4 +1,4 @@
-"""mini/data/tools.py: the calculator against Python itself and against mischief; the facts; and the questions' own rules."""
+"""mini/data/text/tools.py: the calculator against Python itself and against mischief; the facts; and the questions' own rules."""
 import json
 import random
 import re
@@ -7,10 +7,10 @@ from fractions import Fraction
 
 import pytest
 
-from mini.data import questions
-from mini.data.pieces import PieceTokenizer, as_ascii, transcript
-from mini.data.questions import ALONE, DO_NOT_KNOW, HELD_OUT, PHRASES, PROPERTIES, Writer, held_out
-from mini.data.tools import ERROR, LONGEST, UNKNOWN, calculator, lookup, plain, read_facts, run_call
+from mini.data.text import questions
+from mini.data.text.pieces import PieceTokenizer, as_ascii, transcript
+from mini.data.text.questions import ALONE, DO_NOT_KNOW, HELD_OUT, PHRASES, PROPERTIES, Writer, held_out
+from mini.data.text.tools import ERROR, LONGEST, UNKNOWN, calculator, lookup, plain, read_facts, run_call
 from tests.helpers import refused
 
 

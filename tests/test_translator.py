@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from mini import translator
-from mini.data.images import read_png
-from mini.data.pairs import Vocabulary
-from mini.metrics import bleu, translation_report, translation_scores, word_by_word, words_13a
+from mini.utils.images import read_png
+from mini.data.text.pairs import Vocabulary
+from mini.utils.metrics import bleu, translation_report, translation_scores, word_by_word, words_13a
 from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam_search, draw_batch, greedy,
                              learning_rate, loss_of, positions)
 from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
@@ -424,7 +424,7 @@ def test_end_to_end(pairs_file, tmp_path, capsys, monkeypatch):
 
 
 def test_the_grammar_end_to_end(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("mini.data.pairs.HELD_OUT", 20)
+    monkeypatch.setattr("mini.data.text.pairs.HELD_OUT", 20)
     result = translator.main(["--n_pairs=1000", "--steps=2", "--batch_size=4", "--n_layer=1", "--n_embd=16", "--n_head=2",
                               "--d_ff=16", "--device=cpu", f"--out_dir={tmp_path}/run"])
     assert set(result["exact_match"]) == set(result["bleu"]) == {"sentences", "combinations"}

@@ -1,13 +1,13 @@
-"""mini/data/tunes.py: form, harmony and metre of the pieces; the corpus of a folder; mini/data/music_scores.py."""
+"""mini/data/music/tunes.py: form, harmony and metre of the pieces; the corpus of a folder; mini/data/music/music_scores.py."""
 import random
 import time
 
 import pytest
 
-from mini.data import tunes
-from mini.data.midi import PIECE, Note, encode, write_midi
-from mini.data.music_scores import bar_similarity, density, in_key, music_report, music_scores, on_beat
-from mini.data.tunes import BEAT, Key, compose, read_corpus, to_tokens
+from mini.data.music import tunes
+from mini.data.music.midi import PIECE, Note, encode, write_midi
+from mini.data.music.music_scores import bar_similarity, density, in_key, music_report, music_scores, on_beat
+from mini.data.music.tunes import BEAT, Key, compose, read_corpus, to_tokens
 from tests.helpers import refused
 
 SEEDS = range(60)

@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from mini import classifier, common, vae
-from mini.data import image_sets
-from mini.data.images import noise, plane, read_png, to_float
+from mini import classifier, vae
+from mini.utils import run as common
+from mini.data.images import image_sets
+from mini.utils.images import noise, plane, read_png, to_float
 from mini.vae import LEAST_VAR, VAE, Config, kl, log_density, reparameterise, tighter_bound
 
 TINY = dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, steps=4, n=8, log_every=1, sample_every=2,

@@ -1,4 +1,4 @@
-"""mini/data/wordpiece.py against Hugging Face's `tokenizers` (golden files: reference/make_wordpiece.py)."""
+"""mini/data/text/wordpiece.py against Hugging Face's `tokenizers` (golden files: reference/make_wordpiece.py)."""
 import json
 import random
 from collections import Counter
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mini.data.text import read_text
-from mini.data.tokenizers import load_tokenizer
-from mini.data.wordpiece import SPECIAL, WordPieceTokenizer, basic_words
+from mini.data.text.corpus import read_text
+from mini.data.text.tokenizers import load_tokenizer
+from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer, basic_words
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"

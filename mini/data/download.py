@@ -4,7 +4,7 @@ import http.client
 import urllib.request
 from pathlib import Path
 
-from mini.common import UserError, atomic_open
+from mini.utils.run import UserError, atomic_open
 
 FOLDER = Path("data")
 

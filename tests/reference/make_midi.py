@@ -2,7 +2,7 @@
 
 Made with mido 1.3.3:  python tests/reference/make_midi.py
 mido knows messages and not notes: of overlapping notes on one key the first begun ends first, and what is open at the
-end of a track ends there. The file "ours.mid" is written by mini/data/midi.py, and mido reads it.
+end of a track ends there. The file "ours.mid" is written by mini/data/music/midi.py, and mido reads it.
 """
 import json
 import random
@@ -13,8 +13,8 @@ from pathlib import Path
 import mido
 from mido import Message, MetaMessage, MidiFile, MidiTrack
 
-from mini.data.midi import write_midi
-from mini.data.tunes import compose
+from mini.data.music.midi import write_midi
+from mini.data.music.tunes import compose
 
 FOLDER = Path(__file__).parent / "midi"
 

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
-from mini.data.text import read_text  # noqa: E402
+from mini.data.text.corpus import read_text  # noqa: E402
 
 VERSION, END_OF_TEXT = "0.23.3", "<|endoftext|>"
 PIECES = 65  # of random mixtures

@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import BertWordPieceTokenizer
 
 HERE = Path(__file__).parent
-TALES = sorted((HERE.parent.parent / "mini/data/tales").glob("*.txt"))
+TALES = sorted((HERE.parent.parent / "mini/data/text/tales").glob("*.txt"))
 
 TEXTS = ["The ferry left at dawn.", "the cast was not [MASK]", "[CLS] Who? [SEP] Nobody.", "", "   ", "\t\n \r\n",
          "naïve café, Ærøskøbing; STRASSE straße", "Ångström São Tomé Łódź", "e\u0301 combining", "İstanbul ΟΔΟΣ",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from mini.common import UserError, from_checkpoint, load_checkpoint, require
+from mini.utils.run import UserError, from_checkpoint, load_checkpoint, require
 from mini.data.safetensors import read_safetensors
-from mini.data.tokenizers import BPETokenizer, load_tokenizer
+from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 

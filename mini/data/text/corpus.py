@@ -4,9 +4,9 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from mini.common import UserError, require
+from mini.utils.run import UserError, require
 from mini.data.download import download
-from mini.data.tokenizers import BPETokenizer, CharTokenizer
+from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
 
 TALES = Path(__file__).parent / "tales"
 SHAKESPEARE = ("shakespeare.txt",

@@ -12,8 +12,8 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from mini.common import require
-from mini.data.text import read_file
+from mini.utils.run import require
+from mini.data.text.corpus import read_file
 
 FACTS = Path(__file__).parent / "facts.tsv"
 LONGEST = 200           # characters of a call

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mini.common import RunConfig, UserError, atomic_open, require
+from mini.utils.run import RunConfig, UserError, atomic_open, require
 from mini.data.download import FOLDER, download
-from mini.data.faces import ATTRIBUTES, faces
-from mini.data.images import make_square, over_white, pad, read_image, to_float, to_size
+from mini.data.images.faces import ATTRIBUTES, faces
+from mini.utils.images import make_square, over_white, pad, read_image, to_float, to_size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HELD_OUT = 4096         # faces that no model learns from

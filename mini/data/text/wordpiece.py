@@ -14,8 +14,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from mini.common import UserError, require
-from mini.data.tokenizers import merge
+from mini.utils.run import UserError, require
+from mini.data.text.tokenizers import merge
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LONGEST = 100                                   # a word of more characters is [UNK]

@@ -17,8 +17,8 @@ import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mini.data.text import read_file
-from mini.data.tools import ERROR, UNKNOWN, read_facts, run_call
+from mini.data.text.corpus import read_file
+from mini.data.text.tools import ERROR, UNKNOWN, read_facts, run_call
 
 HELD_OUT = ("numbers", "entities", "phrasings")
 RARE = 4                        # one number or entity in so many is held out

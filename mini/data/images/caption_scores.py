@@ -5,9 +5,9 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 
-from mini import metrics
-from mini.data.captions import split
-from mini.data.faces import ATTRIBUTES, MOUTHS, draw_parameters, render
+from mini.utils import metrics
+from mini.data.images.captions import split
+from mini.data.images.faces import ATTRIBUTES, MOUTHS, draw_parameters, render
 
 # A face's values, each by the one word of a full caption that tells it; no two values share a word.
 TELLS = {name: [MOUTHS.get(value, "no" if value == "none" else value) for value in values]

@@ -5,7 +5,7 @@ from collections import Counter
 
 import torch
 
-from mini.common import require, write_json
+from mini.utils.run import require, write_json
 
 
 def bits_per_byte(nats: float, text: str) -> float:

@@ -11,13 +11,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from mini.common import UserError, require
+from mini.utils.run import UserError, require
 
 
 def load_tokenizer(state: dict):
     """The tokenizer saved by `.state()`, which is what a checkpoint holds. Raises KeyError on an unknown
     kind."""
-    from mini.data.wordpiece import WordPieceTokenizer      # here, since it imports this module
+    from mini.data.text.wordpiece import WordPieceTokenizer      # here, since it imports this module
     kinds = {"char": CharTokenizer, "bpe": BPETokenizer, "wordpiece": WordPieceTokenizer}
     return kinds[state["kind"]].from_state(state)
 

@@ -15,7 +15,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from mini.common import require
+from mini.utils.run import require
 
 TAGS = ["other", "person", "place", "organisation", "date"]
 CODES = {"P": "person", "L": "place", "O": "organisation", "D": "date"}

@@ -9,9 +9,9 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from mini.common import UserError, require
-from mini.data.text import read_text, split_text
-from mini.metrics import longest_copied_run
+from mini.utils.run import UserError, require
+from mini.data.text.corpus import read_text, split_text
+from mini.utils.metrics import longest_copied_run
 
 
 def pick(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mini.common import UserError, atomic_open, require
+from mini.utils.run import UserError, atomic_open, require
 
 
 class Note(NamedTuple):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mini.common import UserError, atomic_open, require
+from mini.utils.run import UserError, atomic_open, require
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 100_000_000        # a few bytes can claim to be a picture that fills the memory

@@ -13,7 +13,7 @@ import functools
 import numpy as np
 import torch
 
-from mini.common import require
+from mini.utils.run import require
 
 ATTRIBUTES = {
     "hair": ["black", "brown", "blond", "red"],
