@@ -25,17 +25,20 @@ import collections
 import copy
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.classifier import Judge, accuracy
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot, to_mend
-from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks, write_png
-from mini.data.weights import check_shape, own_checkpoint
+from mini.utils import image_metrics, metrics
+from mini.utils.config import command_line, require
+from mini.utils.device import autocast, pick_device, start_processes
+from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks
+from mini.utils.png import write_png
+from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 
 @dataclass
@@ -49,8 +52,8 @@ class Config(LabelConfig):
     levels: int = 2             # resolutions, each half of the one above; attention at the lowest
     stem: int = 2               # stem × stem pixels of the image are one pixel to the network
     T: int = 1000               # steps from image to noise
-    schedule: str = "cosine"    # cosine | linear: how ᾱ falls from 1 to 0
-    predict: str = "x0"         # x0 | v | eps: what the network's output means
+    schedule: Literal["cosine", "linear"] = "cosine"  # how ᾱ falls from 1 to 0
+    predict: Literal["x0", "v", "eps"] = "x0"  # what the network's output means
     drop: float = 0.1           # how often the network is not told the labels (1: never told)
     # optimisation
     max_weight: float = 5.0     # largest weight w_t of an error in x₀
@@ -63,14 +66,18 @@ class Config(LabelConfig):
     out_dir: str = "runs/diffusion"
     # sampling
     n: int = 64                 # images in a grid
-    sampler: str = "dpm"        # dpm | ddim | ddpm: DPM-Solver++(2M), DDIM, the paper's own
+    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, the paper's own
     sample_steps: int = 20      # steps from noise to image, at most T
     eta: float = 0.0            # ddim: 0 adds no noise, 1 as much as ddpm
-    variance: str = "small"     # small | large: ddpm adds noise of variance β̃ or β
+    variance: Literal["small", "large"] = "small"  # ddpm adds noise of variance β̃ or β
     guidance: float = 1.0       # 0: without labels; 1: with them; more: exaggerate what they mean
-    show: str = "samples"       # samples | forward | reverse | walk | inpaint
+    show: Literal["samples", "forward", "reverse", "walk", "inpaint"] = "samples"  # what to draw
     image: str = ""             # inpaint: your picture (default: held-out images)
     mask: str = ""              # inpaint: a picture, white where to draw anew (default: the lower half)
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "width", "levels", "stem", "T", "schedule", "predict", "drop")
+
 
 GPU = dict(width=128, levels=3, stem=1, batch_size=128, steps=40000, lr=3e-4, warmup=1000, ema=0.9995)
 PRESETS = {"gpu": GPU, "gpu64": dict(GPU, size=64, levels=4)}
@@ -221,8 +228,8 @@ def sample_chain(predict, x, cfg, rng, known=None, mask=None):
     t) returns x̂₀. Where mask is 0, x₀ is `known`; so x_t there is the known image with noise, and elsewhere
     the network makes what goes with it (as in Lugmayr et al. 2022, "RePaint", eq. 8). Raises UserError for
     less than 1 step or more than T."""
-    common.require(1 <= cfg.sample_steps <= cfg.T and 0 <= cfg.eta <= 1,
-                   f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}; --eta={cfg.eta}: from 0 to 1")
+    require(1 <= cfg.sample_steps <= cfg.T and 0 <= cfg.eta <= 1,
+            f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}; --eta={cfg.eta}: from 0 to 1")
     times = torch.linspace(cfg.T - 1, 0, cfg.sample_steps, dtype=torch.float64).round().int().tolist()
     abar, before = make_abar(cfg.T, cfg.schedule).tolist(), None
     for t, s in zip(times, [*times[1:], -1]):               # abar[-1] = 1
@@ -240,7 +247,7 @@ def guided(net, y, cfg):
 
     def predict(xt, t):
         times = torch.full((len(xt),), t, device=xt.device)
-        with common.autocast(xt.device, cfg.matmul):
+        with autocast(xt.device, cfg.matmul):
             out = net(xt, times, y if w == 1 else 0 * y).float()
             if w not in (0, 1):
                 out = out + w * (net(xt, times, y).float() - out)
@@ -263,16 +270,16 @@ def draw(net, labels, shape, cfg):
 # ---- the run
 def make_nets(cfg, shape, state):
     """The network and its average, with the weights of a checkpoint if there is one."""
-    common.require(min(cfg.width, cfg.levels, cfg.stem, cfg.T, cfg.n, cfg.batch_size, cfg.max_weight) > 0
-                   and shape[1] % (cfg.stem * 2**(cfg.levels - 1)) == cfg.width % 32 == 0,
-                   "every size must be at least 1, --width a multiple of 32, --max_weight above 0, and the "
-                   f"{shape[1]} pixels of an image's side a multiple of --stem times 2^(--levels − 1)")
+    require(min(cfg.width, cfg.levels, cfg.stem, cfg.T, cfg.n, cfg.batch_size, cfg.max_weight) > 0
+            and shape[1] % (cfg.stem * 2**(cfg.levels - 1)) == cfg.width % 32 == 0,
+            "every size must be at least 1, --width a multiple of 32, --max_weight above 0, and the "
+            f"{shape[1]} pixels of an image's side a multiple of --stem times 2^(--levels − 1)")
     torch.manual_seed(cfg.seed)
     net = UNet(cfg, shape[0], sum(len(names) for names in shape[-1].values()))
     nets = nn.ModuleDict({"net": net, "average": copy.deepcopy(net).requires_grad_(False)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
 
 
 def draw_batch(images, labels, B: int, cfg, rng):
@@ -285,12 +292,12 @@ def draw_batch(images, labels, B: int, cfg, rng):
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "diffusion", cfg.resume)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     judge = Judge(cfg, learn, held_out, n=512)
-    device, size = common.pick_device(cfg.device), learn.images.size(2)
-    rank, world = common.start_processes(device)
+    device, size = pick_device(cfg.device), learn.images.size(2)
+    rank, world = start_processes(device)
     attributes = learn.attributes if cfg.drop < 1 else {}
     images, held_out_images = pad(learn.images).to(device), pad(held_out.images).to(device)
     labels, held_out_labels = (one_hot(part.labels, attributes).to(device) for part in (learn, held_out))
@@ -302,13 +309,13 @@ def train(cfg: Config) -> dict:
     data_rng = torch.Generator().manual_seed(cfg.seed)      # alike in all processes: each takes its share
     test = draw_batch(held_out_images, held_out_labels, 256, cfg, data_rng)
     if state:
-        common.restore(state, [optimizer], data_rng)
+        restore(state, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
     net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
-    common.require(cfg.batch_size % world == 0, f"--batch_size must be a multiple of {world} processes")
+    require(cfg.batch_size % world == 0, f"--batch_size must be a multiple of {world} processes")
     shown, abar = draw_labels(cfg, attributes, cfg.n), make_abar(cfg.T, cfg.schedule).float().to(device)
     draw(average, shown[:1], shape, cfg)                    # refuses wrong flags now, not after hours
-    with common.Run(cfg, "diffusion", model, ["loss", "lr", "val_loss"], state, rank) as run:
+    with Run(cfg, "diffusion", model, ["loss", "lr", "val_loss"], state, rank) as run:
         run.say(f"{len(images):,} images of {size} × {size}; labels: {', '.join(attributes) or 'none'}")
         for step in range(run.first, cfg.steps):
             # learning rate
@@ -317,7 +324,7 @@ def train(cfg: Config) -> dict:
             # batch
             batch = draw_batch(images, labels, cfg.batch_size, cfg, data_rng)
             # loss, backward, step
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 loss = loss_of(net, *(part[rank::world] for part in batch), abar, cfg)
             run.check_finite(step, loss=loss.item())
             optimizer.zero_grad(set_to_none=True)
@@ -343,7 +350,7 @@ def train(cfg: Config) -> dict:
         val_loss, judged = loss_of(average, *test, abar, cfg).item(), [average, untrained] * bool(judge.model)
         drawn = [draw(net, judge.labels, shape, cfg) for net in judged] or [None, None]
         scores = judge.scores(*drawn, judge.labels if attributes else None)
-        run.say(f"held-out loss {val_loss:.4f}\n{metrics.image_report(scores)}")
+        run.say(f"held-out loss {val_loss:.4f}\n{image_metrics.image_report(scores)}")
         return run.finish(val_loss=val_loss, **scores)
 
 
@@ -353,7 +360,7 @@ def sample(cfg: Config):
     (reverse); from one noise to another (walk); images with a part drawn anew (inpaint)."""
     cfg, state = own_checkpoint(cfg, "diffusion")
     net, shape = make_nets(cfg, state["shape"], state)["average"], state["shape"]
-    (C, S, size, attributes), known, device = shape, (), common.pick_device(cfg.device)
+    (C, S, size, attributes), known, device = shape, (), pick_device(cfg.device)
     n = 4 if (strips := cfg.show in ("forward", "reverse")) else cfg.n
     labels, x = draw_labels(cfg, attributes, n), noise(n, C * S * S, cfg.seed).view(n, C, S, S)
     if cfg.show == "walk":
@@ -377,7 +384,7 @@ def evaluate(cfg: Config) -> dict:
     cfg, state = own_checkpoint(cfg, "diffusion")
     net, shape = make_nets(cfg, state["shape"], state)["average"], state["shape"]
     judge = Judge(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), n=512)
-    common.require(judge.model, f"--data={cfg.data} has no labels, so there is no judge of the images")
+    require(judge.model, f"--data={cfg.data} has no labels, so there is no judge of the images")
     settings = {f"{sampler}, {steps} steps": dict(sampler=sampler, sample_steps=steps)
                 for sampler in ("dpm", "ddim", "ddpm") for steps in (5, 10, 20, 50, cfg.T)
                 if steps < cfg.T or steps == cfg.T and sampler == "ddpm"}
@@ -394,7 +401,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --width or --n")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --width or --n")
 
 
 if __name__ == "__main__":

@@ -28,16 +28,18 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.classifier import Judge
 from mini.data.images.image_sets import load_images
-from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float, walks, write_png
-from mini.data.weights import check_shape, own_checkpoint
+from mini.utils import image_metrics, metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import pick_device
+from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float, walks
+from mini.utils.png import write_png
+from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder of images
     size: int = 32              # height and width of the images (0: as they are)
@@ -58,6 +60,9 @@ class Config(common.RunConfig):
     # sampling
     n: int = 64                 # images in a grid
     interpolate: bool = False   # each row a walk from one z to another
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "z_dim", "ngf", "ndf")
 
 
 PRESETS = {"gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, ema=0.999, steps=20000)}
@@ -141,21 +146,21 @@ def draw(G, z, size: int):
 # ---- the run
 def make_nets(cfg, C: int, S: int, state):
     """G, D and the average of G, with the weights of a checkpoint if there is one."""
-    common.require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
-                   "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
+    require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
+            "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
     torch.manual_seed(cfg.seed)
     G = Generator(cfg, C, S)
     nets = nn.ModuleDict({"G": G, "D": Discriminator(cfg, C, S), "average": copy.deepcopy(G)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "gan", cfg.resume)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    size, device = learn.images.size(2), common.pick_device(cfg.device)
+    size, device = learn.images.size(2), pick_device(cfg.device)
     images = pad(learn.images).to(device)
     N, C, S, _ = images.shape
     check_shape(state, C, S, size)
@@ -166,11 +171,11 @@ def train(cfg: Config) -> dict:
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, [opt_g, opt_d], data_rng)
+        restore(state, [opt_g, opt_d], data_rng)
     net_g, net_d = (torch.compile(G), torch.compile(D)) if cfg.compile else (G, D)
     bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
     columns = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
-    with common.Run(cfg, "gan", nn.ModuleList([G, D]), columns, state) as run:
+    with Run(cfg, "gan", nn.ModuleList([G, D]), columns, state) as run:
         run.say(f"{N:,} images of {size} × {size} to learn from\nif D could not tell real from generated: "
                 f"D(x) = D(G(z)) = accuracy = ½, d_loss = 2 ln 2 = {2 * math.log(2):.3f}")
         write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(learn.images[:cfg.n])))
@@ -223,7 +228,7 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)
 
         scores = judge.scores(draw(average, noise(judge.n, cfg.z_dim, cfg.seed), size), untrained)
-        run.say(metrics.image_report(scores))
+        run.say(image_metrics.image_report(scores))
         return run.finish(**scores)
 
 
@@ -250,7 +255,7 @@ def evaluate(cfg: Config) -> dict:
     learn, held_out = (pad(to_float(part.images)) for part in load_images(cfg.data, cfg.size, cfg.n_images))
     held_out, N = held_out[:1024], len(learn)
     generated = pad(draw(nets["average"], noise(N + len(held_out), cfg.z_dim, cfg.seed + 1), size))
-    common.require(generated.shape[1:] == learn.shape[1:], f"--data={cfg.data}: the model draws other sizes")
+    require(generated.shape[1:] == learn.shape[1:], f"--data={cfg.data}: the model draws other sizes")
     new = generated[N:]
     def verdict(D):
         with torch.no_grad():       # in batches as in training, to which BatchNorm is used
@@ -264,7 +269,7 @@ def evaluate(cfg: Config) -> dict:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    variety, neighbours = metrics.variety(new, held_out, learn)
+    variety, neighbours = image_metrics.variety(new, held_out, learn)
     write_png(f"{cfg.out_dir}/samples/nearest.png", sheet(neighbours))
     print("samples/nearest.png: eight samples, and below each the training image that is most like it")
     return metrics.print_tables(cfg, ideal={"accuracy": 0.5, "loss": 2 * math.log(2)},
@@ -273,7 +278,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
 
 
 if __name__ == "__main__":

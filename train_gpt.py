@@ -18,20 +18,24 @@ Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.p
 """
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
-from mini.utils.text import encode_prompt, fast_vectors, pick, print_copying, print_texts
-from mini.data.weights import load_weights, starting_point
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
+from mini.data.weights import load_weights, starting_point
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import pick_device, start_processes
+from mini.utils.fast_vectors import fast_vectors
+from mini.utils.run import Run, restore
+from mini.utils.text import encode_prompt, pick, print_copying, print_texts
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "tales"            # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt files
     tokenizer: str = "bpe"         # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
@@ -45,11 +49,12 @@ class Config(common.RunConfig):
     steps: int = 700               # optimiser steps
     batch_size: int = 32           # sequences per step, over all processes
     grad_accum: int = 1            # compute the batch in so many parts: the same gradient in less memory
-    optimizer: str = "muon"        # muon | adamw: Muon for weight matrices (AdamW for the rest), or AdamW
+    # Muon for weight matrices (AdamW for the rest), or AdamW
+    optimizer: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.04          # Muon's peak learning rate
     lr: float = 0.01               # AdamW's peak learning rate
     warmup: int = 3                # steps until the rate is at its peak
-    schedule: str = "linear"       # linear | cosine: how the rate falls after the warm-up
+    schedule: Literal["linear", "cosine"] = "linear"  # how the rate falls after the warm-up
     hold: float = 0.4              # linear only: the fraction of the run after the warm-up without a fall
     final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
     momentum: float = 0.85         # Muon's: how much of the old direction is kept
@@ -69,6 +74,9 @@ class Config(common.RunConfig):
     top_k: int = 0                 # draw from the k likeliest tokens only (0: all)
     top_p: float = 1.0             # draw from the likeliest tokens that together have this probability
     cache: bool = True             # keep past keys and values: the same text, faster
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_head", "n_embd")
 
 
 PRESETS = {
@@ -144,8 +152,8 @@ class GPT(nn.Module):
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C, L = cfg.n_embd, cfg.n_layer
-        common.require(min(C, L, cfg.n_head, cfg.block_size) > 0 == C % cfg.n_head and 0 <= cfg.dropout < 1,
-                       f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
+        require(min(C, L, cfg.n_head, cfg.block_size) > 0 == C % cfg.n_head and 0 <= cfg.dropout < 1,
+                f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # what a token means
         self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands
@@ -286,10 +294,10 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
 
 # ---- the run
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state, tokenizer, weights = starting_point(cfg, cfg.resume)
-    device = common.pick_device(cfg.device)
-    rank, world = common.start_processes(device)
+    device = pick_device(cfg.device)
+    rank, world = start_processes(device)
     torch.manual_seed(cfg.seed)
     text = read_text(cfg.data)
     tokenizer = tokenizer or make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
@@ -300,14 +308,14 @@ def train(cfg: Config) -> dict:
     optimizers = make_optimizers(model, cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # alike in all processes: each takes its share
     if state:
-        common.restore(state, optimizers, data_rng)
+        restore(state, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
     net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
     B, parts, V, bf16 = cfg.batch_size, cfg.grad_accum, tokenizer.vocab_size, device.type == "cuda"
-    common.require(B > 0 and parts > 0 and B % (parts * world) == 0,
-                   f"--batch_size={B} must be a multiple of --grad_accum={parts} times {world} process(es)")
+    require(B > 0 and parts > 0 and B % (parts * world) == 0,
+            f"--batch_size={B} must be a multiple of --grad_accum={parts} times {world} process(es)")
 
-    with common.Run(cfg, "gpt", model, ["loss", "lr", "val_loss"], state, rank) as run:
+    with Run(cfg, "gpt", model, ["loss", "lr", "val_loss"], state, rank) as run:
         run.say(f"{len(tokens):,} tokens to learn from, {len(held_out):,} held out\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
@@ -371,7 +379,7 @@ def load(cfg):
     """(model, tokenizer, config) as trained in out_dir, or from --init_from."""
     cfg, _, tokenizer, weights = starting_point(cfg, not cfg.init_from, whole_context=True)
     model = load_weights(GPT(cfg, tokenizer.vocab_size), weights)
-    return model.to(common.pick_device(cfg.device)), tokenizer, cfg
+    return model.to(pick_device(cfg.device)), tokenizer, cfg
 
 
 def sample(cfg: Config) -> list:
@@ -394,7 +402,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, or raise --grad_accum")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, or raise --grad_accum")
 
 
 if __name__ == "__main__":

@@ -27,21 +27,24 @@ Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini
 """
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.data.text.pieces import PieceTokenizer, as_ascii, chat_lines, transcript
-from mini.data.weights import own_checkpoint
-from mini.data.text.questions import ALONE, DO_NOT_KNOW, HELD_OUT, Writer, known_words, share, tables
+from mini.data.text.questions import (ALONE, DO_NOT_KNOW, HELD_OUT, Writer, known_words, share,
+                                      tables)
 from mini.data.text.tools import FACTS, read_facts, run_call
+from mini.utils import metrics
+from mini.utils.config import RunConfig, UserError, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.run import Run, own_checkpoint, restore
 from train_gpt import GPT, Muon, lr_factor, make_optimizers
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     n_dialogues: int = 60000       # dialogues to learn from
     alone: float = 0.1             # share of them to be answered without tools, for comparison
@@ -53,11 +56,12 @@ class Config(common.RunConfig):
     # optimisation
     steps: int = 2300              # optimiser steps
     batch_size: int = 64           # dialogues per step
-    optimizer: str = "muon"        # muon | adamw: Muon for weight matrices (AdamW for the rest), or AdamW
+    # Muon for weight matrices (AdamW for the rest), or AdamW
+    optimizer: Literal["muon", "adamw"] = "muon"
     muon_lr: float = 0.03          # Muon's peak learning rate
     lr: float = 0.006              # AdamW's peak learning rate
     warmup: int = 20               # steps until the rate is at its peak
-    schedule: str = "linear"       # linear | cosine: how the rate falls after the warm-up
+    schedule: Literal["linear", "cosine"] = "linear"  # how the rate falls after the warm-up
     hold: float = 0.4              # linear only: the fraction of the run after the warm-up without a fall
     final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
     momentum: float = 0.9          # Muon's: how much of the old direction is kept
@@ -75,6 +79,9 @@ class Config(common.RunConfig):
     tools: bool = True             # false: it answers alone
     max_calls: int = 5             # calls that it may make for one answer
     cache: bool = True             # keep past keys and values: the same text, faster
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("n_dialogues", "alone", "block_size", "n_layer", "n_head", "n_embd")
 
 
 PRESETS = {"gpu": dict(n_dialogues=400000, n_layer=6, n_head=6, n_embd=384, batch_size=256, steps=3000)}
@@ -120,8 +127,8 @@ def respond(model, question: str, cfg, facts=FACTS):
     """
     text, T, n, line, steps = as_ascii(question), model.cfg.block_size, 0, "", []
     ids = model.tokenizer.encode(f"{text}\n{'' if cfg.tools else ALONE}")
-    common.require(text, "there is no question")
-    common.require(len(ids) <= T // 2, f"the question has {len(text):,} characters, too many: ask for less")
+    require(text, "there is no question")
+    require(len(ids) <= T // 2, f"the question has {len(text):,} characters, too many: ask for less")
     model.eval()
     cache = model.new_cache(1) if cfg.cache else None
     while len(ids) <= T:
@@ -168,20 +175,20 @@ def held_out_set(name: str, n: int, model) -> dict:
 def load(cfg, resume: bool = True):
     """(config, model, checkpoint): of the run that was, or if not `resume` of a new one."""
     cfg, state = own_checkpoint(cfg, "assistant", resume)
-    common.require(min(cfg.n_dialogues, cfg.batch_size, cfg.n_test, cfg.max_calls) > 0 <= cfg.alone < 1,
-                   "no size may be 0; --alone is a share below 1")
-    common.require(cfg.block_size >= Config.block_size, "--block_size is too short for some dialogues")
+    require(min(cfg.n_dialogues, cfg.batch_size, cfg.n_test, cfg.max_calls) > 0 <= cfg.alone < 1,
+            "no size may be 0; --alone is a share below 1")
+    require(cfg.block_size >= Config.block_size, "--block_size is too short for some dialogues")
     torch.manual_seed(cfg.seed)
     tokenizer = PieceTokenizer(state["words"] if state else known_words())
     (model := GPT(cfg, tokenizer.vocab_size)).tokenizer = tokenizer
     if state:
         model.load_state_dict(state["model"])
-    return cfg, model.to(common.pick_device(cfg.device)), state
+    return cfg, model.to(pick_device(cfg.device)), state
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
-    common.require(cfg.data == "facts", "--data is for sample: other facts need no training")
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
+    require(cfg.data == "facts", "--data is for sample: other facts need no training")
     cfg, model, state = load(cfg, cfg.resume)
     device, V = model.wpe.weight.device, model.tokenizer.vocab_size
     dialogues = Writer(seed=0).training_set(cfg.n_dialogues, cfg.alone)
@@ -190,10 +197,10 @@ def train(cfg: Config) -> dict:
     optimizers = make_optimizers(model, cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, optimizers, data_rng)
+        restore(state, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    with common.Run(cfg, "assistant", model, ["loss", "lr", "right"], state) as run:
+    with Run(cfg, "assistant", model, ["loss", "lr", "right"], state) as run:
         run.say(f"{len(x):,} dialogues to learn from, {cfg.n_test:,} in each of {len(test)} held-out sets\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
@@ -205,7 +212,7 @@ def train(cfg: Config) -> dict:
             # batch
             x_b, y_b = draw_batch(x, y, cfg.batch_size, data_rng)
             # loss over what the assistant writes, backward
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 _, loss = net(x_b, y_b)
             run.check_finite(step, loss=loss.item())
             loss.backward()
@@ -255,8 +262,8 @@ def sample(cfg: Config):
         try:
             answer, steps = respond(model, question, cfg, facts)
             print(transcript(question if cfg.prompt else "", answer, steps), end="", flush=True)
-        except common.UserError as error:
-            common.require(not cfg.prompt, str(error))          # it ends the program, but not a chat
+        except UserError as error:
+            require(not cfg.prompt, str(error))          # it ends the program, but not a chat
             print(f"  ({error})", flush=True)
     return answer
 
@@ -274,7 +281,7 @@ def evaluate(cfg: Config) -> dict:
 
 
 def main(argv=None):
-    return common.main(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
+    return command_line(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -22,22 +22,25 @@ import copy
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
-from mini.data.weights import own_checkpoint, read_bert
-from mini.data.text.tasks import draw_batch, encode, make_task, predict, pretraining_rows, score, unlabelled_texts
-from mini.data.text.tokenizers import load_tokenizer
+from mini.data.text.tasks import (draw_batch, encode, make_task, predict, pretraining_rows, score,
+                                  unlabelled_texts)
 from mini.data.text.wordpiece import WordPieceTokenizer
+from mini.data.weights import read_bert
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.run import Run, atomic_open, load_checkpoint, own_checkpoint, restore, write_json
 from train_gpt import Muon
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "tales"            # text without labels: tales, or your own: a file or a folder of .txt files
     reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
@@ -66,9 +69,13 @@ class Config(common.RunConfig):
     # run
     out_dir: str = "runs/bert"     # folder of the run
     # sampling
-    task: str = "fill"             # fill | sentiment | entities | answer: what to do with the text
+    task: Literal["fill", "sentiment", "entities", "answer"] = "fill"  # what to do with the text
     text: str = ""                 # a text; "[MASK]" in it is to be filled in
     question: str = ""             # what to answer from the text
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
+             "n_embd", "d_ff")
 
 
 PRESETS = {"gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
@@ -131,9 +138,9 @@ class BERT(nn.Module):
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C = cfg.n_embd
-        common.require(min(C, cfg.n_layer, cfg.n_head, cfg.block_size, cfg.d_ff) > 0 == C % cfg.n_head
-                       and 0 <= cfg.dropout < 1 > cfg.tune_dropout >= 0,
-                       f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
+        require(min(C, cfg.n_layer, cfg.n_head, cfg.block_size, cfg.d_ff) > 0 == C % cfg.n_head
+                and 0 <= cfg.dropout < 1 > cfg.tune_dropout >= 0,
+                f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # what a token means
         self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands
@@ -232,10 +239,10 @@ def tune(bert, task, cfg, pad: int):
         optimizer.param_groups[0]["lr"] = cfg.tune_lr * lr_factor(step, cfg.tune_steps, cfg.tune_steps // 10)
         i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(y.device)
         S = length[i].max()                                     # y (B, T) of entities is cut to S too
-        with common.autocast(y.device, cfg.matmul):
+        with autocast(y.device, cfg.matmul):
             logits = model(*(part[i, :S] for part in x), pad)
         loss = task_loss(task.name, logits, y[i, :S] if y.ndim == 2 else y[i])
-        common.require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr")
+        require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr")
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
         optimizer.step()
@@ -258,7 +265,7 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
     rows = encode([(tokenizer.words(text), None)], tokenizer, model.cfg.block_size, cut=False)
     idx, types, _ = (part.to(model.bias.device) for part in rows)
     x = model.eval()(idx, types, idx == tokenizer.pad)[idx == tokenizer.mask]       # (B, T, C) -> (masks, C)
-    common.require(len(x), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
+    require(len(x), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
     p, i = model.name_tokens(x).float().softmax(1).topk(k)
     rows = zip(i.tolist(), p.tolist())
     return ["  ".join(f"{tokenizer.tokens[j]} {q:.1%}" for j, q in zip(*row)) for row in rows]
@@ -270,7 +277,7 @@ def start(cfg, from_run: bool):
     cfg, state = own_checkpoint(cfg, "bert", from_run)
     weights = state and state["model"]
     if state:
-        tokenizer = load_tokenizer(state["tokenizer"])
+        tokenizer = WordPieceTokenizer.from_state(state["tokenizer"])
     elif cfg.init_from:
         sizes, weights = read_bert(cfg.init_from, cfg.block_size)
         cfg, path = replace(cfg, **sizes), Path(cfg.init_from).with_name("vocab.txt")
@@ -281,11 +288,11 @@ def start(cfg, from_run: bool):
     model = BERT(cfg, len(weights["wte.weight"]) if weights else tokenizer.vocab_size)
     if weights:
         model.load_state_dict(weights)
-    return cfg, model.to(common.pick_device(cfg.device)), tokenizer, state
+    return cfg, model.to(pick_device(cfg.device)), tokenizer, state
 
 
 def train(cfg: Config) -> dict:
-    """Pre-train, tune for each task; return what result.json holds. Raises common.UserError for bad input."""
+    """Pre-train, tune for each task; return what result.json holds. Raises UserError for bad input."""
     cfg, model, tokenizer, state = start(cfg, cfg.resume)
     device, pad, V = model.bias.device, tokenizer.pad, tokenizer.vocab_size
     tasks = [make_task(name, cfg, tokenizer) for name in TASKS]         # refuses wrong data now, not later
@@ -301,10 +308,10 @@ def train(cfg: Config) -> dict:
                   Muon(matrices, cfg.muon_lr, momentum=0.9, weight_decay=0.0)]
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, optimizers, data_rng)
+        restore(state, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    with common.Run(cfg, "bert", model, ["loss", "lr", "val_loss"], state) as run:
+    with Run(cfg, "bert", model, ["loss", "lr", "val_loss"], state) as run:
         run.say(f"{int(length.sum()):,} tokens in {len(rows):,} rows; {len(held_out)} rows held out\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
@@ -316,7 +323,7 @@ def train(cfg: Config) -> dict:
             idx = draw_batch(rows, length, cfg.batch_size, data_rng)
             shown, chosen = hide(idx, tokenizer, cfg.mask_share, data_rng)
             # loss, backward, step
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 loss = masked_loss(net, idx, shown, chosen, tokenizer)
             run.check_finite(step, loss=loss.item())
             loss.backward()
@@ -351,7 +358,7 @@ def train(cfg: Config) -> dict:
             scores[task.name] = row
             run.say(f"held-out {task.name}: pre-trained {row['learnt']:.1%}; "
                     f"from scratch {row['scratch']:.1%}; {task.baseline_name} {row['baseline']:.1%}")
-            with common.atomic_open(run.folder / f"{task.name}.pt") as file:
+            with atomic_open(run.folder / f"{task.name}.pt") as file:
                 torch.save({"name": f"bert for {task.name}", "config": asdict(cfg), "names": task.names,
                             "tokenizer": tokenizer.state(), "model": tuned.state_dict()}, file)
         return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few, scores=scores)
@@ -359,13 +366,13 @@ def train(cfg: Config) -> dict:
 
 def sample(cfg: Config):
     """Do --task with --text: print the outcome, and return it."""
-    common.require(cfg.text.strip(), 'which text? Name it by --text="the cast was not [MASK]"')
+    require(cfg.text.strip(), 'which text? Name it by --text="the cast was not [MASK]"')
     if cfg.task == "fill":
         _, model, tokenizer, _ = start(cfg, not cfg.init_from)
         print(*(found := fill_in(model, tokenizer, cfg.text)), sep="\n")
         return found
-    state = common.load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
-    tokenizer, names = load_tokenizer(state["tokenizer"]), state["names"]
+    state = load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
+    tokenizer, names = WordPieceTokenizer.from_state(state["tokenizer"]), state["names"]
     model = Tuned(BERT(Config(**state["config"]), len(state["model"]["bert.bias"])), cfg.task, len(names))
     model.load_state_dict(state["model"])
     words, asked = tokenizer.words(cfg.text), tokenizer.words(cfg.question)
@@ -389,12 +396,12 @@ def evaluate(cfg: Config) -> dict:
             tables[task.name][f"{few}, seed {seed}"] = compare(model, fresh, task, cfg, tokenizer.pad)[0]
     for name, rows in tables.items():
         print(f"{name}, by labelled texts\n{metrics.table(rows, shares=['learnt', 'scratch', 'baseline'])}")
-    common.write_json(f"{cfg.out_dir}/evaluate.json", tables)
+    write_json(f"{cfg.out_dir}/evaluate.json", tables)
     return tables
 
 
 def main(argv=None):
-    return common.main(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
+    return command_line(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
 
 
 if __name__ == "__main__":

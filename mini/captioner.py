@@ -25,19 +25,21 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.data.images import caption_scores
 from mini.data.images.captions import FULL, Words, load_captions
-from mini.utils.images import read_image, to_float, to_size, write_png
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.images import to_float, to_size
 from mini.utils.lettering import labelled
-from mini.data.weights import own_checkpoint
+from mini.utils.png import read_image, write_png
+from mini.utils.run import Run, own_checkpoint, restore
 
 PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "faces"         # faces, or your own: a .tsv file; each line an image's path, a tab, a caption
     size: int = 32              # height and width of the images
@@ -64,6 +66,10 @@ class Config(common.RunConfig):
     n: int = 8                  # without one: held-out images to describe
     beam: int = 4               # captions that beam search follows at once (1: greedy)
     alpha: float = 0.6          # beam search: how much longer captions are favoured
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "max_len", "patch", "n_layer", "n_head", "n_embd", "d_ff",
+             "dropout")
 
 
 PRESETS = {"gpu": dict(size=64, n_layer=4, n_head=8, n_embd=256, d_ff=1024, batch_size=256, steps=6000)}
@@ -288,10 +294,10 @@ def load(cfg, resume: bool = True, n_images: int = 1):
     cfg, state = own_checkpoint(cfg, "captioner", resume)
     sizes = (cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.d_ff, cfg.max_len, cfg.size, cfg.patch, cfg.batch_size,
              cfg.n_images, cfg.beam, cfg.n)
-    common.require(min(sizes) > 0 == cfg.n_embd % cfg.n_head + cfg.size % cfg.patch,
-                   f"no size 0; --n_head must divide --n_embd={cfg.n_embd}, --patch={cfg.patch} the --size")
-    common.require(max(cfg.smoothing, cfg.dropout) < 1 and min(cfg.smoothing, cfg.dropout, cfg.alpha) >= 0,
-                   "--smoothing and --dropout must be at least 0 and below 1, --alpha at least 0")
+    require(min(sizes) > 0 == cfg.n_embd % cfg.n_head + cfg.size % cfg.patch,
+            f"no size 0; --n_head must divide --n_embd={cfg.n_embd}, --patch={cfg.patch} the --size")
+    require(max(cfg.smoothing, cfg.dropout) < 1 and min(cfg.smoothing, cfg.dropout, cfg.alpha) >= 0,
+            "--smoothing and --dropout must be at least 0 and below 1, --alpha at least 0")
     parts = load_captions(cfg.data, cfg.size, n_images) if n_images else ()
     for part in parts:                  # of a face the captions that name every attribute
         part.captions = [texts[:FULL if part.attributes else None] for texts in part.captions]
@@ -301,11 +307,11 @@ def load(cfg, resume: bool = True, n_images: int = 1):
     model = Captioner(cfg, len(words))
     if state:
         model.load_state_dict(state["model"])
-    return cfg, model.to(common.pick_device(cfg.device)), words, parts[:1], test, state
+    return cfg, model.to(pick_device(cfg.device)), words, parts[:1], test, state
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, model, words, (learn,), test, state = load(cfg, cfg.resume, cfg.n_images)
     N, K, device = len(learn.images), len(learn.captions[0]), model.positions_y.device
     y = F.pad(words.encode_all(list(chain(*learn.captions)), cfg.max_len), (1, 0), value=BOS)     # (N · K, T)
@@ -314,10 +320,10 @@ def train(cfg: Config) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, [optimizer], data_rng)
+        restore(state, [optimizer], data_rng)
     net, examples = torch.compile(model) if cfg.compile else model, held_out.images[:cfg.n]
 
-    with common.Run(cfg, "captioner", model, ["loss", "lr", "right"], state) as run:
+    with Run(cfg, "captioner", model, ["loss", "lr", "right"], state) as run:
         run.say(f"{N:,} images with {K} captions each to learn from; "
                 f"{', '.join(f'{len(part.images):,} {name}' for name, part in test.items())}\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
@@ -327,7 +333,7 @@ def train(cfg: Config) -> dict:
             # batch
             x_b, y_b = draw_batch(x, y, cfg.batch_size, data_rng)
             # loss, backward, step
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 loss = loss_of(net(x_b, y_b[:, :-1]), y_b[:, 1:], cfg.smoothing)
             run.check_finite(step, loss=loss.item())
             optimizer.zero_grad(set_to_none=True)
@@ -394,7 +400,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
 
 
 if __name__ == "__main__":

@@ -19,18 +19,21 @@ Times and scores: README.md. Read next: mini/cyclegan.py.
 """
 import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from mini import classifier
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.classifier import Judge
 from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
-from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float, write_png
-from mini.data.weights import check_shape, own_checkpoint
+from mini.utils import image_metrics, metrics
+from mini.utils.config import command_line, require
+from mini.utils.device import pick_device
+from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float
+from mini.utils.png import write_png
+from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Config(LabelConfig):
     z_dim: int = 100            # random numbers that an image is made from
     ngf: int = 48               # channels before G's last layer; doubled at each layer further from the image
     ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
-    loss: str = "bce"           # bce | wgan-gp: DCGAN's loss, or Wasserstein's with gradient penalty
+    loss: Literal["bce", "wgan-gp"] = "bce"  # DCGAN's loss, or Wasserstein's with gradient penalty
     # optimisation
     steps: int = 5000           # steps of D, and of G
     batch_size: int = 32        # real images per step, and as many generated ones
@@ -57,6 +60,10 @@ class Config(LabelConfig):
     n: int = 64                 # images in a grid
     vary: str = ""              # an attribute: each row has one of its values, each column one z
     blend: bool = False         # with vary: also go between the first two values, and beyond the second
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "loss")
+
 
 PRESETS = {"gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, ema=0.999, steps=20000)}
 
@@ -147,23 +154,23 @@ def draw(G, z, y, size: int):
 # ---- the run
 def make_nets(cfg, C: int, S: int, attributes: dict, state):
     """G, D and the average of G, with the weights of a checkpoint if there is one."""
-    common.require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
-                   "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
+    require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
+            "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
     torch.manual_seed(cfg.seed)
     V = sum(len(names) for names in attributes.values())
     G = Generator(cfg, C, S, V)
     nets = nn.ModuleDict({"G": G, "D": Discriminator(cfg, C, S, V), "average": copy.deepcopy(G)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "cgan", cfg.resume)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    common.require(learn.attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
-    size, device = learn.images.size(2), common.pick_device(cfg.device)
+    require(learn.attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
+    size, device = learn.images.size(2), pick_device(cfg.device)
     images, labels = pad(learn.images).to(device), one_hot(learn.labels, learn.attributes).to(device)
     N, C, S, _ = images.shape
     check_shape(state, C, S, learn.attributes)
@@ -175,11 +182,11 @@ def train(cfg: Config) -> dict:
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, [opt_g, opt_d], data_rng)
+        restore(state, [opt_g, opt_d], data_rng)
     net_g, net_d = (torch.compile(G), torch.compile(D)) if cfg.compile else (G, D)
     bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
     columns, wgan = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"], cfg.loss == "wgan-gp"
-    with common.Run(cfg, "cgan", nn.ModuleList([G, D]), columns, state) as run:
+    with Run(cfg, "cgan", nn.ModuleList([G, D]), columns, state) as run:
         run.say(f"{N:,} images of {size} × {size} to learn from, with {', '.join(learn.attributes)}")
         write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(learn.images[:cfg.n])))
         for step in range(run.first, cfg.steps):
@@ -234,7 +241,7 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)
 
         scores = judge.scores(draw(average, z, y, size), untrained, held_out.labels[:judge.n])
-        run.say(metrics.image_report(scores))
+        run.say(image_metrics.image_report(scores))
         return run.finish(**scores)
 
 
@@ -251,7 +258,7 @@ def sample(cfg: Config):
     labels = draw_labels(cfg, attributes, n)
     z, y = noise(n, cfg.z_dim, cfg.seed), one_hot(labels, attributes)
     if cfg.vary or cfg.blend:
-        common.require(len(attributes.get(cfg.vary, [])) > 1, f"--vary: choose from {', '.join(attributes)}")
+        require(len(attributes.get(cfg.vary, [])) > 1, f"--vary: choose from {', '.join(attributes)}")
         column, values = list(attributes).index(cfg.vary), range(len(attributes[cfg.vary]))
         rows = [one_hot(labels.index_fill(1, torch.tensor(column), v), attributes) for v in values]
         if cfg.blend:       # arithmetic: y + t · (second − first value), until t = 1.5
@@ -266,7 +273,7 @@ def evaluate(cfg: Config) -> dict:
     (by a generator that has seen all real ones: it hands on what it learnt). Also in evaluate.json."""
     G, size, attributes, cfg = load(cfg)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    common.require(learn.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
+    require(learn.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
     labels = learn.labels[:4000]
     new = draw(G, noise(len(labels), cfg.z_dim, cfg.seed + 1), one_hot(labels, attributes), size)
     more = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
@@ -275,7 +282,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
 
 
 if __name__ == "__main__":

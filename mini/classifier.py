@@ -30,15 +30,17 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.data.images.image_sets import load_images
-from mini.utils.images import read_image, to_float, to_size
-from mini.data.weights import check_shape, own_checkpoint
+from mini.utils import image_metrics, metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import pick_device
+from mini.utils.images import to_float, to_size
+from mini.utils.png import read_image
+from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, a folder with sub-folders, IDX, .npz
     size: int = 32              # height and width of the images (0: as they are)
@@ -56,6 +58,10 @@ class Config(common.RunConfig):
     # sampling
     image: str = ""             # picture to read the attributes of
 
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "width", "n_features")
+
+
 PRESETS = {"gpu": dict(width=64, batch_size=512, steps=3000)}
 
 
@@ -65,7 +71,7 @@ class Classifier(nn.Module):
 
     def __init__(self, cfg, channels: int, size: int, attributes: dict):
         super().__init__()
-        common.require(min(cfg.width, cfg.n_features, cfg.batch_size) > 0, "every size must be at least 1")
+        require(min(cfg.width, cfg.n_features, cfg.batch_size) > 0, "every size must be at least 1")
         self.attributes = attributes
         C = cfg.width
         layers = [nn.Conv2d(channels, C, 3, 1, 1, bias=False), nn.BatchNorm2d(C), nn.ReLU()]
@@ -114,12 +120,12 @@ def accuracy(model, images, labels) -> dict:
 # ---- the run
 def train(cfg: Config, data=None) -> dict:
     """Train, and return what result.json holds; `data` is what load_images would return, if it is there
-    already. Raises common.UserError for input that cannot be used."""
+    already. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "classifier", cfg.resume)
-    device = common.pick_device(cfg.device)
+    device = pick_device(cfg.device)
     learn, held_out = data or load_images(cfg.data, cfg.size, cfg.n_images)
-    common.require(learn.attributes, f"--data={cfg.data} has no labels to learn; bring a folder with a "
-                                     "sub-folder for each class")
+    require(learn.attributes, f"--data={cfg.data} has no labels to learn; bring a folder with a "
+                              "sub-folder for each class")
     images, labels = learn.images.to(device), learn.labels.to(device)
     N, C, H, W = images.shape
     check_shape(state, C, H, learn.attributes)
@@ -131,11 +137,11 @@ def train(cfg: Config, data=None) -> dict:
     optimizer = torch.optim.AdamW(model.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay)
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, [optimizer], data_rng)
+        restore(state, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
     bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
 
-    with common.Run(cfg, "classifier", model, ["loss", "lr", "accuracy"], state) as run:
+    with Run(cfg, "classifier", model, ["loss", "lr", "accuracy"], state) as run:
         chance = sum(math.log(len(names)) for names in learn.attributes.values())
         run.say(f"{N:,} images to learn from, {len(held_out.images):,} held out\n"
                 f"step 0: a model that knows nothing has loss Σ ln(number of values) = {chance:.3f}")
@@ -205,12 +211,12 @@ def load(cfg):
     cfg, state = own_checkpoint(cfg, "classifier")
     model = Classifier(cfg, *state["shape"])
     model.load_state_dict(state["model"])
-    return model.to(common.pick_device(cfg.device), memory_format=torch.channels_last), cfg, state["shape"]
+    return model.to(pick_device(cfg.device), memory_format=torch.channels_last), cfg, state["shape"]
 
 
 def sample(cfg: Config) -> dict:
     """What the classifier sees in --image: {attribute: {value: probability}}, printed too."""
-    common.require(cfg.image, "which picture? Name it by --image=me.png")
+    require(cfg.image, "which picture? Name it by --image=me.png")
     model, cfg, (C, size, _) = load(cfg)
     x = to_size(read_image(cfg.image), size)[None]                  # (1, 1 or 3, size, size)
     x = x.expand(-1, 3, -1, -1) if C == 3 else x.float().mean(1, keepdim=True).round().byte()
@@ -257,7 +263,7 @@ class Judge:
 
     def frechet(self, images) -> float:
         """The Fréchet distance of n images, (n, C, H, W) uint8 or in [-1, 1], from n held-out ones."""
-        return metrics.frechet_distance(predict(self.model, images[:self.n])[1], self.real)
+        return image_metrics.frechet_distance(predict(self.model, images[:self.n])[1], self.real)
 
     def scores(self, images, untrained, asked=None) -> dict:
         """The distance of generated images, of the untrained network's, and the floor: of training images.
@@ -274,7 +280,7 @@ class Judge:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__)
+    return command_line(Config, PRESETS, commands, argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -31,18 +31,21 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
-from mini.data.images.captions import FULL, Words, fits, load_captions, partial_caption, read_prompts
+from mini.data.images.captions import (FULL, Words, fits, load_captions, partial_caption,
+                                       read_prompts)
 from mini.data.images.faces import ATTRIBUTES, caption
-from mini.utils.images import read_image, sheet, to_float, to_size, write_png
-from mini.data.weights import check_shape, own_checkpoint
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.images import sheet, to_float, to_size
+from mini.utils.png import read_image, write_png
+from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "faces"         # faces, or your own .tsv: on each line an image's path, a tab, a caption
     size: int = 32              # height and width of the images
@@ -64,6 +67,9 @@ class Config(common.RunConfig):
     # sampling
     prompt: str = ""            # what to look for; several with | between (empty: held-out captions)
     image: str = ""             # or a picture whose nearest captions are wanted
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "patch", "n_layer", "n_head", "n_embd", "n_joint")
 
 
 PRESETS = {"gpu": dict(size=64, patch=8, n_images=100000, n_layer=8, n_head=8, n_embd=512, n_joint=256,
@@ -158,9 +164,9 @@ class CLIP(nn.Module):
     def __init__(self, cfg, channels: int, size: int, vocab_size: int, longest: int):
         super().__init__()
         smallest = min(cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.n_joint, cfg.patch, cfg.batch_size)
-        common.require(smallest > 0 == size % cfg.patch == cfg.n_embd % cfg.n_head,
-                       f"every size must be at least 1, --size={size} a multiple of --patch={cfg.patch}, and "
-                       f"--n_embd={cfg.n_embd} one of --n_head={cfg.n_head}")
+        require(smallest > 0 == size % cfg.patch == cfg.n_embd % cfg.n_head,
+                f"every size must be at least 1, --size={size} a multiple of --patch={cfg.patch}, and "
+                f"--n_embd={cfg.n_embd} one of --n_head={cfg.n_head}")
         self.image = ImageEncoder(cfg, channels, size)
         self.text = TextEncoder(cfg, vocab_size, longest)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))             # ln s (§2.5)
@@ -289,7 +295,7 @@ def make_model(cfg, shape, state):
     model = CLIP(cfg, *shape)
     if state:
         model.load_state_dict(state["model"])
-    return model.to(common.pick_device(cfg.device))
+    return model.to(pick_device(cfg.device))
 
 
 def make_optimizer(model, cfg):
@@ -299,7 +305,7 @@ def make_optimizer(model, cfg):
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "clip", cfg.resume)
     words, (learn, held_out, unseen) = load_data(cfg, state)
     shape = learn.images.size(1), learn.images.size(2), len(words), learn.tokens.size(2)
@@ -307,13 +313,13 @@ def train(cfg: Config) -> dict:
     model = make_model(cfg, shape, state)
     optimizer, data_rng = make_optimizer(model, cfg), torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, [optimizer], data_rng)
+        restore(state, [optimizer], data_rng)
     device = model.log_scale.device
     images, tokens = learn.images.to(device), learn.tokens.to(device)
     examples, tried = [captions[-1] for captions in held_out.captions[:6]], held_out.images     # for samples
     net = torch.compile(model) if cfg.compile else model
 
-    with common.Run(cfg, "clip", model, ["loss", "lr", "s", "recall"], state) as run:
+    with Run(cfg, "clip", model, ["loss", "lr", "s", "recall"], state) as run:
         run.say(f"{len(images):,} images of {shape[1]} × {shape[1]}, {tokens.size(1)} captions each, of "
                 f"{len(words)} words\nstep 0: a model that knows nothing has loss ln B = "
                 f"{math.log(min(cfg.batch_size, len(images))):.3f}")
@@ -324,7 +330,7 @@ def train(cfg: Config) -> dict:
             # batch
             x, y = draw_batch(images, tokens, cfg.batch_size, data_rng)
             # loss, backward, step
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 u, v = net(x, y)
             loss = loss_of(u, v, model.log_scale, same_caption(y))
             run.check_finite(step, loss=loss.item())
@@ -444,7 +450,7 @@ def partial_captions(model, words, part, k: int = 10) -> tuple:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size")
 
 
 if __name__ == "__main__":

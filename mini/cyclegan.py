@@ -24,25 +24,27 @@ Measured times and scores: README.md. Read before: train_gan.py; next: train_dif
 """
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn as nn
 
 from mini import classifier
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.classifier import Judge, accuracy
 from mini.data.images.faces import ATTRIBUTES, draw_parameters, render
 from mini.data.images.image_sets import load_images
-from mini.utils.images import even_out, read_image, sheet, to_float, to_size, write_png
-from mini.data.weights import check_shape, own_checkpoint
-
+from mini.utils import image_metrics, metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.images import even_out, sheet, to_float, to_size
+from mini.utils.png import read_image, write_png
+from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
 HELD_OUT, SHARES = 512, ["right", "kept", "worst"]      # faces of each domain for the scores; what is in %
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data_a: str = "hair=blond"  # domain A: an attribute of faces and its value, or your own folder of images
     data_b: str = "hair=black"  # domain B, likewise
@@ -67,10 +69,15 @@ class Config(common.RunConfig):
     out_dir: str = "runs/cyclegan"  # folder of the run
     # sampling
     image: str = ""             # picture to translate (default: n held-out ones)
-    direction: str = "ab"       # ab | ba: from A to B, or from B to A
+    direction: Literal["ab", "ba"] = "ab"  # from A to B, or from B to A
     n: int = 8                  # images in a row
     # evaluation
     ablation_steps: int = 0     # steps of each of the four runs (0: as many as the run's own)
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("data_a", "data_b", "size", "n_images", "ngf", "halvings", "blocks", "ndf",
+             "d_halvings")
+
 
 PRESETS = {"gpu": dict(size=64, ngf=64, halvings=2, blocks=6, ndf=64, d_halvings=3, lr=2e-4, steps=40000)}
 
@@ -192,10 +199,10 @@ def load_domain(source: str, size: int, n: int, which: int) -> Domain:
     if not is_faces or Path(source).exists():
         learn, held_out = load_images(source, size)
         return Domain(learn.images, held_out.images, None, None)
-    common.require(attribute in ATTRIBUTES, f"{source}: no such folder; faces have {', '.join(ATTRIBUTES)}")
+    require(attribute in ATTRIBUTES, f"{source}: no such folder; faces have {', '.join(ATTRIBUTES)}")
     values = ATTRIBUTES[attribute]
-    common.require(value in values, f"{source}: the values of {attribute} are {', '.join(values)}")
-    common.require(n > 0, f"--n_images={n}: at least one face is needed to learn from")
+    require(value in values, f"{source}: the values of {attribute} are {', '.join(values)}")
+    require(n > 0, f"--n_images={n}: at least one face is needed to learn from")
     parts = []
     for m, first in ((n, 0), (HELD_OUT, 10**7)):                     # the held-out faces begin far behind
         labels, nuisance = draw_parameters(m, seed=1, first=first + m * which)
@@ -206,14 +213,14 @@ def load_domain(source: str, size: int, n: int, which: int) -> Domain:
 
 def load_domains(cfg):
     """(A, B), of the same number of channels. Raises UserError if they cannot be translated."""
-    common.require(cfg.data_a != cfg.data_b, f"--data_a and --data_b are both {cfg.data_a}: bring two")
+    require(cfg.data_a != cfg.data_b, f"--data_a and --data_b are both {cfg.data_a}: bring two")
     a, b = (load_domain(source, cfg.size, cfg.n_images, which)
             for which, source in enumerate([cfg.data_a, cfg.data_b]))
     C = max(a.learn.size(1), b.learn.size(1))
     for domain in (a, b):       # one in colour, and the gray one gets three channels
         domain.learn, domain.held_out = (x.expand(-1, C, -1, -1) for x in (domain.learn, domain.held_out))
-    common.require(a.learn.shape[1:] == b.learn.shape[1:], f"--data_a={cfg.data_a} and --data_b={cfg.data_b} "
-                   "differ in size; set --size")
+    require(a.learn.shape[1:] == b.learn.shape[1:], f"--data_a={cfg.data_a} and --data_b={cfg.data_b} "
+            "differ in size; set --size")
     return a, b
 
 
@@ -257,8 +264,8 @@ def score(G_ab, G_ba, cfg, a, b, model) -> dict:
             read, true = accuracy(model, made, labels), to_float(true)
             right, kept = read.pop(same_attribute(cfg, x, y)), read.values()
             scores[name] = {"right": right, "kept": sum(kept) / len(kept), "worst": min(kept),
-                            "PSNR": metrics.psnr(made, true).mean().item(),
-                            "SSIM": metrics.ssim(made, true).mean().item()}
+                            "PSNR": image_metrics.psnr(made, true).mean().item(),
+                            "SSIM": image_metrics.ssim(made, true).mean().item()}
         scores[name] |= {"cycle": distance(translate(back, made), given).item(),
                          "identity": distance(translate(G, theirs), theirs).item()}
     return scores
@@ -289,26 +296,26 @@ def pictures(nets, x, direction: str, true=()):
 def make_nets(cfg, C: int, S: int, state):
     """The four networks, with the weights of a checkpoint if there is one."""
     not_negative = cfg.blocks, cfg.halvings, cfg.pool, cfg.constant, cfg.ablation_steps
-    common.require(min(cfg.ngf, cfg.ndf, cfg.d_halvings, cfg.n, cfg.batch_size) >= 1
-                   and min(cfg.lr, 1 - cfg.constant, 1 - cfg.beta1) > 0 <= min(not_negative),
-                   "--lr must be above 0, --constant and --beta1 below 1, --blocks, --halvings, --pool, "
-                   "--constant and --ablation_steps at least 0, and every other size at least 1")
+    require(min(cfg.ngf, cfg.ndf, cfg.d_halvings, cfg.n, cfg.batch_size) >= 1
+            and min(cfg.lr, 1 - cfg.constant, 1 - cfg.beta1) > 0 <= min(not_negative),
+            "--lr must be above 0, --constant and --beta1 below 1, --blocks, --halvings, --pool, "
+            "--constant and --ablation_steps at least 0, and every other size at least 1")
     least = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
-    common.require(S % 2**cfg.halvings == 0 and S >= least, f"images of {S} × {S}: --size must be at least "
-                   f"{least} and a multiple of {2**cfg.halvings}, for so many --halvings and --d_halvings")
+    require(S % 2**cfg.halvings == 0 and S >= least, f"images of {S} × {S}: --size must be at least "
+            f"{least} and a multiple of {2**cfg.halvings}, for so many --halvings and --d_halvings")
     torch.manual_seed(cfg.seed)
     nets = nn.ModuleDict({"G_ab": Generator(cfg, C), "G_ba": Generator(cfg, C),
                           "D_a": Discriminator(cfg, C), "D_b": Discriminator(cfg, C)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(common.pick_device(cfg.device))
+    return nets.to(pick_device(cfg.device))
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "cyclegan", cfg.resume)
     domain_a, domain_b = load_domains(cfg)
-    device = common.pick_device(cfg.device)
+    device = pick_device(cfg.device)
     images_a, images_b = domain_a.learn.to(device), domain_b.learn.to(device)
     _, C, S, _ = images_a.shape
     check_shape(state, C, S)
@@ -324,12 +331,12 @@ def train(cfg: Config) -> dict:
     data_rng = torch.Generator().manual_seed(cfg.seed)
     pool_a, pool_b = pools = ImagePool(cfg.pool), ImagePool(cfg.pool)
     if state:
-        common.restore(state, [opt_g, opt_d], data_rng)
+        restore(state, [opt_g, opt_d], data_rng)
         for pool, images in zip(pools, state["pools"]):
             pool.images = [image.to(device) for image in images][:cfg.pool]
     G_ab, G_ba, D_a, D_b = (torch.compile(net) if cfg.compile else net for net in nets.values())
     titles = ["g_loss", "d_loss", "cycle", "identity"]
-    with common.Run(cfg, "cyclegan", nets, titles, state) as run:
+    with Run(cfg, "cyclegan", nets, titles, state) as run:
         run.say(f"A, {cfg.data_a}: {len(images_a):,} images; B, {cfg.data_b}: {len(images_b):,}; {S} × {S}\n"
                 "if D could not tell real from translated: D = ½ everywhere, g_loss = d_loss = ½")
         for step in range(run.first, cfg.steps):
@@ -343,7 +350,7 @@ def train(cfg: Config) -> dict:
             a, b = batches
 
             discriminators.requires_grad_(False)    # the gradient passes through them
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 # ---- adversarial: translations pass for images of the other domain
                 fake_b, same_b = G_ab(torch.cat([a, b])).chunk(2)   # two at once, which is faster: to G
                 fake_a, same_a = G_ba(torch.cat([b, a])).chunk(2)   # every image is by itself
@@ -362,7 +369,7 @@ def train(cfg: Config) -> dict:
             discriminators.requires_grad_(True)
 
             # ---- D: real images are 1, translated ones 0, half of which are from the pool
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 seen_a, seen_b = (pool.exchange(fake.float(), data_rng)
                                   for pool, fake in ((pool_a, fake_a), (pool_b, fake_b)))
                 d_loss = (least_squares(D_a(a), 1) + least_squares(D_a(seen_a), 0)
@@ -432,7 +439,7 @@ def evaluate(cfg: Config) -> dict:
         rows[name] = mean({key: result["scores"][key] for key in ("a → b", "b → a")})
     rows["copied"] = mean(copying(cfg, a, b, model))
     print(metrics.table(rows, shares=SHARES))
-    common.write_json(f"{cfg.out_dir}/evaluate.json", rows)
+    write_json(f"{cfg.out_dir}/evaluate.json", rows)
     return rows
 
 
@@ -444,7 +451,7 @@ def mean(rows: dict) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
 
 
 if __name__ == "__main__":

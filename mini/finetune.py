@@ -25,23 +25,25 @@ import math
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 import train_gpt
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.data.text.baselines import bag_of_words
-from mini.data.weights import own_checkpoint
-from mini.data.text.reviews import load_reviews
 from mini.data.text.corpus import encode_texts, read_text
+from mini.data.text.reviews import load_reviews
 from mini.data.text.tokenizers import load_tokenizer
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.run import Run, own_checkpoint, restore, write_json
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     reviews: str = "reviews"    # reviews, or your own: a TSV file of text, tab, label
     few: int = 300              # labelled texts to learn from (0: all)
@@ -60,7 +62,10 @@ class Config(common.RunConfig):
     out_dir: str = "runs/finetune"  # folder of the run
     # sampling
     text: str = ""              # a text to judge
-    method: str = "all"         # frozen | last | all | lora | scratch: whose weights judge it
+    method: Literal["frozen", "last", "all", "lora", "scratch"] = "all"  # whose weights judge it
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("reviews", "few", "init_from", "base_steps", "block_size", "rank", "alpha")
 
 
 PRESETS = {}
@@ -110,7 +115,7 @@ def matrices(gpt):
 
 def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
     """The classifier as a method begins: a copy of the base. Only what it trains asks for gradients."""
-    common.require(min(cfg.rank, cfg.batch_size) > 0 <= cfg.dropout < 1, "sizes must be > 0, dropout below 1")
+    require(min(cfg.rank, cfg.batch_size) > 0 <= cfg.dropout < 1, "sizes must be > 0, dropout below 1")
     torch.manual_seed(cfg.seed)
     gpt = train_gpt.GPT(base.cfg, len(base.wte.weight)) if method == "scratch" else copy.deepcopy(base)
     for module in gpt.modules():
@@ -166,7 +171,7 @@ def make_base(cfg, state=None):
     if state:
         base = train_gpt.GPT(train_gpt.Config(**state["sizes"]), len(state["base"]["wte.weight"]))
         base.load_state_dict(state["base"])
-        return base.to(common.pick_device(cfg.device)), load_tokenizer(state["tokenizer"])
+        return base.to(pick_device(cfg.device)), load_tokenizer(state["tokenizer"])
     if cfg.init_from:
         return train_gpt.load(train_gpt.Config(init_from=cfg.init_from, device=cfg.device))[:2]
     text = "\n".join([*read_text("tales").split("\n\n"), *load_reviews(cfg.reviews, few=0).unlabelled])
@@ -188,8 +193,8 @@ def train(cfg: Config) -> dict:
     """Train by every method, on the same batches, and return what result.json holds. May raise UserError."""
     cfg, state = own_checkpoint(cfg, "finetune", cfg.resume)
     data = load_reviews(cfg.reviews, cfg.few, cfg.seed)
-    common.require(not state or state["names"] == data.names,
-                   f"the checkpoint's head is for other labels than {', '.join(data.names)}")
+    require(not state or state["names"] == data.names,
+            f"the checkpoint's head is for other labels than {', '.join(data.names)}")
     base, tokenizer = make_base(cfg, state)
     device, T = base.wte.weight.device, base.cfg.block_size
     (texts, y), (test_texts, test_y) = ((x, torch.tensor(y)) for x, y in (zip(*data.learn), zip(*data.test)))
@@ -200,10 +205,10 @@ def train(cfg: Config) -> dict:
     data_rng, seconds = torch.Generator().manual_seed(cfg.seed), dict.fromkeys(models, 0.0)
     if state:
         models.load_state_dict(state["model"])
-        common.restore(state, optimizers, data_rng)
+        restore(state, optimizers, data_rng)
         seconds = state["each"]
 
-    with common.Run(cfg, "finetune", base, list(RATES), state) as run:
+    with Run(cfg, "finetune", base, list(RATES), state) as run:
         run.say(f"{len(y)} labelled texts, {len(test_y)} held out; a head that knows nothing has loss "
                 f"ln {len(data.names)} = {math.log(len(data.names)):.3f}")
         for step in range(run.first, cfg.steps):
@@ -215,7 +220,7 @@ def train(cfg: Config) -> dict:
             for (method, model), optimizer in zip(models.train().items(), optimizers):
                 start, optimizer.param_groups[0]["lr"] = time.perf_counter(), factor * RATES[method]
                 # loss, backward, step
-                with common.autocast(device, cfg.matmul):
+                with autocast(device, cfg.matmul):
                     loss = F.cross_entropy(model(tokens, n), target)
                 run.check_finite(step, **{method: loss.item()})
                 loss.backward()
@@ -249,7 +254,7 @@ def train(cfg: Config) -> dict:
 
 def sample(cfg: Config) -> dict:
     """What --text is taken for, by the weights of --method: {label: probability}, printed too."""
-    common.require(cfg.text, 'which text? Name it by --text="The cast was not dull."')
+    require(cfg.text, 'which text? Name it by --text="The cast was not dull."')
     cfg, state = own_checkpoint(cfg, "finetune")
     base, tokenizer = make_base(cfg, state)
     model, own = prepare(cfg.method, base, len(state["names"]), cfg), f"{cfg.method}."
@@ -269,12 +274,12 @@ def evaluate(cfg: Config) -> dict:
             return result
         tables[f"{few}, seed {seed}"] = {name: row["accuracy"] for name, row in result["table"].items()}
     print(metrics.table(tables, shares=list(result["table"])))
-    common.write_json(f"{cfg.out_dir}/evaluate.json", tables)
+    write_json(f"{cfg.out_dir}/evaluate.json", tables)
     return tables
 
 
 def main(argv=None):
-    return common.main(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
+    return command_line(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,17 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
-from mini.utils.text import encode_prompt, pick, print_copying, print_texts
-from mini.data.weights import own_checkpoint
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.run import Run, own_checkpoint, restore
+from mini.utils.text import encode_prompt, pick, print_copying, print_texts
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "tales"            # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt files
     tokenizer: str = "bpe"         # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
@@ -62,6 +63,9 @@ class Config(common.RunConfig):
     temperature: float = 0.6       # 0: always the likeliest token; 1: as the model believes; above: wilder
     top_k: int = 0                 # draw from the k likeliest tokens only (0: all)
     top_p: float = 1.0             # draw from the likeliest tokens that together have this probability
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_embd")
 
 
 PRESETS = {"gpu": dict(tokenizer="char", n_layer=2, n_embd=816, block_size=256, steps=2000, lr=0.003)}
@@ -105,8 +109,8 @@ class LSTM(nn.Module):
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C, L, p = cfg.n_embd, cfg.n_layer, (cfg.dropout, cfg.weight_drop)
-        common.require(min(C, L, cfg.block_size, cfg.batch_size) > 0 and 0 <= min(p) <= max(p) < 1,
-                       f"--n_embd={C} and every other size must be at least 1, dropout from 0 to below 1")
+        require(min(C, L, cfg.block_size, cfg.batch_size) > 0 and 0 <= min(p) <= max(p) < 1,
+                f"--n_embd={C} and every other size must be at least 1, dropout from 0 to below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # what a token means
         self.dropout = nn.Dropout(cfg.dropout)
@@ -179,9 +183,9 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
 
 # ---- the run
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "lstm", cfg.resume)
-    device = common.pick_device(cfg.device)
+    device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     text = read_text(cfg.data)
     tokenizer = (load_tokenizer(state["tokenizer"]) if state else
@@ -193,10 +197,10 @@ def train(cfg: Config) -> dict:
     V, data_rng = tokenizer.vocab_size, torch.Generator().manual_seed(cfg.seed)
     if state:
         model.load_state_dict(state["model"])
-        common.restore(state, [optimizer], data_rng)
+        restore(state, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    with common.Run(cfg, "lstm", model, ["loss", "lr", "val_loss"], state) as run:
+    with Run(cfg, "lstm", model, ["loss", "lr", "val_loss"], state) as run:
         run.say(f"{len(tokens):,} tokens to learn from, {len(held_out):,} held out\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
@@ -206,7 +210,7 @@ def train(cfg: Config) -> dict:
             # batch
             x, y = draw_batch(tokens, cfg.block_size, cfg.batch_size, data_rng)
             # loss and backward
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 _, loss, _ = net(x, y)
             run.check_finite(step, loss=loss.item())
             loss.backward()
@@ -253,7 +257,7 @@ def load(cfg):
     tokenizer = load_tokenizer(state["tokenizer"])
     model = LSTM(cfg, tokenizer.vocab_size)
     model.load_state_dict(state["model"])
-    return model.to(common.pick_device(cfg.device)), tokenizer, cfg
+    return model.to(pick_device(cfg.device)), tokenizer, cfg
 
 
 def sample(cfg: Config) -> list:
@@ -274,7 +278,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__)
+    return command_line(Config, PRESETS, commands, argv, __doc__)
 
 
 if __name__ == "__main__":

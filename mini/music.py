@@ -32,17 +32,19 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.data.music import midi
-from mini.utils.text import fast_vectors, pick
 from mini.data.music.music_scores import music_report, music_scores
-from mini.data.weights import own_checkpoint
 from mini.data.music.tunes import begin_with, read_corpus, save_piece, to_tokens
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.fast_vectors import fast_vectors
+from mini.utils.run import Run, own_checkpoint, restore
+from mini.utils.text import pick
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "tunes"            # tunes, or a folder of .mid files
     pieces: int = 6000             # how many tunes are made
@@ -75,6 +77,9 @@ class Config(common.RunConfig):
     top_p: float = 0.95            # draw from the likeliest events that together have this probability
     cache: bool = True             # keep past keys and values: the same music, faster
     wav: bool = False              # write sound, too
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("pieces", "transpose", "block_size", "n_layer", "n_head", "n_embd")
 
 
 PRESETS = {"gpu": dict(n_layer=6, n_head=8, n_embd=512, block_size=1024, batch_size=16, steps=5000,
@@ -154,9 +159,9 @@ class MusicTransformer(nn.Module):
     def __init__(self, cfg, vocab_size: int = midi.VOCAB_SIZE):
         super().__init__()
         C, L = cfg.n_embd, cfg.n_layer
-        common.require(min(C, L, cfg.n_head, cfg.block_size, cfg.batch_size) > 0 == C % cfg.n_head
-                       and 0 <= cfg.dropout < 1,
-                       f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
+        require(min(C, L, cfg.n_head, cfg.block_size, cfg.batch_size) > 0 == C % cfg.n_head
+                and 0 <= cfg.dropout < 1,
+                f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # what an event means
         self.dropout = nn.Dropout(cfg.dropout)
@@ -287,24 +292,24 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
 
 # ---- the run
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "music", cfg.resume)
-    device = common.pick_device(cfg.device)
+    device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     begin_with(cfg)                                             # refuses a wrong primer now, not after hours
     pieces, held_out_pieces, beat = read_corpus(cfg.data, cfg.pieces)
     tokens, held_out = to_tokens(pieces, device), to_tokens(held_out_pieces, device)
-    common.require(len(tokens) > cfg.block_size, f"only {len(tokens)} events to learn from, too few for a "
-                   f"window of {cfg.block_size}: bring more music, or lower --block_size")
+    require(len(tokens) > cfg.block_size, f"only {len(tokens)} events to learn from, too few for a "
+            f"window of {cfg.block_size}: bring more music, or lower --block_size")
     model = MusicTransformer(cfg).to(device)
     optimizers = make_optimizers(model, cfg)
     V, data_rng = midi.VOCAB_SIZE, torch.Generator().manual_seed(cfg.seed)
     if state:
         model.load_state_dict(state["model"])
-        common.restore(state, optimizers, data_rng)
+        restore(state, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    with common.Run(cfg, "music", model, ["loss", "lr", "val_loss"], state) as run:
+    with Run(cfg, "music", model, ["loss", "lr", "val_loss"], state) as run:
         run.say(f"{len(tokens):,} events to learn from, {len(held_out):,} held out\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
@@ -316,7 +321,7 @@ def train(cfg: Config) -> dict:
             # batch
             x, y = draw_batch(tokens, cfg.block_size, cfg.batch_size, cfg.transpose, data_rng)
             # loss and backward
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 _, loss = net(x, y)
             run.check_finite(step, loss=loss.item())
             loss.backward()
@@ -366,7 +371,7 @@ def load(cfg):
     cfg, state = own_checkpoint(cfg, "music")
     model = MusicTransformer(cfg)
     model.load_state_dict(state["model"])
-    return model.to(common.pick_device(cfg.device)), state["beat"], cfg
+    return model.to(pick_device(cfg.device)), state["beat"], cfg
 
 
 def sample(cfg: Config) -> list:
@@ -393,7 +398,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__)
+    return command_line(Config, PRESETS, commands, argv, __doc__)
 
 
 if __name__ == "__main__":

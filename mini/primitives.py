@@ -19,7 +19,6 @@ import math
 import torch
 from torch import Tensor
 
-
 # ---- activations and softmax
 
 def gelu(x: Tensor) -> Tensor:

@@ -26,22 +26,25 @@ import copy
 import math
 import time
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.classifier import Judge, accuracy
 from mini.data.images.captions import Words, load_captions
 from mini.data.images.image_sets import load_images
-from mini.utils.images import film, noise, sheet, to_float, write_png
-from mini.data.weights import check_shape, own_checkpoint
+from mini.utils import image_metrics, metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.images import film, noise, sheet, to_float
+from mini.utils.png import write_png
+from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "faces"         # faces, or your own: a file with lines of an image's path, a tab, its caption
     size: int = 32              # height and width of the last stage's images
@@ -67,11 +70,16 @@ class Config(common.RunConfig):
     # sampling
     prompt: str = "*"           # what to draw, several with | between; empty: anything; *: held-out captions
     n: int = 8                  # images for each prompt
-    sampler: str = "dpm"        # dpm | ddim | ddpm: DPM-Solver++(2M), DDIM, Ho et al.'s own
+    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, Ho et al.'s own
     sample_steps: int = 20      # steps from noise to image in each stage, at most T
     guidance: float = 2.0       # 0: without the prompt; 1: with it; more: exaggerate what it means
     s: float = 0.35             # level of noise in low-resolution images in sampling, as a share: up to max_s
-    show: str = "samples"       # samples | stages: the images, or how each comes about
+    show: Literal["samples", "stages"] = "samples"  # the images, or how each comes about
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "stages", "width", "levels", "stem", "n_layer", "T", "drop",
+             "max_s")
+
 
 PRESETS = {"gpu": dict(size=64, stages=3, width=128, levels=3, stem=1, n_layer=4, batch_size=128, steps=90000,
                        lr=3e-4, warmup=1000, ema=0.9995)}
@@ -243,7 +251,7 @@ def step_back(xt, x0, abar_t: float, abar_s: float, z, cfg, before=None):
 def sample_chain(predict, x, cfg, rng):
     """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image. predict(x_t,
     t) returns x̂₀. Raises UserError for less than 1 step or more than T."""
-    common.require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+    require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
     times = torch.linspace(cfg.T - 1, 0, cfg.sample_steps, dtype=torch.float64).round().int().tolist()
     abar, before = make_abar(cfg.T).tolist(), None
     for t, s in zip(times, [*times[1:], -1]):               # abar[-1] = 1
@@ -258,7 +266,7 @@ def guided(net, asked, nothing, cfg, disturbed=()):
     empty prompt to that for what is asked, or beyond (Ho & Salimans 2021, eq. 6; their w is one less)."""
     def predict(xt, t):
         w, times = cfg.guidance, torch.full((len(xt),), t, device=xt.device)
-        with common.autocast(xt.device, cfg.matmul):
+        with autocast(xt.device, cfg.matmul):
             out = net(xt, times, *(asked if w == 1 else nothing), *disturbed).float()
             if w not in (0, 1):
                 out = out + w * (net(xt, times, *asked, *disturbed).float() - out)
@@ -288,18 +296,18 @@ def draw(nets, y, cfg, low=None) -> list:
 def make_nets(cfg, shape, state):
     """{"nets", "averages"} of all stages, or a checkpoint's. shape: channels, size, words, longest prompt."""
     (C, size, V, L), some = shape, (cfg.levels, cfg.stem, cfg.stages, cfg.n_layer, cfg.T, cfg.n)
-    common.require(min(*some, size, cfg.width, cfg.batch_size, cfg.max_weight) > 0 == cfg.width % 32,
-                   "every size, and --max_weight, must be above 0, and --width a multiple of 32")
+    require(min(*some, size, cfg.width, cfg.batch_size, cfg.max_weight) > 0 == cfg.width % 32,
+            "every size, and --max_weight, must be above 0, and --width a multiple of 32")
     parts = math.lcm(*(2**k * max(1, cfg.stem // 2**k) * 2**(cfg.levels - 1) for k in range(cfg.stages)))
-    common.require(size % parts == 0 <= min(cfg.s, cfg.max_s) <= max(cfg.s, cfg.max_s) < 1,
-                   f"--size={size} must be a multiple of {parts}, --s and --max_s from 0 to below 1")
+    require(size % parts == 0 <= min(cfg.s, cfg.max_s) <= max(cfg.s, cfg.max_s) < 1,
+            f"--size={size} must be a multiple of {parts}, --s and --max_s from 0 to below 1")
     torch.manual_seed(cfg.seed)
     nets = nn.ModuleList(UNet(cfg, C, size // 2**k, None if k + 1 < cfg.stages else TextEncoder(cfg, V, L))
                          for k in reversed(range(cfg.stages)))
     nets = nn.ModuleDict({"nets": nets, "averages": copy.deepcopy(nets).requires_grad_(False)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(common.pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
 
 
 def draw_batch(images, tokens, B: int, net, cfg, abar, rng):
@@ -321,7 +329,7 @@ def load_data(cfg, state):
     parts = load_captions(cfg.data, cfg.size, cfg.n_images)
     texts = [[text for captions in part.captions for text in captions] for part in parts if len(part.images)]
     words = Words.of(sum(texts, []))
-    common.require(not state or state["words"] == words.state(), "made with other captions; leave out --data")
+    require(not state or state["words"] == words.state(), "made with other captions; leave out --data")
     tokens = [words.encode_all(some).unflatten(0, (-1, len(parts[0].captions[0]))) for some in texts]
     seen = load_images("faces", cfg.size, cfg.n_images) if parts[0].attributes else parts[:2]   # by the judge
     return words, parts, tokens, Judge(cfg, *seen, n=512)
@@ -343,23 +351,23 @@ def judged(judge, images, labels) -> dict:
 
 
 def train(cfg: Config) -> dict:
-    """Train the stages in turn; return what result.json holds. Raises common.UserError for bad input."""
+    """Train the stages in turn; return what result.json holds. Raises UserError for bad input."""
     cfg, state = own_checkpoint(cfg, "text_to_image", cfg.resume)
     words, parts, tokens, judge = load_data(cfg, state)
     saved = {"shape": (parts[0].images.size(1), cfg.size, len(words), max(part.size(2) for part in tokens)),
              "words": words.state(), "examples": [captions[0] for captions in parts[1].captions[:8]]}
     check_shape(state, *saved["shape"])
-    nets, device = make_nets(cfg, saved["shape"], state), common.pick_device(cfg.device)
+    nets, device = make_nets(cfg, saved["shape"], state), pick_device(cfg.device)
     optimizers = [torch.optim.Adam(net.parameters(), cfg.lr, (0.9, 0.99)) for net in nets["nets"]]
     data_rng, abar = torch.Generator().manual_seed(cfg.seed), make_abar(cfg.T).float().to(device)
     averages, text = nets["averages"], nets["averages"][0].text     # it learns with the first stage alone
     learn, held_out = ((part.images.to(device), y.to(device)) for part, y in zip(parts, tokens[:2]))
     tests = [draw_batch(*held_out, 256, net, cfg, abar, data_rng) for net in averages]
     if state:
-        common.restore(state, optimizers, data_rng)
+        restore(state, optimizers, data_rng)
     shown = read_prompts(cfg, words, saved)[1].to(device)
     draw(averages, shown[:1], cfg)                          # refuses wrong flags now, not after minutes
-    with common.Run(cfg, "text_to_image", nets["nets"], ["stage", "loss", "lr", "val_loss"], state) as run:
+    with Run(cfg, "text_to_image", nets["nets"], ["stage", "loss", "lr", "val_loss"], state) as run:
         run.say(f"{len(learn[0]):,} images of {cfg.size} × {cfg.size}; {len(words)} words")
         for k, (model, average, optimizer) in enumerate(zip(nets["nets"], averages, optimizers)):
             first, end = (cfg.steps * i // cfg.stages for i in (k, k + 1))
@@ -371,7 +379,7 @@ def train(cfg: Config) -> dict:
                 # batch
                 batch = draw_batch(*learn, cfg.batch_size, model, cfg, abar, data_rng)
                 # loss, backward, step
-                with common.autocast(device, cfg.matmul):
+                with autocast(device, cfg.matmul):
                     loss = loss_of(net, model.text or text, *batch, abar, cfg)
                 run.check_finite(step, loss=loss.item())
                 optimizer.zero_grad(set_to_none=True)
@@ -410,7 +418,7 @@ def sample(cfg: Config):
     """Into samples/ what --show says: n images for each prompt, or from left to right how each came about."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
     prompts, y = read_prompts(cfg, Words(state["words"]), state)
-    made = draw(make_nets(cfg, state["shape"], state)["averages"], y.to(common.pick_device(cfg.device)), cfg)
+    made = draw(make_nets(cfg, state["shape"], state)["averages"], y.to(pick_device(cfg.device)), cfg)
     images, columns = made[-1][-1], 8 if len(prompts) == 1 else cfg.n
     if cfg.show == "stages":
         films = [film([(F.interpolate(xt, cfg.size),) for xt in moments], pictures=4) for moments in made]
@@ -424,9 +432,9 @@ def evaluate(cfg: Config) -> dict:
     """Guidance, steps; the last stage against bicubic interpolation. PSNR means something for "real" only."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
     nets, (_, parts, tokens, judge) = make_nets(cfg, state["shape"], state)["averages"], load_data(cfg, state)
-    common.require(judge.model and cfg.stages > 1, "this needs a run of two stages, on images with labels")
+    require(judge.model and cfg.stages > 1, "this needs a run of two stages, on images with labels")
     rows, shown, real, labels = {}, [], to_float(parts[1].images[-judge.n:]), parts[1].labels[-judge.n:]
-    y, low = tokens[1][-judge.n:, 0].to(common.pick_device(cfg.device)), resize(real, cfg.size // 2)
+    y, low = tokens[1][-judge.n:, 0].to(pick_device(cfg.device)), resize(real, cfg.size // 2)
     ways = {f"w {w:g}, {steps} steps": dict(cfg=replace(cfg, guidance=w, sample_steps=min(steps, cfg.T)))
             for w in (0.0, 1.0, 2.0, 3.0, 5.0) for steps in (5, 10, 20)}
     ways |= {f"real, enlarged, s {s:g}": dict(cfg=replace(cfg, s=s), low=low) for s in (0.0, cfg.s)}
@@ -435,16 +443,16 @@ def evaluate(cfg: Config) -> dict:
         began = time.perf_counter()
         images = draw(nets, y, **ways[name])[-1][-1] if name in ways else resize(low, cfg.size)
         rows[name] = {"s/image": (time.perf_counter() - began) / judge.n,
-                      "PSNR": metrics.psnr(images, real).mean().item(), **judged(judge, images, labels)}
+                      "PSNR": image_metrics.psnr(images, real).mean().item(), **judged(judge, images, labels)}
         shown.append(images[:8])
     write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(shown)))
     print(metrics.table(rows, {"mean", *judge.learn.attributes}))
-    common.write_json(f"{cfg.out_dir}/evaluate.json", rows)
+    write_json(f"{cfg.out_dir}/evaluate.json", rows)
     return rows
 
 
 def main(argv=None):
-    return common.main(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
+    return command_line(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
 
 
 if __name__ == "__main__":

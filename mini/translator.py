@@ -24,18 +24,20 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
-from mini.utils.images import write_png
+from mini.data.text.pairs import (Vocabulary, baselines, encode_pairs, fill_up, load_pairs,
+                                  read_sentences)
+from mini.utils import metrics, translation_metrics
+from mini.utils.config import RunConfig, command_line, require
+from mini.utils.device import autocast, pick_device
 from mini.utils.lettering import heat_maps
-from mini.data.text.pairs import Vocabulary, baselines, encode_pairs, fill_up, load_pairs, read_sentences
-from mini.data.weights import own_checkpoint
+from mini.utils.png import write_png
+from mini.utils.run import Run, own_checkpoint, restore
 
 PAD, BOS, EOS = Vocabulary.PAD, Vocabulary.BOS, Vocabulary.EOS
 
 
 @dataclass
-class Config(common.RunConfig):
+class Config(RunConfig):
     # data
     data: str = "grammar"       # grammar, en-fr, or your own: a file with lines of English, a tab, French
     n_pairs: int = 100000       # sentences that the grammar writes to learn from
@@ -60,6 +62,9 @@ class Config(common.RunConfig):
     text: str = ""              # what to translate: a sentence, or a file with one on each line
     beam: int = 4               # translations that beam search follows at once (1: greedy)
     alpha: float = 0.6          # beam search: how much longer translations are favoured
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("n_pairs", "vocab_size", "max_len", "n_layer", "n_head", "n_embd", "d_ff", "dropout")
 
 
 PRESETS = {"gpu": dict(data="en-fr", vocab_size=16000, n_layer=6, n_head=8, n_embd=512, d_ff=2048,
@@ -283,10 +288,10 @@ def load(cfg, resume: bool = True, data: bool = True):
     `resume` of a new one. words: two Vocabularies; held-out data: {name: (x, y, pairs)}, see encode_pairs."""
     cfg, state = own_checkpoint(cfg, "translator", resume)
     sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.d_ff, cfg.max_len, cfg.batch_size, cfg.beam
-    common.require(min(sizes) > 0 == cfg.n_embd % (2 * cfg.n_head),
-                   f"--n_embd={cfg.n_embd} must be a multiple of 2 · --n_head={cfg.n_head}, and no size 0")
-    common.require(max(cfg.smoothing, cfg.dropout) < 1 and min(cfg.smoothing, cfg.dropout, cfg.alpha) >= 0,
-                   "--smoothing and --dropout must be at least 0 and below 1, --alpha at least 0")
+    require(min(sizes) > 0 == cfg.n_embd % (2 * cfg.n_head),
+            f"--n_embd={cfg.n_embd} must be a multiple of 2 · --n_head={cfg.n_head}, and no size 0")
+    require(max(cfg.smoothing, cfg.dropout) < 1 and min(cfg.smoothing, cfg.dropout, cfg.alpha) >= 0,
+            "--smoothing and --dropout must be at least 0 and below 1, --alpha at least 0")
     training, held_out = load_pairs(cfg.data, cfg.n_pairs) if data else ([], {})
     words = [Vocabulary(known) for known in state["words"]] if state else \
         [Vocabulary.of(sentences, cfg.vocab_size) for sentences in zip(*training)]
@@ -295,22 +300,22 @@ def load(cfg, resume: bool = True, data: bool = True):
     if state:
         model.load_state_dict(state["model"])
     test = {name: encode_pairs(pairs, words, cfg.max_len) for name, pairs in held_out.items()}
-    return cfg, model.to(common.pick_device(cfg.device)), words, training, test, state
+    return cfg, model.to(pick_device(cfg.device)), words, training, test, state
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, model, words, training, test, state = load(cfg, cfg.resume)
     x, y, pairs = encode_pairs(training, words, cfg.max_len)
     examples = [pair for _, _, held_out in test.values() for pair in held_out[:4]]
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)       # §5.3
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
-        common.restore(state, [optimizer], data_rng)
+        restore(state, [optimizer], data_rng)
     net, device, V = torch.compile(model) if cfg.compile else model, model.positions.device, len(words[1]) - 1
     x, y, greedily = x.to(device), y.to(device), replace(cfg, beam=1)
 
-    with common.Run(cfg, "translator", model, ["loss", "lr", "exact_match"], state) as run:
+    with Run(cfg, "translator", model, ["loss", "lr", "exact_match"], state) as run:
         run.say(f"{len(pairs):,} pairs to learn from ({len(training) - len(pairs):,} too long, or with rare "
                 f"words, are left out), held out {', '.join(f'{len(t[0]):,} {n}' for n, t in test.items())}\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
@@ -320,7 +325,7 @@ def train(cfg: Config) -> dict:
             # batch
             x_b, y_b = draw_batch(x, y, cfg.batch_size, data_rng)
             # loss, backward, step
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 loss = loss_of(net(x_b, y_b[:, :-1]), y_b[:, 1:], cfg.smoothing)
             run.check_finite(step, loss=loss.item())
             optimizer.zero_grad(set_to_none=True)
@@ -331,7 +336,7 @@ def train(cfg: Config) -> dict:
             with run.untimed():
                 if run.due(done, cfg.eval_every):
                     lines = write(model, words, test["sentences"][0][:256], greedily)
-                    exact = metrics.exact_match(lines, [fr for _, fr in test["sentences"][2][:256]])
+                    exact = translation_metrics.exact_match(lines, [fr for _, fr in test["sentences"][2][:256]])
                 if exact is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, exact_match=exact)
                 if run.due(done, cfg.sample_every):
@@ -346,9 +351,9 @@ def train(cfg: Config) -> dict:
         outputs = {name: {"model": write(model, words, x_t, cfg), **baselines(words, x, y, x_t)}
                    for name, (x_t, _, _) in test.items()}
         references = {name: [fr for _, fr in held_out] for name, (_, _, held_out) in test.items()}
-        scores = metrics.translation_scores(outputs, references)
+        scores = translation_metrics.translation_scores(outputs, references)
         draw_attention(model, words, test["sentences"][0][:1], cfg)
-        run.say(f"\n{show(model, words, examples, cfg)}\n{metrics.translation_report(**scores)}")
+        run.say(f"\n{show(model, words, examples, cfg)}\n{translation_metrics.translation_report(**scores)}")
         return run.finish(**scores)
 
 
@@ -394,7 +399,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
 
 
 if __name__ == "__main__":

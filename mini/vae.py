@@ -21,17 +21,20 @@ Measured times and scores: README.md. Read before: train_gan.py; next: train_dif
 """
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.utils import run as common
-from mini.utils import metrics
 from mini.classifier import Judge, accuracy
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
-from mini.utils.images import crop, even_out, film, noise, pad, plane, sheet, to_float, walks, write_png
-from mini.data.weights import check_shape, own_checkpoint
+from mini.utils import image_metrics, metrics
+from mini.utils.config import command_line, require
+from mini.utils.device import autocast, pick_device
+from mini.utils.images import crop, even_out, film, noise, pad, plane, sheet, to_float, walks
+from mini.utils.png import write_png
+from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Config(LabelConfig):
     # model
     z_dim: int = 32             # numbers that an image is made from; with 2 there is a map of them
     width: int = 32             # channels at half the images' size; doubled at each layer further from them
-    likelihood: str = "gaussian"    # gaussian | bernoulli: p(x|z) of a pixel
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"  # p(x|z) of a pixel
     # optimisation
     steps: int = 7000           # optimiser steps
     batch_size: int = 32        # images per step
@@ -53,7 +56,11 @@ class Config(LabelConfig):
     out_dir: str = "runs/vae"   # folder of the run
     # sampling
     n: int = 64                 # images in a grid
-    show: str = "samples"       # samples | reconstruct | walk | map | arithmetic
+    show: Literal["samples", "reconstruct", "walk", "map", "arithmetic"] = "samples"  # what to draw
+
+    # what a resumed run must keep: the saved weights have this shape, or these data
+    fixed = ("size", "n_images", "z_dim", "width", "likelihood")
+
 
 PRESETS = {"gpu": dict(size=64, z_dim=64, width=64, batch_size=128, lr=2e-3, steps=20000)}
 LEAST_VAR = 5e-6        # of s²: that of rounding to 8 bits
@@ -154,8 +161,8 @@ def load(cfg, resume: bool = True, without=()):
     """(config, network, training and held-out ImageSet, (C, S, size, attributes), checkpoint): of a run that
     was, or if not `resume` a new one; the ImageSets are None if config.show is in `without`."""
     cfg, state = own_checkpoint(cfg, "vae", resume)
-    common.require(min(cfg.lr, cfg.z_dim, cfg.width - 1, cfg.n, cfg.batch_size - 1) > 0 <= cfg.beta,
-                   "--batch_size and --width must be at least 2, --beta at least 0, the others above 0")
+    require(min(cfg.lr, cfg.z_dim, cfg.width - 1, cfg.n, cfg.batch_size - 1) > 0 <= cfg.beta,
+            "--batch_size and --width must be at least 2, --beta at least 0, the others above 0")
     learn, held_out, shape = None, None, state and state["shape"]
     if cfg.show not in without:
         learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
@@ -165,25 +172,25 @@ def load(cfg, resume: bool = True, without=()):
     net = VAE(cfg, *shape[:3])
     if state:
         net.load_state_dict(state["model"])
-    net = net.to(common.pick_device(cfg.device), memory_format=torch.channels_last)     # the faster layout
+    net = net.to(pick_device(cfg.device), memory_format=torch.channels_last)     # the faster layout
     return cfg, net, learn, held_out, shape, state
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises common.UserError for input that cannot be used."""
+    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, model, learn, held_out, shape, state = load(cfg, cfg.resume)
     untrained, judge = VAE(cfg, *shape[:3]), Judge(cfg, learn, held_out, n=512)
     device, z = model.var.device, noise(max(cfg.n, 512), cfg.z_dim, cfg.seed)
     data_rng, opt = torch.Generator().manual_seed(cfg.seed), torch.optim.Adam(model.parameters(), cfg.lr)
     if state:
-        common.restore(state, [opt], data_rng)
+        restore(state, [opt], data_rng)
     net, images = torch.compile(model) if cfg.compile else model, learn.images.to(device)
     test = held_out.images, noise(len(held_out.images), cfg.z_dim, cfg.seed)
     x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)  # baseline: without z
     var = (to_float(learn.images) - x_hat).square().mean().clamp(min=LEAST_VAR)
     x_hat = (x_hat / 2 + 0.5).logit(1e-4) if cfg.likelihood == "bernoulli" else x_hat
     baseline = log_density(x, x_hat.expand_as(x), var, cfg.likelihood).mean().item()
-    with common.Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], state) as run:
+    with Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], state) as run:
         for step in range(run.first, cfg.steps):
             # learning rate
             opt.param_groups[0]["lr"] = cfg.lr * (1 - step / cfg.steps)
@@ -191,7 +198,7 @@ def train(cfg: Config) -> dict:
             x = to_float(images[torch.randint(len(images), (cfg.batch_size,), generator=data_rng).to(device)])
             eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
             # loss, backward, step
-            with common.autocast(device, cfg.matmul):
+            with autocast(device, cfg.matmul):
                 log_p, rate = (term.mean() for term in net(x, eps))     # over images; the rest are sums
             loss = cfg.beta * rate - log_p
             run.check_finite(step, loss=loss.item())
@@ -217,7 +224,7 @@ def train(cfg: Config) -> dict:
         log_p, rate = (term.double().mean().item() for term in apply(model, model, *test))
         scores, elbo = judge.scores(*(draw(net, z[:judge.n]) for net in (model, untrained))), log_p - rate
         run.say(f"held-out ELBO {elbo:.1f} nats per image, log p(x|z) {log_p:.1f} − KL {rate:.1f}; of the "
-                f"mean image, without z, {baseline:.1f}\n{metrics.image_report(scores)}")
+                f"mean image, without z, {baseline:.1f}\n{image_metrics.image_report(scores)}")
         return run.finish(elbo=elbo, log_p=log_p, kl=rate, mean_image=baseline, **scores)
 
 
@@ -227,7 +234,7 @@ def sample(cfg: Config):
     cfg, net, learn, held_out, (*_, attributes), _ = load(cfg, without=("samples", "map"))
     z, rows, columns = noise(cfg.n, cfg.z_dim, cfg.seed), max(1, cfg.n // 8), 8
     if cfg.show == "map":
-        common.require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
+        require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
         z, columns = plane(cfg.n)
     elif cfg.show != "samples":
         x, labels = (t[torch.arange(8 * rows) % len(t)] for t in (held_out.images, held_out.labels))
@@ -236,7 +243,7 @@ def sample(cfg: Config):
         new, old = (one_hot(y, attributes) for y in (draw_labels(cfg, attributes, len(x), labels), labels))
         step = (new - old) @ mean_codes(net, learn)                         # (n, V) @ (V, z_dim)
         i = step.any(1).nonzero()[:rows]                                    # (rows, 1): those that change
-        common.require(len(i), "no image would change: say by --glasses=round or the like what to add")
+        require(len(i), "no image would change: say by --glasses=round or the like what to add")
         z = (z[i] + step[i] * torch.arange(8)[:, None] / 5).flatten(0, 1)   # (rows, 8, z_dim) -> (n, z_dim)
     images = draw(net, walks(z) if cfg.show == "walk" else z)
     if cfg.show == "reconstruct":
@@ -274,7 +281,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return common.main(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --width or --n")
+    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --width or --n")
 
 
 if __name__ == "__main__":

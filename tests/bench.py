@@ -35,14 +35,16 @@ import train_diffusion
 import train_gan
 import train_gpt
 from mini import classifier, cyclegan, lstm, translator, vae
-from mini.utils import run as common
-from mini.utils.text import fast_vectors
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import load_images, one_hot
-from mini.utils.images import noise, sheet, to_float, write_png
-from mini.data.weights import own_checkpoint
-from mini.data.text.pairs import Vocabulary, encode_pairs, write_pairs
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text
+from mini.data.text.pairs import Vocabulary, encode_pairs, write_pairs
+from mini.utils.config import require
+from mini.utils.device import autocast
+from mini.utils.fast_vectors import fast_vectors
+from mini.utils.images import noise, sheet, to_float
+from mini.utils.png import write_png
+from mini.utils.run import own_checkpoint
 from train_gpt import GPT, Config, generate, held_out_loss
 
 TARGET = 1.898      # nats per character on the last tenth of Shakespeare, in windows of 64
@@ -218,7 +220,7 @@ def plain_dcgan(width: int, batch: int):
 
 def seconds_apart(function, *args, **options) -> float:
     """What a function of this file returns, called in a process of its own: how a Run has the allocator keep its memory
-    (common.py) holds for the whole process, and would help the baseline too, which has no such thing."""
+    (mini/utils/run.py) holds for the whole process, and would help the baseline too, which has no such thing."""
     code = f"from tests import bench; print(bench.{function.__name__}(*{args}, **{options}))"
     out = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True, text=True).stdout
     return float(out.split()[-1])
@@ -346,7 +348,7 @@ def bench_diffusion(args, size=32, batch=64):
 
         def step():
             x0, y, t, eps = train_diffusion.draw_batch(images, labels, batch, cfg, rng)
-            with common.autocast(torch.device("cpu"), matmul):
+            with autocast(torch.device("cpu"), matmul):
                 loss = train_diffusion.loss_of(nets["net"], x0, y, t, eps, abar, cfg)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -416,7 +418,7 @@ def bench_lstm(args, steps=5):
 
     def step(name):
         x, y = lstm.draw_batch(tokens, cfg.block_size, cfg.batch_size, rng)
-        with common.autocast(device, cfg.matmul):
+        with autocast(device, cfg.matmul):
             loss = sides[name](x, y)[1]
         loss.backward()
         nn.utils.clip_grad_norm_(sides[name].parameters(), cfg.grad_clip)
@@ -553,7 +555,7 @@ def bench_families(args):
             images = vae.draw(net, noise(n, cfg.z_dim, cfg.seed))
         else:
             cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
-            common.require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")
+            require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")
             net = train_diffusion.make_nets(cfg, state["shape"], state)["average"]
             images = train_diffusion.draw(net, torch.zeros(n, 0, dtype=torch.long), state["shape"], cfg)
         write_png(f"{folder}/samples/judged.png", sheet(images[:16]))

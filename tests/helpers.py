@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from mini.utils.run import UserError
+from mini.utils.config import UserError
 
 
 def close(a, b, tolerance=1e-5):

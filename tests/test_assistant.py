@@ -14,11 +14,12 @@ import torch.nn.functional as F
 
 import train_gpt
 from mini import assistant
-from mini.assistant import IGNORED, SETS, WAYS, Config, all_right, draw_batch, encode_dialogues, held_out_set, respond
-from mini.utils.run import UserError
+from mini.assistant import (IGNORED, SETS, WAYS, Config, all_right, draw_batch, encode_dialogues,
+                            held_out_set, respond)
 from mini.data.text.pieces import PieceTokenizer
 from mini.data.text.questions import ALONE, DO_NOT_KNOW, Dialogue, Writer, known_words
 from mini.data.text.tools import ERROR, UNKNOWN
+from mini.utils.config import UserError
 from tests.helpers import refused_by
 
 ROOT, TOKENIZER = Path(__file__).parent.parent, PieceTokenizer(known_words())

@@ -16,9 +16,10 @@ from mini import bert
 from mini.bert import BERT, Config, SelfAttention, Tuned, hide, masked_loss, task_loss
 from mini.data.text import passages
 from mini.data.text.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
-from mini.data.weights import read_bert
-from mini.data.text.tasks import best_span, draw_batch, encode, make_task, pretraining_rows, score, spans
+from mini.data.text.tasks import (best_span, draw_batch, encode, make_task, pretraining_rows, score,
+                                  spans)
 from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer
+from mini.data.weights import read_bert
 from tests.helpers import close, refused
 
 REFERENCE = Path(__file__).parent / "reference"

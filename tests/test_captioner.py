@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from mini import captioner
-from mini.captioner import (BOS, EOS, PAD, Attention, Captioner, Config, beam_search, draw_batch, greedy, learning_rate,
-                            loss_of, patches)
+from mini.captioner import (BOS, EOS, PAD, Attention, Captioner, Config, beam_search, draw_batch,
+                            greedy, learning_rate, loss_of, patches)
 from mini.data.images import caption_scores
 from mini.data.images.captions import Captioned, load_captions
 from mini.data.images.faces import ATTRIBUTES, WORDINGS, caption, faces
-from mini.utils.images import read_png, write_png
 from mini.utils.lettering import labelled, lettering
+from mini.utils.png import read_png, write_png
 from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
 
 TINY = dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=32, batch_size=4, steps=6, eval_every=3,

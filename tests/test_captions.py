@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from mini.data.images import captions
-from mini.data.images.captions import FULL, HELD_BACK, PARTIAL, Words, fits, held_back, load_captions, read_prompts
+from mini.data.images.captions import (FULL, HELD_BACK, PARTIAL, Words, fits, held_back,
+                                       load_captions, read_prompts)
 from mini.data.images.faces import ATTRIBUTES
-from mini.utils.images import write_png
 from mini.data.text.pairs import fill_up
+from mini.utils.png import write_png
 from tests.helpers import refused
 
 SIZES = [len(values) for values in ATTRIBUTES.values()]

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 
 from mini import classifier
-from mini.utils import run as common
-from mini.classifier import Classifier, Config, Judge, from_few, loss_of, most_frequent, predict, sample, train
-from mini.utils.run import load_checkpoint
+from mini.classifier import (Classifier, Config, Judge, from_few, loss_of, most_frequent, predict,
+                             sample, train)
 from mini.data.images import image_sets
 from mini.data.images.faces import ATTRIBUTES, draw_parameters, faces, render
 from mini.data.images.image_sets import ImageSet, load_images
-from mini.utils.images import make_square, to_float, write_png
+from mini.utils.config import UserError
+from mini.utils.images import make_square, to_float
+from mini.utils.png import write_png
+from mini.utils.run import load_checkpoint
 from tests.helpers import close, refused
 
 TINY = dict(size=16, n_images=120, width=4, n_features=16, steps=6, batch_size=32, lr=1e-2, eval_every=3, log_every=1,
@@ -523,7 +525,7 @@ def test_scores_of_the_judge(monkeypatch):
     assert sum(scores["accuracy"].values()) > sum(guess.values()) + 1.5
     other = it.scores(held_out.images, noise, asked.roll(1, 0))                 # they show what was not asked for
     assert abs(sum(other["accuracy"].values()) - sum(guess.values())) < 1
-    report = classifier.metrics.image_report(scores)
+    report = classifier.image_metrics.image_report(scores)
     assert f"{scores['frechet_untrained']:.0f}" in report and report.count("\n") >= 6
 
 
@@ -532,7 +534,7 @@ def test_no_judge_without_labels(data, trained):
     learn, held_out = (ImageSet(part.images, part.labels[:, :0], {}) for part in data)
     it = judge(learn, held_out)
     assert it.model is None and it.scores(learn.images, learn.images) == {} and it.n == 64
-    assert "without labels" in classifier.metrics.image_report(it.scores(learn.images, learn.images))
+    assert "without labels" in classifier.image_metrics.image_report(it.scores(learn.images, learn.images))
     few = dataclasses.replace(data[1], images=data[1].images[:1], labels=data[1].labels[:1])
     assert judge(data[0], few).model is None                                    # one image has no distribution
     assert not trained and not Path("runs").exists()
@@ -632,5 +634,5 @@ def test_a_loss_that_is_not_a_number_stops_the_run(capsys):
 def test_train_refuses_from_python_too():
     """Guards against checks that only the command line makes."""
     refused(lambda: train(tiny(width=0)), "at least 1")
-    with pytest.raises(common.UserError):
+    with pytest.raises(UserError):
         train(tiny(data="none"))

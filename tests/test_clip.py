@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 
 from mini import clip
-from mini.clip import BOS, CLIP, EOS, PAD, Config, draw_batch, learning_rate, loss_of, recall, same_caption
+from mini.clip import (BOS, CLIP, EOS, PAD, Config, draw_batch, learning_rate, loss_of, recall,
+                       same_caption)
 from mini.data.images import captions
 from mini.data.images.captions import load_captions
-from mini.utils.images import read_png, write_png
+from mini.utils.png import read_png, write_png
 from tests.helpers import close
 
 GOLDEN = dict(np.load(Path(__file__).parent / "reference/clip.npz"))

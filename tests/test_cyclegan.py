@@ -15,15 +15,18 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from tests.helpers import close, refused
 
 from mini import classifier, cyclegan
-from mini.utils import run as common
 from mini.cyclegan import Config, Discriminator, Generator, ImagePool
 from mini.data.images import image_sets
 from mini.data.images.faces import ATTRIBUTES, render
-from mini.utils.images import read_png, sheet, to_float, write_png
-from mini.utils.metrics import psnr, ssim, table
+from mini.utils import config
+from mini.utils.image_metrics import psnr, ssim
+from mini.utils.images import sheet, to_float
+from mini.utils.metrics import table
+from mini.utils.png import read_png, write_png
+from mini.utils.run import Run
+from tests.helpers import close, refused
 
 TINY = dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4, batch_size=4, steps=4, n=4, pool=6, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -44,7 +47,7 @@ def place(tmp_path_factory):
         patch.setattr(cyclegan, "HELD_OUT", 24)
         patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
         patch.setattr(cyclegan, "load_images", lambda source, size, n=0: image_sets.load_images(source, size, 256))
-        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
 
@@ -761,7 +764,7 @@ def test_compile_is_offered_and_the_checkpoint_stays_plain(tmp_path, monkeypatch
 def test_bfloat16(tmp_path, monkeypatch):
     """Where products are in bfloat16, the pool and the losses are not."""
     dtypes, exchange = [], ImagePool.exchange
-    monkeypatch.setattr(common, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(cyclegan, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
     monkeypatch.setattr(ImagePool, "exchange", lambda pool, new, rng: (
         dtypes.append(new.dtype) or exchange(pool, new, rng)))
     result = cyclegan.train(tiny(tmp_path, steps=2))
@@ -963,12 +966,12 @@ def test_evaluate_with_shorter_runs(run, monkeypatch):
 
 def test_an_interrupted_evaluate_goes_on(run, monkeypatch):
     """Ctrl-C in the second run: it is saved, and nothing is trained twice."""
-    stopping, train = common.Run.stopping, cyclegan.train
-    monkeypatch.setattr(common.Run, "stopping", lambda self, step: (
+    stopping, train = Run.stopping, cyclegan.train
+    monkeypatch.setattr(Run, "stopping", lambda self, step: (
         step == 2 and "identity" in self.cfg.out_dir) or stopping(self, step))
     with pytest.raises(SystemExit) as caught:
         command(run, "evaluate")
     assert caught.value.code == 130 and not (run / "evaluate.json").exists()
-    monkeypatch.setattr(common.Run, "stopping", stopping)
+    monkeypatch.setattr(Run, "stopping", stopping)
     rows = command(run, "evaluate")
     assert list(rows) == ROWS and [len(read_log(path)) for path in sorted(run.glob("n*-4"))] == [4, 4, 4]

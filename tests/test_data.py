@@ -18,15 +18,16 @@ import pytest
 import torch
 
 import mini.data.text.corpus
-from mini.utils.run import UserError
 from mini.data.download import download
-from mini.utils.images import grid, write_png
 from mini.data.safetensors import read_safetensors
-from mini.data.text.corpus import TALES, encode_split, make_tokenizer, read_file, read_text, split_text
+from mini.data.text.corpus import (TALES, encode_split, make_tokenizer, read_file, read_text,
+                                   split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
-from mini.utils.metrics import bigram_loss, bits_per_byte, longest_copied_run, text_report, text_scores
+from mini.utils.images import grid
+from mini.utils.metrics import (bigram_loss, bits_per_byte, longest_copied_run, text_report,
+                                text_scores)
+from mini.utils.png import write_png
 from tests.helpers import refused
-
 
 # ---- the tales
 

@@ -17,16 +17,19 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from tests.helpers import close, refused, refused_by
 
 import train_diffusion
 from mini import classifier
-from mini.utils import run as common
 from mini.data.images import image_sets
 from mini.data.images.faces import faces
-from mini.utils.images import crop, film, noise, pad, read_png, sheet, to_float, walks, write_png
-from train_diffusion import (Attention, Config, ResBlock, UNet, add_noise, draw_batch, guided, loss_of, make_abar,
-                             make_nets, sample_chain, step_back, to_x0, update_average)
+from mini.utils import config
+from mini.utils.device import autocast
+from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks
+from mini.utils.png import read_png, write_png
+from tests.helpers import close, refused, refused_by
+from train_diffusion import (Attention, Config, ResBlock, UNet, add_noise, draw_batch, guided,
+                             loss_of, make_abar, make_nets, sample_chain, step_back, to_x0,
+                             update_average)
 
 TINY = dict(size=16, n_images=64, width=32, T=20, batch_size=8, steps=4, warmup=1, n=8, sample_steps=4, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -49,7 +52,7 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
         patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
-        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
 
@@ -1133,7 +1136,7 @@ def test_a_loss_that_is_no_number(tmp_path, capsys):
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(common, "start_processes", lambda device: (0, 2))
+    monkeypatch.setattr(train_diffusion, "start_processes", lambda device: (0, 2))
     monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda net: net)
     args = flags(levels=1, batch_size=3, out_dir=tmp_path / "run")
     assert "multiple of 2" in refused_by_main(capsys, *args) and not (tmp_path / "run").exists()
@@ -1155,17 +1158,17 @@ def test_autocast(device, matmul, able, fast, monkeypatch):
     asked = []
     if device == "cuda":                                                # there may be none here
         monkeypatch.setattr(torch, "autocast", lambda *args: asked.append(args))
-        common.autocast(torch.device("cuda"), matmul)
+        autocast(torch.device("cuda"), matmul)
         assert asked == [("cuda", torch.bfloat16, True)]
         return
-    with common.autocast(torch.device(device), matmul):
+    with autocast(torch.device(device), matmul):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert (product.dtype == torch.bfloat16) == fast
 
 
 def test_autocast_of_a_torch_that_cannot_tell(monkeypatch):
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
-    with common.autocast(torch.device("cpu"), "medium"):
+    with autocast(torch.device("cpu"), "medium"):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 

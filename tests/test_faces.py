@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from mini.data.images.faces import ATTRIBUTES, NUISANCE, WORDINGS, caption, draw_parameters, faces, render, uniform
+from mini.data.images.faces import (ATTRIBUTES, NUISANCE, WORDINGS, caption, draw_parameters, faces,
+                                    render, uniform)
 from tests.helpers import refused
 
 ROOT = Path(__file__).parent.parent

@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.helpers import close, refused as refused_call, refused_by
 
 import train_gpt
 from mini import finetune
-from mini.data.text.reviews import write_reviews
 from mini.data.text.corpus import encode_texts
+from mini.data.text.reviews import write_reviews
 from mini.data.text.tokenizers import CharTokenizer
-from mini.finetune import RATES, Classifier, Config, LoRA, matrices, merge, predict, prepare, zero_shot
+from mini.finetune import (RATES, Classifier, Config, LoRA, matrices, merge, predict, prepare,
+                           zero_shot)
+from tests.helpers import close
+from tests.helpers import refused as refused_call
+from tests.helpers import refused_by
 
 V = 13
 

@@ -14,9 +14,10 @@ from torch.optim import Adam
 
 import train_gan
 from mini import cgan, classifier
-from mini.utils import run as common
 from mini.data.images import image_sets
-from mini.utils.images import crop, even_out, noise, pad, read_png, sheet, to_float, write_png
+from mini.utils import config
+from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
+from mini.utils.png import read_png, write_png
 from tests.helpers import close
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
@@ -37,7 +38,7 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
         patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
-        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
 

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 
 import train_gpt
-from mini.utils import run as common
-from mini.utils.text import fast_vectors, pick
-from mini.data.weights import load_weights, read_gpt2
 from mini.data.text.tokenizers import CharTokenizer
-from train_gpt import GPT, CausalSelfAttention, Config, Muon, generate, lr_factor
+from mini.data.weights import load_weights, read_gpt2
+from mini.utils.config import UserError
+from mini.utils.fast_vectors import fast_vectors
+from mini.utils.text import pick
 from tests.helpers import close, refused_by
+from train_gpt import GPT, CausalSelfAttention, Config, Muon, generate, lr_factor
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = dict(n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4, steps=6, eval_every=3, sample_every=3,
@@ -438,7 +439,7 @@ def test_resuming_takes_changed_flags_and_refuses_another_optimizer(text_file, t
     assert adamw["param_groups"][0]["betas"] == (0.9, 0.5) and adamw["param_groups"][0]["weight_decay"] == 0.25
     assert muon["param_groups"][0]["momentum"] == 0.5 and muon["param_groups"][0]["weight_decay"] == 0.25
     assert adamw["state"][0]["step"] == 8                       # while the moments went on
-    with pytest.raises(common.UserError, match="another --optimizer"):
+    with pytest.raises(UserError, match="another --optimizer"):
         train_gpt.train(tiny(text_file, tmp_path, resume=True, optimizer="adamw"))
 
 

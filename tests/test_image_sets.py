@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from mini.utils.run import RunConfig, field_notes, parse
 from mini.data.images import image_sets
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
-from mini.utils.images import write_png
-from mini.data.weights import own_checkpoint
+from mini.utils.config import RunConfig, field_notes, parse
+from mini.utils.png import write_png
+from mini.utils.run import own_checkpoint
 from tests.helpers import refused
-
 
 # ---- learnt from, and held out
 

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from mini.utils.run import UserError
 from mini.data.images import image_sets
 from mini.data.images.image_sets import CIFAR10, FASHION, SETS, read_images
-from mini.utils.images import make_square, over_white, read_image, read_png, to_size, write_png
+from mini.utils.config import UserError
+from mini.utils.images import make_square, to_size
+from mini.utils.png import over_white, read_image, read_png, write_png
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"

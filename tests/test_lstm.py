@@ -323,9 +323,9 @@ def test_the_gradient_is_clipped_and_new_at_each_step(text_file, tmp_path, monke
 
 
 def test_compile_is_offered_and_a_prompt_may_be_longer_than_a_window(text_file, tmp_path, monkeypatch):
-    calls, precisions, plain, prompt = [], [], lstm.common.autocast, Path(text_file).read_text()[:60]
+    calls, precisions, plain, prompt = [], [], lstm.autocast, Path(text_file).read_text()[:60]
     monkeypatch.setattr(torch, "compile", lambda model: calls.append(model) or model)
-    monkeypatch.setattr(lstm.common, "autocast", lambda *args: precisions.append(args) or plain(*args))
+    monkeypatch.setattr(lstm, "autocast", lambda *args: precisions.append(args) or plain(*args))
     result = lstm.train(tiny(text_file, tmp_path, compile=True, prompt=prompt, steps=1, sample_every=1, matmul="high"))
     assert len(calls) == 1 and isinstance(calls[0], LSTM) and precisions == [(torch.device("cpu"), "high")]
     assert (tmp_path / "run/samples/step_000001.txt").read_text().startswith(prompt)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mini.utils.metrics import finest_pattern, frechet_distance, image_report, shares, variety
+from mini.utils.image_metrics import finest_pattern, frechet_distance, image_report, variety
+from mini.utils.metrics import shares
 from tests.helpers import refused
 
 with np.load(Path(__file__).parent / "reference" / "frechet.npz") as file:

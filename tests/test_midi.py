@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mini.utils.run import UserError
 from mini.data.music import midi
-from mini.data.music.midi import Note, decode, encode, piano_roll, read_midi, variable_length, write_midi, write_wav
+from mini.data.music.midi import (Note, decode, encode, piano_roll, read_midi, variable_length,
+                                  write_midi, write_wav)
 from mini.data.music.tunes import compose
+from mini.utils.config import UserError
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"

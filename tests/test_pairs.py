@@ -10,12 +10,13 @@ import torch
 
 import mini.data.text.pairs
 from mini.data.text.grammar import NEED, PLAY, Grammar, join
+from mini.data.text.lexicon import (ADJECTIVE, ETRE, GIVING, IDIOMS, IL, ILS, INTRANSITIVE,
+                                    IRREGULARS, JE, MOTION, NOUN, NOUS, TRANSITIVE, agreed,
+                                    conjugate, elides, english_s, french_feminine, french_plural,
+                                    link)
+from mini.data.text.pairs import (Vocabulary, baselines, combination, encode_pairs, fill_up,
+                                  load_pairs, read_pairs, read_sentences, split, write_pairs)
 from mini.utils.lettering import ACCENTS, PIXELS, heat_maps, letter, lettering
-from mini.data.text.lexicon import (ADJECTIVE, ETRE, GIVING, IDIOMS, INTRANSITIVE, IRREGULARS, JE, IL, ILS, MOTION, NOUN,
-                               NOUS, TRANSITIVE, agreed, conjugate, elides, english_s, french_feminine, french_plural,
-                               link)
-from mini.data.text.pairs import (Vocabulary, baselines, combination, encode_pairs, fill_up, load_pairs, read_pairs,
-                             read_sentences, split, write_pairs)
 from tests.helpers import refused
 
 VERBS = {**TRANSITIVE, **INTRANSITIVE, **MOTION, **GIVING, "play": PLAY, "need": NEED}

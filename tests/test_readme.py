@@ -1,4 +1,4 @@
-"""The README's commands, as written there: every flag exists, every file it names is there, its counts are right."""
+"""The README's commands, as written there: every flag exists, every file it names is there."""
 import importlib
 import re
 import shlex
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mini.utils.run import parse
+from mini.utils.config import parse
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -42,9 +42,7 @@ def test_command_is_understood(command):
     parse(module.Config, module.PRESETS, ["train", "sample", "evaluate"], argv)
 
 
-def test_files_and_line_counts():
-    for path, lines in re.findall(r"\[`?([\w/]+\.py)`?\]\(\1\) \| (\d+)", README):
-        assert len((ROOT / path).read_text("utf-8").splitlines()) == int(lines), path
+def test_files_are_there():
     for path in re.findall(r"\]\((?!https?:|#)([^)#]+)\)", README):
         assert (ROOT / path).exists(), path
     assert sys.version_info >= (3, 10)

@@ -7,7 +7,8 @@ import torch
 from helpers import refused
 
 from mini.data.text import reviews
-from mini.data.text.reviews import ADJECTIVES, DID, Writer, load_reviews, read_reviews, write_reviews
+from mini.data.text.reviews import (ADJECTIVES, DID, Writer, load_reviews, read_reviews,
+                                    write_reviews)
 
 
 def test_the_same_at_every_call_and_evenly_labelled():

@@ -14,13 +14,14 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from mini import classifier, text_to_image
-from mini.utils import run as common
-from mini.data.images import captions
-from mini.data.images import image_sets
+from mini.data.images import captions, image_sets
 from mini.data.images.captions import Words
-from mini.utils.images import read_png, to_float, write_png
-from mini.text_to_image import (Attention, Config, add_noise, draw, draw_batch, guided, loss_of, make_abar, make_nets,
-                                resize, sample_chain, step_back, update_average)
+from mini.text_to_image import (Attention, Config, add_noise, draw, draw_batch, guided, loss_of,
+                                make_abar, make_nets, resize, sample_chain, step_back,
+                                update_average)
+from mini.utils import config
+from mini.utils.images import to_float
+from mini.utils.png import read_png, write_png
 from tests.helpers import close
 
 PAD = Words.PAD
@@ -41,7 +42,7 @@ def place(tmp_path_factory):
         patch.setattr(image_sets, "HELD_OUT", 64)
         patch.setattr(captions, "HELD_OUT", 64)
         patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
-        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
 

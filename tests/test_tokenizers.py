@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mini.utils.run import UserError
 from mini.data.text.corpus import read_text
-from mini.data.text.tokenizers import (BYTE_TO_CHAR, END_OF_TEXT, BPETokenizer, CharTokenizer, load_tokenizer,
-                                  split_words)
+from mini.data.text.tokenizers import (BYTE_TO_CHAR, END_OF_TEXT, BPETokenizer, CharTokenizer,
+                                       load_tokenizer, split_words)
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"

@@ -9,10 +9,11 @@ import pytest
 
 from mini.data.text import questions
 from mini.data.text.pieces import PieceTokenizer, as_ascii, transcript
-from mini.data.text.questions import ALONE, DO_NOT_KNOW, HELD_OUT, PHRASES, PROPERTIES, Writer, held_out
-from mini.data.text.tools import ERROR, LONGEST, UNKNOWN, calculator, lookup, plain, read_facts, run_call
+from mini.data.text.questions import (ALONE, DO_NOT_KNOW, HELD_OUT, PHRASES, PROPERTIES, Writer,
+                                      held_out)
+from mini.data.text.tools import (ERROR, LONGEST, UNKNOWN, calculator, lookup, plain, read_facts,
+                                  run_call)
 from tests.helpers import refused
-
 
 # ---- the calculator
 

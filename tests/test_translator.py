@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from mini import translator
-from mini.utils.images import read_png
 from mini.data.text.pairs import Vocabulary
-from mini.utils.metrics import bleu, translation_report, translation_scores, word_by_word, words_13a
-from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam_search, draw_batch, greedy,
-                             learning_rate, loss_of, positions)
+from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam_search, draw_batch,
+                             greedy, learning_rate, loss_of, positions)
+from mini.utils.png import read_png
+from mini.utils.translation_metrics import (bleu, translation_report, translation_scores,
+                                            word_by_word, words_13a)
 from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
 
 REFERENCE = Path(__file__).parent / "reference"

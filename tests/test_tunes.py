@@ -6,7 +6,8 @@ import pytest
 
 from mini.data.music import tunes
 from mini.data.music.midi import PIECE, Note, encode, write_midi
-from mini.data.music.music_scores import bar_similarity, density, in_key, music_report, music_scores, on_beat
+from mini.data.music.music_scores import (bar_similarity, density, in_key, music_report,
+                                          music_scores, on_beat)
 from mini.data.music.tunes import BEAT, Key, compose, read_corpus, to_tokens
 from tests.helpers import refused
 

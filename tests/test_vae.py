@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from mini import classifier, vae
-from mini.utils import run as common
 from mini.data.images import image_sets
-from mini.utils.images import noise, plane, read_png, to_float
+from mini.utils import config
+from mini.utils.images import noise, plane, to_float
+from mini.utils.png import read_png
 from mini.vae import LEAST_VAR, VAE, Config, kl, log_density, reparameterise, tighter_bound
 
 TINY = dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, steps=4, n=8, log_every=1, sample_every=2,
@@ -32,7 +33,7 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
         patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
-        patch.setattr(common, "field_notes", functools.cache(common.field_notes))       # it reads the source each time
+        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
 
@@ -455,7 +456,7 @@ def test_presets_compile_and_bfloat16(tmp_path, monkeypatch):
     """The preset fits the network; the checkpoint of a compiled one is plain; sums stay in float32."""
     cfg, calls, dtypes, forward = Config(**vae.PRESETS["gpu"]), [], set(), VAE.forward
     assert VAE(cfg, 3, cfg.size, cfg.size).encode(torch.zeros(2, 3, 64, 64))[0].shape == (2, cfg.z_dim)
-    monkeypatch.setattr(common, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(vae, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
     monkeypatch.setattr(torch, "compile", lambda net: calls.append(net) or net)
     monkeypatch.setattr(VAE, "forward", lambda *args: (out := forward(*args), dtypes.update(x.dtype for x in out))[0])
     vae.train(tiny(tmp_path, compile=True, steps=2))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from mini.data.text.corpus import read_text
-from mini.data.text.tokenizers import load_tokenizer
 from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer, basic_words
 from tests.helpers import refused
 
@@ -85,7 +84,7 @@ def test_a_trained_tokenizer_reads_its_text_and_comes_back_from_its_state():
     assert tokenizer.vocab_size == 800 and tokenizer.tokens[:5] == SPECIAL and tokenizer.pad == 0
     ids = tokenizer.encode(text)
     assert tokenizer.unk not in ids and tokenizer.decode(ids) == " ".join(basic_words(text, False))
-    again = load_tokenizer(json.loads(json.dumps(tokenizer.state())))
+    again = WordPieceTokenizer.from_state(json.loads(json.dumps(tokenizer.state())))
     assert again.encode(text) == ids and again.lower is False
     small = WordPieceTokenizer.train([text], 800, lower=True)
     assert not any(c.isupper() for token in small.tokens[5:] for c in token)

@@ -4,7 +4,8 @@ import http.client
 import urllib.request
 from pathlib import Path
 
-from mini.utils.run import UserError, atomic_open
+from mini.utils.config import UserError
+from mini.utils.run import atomic_open
 
 FOLDER = Path("data")
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from mini.utils.run import UserError, from_checkpoint, load_checkpoint, require
 from mini.data.safetensors import read_safetensors
 from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
+from mini.utils.config import UserError, require
+from mini.utils.run import load_checkpoint, own_checkpoint
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 
@@ -97,33 +98,6 @@ def read_bert(path, longest: int = 10**9):
         raise UserError(f"{path}: not the weights of a BERT with its masked-LM head (or a broken config.json "
                         f"beside it); it holds {', '.join(tensors[:3])} …") from None
     return sizes, weights
-
-
-def older_run(cfg, step: int, few: int = 100) -> str:
-    """A remark for `sample` when a run of a few steps may hide an older, longer one; else ''."""
-    folder = Path(cfg.out_dir)
-    results = folder.parent.glob(f"{folder.name}.*/result.json")
-    older = {json.loads(path.read_text("utf-8"))["steps"]: path.parent for path in results} | {0: folder}
-    hint = f"; an older one of {max(older)} steps: --out_dir={older[max(older)]}" if max(older) > step else ""
-    return f"note: the run in {folder} has only {step} steps{hint}\n" if step < few else ""
-
-
-def own_checkpoint(cfg, model: str, wanted: bool = True):
-    """(config, content) of the checkpoint in cfg.out_dir, with the flags given in cfg put over its config; or
-    (cfg, None) if none is wanted. If it is to be used, not trained on, a run of few steps is remarked on."""
-    if not wanted:
-        return cfg, None
-    state = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", model)
-    if not cfg.resume:
-        print(older_run(cfg, state["step"]), end="")
-    return from_checkpoint(cfg, state), state
-
-
-def check_shape(state, *shape):
-    """Raise UserError if a run goes on from a checkpoint that was made with images of another shape, or other
-    labels: `shape` says what is saved with it."""
-    require(not state or state["shape"] == shape, "the checkpoint was made with images of another size, or "
-            "with other labels; leave out --data, or --resume")
 
 
 def starting_point(cfg, from_run: bool, whole_context: bool = False):

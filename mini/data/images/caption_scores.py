@@ -5,9 +5,9 @@ from itertools import chain
 import torch
 import torch.nn.functional as F
 
-from mini.utils import metrics
 from mini.data.images.captions import split
 from mini.data.images.faces import ATTRIBUTES, MOUTHS, draw_parameters, render
+from mini.utils import metrics, translation_metrics
 
 # A face's values, each by the one word of a full caption that tells it; no two values share a word.
 TELLS = {name: [MOUTHS.get(value, "no" if value == "none" else value) for value in values]
@@ -58,7 +58,7 @@ def scores(outputs: list, learn, part) -> dict:
     for who, texts in {"model": outputs, **baselines(learn, part)}.items():
         known = [nearest(text, captions) for text, captions in zip(texts, part.captions)]
         accuracy = dict(zip(part.attributes, right(texts, part).double().mean(0).tolist()))
-        bleu = metrics.bleu(*([" ".join(split(text)) for text in side] for side in (texts, known)))
+        bleu = translation_metrics.bleu(*([" ".join(split(text)) for text in side] for side in (texts, known)))
         table[who] = {"right": share_right(texts, part), "bleu": bleu, "accuracy": accuracy}
     return table
 

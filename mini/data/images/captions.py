@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 
-from mini.utils.run import UserError, require
 from mini.data.images.faces import ATTRIBUTES, MOUTHS, WORDINGS, caption, draw_parameters, render
 from mini.data.images.image_sets import FOLDER_SIZE, one_hot
-from mini.utils.images import read_image, to_size
-from mini.data.text.pairs import Vocabulary, fill_up
 from mini.data.text.corpus import read_file
+from mini.data.text.pairs import Vocabulary, fill_up
+from mini.utils.config import UserError, require
+from mini.utils.images import to_size
+from mini.utils.png import read_image
 
 HELD_BACK = [{"hair": "red", "glasses": "round"}, {"style": "curly", "background": "pink"}]     # 14 % of all
 HELD_OUT = 1024         # faces in each of the two sets that no model learns from

@@ -13,7 +13,7 @@ import functools
 import numpy as np
 import torch
 
-from mini.utils.run import require
+from mini.utils.config import require
 
 ATTRIBUTES = {
     "hair": ["black", "brown", "blond", "red"],

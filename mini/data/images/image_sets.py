@@ -11,10 +11,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mini.utils.run import RunConfig, UserError, atomic_open, require
 from mini.data.download import FOLDER, download
 from mini.data.images.faces import ATTRIBUTES, faces
-from mini.utils.images import make_square, over_white, pad, read_image, to_float, to_size
+from mini.utils.config import RunConfig, UserError, require
+from mini.utils.images import make_square, pad, to_float, to_size
+from mini.utils.png import over_white, read_image
+from mini.utils.run import atomic_open
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HELD_OUT = 4096         # faces that no model learns from

@@ -26,7 +26,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mini.utils.run import UserError, atomic_open, require
+from mini.utils.config import UserError, require
+from mini.utils.run import atomic_open
 
 
 class Note(NamedTuple):

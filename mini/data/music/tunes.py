@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from mini.utils.run import UserError, require
-from mini.utils.images import write_png
 from mini.data.music.midi import PIECE, Note, encode, piano_roll, read_midi, write_midi, write_wav
 from mini.data.music.music_scores import bar_similarity
+from mini.utils.config import UserError, require
+from mini.utils.png import write_png
 
 BEAT = 0.48                     # seconds: a sixteenth is then a whole number of the tokens' steps
 SIXTEENTH = BEAT / 4

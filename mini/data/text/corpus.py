@@ -4,9 +4,9 @@ from pathlib import Path
 import torch
 import torch.nn as nn
 
-from mini.utils.run import UserError, require
 from mini.data.download import download
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
+from mini.utils.config import UserError, require
 
 TALES = Path(__file__).parent / "tales"
 SHAKESPEARE = ("shakespeare.txt",

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mini.data.text.lexicon import (
-    ADJECTIVE, ETRE, GIVING, IDIOMS, IL, ILS, INTRANSITIVE, JE, MODALS, MOTION, NAMES, NEVER, NOUN, NOUS,
-    NUMBERS, OFTEN, OWNERS, PREPOSITIONS, SAY, TIMES, TRANSITIVE, Verb, agreed, conjugate, elides, english_s,
-    link, nouns_of)
+from mini.data.text.lexicon import (ADJECTIVE, ETRE, GIVING, IDIOMS, IL, ILS, INTRANSITIVE, JE,
+                                    MODALS, MOTION, NAMES, NEVER, NOUN, NOUS, NUMBERS, OFTEN,
+                                    OWNERS, PREPOSITIONS, SAY, TIMES, TRANSITIVE, Verb, agreed,
+                                    conjugate, elides, english_s, link, nouns_of)
 
 
 class Phrase(NamedTuple):

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mini.utils.run import UserError, require
 from mini.data.download import FOLDER
-from mini.data.text.grammar import Grammar, join
 from mini.data.text.corpus import read_file
-from mini.utils.metrics import word_by_word
+from mini.data.text.grammar import Grammar, join
+from mini.utils.config import UserError, require
+from mini.utils.translation_metrics import word_by_word
 
 HELD_OUT = 1000         # sentences in each held-out set, at most
 RARE = 16               # one in so many combinations is never learnt from

@@ -15,7 +15,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from mini.utils.run import require
+from mini.utils.config import require
 
 TAGS = ["other", "person", "place", "organisation", "date"]
 CODES = {"P": "person", "L": "place", "O": "organisation", "D": "date"}

@@ -15,8 +15,8 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini.utils.run import require
 from mini.data.text.corpus import read_file
+from mini.utils.config import require
 
 NAMES = ["bad", "good"]
 N_TEST, N_POOL = 1000, 2000                 # short reviews held out, and those that labels may be given to

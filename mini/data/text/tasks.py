@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 
-from mini.utils.run import require
 from mini.data.text import passages
 from mini.data.text.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
-from mini.data.text.reviews import load_reviews
 from mini.data.text.corpus import read_text
+from mini.data.text.reviews import load_reviews
+from mini.utils.config import require
 
 
 def encode(pairs, tokenizer, T: int, cut: bool = True):

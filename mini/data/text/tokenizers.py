@@ -11,15 +11,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from mini.utils.run import UserError, require
-
-
-def load_tokenizer(state: dict):
-    """The tokenizer saved by `.state()`, which is what a checkpoint holds. Raises KeyError on an unknown
-    kind."""
-    from mini.data.text.wordpiece import WordPieceTokenizer      # here, since it imports this module
-    kinds = {"char": CharTokenizer, "bpe": BPETokenizer, "wordpiece": WordPieceTokenizer}
-    return kinds[state["kind"]].from_state(state)
+from mini.utils.config import UserError, require
 
 
 class CharTokenizer:
@@ -40,7 +32,7 @@ class CharTokenizer:
         trained."""
         unknown = "".join(sorted(set(text) - set(self.index)))
         require(not unknown, f"the model has never seen {unknown[:20]!r}: its tokenizer knows the characters"
-                             " of its training text (one trained with --tokenizer=bpe knows all)")
+                      " of its training text (one trained with --tokenizer=bpe knows all)")
         return [self.index[c] for c in text]
 
     def decode(self, ids) -> str:
@@ -204,3 +196,9 @@ def merge(parts: list, pair: tuple, joined) -> list:
             out.append(parts[i])
             i += 1
     return out
+
+
+def load_tokenizer(state: dict):
+    """The CharTokenizer or BPETokenizer saved by its `state()`, which is what a checkpoint holds."""
+    kinds = {"char": CharTokenizer, "bpe": BPETokenizer}
+    return kinds[state["kind"]].from_state(state)

@@ -12,8 +12,8 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from mini.utils.run import require
 from mini.data.text.corpus import read_file
+from mini.utils.config import require
 
 FACTS = Path(__file__).parent / "facts.tsv"
 LONGEST = 200           # characters of a call

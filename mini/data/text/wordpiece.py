@@ -14,8 +14,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from mini.utils.run import UserError, require
 from mini.data.text.tokenizers import merge
+from mini.utils.config import UserError, require
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LONGEST = 100                                   # a word of more characters is [UNK]

@@ -1,0 +1,190 @@
+"""The command line of every script: a dataclass `Config` becomes flags, their help and their checks.
+
+A script declares its settings as fields of a dataclass derived from `RunConfig`, each with a default and a comment,
+and hands the class to `command_line`. The comments are the text of --help and nothing more: a Config whose source
+is not at hand, pasted into a notebook for instance, works the same without them.
+"""
+import argparse
+import dataclasses
+import difflib
+import inspect
+import json
+import re
+import sys
+import typing
+from typing import ClassVar, Literal
+
+
+class UserError(Exception):
+    """Something the user can mend: `command_line` prints its one line and leaves with exit status 2."""
+
+
+def require(condition, message: str):
+    """Raise UserError(message) unless the condition holds."""
+    if not condition:
+        raise UserError(message)
+
+
+def require_positive(cfg, *names: str):
+    """Raise a UserError that names the first of these fields whose value is not above 0."""
+    for name in names:
+        value = getattr(cfg, name)
+        require(value > 0, f"--{name}={value} must be at least 1" if isinstance(value, int) else
+                f"--{name}={value} must be above 0")
+
+
+@dataclasses.dataclass
+class RunConfig:
+    """The fields that mean the same in every script; a script's Config adds its own.
+
+    Raises UserError if a field declared as Literal[...] is given a value that is not among its choices.
+    """
+    # run
+    preset: str = ""            # a named set of other defaults
+    out_dir: str = "runs/run"   # folder of the run
+    steps: int = 1000           # optimiser steps
+    eval_every: int = 200       # steps between evaluations, each with a checkpoint saved (0: at the end)
+    sample_every: int = 500     # steps between samples (0: only at the end)
+    log_every: int = 50         # steps between lines of progress (0: at the end)
+    seed: int = 1               # seed of all random numbers: weights, batches, dropout, samples
+    device: str = "auto"        # auto, cpu, cuda or mps
+    # how float32 matrices are multiplied; medium: with bfloat16 inputs where the processor has them
+    matmul: Literal["medium", "high", "highest"] = "medium"
+    compile: bool = False       # torch.compile the model
+    resume: bool = False        # go on from the checkpoint in out_dir
+    stop_after: int = 0         # leave after so many steps with a checkpoint saved, as if interrupted
+
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
+    fixed: ClassVar[tuple] = ()
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            choices = choices_of(field)
+            require(not choices or value in choices,
+                    f"--{field.name}={value}: invalid choice (choose from {', '.join(map(str, choices))})")
+
+
+def choices_of(field) -> tuple:
+    """The values that a field declared as Literal["a", "b"] may have; () for any other field."""
+    if typing.get_origin(field.type) is Literal:
+        return typing.get_args(field.type)
+    return ()
+
+
+def field_notes(Config) -> dict:
+    """{field: (group, help)}, read from the comments in the source of Config and of the classes it is derived from.
+
+    A field's comment stands behind it, or on the lines above it. A single word alone on its line ("# model") is the
+    heading of the group of fields below it. Without source the dict is empty.
+    """
+    notes = {}
+    for cls in reversed(Config.__mro__):
+        if not dataclasses.is_dataclass(cls):
+            continue
+        try:
+            source = inspect.getsource(cls)
+        except (OSError, TypeError):        # in a notebook, or made by exec: there is no file to read
+            continue
+        group = "options"
+        above = []                          # comment lines seen since the last field
+        for line in source.splitlines():
+            comment = re.match(r"    # (.+)", line)
+            field = re.match(r"    (\w+)\s*:[^#]*(?:#\s*(.*))?$", line)
+            if comment and re.fullmatch(r"\w+", comment[1]):
+                group = comment[1]
+                above = []
+            elif comment:
+                above.append(comment[1])
+            elif field:
+                notes[field[1]] = (group, field[2] or " ".join(above))
+                above = []
+            else:
+                above = []
+    return notes
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise UserError(f"{message}; see --help")
+
+
+def boolean(text: str) -> bool:
+    """true, false, 1 or 0 as a bool."""
+    return bool(json.loads(text.lower()))
+
+
+def add_flag(group, field, help_text: str, presets: dict):
+    """Add the flag of one dataclass field to an argparse group: its type is that of the field's default."""
+    kind = type(field.default)
+    choices = choices_of(field)
+    if field.name == "preset":
+        choices = ("", *presets)
+        help_text = f"a set of other defaults: {', '.join(presets)}"
+    options = {"type": kind, "metavar": kind.__name__.upper()}
+    if choices:
+        options["choices"] = list(choices)
+        if field.name != "preset":
+            help_text = f"{' | '.join(map(str, choices))}: {help_text}"
+    if kind is bool:                        # --resume alone means --resume=true
+        options.update(type=boolean, nargs="?", const=True)
+    help_text = f"{help_text} (default: {field.default!r})"
+    group.add_argument(f"--{field.name}", help=help_text.replace("%", "%%"), **options)
+
+
+def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
+    """Read `[command] --key=value …` into (command, Config): explicit flags win over the preset, the preset over the
+    defaults. The attribute `given` of the config names the flags that were typed. Raises UserError for anything
+    unknown."""
+    parser = _Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs="?", default=commands[0], help=" | ".join(commands))
+    notes = field_notes(Config)
+    groups = {}
+    for field in dataclasses.fields(Config):
+        title, help_text = notes.get(field.name, ("options", ""))
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        add_flag(groups[title], field, help_text, presets)
+
+    typed, unknown = parser.parse_known_args(argv)
+    if unknown:
+        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
+        near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Config)], n=1)
+        hint = f" (did you mean --{near[0]}?)" if near else ""
+        raise UserError(f"unknown: {unknown[0]}{hint}; see --help")
+    typed = vars(typed)
+    command = typed.pop("command")
+    require(command in commands, f"unknown command {command!r}: choose from {', '.join(commands)}")
+    preset = presets.get(typed.get("preset"), {})
+    cfg = Config(**{**preset, **typed})
+    cfg.given = set(typed)
+    return command, cfg
+
+
+def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = "", memory: str = "--batch_size"):
+    """Parse the command line, call commands[name](cfg), return its result.
+
+    Foreseeable trouble becomes one line on stderr and exit status 2, Ctrl-C becomes exit status 130. `memory` says
+    what to lower when memory runs out.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        command, cfg = parse(Config, presets, list(commands), argv, doc)
+        result = commands[command](cfg)
+        if isinstance(result, dict) and result.get("interrupted"):
+            sys.exit(130)
+        return result
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"{error.strerror or error} ({error.filename or 'while writing'}); what was saved is intact"
+    except (RuntimeError, MemoryError) as error:
+        out_of_memory = re.search("(out of|allocate|enough) memory", str(error))
+        if isinstance(error, RuntimeError) and not out_of_memory:
+            raise
+        message = f"out of memory: lower {memory}"
+    except KeyboardInterrupt:
+        sys.exit(130)
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    sys.exit(2)

@@ -1,0 +1,41 @@
+"""Where a model runs: the device, the precision of its products, and several processes started by torchrun."""
+import os
+
+import torch
+
+from mini.utils.config import require
+
+
+def pick_device(name: str) -> torch.device:
+    """The device named by --device; 'auto' takes CUDA, then Apple's MPS, then the CPU. Raises UserError if torch sees
+    no such device."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind in available if available[kind])
+    require(available.get(name.split(":")[0]), f"--device={name}: torch sees no such device; use --device=cpu")
+    if name == "cuda":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"    # torchrun gives each process a GPU of its own
+    return torch.device(name)
+
+
+def autocast(device: torch.device, matmul: str):
+    """Inside it, matrix products and convolutions are computed in bfloat16: always on CUDA, and on a CPU that has
+    instructions for it if --matmul=medium (1.6 times as fast there; without the instructions it would be slower)."""
+    if device.type == "cpu":
+        has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        enabled = matmul == "medium" and has_instructions
+    else:
+        enabled = device.type == "cuda"
+    return torch.autocast(device.type, torch.bfloat16, enabled)
+
+
+def start_processes(device: torch.device):
+    """(rank, number of processes): (0, 1) without torchrun; under it the process also joins the group, which talks
+    by NCCL on CUDA and by gloo on a CPU."""
+    rank = int(os.environ.get("RANK", 0))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1 and not torch.distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return rank, world
