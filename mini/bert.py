@@ -35,8 +35,8 @@ from mini.data.weights import read_bert
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
+from mini.utils.optim import Muon
 from mini.utils.run import Run, atomic_open, load_checkpoint, own_checkpoint, restore, write_json
-from train_gpt import Muon
 
 
 @dataclass
@@ -302,10 +302,13 @@ def train(cfg: Config) -> dict:
     held_out, rows = rows.tensor_split([max(1, min(len(rows) // 50, N_HELD_OUT))])
     hidden = hide(held_out, tokenizer, cfg.mask_share, torch.Generator().manual_seed(0))
     length = (rows != pad).sum(1)
+    qkv = [block.attn.c_attn.weight for block in model.h]
     matrices = [p for p in model.h.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if not any(p is q for q in matrices)]
+    matrices = [p for p in matrices if not any(p is q for q in qkv)]
+    others = [p for p in model.parameters() if not any(p is q for q in matrices + qkv)]
+    groups = [{"params": matrices}, {"params": qkv, "n_matrices": 3}]   # q, k and v, stored as one
     optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
-                  Muon(matrices, cfg.muon_lr, momentum=0.9, weight_decay=0.0)]
+                  Muon(groups, cfg.muon_lr, momentum=0.9)]
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
         restore(state, optimizers, data_rng)

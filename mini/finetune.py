@@ -98,13 +98,9 @@ class Classifier(nn.Module):
     def forward(self, idx, length):
         """Logits (B, n_classes) for texts idx (B, T), of which the first `length` (B,) tokens count. What
         fills up a row stands behind the text, where the causal mask lets no token of the text look."""
-        gpt, (B, T) = self.gpt, idx.shape
-        x = gpt.dropout(gpt.wte(idx) + gpt.wpe.weight[:T])                          # (B, T, C)
-        mask = torch.full((T, T), -math.inf, device=idx.device).triu(1)
-        for block in gpt.h:
-            x = block(x, mask)
-        last = x[torch.arange(B, device=idx.device), length - 1]                    # (B, T, C) -> (B, C)
-        return self.head(gpt.ln_f(last))
+        x = self.gpt.hidden(idx)                                                    # (B, T, C)
+        last = x[torch.arange(len(x), device=x.device), length - 1]                 # (B, T, C) -> (B, C)
+        return self.head(last)
 
 
 def matrices(gpt):
@@ -127,7 +123,7 @@ def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
         part.requires_grad_(True)
     for part, name, linear in matrices(gpt) if method == "lora" else ():
         setattr(part, name, LoRA(linear, cfg.rank, cfg.alpha))
-    return model.to(base.wte.weight.device)
+    return model.to(base.device)
 
 
 def merge(model: Classifier) -> Classifier:
@@ -158,7 +154,7 @@ def zero_shot(base, tokenizer, texts, names: list):
         idx, n = encode_texts([text + tail for text in ("", *texts)], tokenizer, base.cfg.block_size)
         t, begin = torch.arange(idx.size(1)), n[:, None] - len(tokenizer.encode(tail))
         target = idx.where((t >= begin) & (t < n[:, None]), -100)[:, 1:]            # (N + 1, T − 1)
-        logits = (base(x[:, :-1].to(base.wte.weight.device))[0].float().cpu() for x in idx.split(64))
+        logits = (base(x[:, :-1].to(base.device)).float().cpu() for x in idx.split(64))
         log_p = -torch.cat([F.cross_entropy(z.mT, y, reduction="none").sum(1)
                             for z, y in zip(logits, target.split(64))])
         scores.append(log_p[1:] - log_p[0])
@@ -173,7 +169,7 @@ def make_base(cfg, state=None):
         base.load_state_dict(state["base"])
         return base.to(pick_device(cfg.device)), load_tokenizer(state["tokenizer"])
     if cfg.init_from:
-        return train_gpt.load(train_gpt.Config(init_from=cfg.init_from, device=cfg.device))[:2]
+        return train_gpt.load(train_gpt.Config(init_from=cfg.init_from, device=cfg.device))
     text = "\n".join([*read_text("tales").split("\n\n"), *load_reviews(cfg.reviews, few=0).unlabelled])
     name = f"{cfg.base_steps} {cfg.block_size} {text}"
     folder = Path(f"runs/base-{hashlib.sha256(name.encode()).hexdigest()[:8]}")
@@ -185,7 +181,7 @@ def make_base(cfg, state=None):
         Path(own.data).write_text(text, "utf-8")
         if "interrupted" in train_gpt.train(own):
             raise KeyboardInterrupt
-    return train_gpt.load(train_gpt.Config(out_dir=str(folder), device=cfg.device))[:2]
+    return train_gpt.load(train_gpt.Config(out_dir=str(folder), device=cfg.device))
 
 
 # ---- the run
@@ -196,7 +192,7 @@ def train(cfg: Config) -> dict:
     require(not state or state["names"] == data.names,
             f"the checkpoint's head is for other labels than {', '.join(data.names)}")
     base, tokenizer = make_base(cfg, state)
-    device, T = base.wte.weight.device, base.cfg.block_size
+    device, T = base.device, base.cfg.block_size
     (texts, y), (test_texts, test_y) = ((x, torch.tensor(y)) for x, y in (zip(*data.learn), zip(*data.test)))
     (x, length), test = (encode_texts(some, tokenizer, T) for some in (texts, test_texts))
     models = nn.ModuleDict({method: prepare(method, base, len(data.names), cfg) for method in RATES})

@@ -39,8 +39,8 @@ from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
 from mini.utils.fast_vectors import fast_vectors
+from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
-from mini.utils.text import pick
 
 
 @dataclass
@@ -198,45 +198,15 @@ class MusicTransformer(nn.Module):
 
 
 # ---- optimisers, and the learning rate as a function of the step
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024): see train_gpt.py."""
-
-    def __init__(self, params, lr, momentum):
-        super().__init__(params, dict(lr=lr, momentum=momentum))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "m" not in self.state[p]:
-                    self.state[p]["m"] = torch.zeros_like(p)
-                m = self.state[p]["m"].lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(m, group["momentum"])           # Nesterov: look one step ahead
-                rows, columns = p.shape
-                g = g.view(3 if rows == 3 * columns else 1, -1, columns)    # c_attn: (3C, C) -> q, k, v
-                scale = math.sqrt(max(1, g.size(1) / columns))  # so that tall matrices change outputs as much
-                p.sub_(orthogonalise(g).view_as(p), alpha=group["lr"] * scale)
-
-
-def orthogonalise(G, steps: int = 5):
-    """U Vᵀ, nearly, for matrices G = U S Vᵀ (N, rows, columns): Newton–Schulz iteration s ← a·s + b·s³ +
-    c·s⁵, on all singular values s at once, takes those in (0, 1] near 1."""
-    a, b, c = 3.4445, -4.7750, 2.0315                           # Jordan's: steep at 0; s ends in 1 ± 0.3
-    X = G if G.size(1) <= G.size(2) else G.mT
-    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        A = X @ X.mT
-        B = torch.baddbmm(A, A, A, beta=b, alpha=c)             # b·A + c·A A
-        X = torch.baddbmm(X, B, X, beta=a)                      # a·X + B X
-    return X if G.size(1) <= G.size(2) else X.mT
-
-
 def make_optimizers(model, cfg):
-    """Muon for the matrices inside the blocks, AdamW for the rest."""
-    hidden = [p for p in model.h.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if not any(p is q for q in hidden)]
-    return [torch.optim.AdamW(others, lr=cfg.lr, betas=(0.9, cfg.beta2), weight_decay=0.0),
-            Muon(hidden, cfg.muon_lr, cfg.momentum)]
+    """AdamW for all but the matrices inside the blocks, and Muon for those."""
+    qkv = [block.attn.c_attn.weight for block in model.h]
+    matrices = [p for p in model.h.parameters() if p.ndim == 2]
+    matrices = [p for p in matrices if not any(p is q for q in qkv)]
+    rest = [p for p in model.parameters() if not any(p is q for q in matrices + qkv)]
+    groups = [{"params": matrices}, {"params": qkv, "n_matrices": 3}]   # q, k and v, stored as one
+    return [torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, cfg.beta2), weight_decay=0.0),
+            Muon(groups, cfg.muon_lr, cfg.momentum)]
 
 
 def lr_factor(step: int, cfg) -> float:
@@ -278,6 +248,31 @@ def held_out_loss(model, tokens, at_once: int = 4096):
 
 
 # ---- sampling
+def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """Draw one event (B,) for each row of logits (B, V).
+
+    temperature divides the logits: below 1, likely events become likelier; 0 takes the likeliest.
+    top_k keeps only the k likeliest events (0: all). top_p keeps the fewest likeliest events that
+    together have this probability (1: all); it is nucleus sampling, Holtzman et al. 2020, §3.1.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+    if top_k > 0:
+        top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
+        smallest = top[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -math.inf)
+    if top_p < 1:
+        p, order = F.softmax(logits, dim=-1).sort(descending=True)
+        p_before = p.cumsum(dim=-1) - p                         # of all likelier events
+        drop = p_before >= top_p                                # they are enough without it
+        drop[:, 0] = False                                      # the likeliest always stays
+        drop = torch.zeros_like(drop).scatter(1, order, drop)   # sorted -> by event number
+        logits = logits.masked_fill(drop, -math.inf)
+    probs = F.softmax(logits, dim=-1)
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
 @torch.inference_mode()
 def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
     """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn."""
@@ -285,7 +280,8 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
     cache, new = [] if use_cache else None, idx
     for _ in range(n_tokens):
         logits, _ = model(new, cache=cache)                                     # (B, T, V)
-        token = pick(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator).to(idx.device)
+        token = sample_token(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        token = token.to(idx.device)
         new = token[:, None] if use_cache else torch.cat([new, token[:, None]], dim=1)
         yield token
 

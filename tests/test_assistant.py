@@ -47,17 +47,13 @@ class Scripted(torch.nn.Module):
     def __init__(self, *texts, block_size=192):
         super().__init__()
         self.tokenizer = TOKENIZER
-        self.cfg, self.wpe, self.read = Config(block_size=block_size), torch.nn.Embedding(1, 1), []
+        self.cfg, self.device, self.read = Config(block_size=block_size), torch.device("cpu"), []
         self.tokens = [i for text in texts for i in TOKENIZER.encode(text)]
 
-    def new_cache(self, B):
-        return []
-
-    def forward(self, idx, cache=None, n=0):
-        del self.read[n:]
-        self.read += idx[0].tolist()
+    def forward(self, idx):
+        self.read = idx[0].tolist()
         token = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
-        return F.one_hot(torch.full(idx.shape, token), TOKENIZER.vocab_size).float(), None
+        return F.one_hot(torch.full(idx.shape, token), TOKENIZER.vocab_size).float()
 
     def has_read(self):
         return TOKENIZER.decode(self.read)
@@ -83,7 +79,8 @@ def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
     """Cross-entropy by hand over the assistant's places; the logits for all other places may be anything."""
     model, dialogues = small_model(), [w.pieces() for w in (Writer(1).write() for _ in range(3))]
     x, y = encode_dialogues(TOKENIZER, dialogues)
-    logits, loss = model(x.long(), y.long())
+    logits = model(x.long())
+    loss = assistant.assistant_loss(logits, y.long())
     log_p, total, count = F.log_softmax(logits, dim=2), 0.0, 0
     for b, pieces in enumerate(dialogues):
         t = 0
@@ -98,11 +95,13 @@ def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
 
 
 def test_training_takes_the_masked_targets(tmp_path, monkeypatch):
-    seen, forward = [], train_gpt.GPT.forward
-    monkeypatch.setattr(train_gpt.GPT, "forward", lambda self, idx, targets=None, **kw: (
-        seen.append((idx, targets)) if targets is not None else None, forward(self, idx, targets, **kw))[1])
+    inputs, targets, forward, loss = [], [], train_gpt.GPT.forward, assistant.assistant_loss
+    monkeypatch.setattr(train_gpt.GPT, "forward", lambda self, idx: (
+        inputs.append(idx) if self.training else None, forward(self, idx))[1])
+    monkeypatch.setattr(assistant, "assistant_loss", lambda logits, y: targets.append(y) or loss(logits, y))
     assistant.train(tiny(tmp_path, steps=2, alone=0.0))
-    for x, y in seen:
+    assert len(inputs) == len(targets) == 2
+    for x, y in zip(inputs, targets):
         kept = y != IGNORED
         assert torch.equal(x[:, 1:][kept[:, :-1]], y[:, :-1][kept[:, :-1]])     # the next token
         for row, targets in zip(x, y):
@@ -133,7 +132,7 @@ def test_batches_hold_whole_dialogues_of_like_length():
 
 def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
     model = Scripted("lookup(capital of France)=", "calculator(2*calculator(3+4))=", "Paris\n")
-    answer, steps = respond(model, "  Où  est-ce?\n", Config())
+    answer, steps = respond(model, "  Où  est-ce?\n", Config(cache=False))
     assert answer == "Paris" and steps == [("lookup(capital of France)", "Paris"), ("calculator(2*calculator(3+4))", "14")]
     assert model.has_read() == ("Ou est-ce?\nlookup(capital of France)=Paris\ncalculator(2*calculator(3+4))=14\nParis")
 
@@ -142,23 +141,23 @@ def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
                                          ("lookup(capital of Atlantis)", UNKNOWN), ("rm(1)", ERROR + "no such tool")])
 def test_errors_of_tools_are_read_too(call, value):
     model = Scripted(call + "=", "Sorry\n")
-    assert respond(model, "Q", Config()) == ("Sorry", [(call, value)])
+    assert respond(model, "Q", Config(cache=False)) == ("Sorry", [(call, value)])
     assert f"={value}\n" in model.has_read()
 
 
 def test_the_number_of_calls_and_the_context_are_bounded(tmp_path):
     steps = [("calculator(1+1)", "2"), *[("", ERROR + "no such tool")] * 2]
-    assert respond(Scripted("calculator(1+1)="), "Q", Config(max_calls=3)) == (DO_NOT_KNOW, steps)
+    assert respond(Scripted("calculator(1+1)="), "Q", Config(max_calls=3, cache=False)) == (DO_NOT_KNOW, steps)
     model = Scripted("x")
-    assert respond(model, "Q", Config()) == (DO_NOT_KNOW, []) and len(model.read) == 192
+    assert respond(model, "Q", Config(cache=False)) == (DO_NOT_KNOW, []) and len(model.read) == 192
     (tmp_path / "facts.tsv").write_text("B\ta\t" + "zq" * 5000 + "\n")             # longer than the context
-    answer, steps = respond(Scripted("lookup(a of B)=", "x\n"), "Q", Config(), facts=str(tmp_path / "facts.tsv"))
+    answer, steps = respond(Scripted("lookup(a of B)=", "x\n"), "Q", Config(cache=False), facts=str(tmp_path / "facts.tsv"))
     assert answer == DO_NOT_KNOW and len(steps) == 1
 
 
 def test_without_tools_nothing_is_run():
     model = Scripted("1 = 1\n")
-    assert respond(model, "Q", Config(tools=False)) == ("1 = 1", []) and model.has_read() == f"Q\n{ALONE}1 = 1"
+    assert respond(model, "Q", Config(tools=False, cache=False)) == ("1 = 1", []) and model.has_read() == f"Q\n{ALONE}1 = 1"
 
 
 def test_cached_equals_uncached_and_reads_only_what_is_new():
@@ -166,8 +165,8 @@ def test_cached_equals_uncached_and_reads_only_what_is_new():
         model = small_model(seed)
         model.wte.weight.data[[TOKENIZER.index[c] for c in "=\n"]] *= 3        # so that it calls, and ends
         question = Writer(seed).write().question
-        sizes, plain = [], model.forward
-        model.forward = lambda idx, **kw: sizes.append(idx.size(1)) or plain(idx, **kw)
+        sizes, plain = [], model.embed
+        model.embed = lambda idx, start=0: sizes.append(idx.size(1)) or plain(idx, start)
         cached = respond(model, question, Config())
         steps = len(sizes)
         assert cached == respond(model, question, Config(cache=False))
@@ -186,7 +185,7 @@ def test_right_everywhere_means_that_the_loop_writes_the_same():
             for d, ok in zip(dialogues, all_right(model, x, y, at_once=3)):
                 assert ok == (respond(model, d.question, cfg) == (d.answer, d.steps))
                 agreed.add(ok)
-        loss = model(x.long(), y.long())[1]
+        loss = assistant.assistant_loss(model(x.long()), y.long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -19,7 +19,7 @@ import torch
 
 import mini.data.text.corpus
 from mini.data.download import download
-from mini.data.safetensors import read_safetensors
+from mini.data.weights import read_safetensors
 from mini.data.text.corpus import (TALES, encode_split, make_tokenizer, read_file, read_text,
                                    split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer

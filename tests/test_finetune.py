@@ -150,7 +150,7 @@ def test_zero_shot_is_the_likelier_continuation_by_bayes(monkeypatch):
     def log_p(text, continuation):      # token by token, from the chain rule
         ids, total = tokenizer.encode("\n" + text), 0.0
         for token in tokenizer.encode(continuation):
-            total += F.log_softmax(base(torch.tensor([ids]))[0][0, -1].double(), dim=0)[token].item()
+            total += F.log_softmax(base(torch.tensor([ids]))[0, -1].double(), dim=0)[token].item()
             ids.append(token)
         return total
     found = zero_shot(base, tokenizer, texts, ["bad", "good"]).tolist()
@@ -174,7 +174,7 @@ def own(tmp_path_factory):
     (folder / "own.tsv").write_text("".join(f"{text}\t{['bad', 'good'][label]}\n" for text, label in pairs))
     (folder / "text.txt").write_text("\n".join(text for text, _ in pairs))
     train_gpt.train(train_gpt.Config(data=f"{folder}/text.txt", out_dir=f"{folder}/base", steps=2, n_layer=2, n_head=2,
-                                     n_embd=16, block_size=32, batch_size=4, vocab_size=300, tokens=5, device="cpu"))
+                                     n_embd=16, block_size=32, batch_size=4, vocab_size=300, max_new_tokens=5, device="cpu"))
     return dict(reviews=f"{folder}/own.tsv", init_from=f"{folder}/base/checkpoint.pt", few=40, batch_size=4, steps=4,
                 warmup=1, log_every=1, device="cpu")
 
