@@ -74,13 +74,13 @@ def softmax(x: Tensor) -> Tensor:
     """
     # What is subtracted does not change the result, so no gradient has to pass through it.
     largest = x.detach().amax(-1, keepdim=True)             # (…, V) -> (…, 1)
-    # In a row of −∞ the largest score is −∞ too, and −∞ − (−∞) is NaN: there subtract the smallest
-    # finite number instead.
+    # In a row of −∞ the largest score is −∞ too, and −∞ − (−∞) is NaN: there subtract the
+    # smallest finite number instead.
     largest = largest.clamp(min=torch.finfo(x.dtype).min)
     e = torch.exp(x - largest)
     total = e.sum(-1, keepdim=True)                         # (…, V) -> (…, 1)
-    # The largest score contributes exp(0) = 1, so the total is at least 1, but in a row of −∞ it is
-    # 0: there divide 0 by 1, not by 0.
+    # The largest score contributes exp(0) = 1, so the total is at least 1. But in a row of
+    # −∞ it is 0: there divide 0 by 1, not by 0.
     total = total.clamp(min=1)
     return e / total
 
@@ -262,7 +262,7 @@ def conv_transpose2d(
     full = x.new_zeros(B, O, full_h, full_w)
     for u in range(KH):
         for v in range(KW):
-            # Entry (u, v) of all stamps at once. They lie s pixels apart, the first at (u, v).
+            # Entry (u, v) of all stamps at once: they lie s pixels apart, from (u, v) on.
             part = torch.einsum("bchw,co->bohw", x, weight[:, :, u, v])     # -> (B, O, H, W)
             rows = slice(u, u + (H - 1) * stride + 1, stride)
             columns = slice(v, v + (W - 1) * stride + 1, stride)
@@ -376,10 +376,11 @@ def batch_norm(
             raise ValueError(f"one number per channel in {tuple(x.shape)}: no variance")
         all_but_channels = [axis for axis in range(x.ndim) if axis != 1]
         mean, var = mean_and_variance(x, all_but_channels)  # (B, C, …) -> (1, C, 1, …)
-        # The batch is a sample of all data; the unbiased estimate of their variance has n − 1.
+        # The batch is a sample of all data. Dividing by n − 1 gives the unbiased estimate of
+        # their variance.
         unbiased_var = var * n / (n - 1)
-        batch_mean = mean.detach().flatten()                # -> (C,); the averages have no gradient
-        batch_var = unbiased_var.detach().flatten()
+        batch_mean = mean.detach().flatten()                # -> (C,), without a gradient
+        batch_var = unbiased_var.detach().flatten()         # -> (C,)
         running_mean = (1 - momentum) * running_mean + momentum * batch_mean
         running_var = (1 - momentum) * running_var + momentum * batch_var
     else:
@@ -458,9 +459,9 @@ def attention(
     look at no key gives zeros.
     """
     hs = q.size(-1)
-    # A score is a sum of hs products, so scores grow with hs, by √hs. Undivided, large scores would
-    # make softmax give nearly all the weight to one key, and there its gradient is nearly 0
-    # (section 3.2.1).
+    # A score is a sum of hs products, so scores grow with hs, by √hs. Undivided, large
+    # scores would make softmax give nearly all the weight to one key, and there its
+    # gradient is nearly 0 (section 3.2.1).
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)    # (…, T, hs) @ (…, hs, S) -> (…, T, S)
     if mask is not None:
         if mask.dtype == torch.bool:
