@@ -74,13 +74,13 @@ def softmax(x: Tensor) -> Tensor:
     """
     # What is subtracted does not change the result, so no gradient has to pass through it.
     largest = x.detach().amax(-1, keepdim=True)             # (…, V) -> (…, 1)
-    # In a row of −∞ the largest score is −∞ too, and −∞ − (−∞) is NaN: there subtract the
-    # smallest finite number instead.
+    # In a row of −∞ the largest score is −∞ too, and −∞ − (−∞) is NaN. There the most
+    # negative finite number is subtracted instead.
     largest = largest.clamp(min=torch.finfo(x.dtype).min)
     e = torch.exp(x - largest)
     total = e.sum(-1, keepdim=True)                         # (…, V) -> (…, 1)
     # The largest score contributes exp(0) = 1, so the total is at least 1. But in a row of
-    # −∞ it is 0: there divide 0 by 1, not by 0.
+    # −∞ it is 0, and 0/0 is NaN. There 0 is divided by 1 instead.
     total = total.clamp(min=1)
     return e / total
 
@@ -90,8 +90,8 @@ def log_softmax(x: Tensor) -> Tensor:
 
         log pᵢ = xᵢ − log Σⱼ exp(xⱼ)
 
-    The largest score is subtracted as in `softmax`. To take the logarithm of `softmax`
-    instead would give −∞ wherever a small probability has been rounded to 0.
+    The largest score is subtracted as in `softmax`. The logarithm of `softmax` itself would
+    be −∞ wherever a small probability has been rounded to 0.
     """
     largest = x.detach().amax(-1, keepdim=True)
     shifted = x - largest
@@ -110,16 +110,17 @@ def cross_entropy(
     """The mean cross-entropy, in nats, between predictions and true classes: a single number.
 
         L = −1/N · Σₙ Σₖ qₙₖ · log pₙₖ
-        p = softmax(logits),    qₙₖ = (1 − ε) · [k = targetₙ] + ε/V
+        p = softmax(logits)
+        qₙₖ = (1 − ε) · [k = targetₙ] + ε/V    where [ ] is 1 if that is true, else 0
 
-    logits (N, V), targets (N,) whole numbers from 0 to V − 1, ε = label_smoothing. With ε =
-    0 only the true class counts: L is the mean of −log p(target). With ε > 0 a share ε of
-    the probability asked for is spread evenly over all classes (Szegedy et al. 2016,
-    section 7).
+    logits (N, V), targets (N,) whole numbers from 0 to V − 1, ε = label_smoothing. Without
+    smoothing (ε = 0) only the true class counts, and L is the mean of −log p(target). With
+    it a share ε of the probability asked for is spread evenly over all classes (Szegedy et
+    al. 2016, section 7).
 
-    Targets equal to ignore_index (padding) are left out of the mean; if none is left, it is
-    NaN. Raises ValueError for other shapes or for ε outside [0, 1], RuntimeError for a
-    target outside 0 … V − 1.
+    Targets equal to ignore_index (padding) are left out, and N counts only the others; if
+    there are none, L is NaN. Raises ValueError for other shapes or for ε outside [0, 1],
+    RuntimeError for a target outside 0 … V − 1.
     """
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         raise ValueError("cross_entropy needs logits (N, V) and targets (N,), "
@@ -134,6 +135,7 @@ def cross_entropy(
     log_p_target = log_p.gather(1, targets[:, None])        # -> (N, 1): one entry of each row
     log_p_target = log_p_target[:, 0]                       # -> (N,)
     log_p_mean = log_p.mean(1)                              # (N, V) -> (N,): 1/V · Σₖ log pₙₖ
+    # Σₖ qₙₖ · log pₙₖ, with q written out
     log_likelihood = (1 - label_smoothing) * log_p_target + label_smoothing * log_p_mean
     return -log_likelihood.mean()
 
@@ -230,8 +232,8 @@ def conv_transpose2d(
     weight (C, O, KH, KW), bias (O,), s = stride, p = padding, r = output_padding, all in
     pixels. In words: every pixel stamps the kernel, times its own value, on the output. The
     stamps are s pixels apart; where they overlap they are added, and what lies outside y is
-    dropped. With s = 2, p = 1 and a kernel of 4 × 4 an image becomes twice as large: H' =
-    2H.
+    dropped. With s = 2, p = 1 and a kernel of 4 × 4 an image becomes exactly twice as
+    large.
 
     Why "transposed": with an image written as one long vector, conv2d multiplies it by a
     matrix, and this function multiplies by the transpose of that matrix (not by its
@@ -360,7 +362,7 @@ def batch_norm(
     """y, which is x (B, C, …) with each channel normalised, and the two running averages.
 
         running_mean ← (1 − momentum) · running_mean + momentum · mean of this batch
-        running_var  ← (1 − momentum) · running_var + momentum · variance of this batch
+        running_var  ← (1 − momentum) · running_var  + momentum · variance of this batch
 
     In training the mean and variance are those of the batch, and the running averages
     follow them. At test time they are the running averages, so that the answer to one
@@ -497,11 +499,12 @@ def lstm_step(
         c' = f ⊙ c + i ⊙ g
         h' = o ⊙ tanh(c')
 
-    x (B, I), h and c (B, N). weight_ih (4N, I) holds W_i, W_f, W_g, W_o one below the
-    other, weight_hh (4N, N) the four U, and the biases (4N,) add up to the four b: one
-    would do, but torch has two because cuDNN has. The old cell is scaled and added to, it
-    passes through no matrix; that is why gradients survive many steps. Hochreiter &
-    Schmidhuber 1997; the forget gate: Gers et al. 2000.
+    σ is the sigmoid, ⊙ multiplies number by number. x (B, I), h and c (B, N). weight_ih
+    (4N, I) holds W_i, W_f, W_g, W_o one below the other, weight_hh (4N, N) the four U, and
+    the biases (4N,) add up to the four b: one would do, but torch has two because cuDNN
+    has. The old cell is scaled and added to, it passes through no matrix; that is why
+    gradients survive many steps. Hochreiter & Schmidhuber 1997; the forget gate: Gers et
+    al. 2000.
     """
     gates = x @ weight_ih.T + h @ weight_hh.T               # (B, I) and (B, N) -> (B, 4N)
     if bias_ih is not None:
@@ -540,9 +543,9 @@ def adamw_step(
         v̂ = v / (1 − β₂ᵗ)
         θ ← (1 − lr·weight_decay)·θ − lr·m̂ / (√v̂ + eps)
 
-    m and v begin as zeros, and t counts from 1. After t steps the gradients have in m only
-    a total weight of 1 − β₁ᵗ, so m is too small at first; the hats correct this (Kingma &
-    Ba 2015, section 3).
+    m and v begin as zeros, and t counts from 1. After t steps the weights of the gradients
+    in m add up to 1 − β₁ᵗ, not to 1, so m is too small at first, and v likewise; the hats
+    correct this (Kingma & Ba 2015, section 3).
 
     The weight decay pulls θ towards 0 directly. In Adam with L2 regularisation it is a part
     of grad instead, and so divided by √v̂ like the rest. Loshchilov & Hutter 2019,
