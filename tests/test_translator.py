@@ -17,7 +17,7 @@ from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam
                              greedy, learning_rate, loss_of, positions)
 from mini.utils.png import read_png
 from mini.utils.translation_metrics import (bleu, tokenize_13a, translation_report,
-                                            translation_scores, word_dictionary)
+                                            translation_scores, word_by_word)
 from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -362,11 +362,11 @@ def test_bleu_equals_sacrebleu():
 
 
 def test_baselines_scores_and_report():
-    assert word_dictionary([(["a", "a"], ["x"]), (["b"], ["x", "y"])]) == {"a": "x", "b": "y"}
-    assert word_dictionary([("a", "xz"), ("a", "z"), *[("b", "z")] * 4]) == {"a": "x", "b": "z"}    # z goes with everything
+    assert word_by_word([(["a", "a"], ["x"]), (["b"], ["x", "y"])]) == {"a": "x", "b": "y"}
+    assert word_by_word([("a", "xz"), ("a", "z"), *[("b", "z")] * 4]) == {"a": "x", "b": "z"}    # z goes with everything
     words = ("the cat, the dog, a cat, a dog", "le chat, le chien, un chat, un chien")
     pairs = list(zip(*([line.split() for line in side.split(", ")] for side in words)))
-    assert word_dictionary(pairs) == {"the": "le", "a": "un", "cat": "chat", "dog": "chien"}
+    assert word_by_word(pairs) == {"the": "le", "a": "un", "cat": "chat", "dog": "chien"}
     outputs = {"sentences": {"model": ["Le chat dort ici .", "Non"], "copying": ["The cat", "No"]}}
     scores = translation_scores(outputs, {"sentences": ["Le chat dort ici .", "Oui"]})
     assert scores["exact_match"] == {"sentences": {"model": 0.5, "copying": 0.0}}

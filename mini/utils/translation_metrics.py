@@ -76,7 +76,7 @@ def tokenize_13a(text: str) -> list:
     return text.split()
 
 
-def word_dictionary(pairs: list) -> dict:
+def word_by_word(pairs: list) -> dict:
     """A dictionary {word: the word of the other language that goes with it most}.
 
         Dice(e, f) = 2 n(e, f) / (n(e) + n(f))        Dice 1945

@@ -19,7 +19,7 @@ from mini.data.download import FOLDER
 from mini.data.text.corpus import read_file
 from mini.data.text.grammar import Grammar, join
 from mini.utils.config import UserError, require
-from mini.utils.translation_metrics import word_dictionary
+from mini.utils.translation_metrics import word_by_word
 
 HELD_OUT = 1000         # sentences in each held-out set, at most
 RARE = 16               # one in so many combinations is never learnt from
@@ -110,7 +110,7 @@ def baselines(words, x, y, x_test, n: int = 20000) -> dict:
     """Translations of x_test (N, S) that need no network: {"copying": the source itself, "word by word": for
     each word the one that goes with it in the first n pairs of x and y}."""
     pairs = [(words[0].spell(a), words[1].spell(b)) for a, b in zip(x[:n].tolist(), y[:n].tolist())]
-    dictionary, lines = word_dictionary(pairs), [words[0].spell(row) for row in x_test.tolist()]
+    dictionary, lines = word_by_word(pairs), [words[0].spell(row) for row in x_test.tolist()]
     return {"copying": [join(line) for line in lines],
             "word by word": [join(dictionary.get(word, word) for word in line) for line in lines]}
 
