@@ -16,8 +16,8 @@ from mini.data.text.pairs import Vocabulary
 from mini.translator import (BOS, EOS, PAD, Attention, Config, Transformer, beam_search, draw_batch,
                              greedy, learning_rate, loss_of, positions)
 from mini.utils.png import read_png
-from mini.utils.translation_metrics import (bleu, translation_report, translation_scores,
-                                            word_by_word, words_13a)
+from mini.utils.translation_metrics import (bleu, tokenize_13a, translation_report,
+                                            translation_scores, word_by_word)
 from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by, same_end
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -358,7 +358,7 @@ def test_bleu_equals_sacrebleu():
     for case in json.loads((REFERENCE / "bleu.json").read_text("utf-8"))["corpora"]:
         assert bleu(case["outputs"], case["references"]) == pytest.approx(case["bleu"], rel=1e-9, abs=1e-9), case
     for case in json.loads((REFERENCE / "bleu.json").read_text("utf-8"))["tokens"]:
-        assert words_13a(case["text"]) == case["tokens"].split()
+        assert tokenize_13a(case["text"]) == case["tokens"].split()
 
 
 def test_baselines_scores_and_report():

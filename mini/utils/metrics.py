@@ -7,71 +7,126 @@ from mini.utils.run import write_json
 
 
 def bits_per_byte(nats: float, text: str) -> float:
-    """A total loss in nats over a text, as bits per UTF-8 byte: comparable whatever the tokenizer."""
-    return nats / math.log(2) / len(text.encode())
+    """The total loss over a text, in nats, as bits per byte of the text in UTF-8.
 
-
-def bigram_loss(train, held_out, vocab_size: int, pull: float = 10.0) -> float:
-    """Cross-entropy, in nats per token, of predicting each token from the one before it by counting.
-
-        p(b|a) = (n(a,b) + pull·p(b)) / (n(a) + pull),    p(b) = (n(b) + 1) / (n + V)
-
-    n counts in `train`, a 1-D tensor of token numbers; after a rare a, p(b) weighs as much as `pull`
-    occurrences. The mean is over held_out[1:].
+    Losses per token cannot be compared where tokenizers differ; this number can.
     """
-    train, held_out = train.cpu(), held_out.cpu()           # the counts need float64, which not every GPU has
-    a, b = train[:-1].long(), train[1:].long()
-    p_b = (torch.bincount(b, minlength=vocab_size).double() + 1) / (len(b) + vocab_size)
-    n_a = torch.bincount(a, minlength=vocab_size).double()
-    pairs, n_ab = torch.unique(a * vocab_size + b, return_counts=True)      # a full V×V table might not fit
-    x, y = held_out[:-1].long(), held_out[1:].long()
-    place = torch.searchsorted(pairs, x * vocab_size + y).clamp(max=len(pairs) - 1)
-    n_xy = torch.where(pairs[place] == x * vocab_size + y, n_ab[place], 0).double()
-    return -((n_xy + pull * p_b[y]) / (n_a[x] + pull)).log().mean().item()
+    bits = nats / math.log(2)
+    return bits / len(text.encode())
+
+
+def bigram_loss(train, held_out, vocab_size: int, pseudo_count: float = 10.0) -> float:
+    """The cross-entropy of a bigram model, in nats per token.
+
+        p(b|a) = (n(a,b) + c·p(b)) / (n(a) + c),    p(b) = (n(b) + 1) / (n + V)
+
+    A bigram model predicts each token from the one before it, by counting. train and
+    held_out are 1-D tensors of token numbers below V = vocab_size. n(a,b) says how often b
+    follows a in train, n(a) and n(b) how often a is the first and b the second token of a
+    pair, and n how many pairs there are. So p(b|a) is the share of b among what follows a,
+    mixed with the share of b anywhere, which weighs as much as c = pseudo_count occurrences
+    of a. That matters after a rare a. (MacKay & Peto 1995.) The mean is over held_out[1:].
+    """
+    V = vocab_size
+    train = train.cpu().long()          # the counts need float64, which not every GPU has
+    held_out = held_out.cpu().long()
+
+    # Count. A table of V × V numbers might not fit, so a pair (a, b) is the number a·V + b,
+    # and only the pairs that occur are kept.
+    first = train[:-1]
+    second = train[1:]
+    n_first = torch.bincount(first, minlength=V).double()               # (V,)
+    n_second = torch.bincount(second, minlength=V).double()             # (V,)
+    p_second = (n_second + 1) / (len(second) + V)                       # (V,)
+    pairs, n_pairs = torch.unique(first * V + second, return_counts=True)   # pairs: sorted
+
+    # Look up each pair of the held-out text. For one that never occurred searchsorted gives
+    # the place of another pair.
+    a = held_out[:-1]
+    b = held_out[1:]
+    wanted = a * V + b
+    index = torch.searchsorted(pairs, wanted).clamp(max=len(pairs) - 1)
+    was_seen = pairs[index] == wanted
+    n_ab = torch.where(was_seen, n_pairs[index], 0).double()
+
+    p = (n_ab + pseudo_count * p_second[b]) / (n_first[a] + pseudo_count)
+    return -p.log().mean().item()
 
 
 def longest_copied_run(sample: str, text: str) -> int:
-    """The length, in characters, of the longest piece of the sample that stands word for word in the text."""
-    best = start = 0
+    """The length, in characters, of the longest piece of the sample that stands in the text.
+
+    For each end it finds the longest copied piece that ends there. That piece cannot begin
+    earlier than the one found for the end before, so `start` only moves to the right.
+    """
+    longest = 0
+    start = 0
     for end in range(1, len(sample) + 1):
-        while sample[start:end] not in text:  # the longest copied piece that ends here starts at `start`
+        while sample[start:end] not in text:
             start += 1
-        best = max(best, end - start)
-    return best
+        longest = max(longest, end - start)
+    return longest
 
 
 def text_scores(total: float, tokens, held_out, vocab_size: int, parts, sample: str) -> dict:
-    """What a language model's run ends with: held-out loss, its baselines, and copying.
+    """The scores of a language model's run: held-out loss, its baselines, and copying.
 
-    total: loss in nats over held_out[1:]; tokens, held_out: the two parts of the text as tensors; parts: the
-    same as strings; sample: text that the model wrote. Held-out text of the same length shows what copying is
-    normal.
+    total: the loss in nats, summed over held_out[1:]; tokens, held_out: the training text
+    and the held-out text as tensors of token numbers; parts: the same two as strings;
+    sample: text that the model wrote. The baselines of the loss are ln V, for a model that
+    knows nothing, and the bigram model. The baseline of copying is held-out text as long as
+    the sample: nobody copied it, so what stands in the training text stands there by
+    chance.
     """
-    return {"val_loss": total / (len(held_out) - 1), "bits_per_byte": bits_per_byte(total, parts[1]),
-            "chance": math.log(vocab_size), "bigram": bigram_loss(tokens, held_out, vocab_size),
-            "copied": longest_copied_run(sample, parts[0]),
-            "copied_held_out": longest_copied_run(parts[1][:len(sample)], parts[0])}
+    training_text, held_out_text = parts
+    return {
+        "val_loss": total / (len(held_out) - 1),
+        "bits_per_byte": bits_per_byte(total, held_out_text),
+        "chance": math.log(vocab_size),
+        "bigram": bigram_loss(tokens, held_out, vocab_size),
+        "copied": longest_copied_run(sample, training_text),
+        "copied_held_out": longest_copied_run(held_out_text[:len(sample)], training_text),
+    }
 
 
 def text_report(val_loss, bits_per_byte, chance, bigram, copied, copied_held_out) -> str:
     """The scores of `text_scores` in words, each beside its baseline."""
-    return (f"held-out loss {val_loss:.4f} nats per token ({bits_per_byte:.3f} bits per byte); baselines: "
-            f"counting pairs of tokens {bigram:.4f}, knowing nothing {chance:.4f}\n"
-            f"longest run copied from the training text: {copied} characters in the sample above, "
-            f"{copied_held_out} in as much held-out text")
+    return (f"held-out loss {val_loss:.4f} nats per token "
+            f"({bits_per_byte:.3f} bits per byte); "
+            f"baselines: counting pairs of tokens {bigram:.4f}, knowing nothing {chance:.4f}\n"
+            f"longest run copied from the training text: {copied} characters in the sample "
+            f"above, {copied_held_out} in as much held-out text")
 
 
 def by_position(total, count) -> dict:
-    """Mean loss {"0–0", "1–1", "2–3", "4–7", …: nats} after so many tokens of context, from losses in nats
-    summed at each position (T,) and the number of them (T,)."""
-    edges = [0, *(2**k for k in range((len(total) - 1).bit_length())), len(total)]
-    return {f"{a}–{b - 1}": (total[a:b].sum() / count[a:b].sum()).item() for a, b in zip(edges, edges[1:])
-            if count[a:b].sum() > 0}
+    """The mean loss by the length of the context: {"0–0": nats, "1–1": …, "2–3": …, …}.
+
+    total (T,): the losses in nats summed at each position of the window; count (T,): how
+    many losses were summed there. A range of positions without any is left out.
+    """
+    T = len(total)
+    edges = [0]
+    edge = 1
+    while edge < T:
+        edges.append(edge)
+        edge *= 2
+    edges.append(T)
+
+    losses = {}
+    for start, end in zip(edges, edges[1:]):
+        n = count[start:end].sum()
+        if n > 0:
+            mean = total[start:end].sum() / n
+            losses[f"{start}–{end - 1}"] = mean.item()
+    return losses
 
 
 def print_tables(cfg, **tables) -> dict:
-    """Print the tables of `evaluate`, {title: {row: number}}, and return them; for a run of ours (and not
-    somebody else's weights) write them to evaluate.json."""
+    """The tables {title: {row: number}}, which it prints and writes to evaluate.json.
+
+    Published weights (cfg.init_from) have no run folder of ours, so for them nothing is
+    written.
+    """
     for title, rows in tables.items():
         print(title.replace("_", " "))
         for row, value in rows.items():
@@ -82,15 +137,32 @@ def print_tables(cfg, **tables) -> dict:
 
 
 def shares(accuracy: dict, baseline: dict) -> str:
-    """Accuracies {name: share}, a line each, with the baseline's in brackets."""
-    return "\n".join(f"{name:>12}  {accuracy[name]:.2%}  ({baseline[name]:.2%})" for name in accuracy)
+    """Accuracies {name: share} as lines, one for each name, the baseline's in brackets."""
+    lines = []
+    for name in accuracy:
+        lines.append(f"{name:>12}  {accuracy[name]:.2%}  ({baseline[name]:.2%})")
+    return "\n".join(lines)
 
 
 def table(rows: dict, shares=()) -> str:
-    """{name: {column: number}} as lines: the columns named in `shares` in %, the others as they are."""
-    wide, columns = max(14, *map(len, rows)), {c: max(10, len(c) + 2) for c in next(iter(rows.values()))}
-    lines = [" " * wide + "".join(f"{column:>{w}}" for column, w in columns.items())]
+    """{name: {column: number}} as lines, the columns side by side under their names.
+
+    Numbers of the columns named in `shares` are printed in per cent, the others as they
+    are.
+    """
+    name_width = max([14, *map(len, rows)])
+    first_row = next(iter(rows.values()))
+    columns = list(first_row)
+    widths = {column: max(10, len(column) + 2) for column in columns}
+
+    header = " " * name_width
+    for column in columns:
+        header += f"{column:>{widths[column]}}"
+    lines = [header]
     for name, row in rows.items():
-        cells = (f"{row[column]:{w}{'.1%' if column in shares else '.4g'}}" for column, w in columns.items())
-        lines.append(f"{name:>{wide}}" + "".join(cells))
+        line = f"{name:>{name_width}}"
+        for column in columns:
+            number_format = ".1%" if column in shares else ".4g"
+            line += f"{row[column]:{widths[column]}{number_format}}"
+        lines.append(line)
     return "\n".join(lines)
