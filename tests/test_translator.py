@@ -371,7 +371,7 @@ def test_baselines_scores_and_report():
     scores = translation_scores(outputs, {"sentences": ["Le chat dort ici .", "Oui"]})
     assert scores["exact_match"] == {"sentences": {"model": 0.5, "copying": 0.0}}
     assert scores["bleu"]["sentences"]["model"] == bleu(outputs["sentences"]["model"], ["Le chat dort ici .", "Oui"])
-    assert "held-out sentences: model 50.0% exactly right" in translation_report(**scores)
+    assert "held-out sentences (n = 2): model 50.0% exactly right" in translation_report(**scores, n={"sentences": 2})
 
 
 # ---- training

@@ -69,8 +69,8 @@ def exact_match(outputs: list, references: list) -> float:
     return sum(a == b for a, b in zip(outputs, references, strict=True)) / len(references)
 
 
-def translation_report(exact_match: dict, bleu: dict) -> str:
-    """The scores in words, each beside its baselines."""
-    return "\n".join(f"held-out {part}: " + "; ".join(
+def translation_report(exact_match: dict, bleu: dict, n: dict) -> str:
+    """The scores in words, each beside its baselines; n: {set: how many sentences were scored}."""
+    return "\n".join(f"held-out {part} (n = {n[part]:,}): " + "; ".join(
         f"{name} {share:.1%} exactly right, BLEU {bleu[part][name]:.1f}" for name, share in by_name.items())
         for part, by_name in exact_match.items())
