@@ -72,7 +72,7 @@ class Config(RunConfig):
     # run
     out_dir: str = "runs/assistant"     # folder of the run
     fused: bool = True             # torch's fused attention and AdamW instead of train_gpt's written-out ones
-    # questions in each held-out set (0: 500; in a run of fewer steps than usual, its share)
+    # questions in each held-out set (0: 500; in a run shorter than usual, its share)
     n_test: int = 0
     # sampling
     prompt: str = ""               # one question; without it sample is a chat
@@ -213,7 +213,8 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
 
     with Run(cfg, "assistant", model, ["loss", "lr", "right"], state) as run:
-        run.say(f"{len(x):,} dialogues to learn from, {n_test:,} in each of {len(test)} held-out sets\n"
+        run.say(f"{len(x):,} dialogues to learn from, "
+                f"{n_test:,} in each of {len(test)} held-out sets\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate

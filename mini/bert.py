@@ -68,7 +68,7 @@ class Config(RunConfig):
     tune_dropout: float = 0.1      # in a task
     # run
     out_dir: str = "runs/bert"     # folder of the run
-    # held-out texts of each task to score (0: all; in a run of fewer steps than usual, its share)
+    # held-out texts of each task to score (0: all; in a run shorter than usual, its share)
     n_test: int = 0
     # sampling
     task: Literal["fill", "sentiment", "entities", "answer"] = "fill"  # what to do with the text
@@ -231,8 +231,9 @@ def task_loss(task: str, logits, y):
 
 
 def tune_steps(cfg) -> int:
-    """Optimiser steps of each task: as --tune_steps says; if it says 0, TUNE_STEPS, but no more than
-    the pre-training has. (Published weights, used with --steps=0, had theirs elsewhere.)"""
+    """Optimiser steps of each task: as --tune_steps says; if it says 0, TUNE_STEPS, but no more
+    than the pre-training has. (Published weights, used with --steps=0, had theirs elsewhere.)"""
+    require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
     if cfg.tune_steps > 0:
         return cfg.tune_steps
     return TUNE_STEPS if cfg.steps == 0 else min(TUNE_STEPS, cfg.steps)
@@ -308,7 +309,8 @@ def start(cfg, from_run: bool):
 def load_tasks(cfg, tokenizer) -> list:
     """The three tasks, with as many held-out texts as are scored: see metrics.n_to_score."""
     tasks = [make_task(name, cfg, tokenizer) for name in TASKS]
-    n = metrics.n_to_score(cfg, max(len(task.truth) for task in tasks), "held-out texts of each task")
+    longest = max(len(task.truth) for task in tasks)
+    n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
     return [task.cut(n) for task in tasks]
 
 
@@ -373,18 +375,20 @@ def train(cfg: Config) -> dict:
         run.write_sample(cfg.steps, ".txt", filled.encode())
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; knowing nothing {math.log(V):.4f}")
         for task in tasks:
+            n = len(task.truth)
             run.say(f"tuning for {task.name}: {tune_steps(cfg)} steps from the pre-trained weights, "
-                    f"as many from scratch; then {len(task.truth):,} held-out texts are scored …")
+                    f"as many from scratch; then {n:,} held-out texts …")
             row, tuned = compare(model, fresh, task, cfg, pad)
             if run.signal:
                 return run.leave(cfg.steps)
             scores[task.name] = row
-            run.say(f"held-out {task.name} (n = {len(task.truth):,}): pre-trained {row['learnt']:.1%}; "
+            run.say(f"held-out {task.name} (n = {n:,}): pre-trained {row['learnt']:.1%}; "
                     f"from scratch {row['scratch']:.1%}; {task.baseline_name} {row['baseline']:.1%}")
             with atomic_open(run.folder / f"{task.name}.pt") as file:
                 torch.save({"name": f"bert for {task.name}", "config": asdict(cfg), "names": task.names,
                             "tokenizer": tokenizer.state(), "model": tuned.state_dict()}, file)
-        return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few, tune_steps=tune_steps(cfg),
+        return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
+                          tune_steps=tune_steps(cfg),
                           n={task.name: len(task.truth) for task in tasks}, scores=scores)
 
 

@@ -61,7 +61,7 @@ class Config(RunConfig):
     # run
     out_dir: str = "runs/captioner"     # folder of the run
     eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
-    # held-out images of each set to score (0: all; in a run of fewer steps than usual, its share)
+    # held-out images of each set to score (0: all; in a run shorter than usual, its share)
     n_test: int = 0
     # sampling
     image: str = ""             # picture to describe, of any size
@@ -315,7 +315,7 @@ def load(cfg, resume: bool = True, n_images: int = 1):
 
 
 def to_score(cfg, test: dict) -> dict:
-    """Of each held-out set {name: Captioned} as many images as are scored: see metrics.n_to_score."""
+    """Of each held-out set {name: Captioned} as many images as metrics.n_to_score says."""
     n = metrics.n_to_score(cfg, len(test["held out"].images), "held-out images of each set")
     return {name: part.first(n) for name, part in test.items()}
 
@@ -405,7 +405,8 @@ def evaluate(cfg: Config) -> dict:
     for name, part in to_score(cfg, test).items():
         by_width = tables[f"{name}_right_with_a_beam_of"] = {}
         for k in (1, 2, 4, 8):
-            print(f"describing {len(part.images):,} images, {name}, with a beam of {k} …", flush=True)
+            n = len(part.images)
+            print(f"describing {n:,} images, {name}, with a beam of {k} …", flush=True)
             lines = write(model, words, part.images, replace(cfg, beam=k))
             by_width[str(k)] = caption_scores.share_right(lines, part)
     if test["held out"].attributes:

@@ -366,8 +366,8 @@ def train(cfg: Config) -> dict:
                 run.say(table(scores["recall"][name]))
             if part.attributes:
                 scores["zero_shot"][name] = zero_shot(model, words, learn, part)
-                run.say(f"{name}: {len(part.images):,} images classified by prompts (baseline: most "
-                        "frequent value; of all six, chance)")
+                run.say(f"{name}: {len(part.images):,} images classified by prompts "
+                        "(baseline: most frequent value; of all six, chance)")
                 run.say(table(scores["zero_shot"][name]))
         return run.finish(**scores)
 

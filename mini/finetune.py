@@ -49,7 +49,7 @@ class Config(RunConfig):
     few: int = 300              # labelled texts to learn from (0: all)
     # model
     init_from: str = ""         # the GPT: a checkpoint.pt of train_gpt.py, or GPT-2's model.safetensors
-    # steps of training the GPT that is made if there is none (0: 800, but at most ten times --steps)
+    # steps of training the GPT that is made if there is none (0: 800, at most ten times --steps)
     base_steps: int = 0
     block_size: int = 96        # T, its context
     rank: int = 8               # r, of LoRA
@@ -61,7 +61,7 @@ class Config(RunConfig):
     dropout: float = 0.1        # in the blocks
     # run
     out_dir: str = "runs/finetune"  # folder of the run
-    # held-out texts to score (0: all; in a run of fewer steps than usual, its share)
+    # held-out texts to score (0: all; in a run shorter than usual, its share)
     n_test: int = 0
     # sampling
     text: str = ""              # a text to judge
@@ -182,6 +182,7 @@ def zero_shot(base, tokenizer, texts, names: list):
 def base_steps(cfg) -> int:
     """Steps of training the GPT to build on: as --base_steps says; if it says 0, BASE_STEPS, but at
     most ten times the steps of the run itself, so that a short trial needs no long preparation."""
+    require(cfg.base_steps >= 0, f"--base_steps={cfg.base_steps} must be at least 0")
     if cfg.base_steps > 0:
         return cfg.base_steps
     return min(BASE_STEPS, 10 * max(1, cfg.steps))
@@ -199,11 +200,13 @@ def make_base(cfg, state=None):
     steps = base_steps(cfg)
     name = f"{steps} {cfg.block_size} {text}"
     folder = Path(f"runs/base-{hashlib.sha256(name.encode()).hexdigest()[:8]}")
-    own = train_gpt.Config(data=f"{folder}.txt", out_dir=str(folder), steps=steps, device=cfg.device,
-                           block_size=cfg.block_size, dropout=0.0, log_every=20, resume=(folder / "checkpoint.pt").exists())
+    own = train_gpt.Config(data=f"{folder}.txt", out_dir=str(folder), steps=steps, log_every=20,
+                           device=cfg.device, block_size=cfg.block_size, dropout=0.0,
+                           resume=(folder / "checkpoint.pt").exists())
     if not (folder / "result.json").exists():
-        print(f"first a GPT is trained to build on, once: {steps} steps, some {SECONDS_A_STEP * steps:.0f} s "
-              f"on two cores; it is kept in {folder}", flush=True)
+        seconds = SECONDS_A_STEP * steps
+        print(f"first a GPT is trained to build on, once: {steps} steps, some {seconds:.0f} s on "
+              f"two cores; it is kept in {folder}", flush=True)
         Path("runs").mkdir(exist_ok=True)
         Path(own.data).write_text(text, "utf-8")
         if "interrupted" in train_gpt.train(own):
@@ -216,14 +219,15 @@ def train(cfg: Config) -> dict:
     """Train by every method, on the same batches, and return what result.json holds. May raise UserError."""
     cfg, state = own_checkpoint(cfg, "finetune", cfg.resume)
     if not state and not cfg.init_from:
-        cfg = replace(cfg, base_steps=base_steps(cfg))          # the number itself, for a resumed run
+        cfg = replace(cfg, base_steps=base_steps(cfg))  # so that the checkpoint holds the number
     data = load_reviews(cfg.reviews, cfg.few, cfg.seed)
     n_test = metrics.n_to_score(cfg, len(data.test), "held-out texts")
     require(not state or state["names"] == data.names,
             f"the checkpoint's head is for other labels than {', '.join(data.names)}")
     base, tokenizer = make_base(cfg, state)
     device, T = base.wte.weight.device, base.cfg.block_size
-    (texts, y), (test_texts, test_y) = ((x, torch.tensor(y)) for x, y in (zip(*data.learn), zip(*data.test[:n_test])))
+    test = data.test[:n_test]
+    (texts, y), (test_texts, test_y) = ((x, torch.tensor(y)) for x, y in (zip(*data.learn), zip(*test)))
     (x, length), test = (encode_texts(some, tokenizer, T) for some in (texts, test_texts))
     models = nn.ModuleDict({method: prepare(method, base, len(data.names), cfg) for method in RATES})
     optimizers = [torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
@@ -236,7 +240,7 @@ def train(cfg: Config) -> dict:
 
     with Run(cfg, "finetune", base, list(RATES), state) as run:
         if not cfg.init_from and cfg.base_steps < BASE_STEPS:
-            run.say(f"note: the GPT that all begins with had {cfg.base_steps} steps, not {BASE_STEPS}")
+            run.say(f"note: the GPT to build on had {cfg.base_steps} steps, not {BASE_STEPS}")
         run.say(f"{len(y)} labelled texts, {len(test_y)} held out; a head that knows nothing has loss "
                 f"ln {len(data.names)} = {math.log(len(data.names)):.3f}")
         for step in range(run.first, cfg.steps):

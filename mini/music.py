@@ -67,7 +67,7 @@ class Config(RunConfig):
     dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
     # run
     out_dir: str = "runs/music"    # folder of the run
-    # held-out pieces to score (0: all; in a run of fewer steps than usual, its share)
+    # held-out pieces to score (0: all; in a run shorter than usual, its share)
     n_test: int = 0
     # sampling
     primer: str = ""               # a .mid file whose beginning is to be continued
@@ -302,7 +302,8 @@ def train(cfg: Config) -> dict:
     torch.manual_seed(cfg.seed)
     begin_with(cfg)                                             # refuses a wrong primer now, not after hours
     pieces, held_out_pieces, beat = read_corpus(cfg.data, cfg.pieces)
-    held_out_pieces = held_out_pieces[:metrics.n_to_score(cfg, len(held_out_pieces), "held-out pieces")]
+    n_test = metrics.n_to_score(cfg, len(held_out_pieces), "held-out pieces")
+    held_out_pieces = held_out_pieces[:n_test]
     tokens, held_out = to_tokens(pieces, device), to_tokens(held_out_pieces, device)
     require(len(tokens) > cfg.block_size, f"only {len(tokens)} events to learn from, too few for a "
             f"window of {cfg.block_size}: bring more music, or lower --block_size")
@@ -351,14 +352,14 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        run.say(f"scoring {cfg.samples} pieces of the model beside {len(held_out_pieces):,} held-out ones …")
+        run.say(f"scoring {cfg.samples} pieces of the model beside {n_test:,} held-out ones …")
         val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
         scores = {"val_loss": val_loss, "chance": math.log(V),
                   "bigram": metrics.bigram_loss(tokens, held_out, V),
                   "samples": music_scores(write(model, cfg), beat),
                   "corpus": music_scores(held_out_pieces, beat)}
         run.say(music_report(**scores))
-        return run.finish(n=len(held_out_pieces), **scores)
+        return run.finish(n=n_test, **scores)
 
 
 def write(model, cfg) -> list:

@@ -58,7 +58,7 @@ class Config(RunConfig):
     # run
     out_dir: str = "runs/translator"    # folder of the run
     eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
-    # held-out sentences of each set to score (0: all; in a run of fewer steps than usual, its share)
+    # held-out sentences of each set to score (0: all; in a run shorter than usual, its share)
     n_test: int = 0
     # sampling
     text: str = ""              # what to translate: a sentence, or a file with one on each line

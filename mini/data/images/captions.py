@@ -40,7 +40,8 @@ class Captioned:
 
     def first(self, n: int):
         """The first n of the images, with all that belongs to them."""
-        return Captioned(self.images[:n], self.labels[:n], self.attributes, self.captions[:n], self.allowed[:n])
+        return Captioned(self.images[:n], self.labels[:n], self.attributes, self.captions[:n],
+                         self.allowed[:n])
 
 
 def fits(allowed, labels, attributes: dict):
