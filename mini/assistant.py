@@ -69,7 +69,8 @@ class Config(RunConfig):
     # run
     out_dir: str = "runs/assistant"     # folder of the run
     fused: bool = True             # torch's fused attention and AdamW instead of train_gpt's written-out ones
-    n_test: int = 500              # questions in each held-out set
+    # questions in each held-out set (0: 500; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     prompt: str = ""               # one question; without it sample is a chat
     data: str = "facts"            # facts (ours), or your own: lines of entity, tab, property, tab, value
@@ -84,6 +85,7 @@ class Config(RunConfig):
 PRESETS = {"gpu": dict(n_dialogues=400000, n_layer=6, n_head=6, n_embd=384, batch_size=256, steps=3000)}
 SETS = {**{name: (name,) for name in HELD_OUT}, "all three": HELD_OUT}          # what is new in each test
 WAYS = ("with tools", "without")
+N_TEST = 500                        # questions in each held-out set, if --n_test does not say
 IGNORED = -100                                                                  # as a target: not learnt
 
 
@@ -162,12 +164,20 @@ def all_right(model, x, y, at_once: int = 128) -> list:
     It reads the right text here, at once. If it is right at every place, `respond` writes the same."""
     model.eval()
     right = []
+    progress = metrics.Progress("dialogues read:", len(x))
     for x_i, y_i in zip(x.split(at_once), y.split(at_once)):
         T = lengths(y_i).max()
         best = model(x_i[:, :T].long()).argmax(2)                                    # (B, T, V) -> (B, T)
         right += ((best == y_i[:, :T]) | (y_i[:, :T] == IGNORED)).all(1).tolist()
+        progress.add(len(x_i))
     model.train()
     return right
+
+
+def held_out_sets(cfg, model) -> dict:
+    """{name: held_out_set} of all SETS, with as many questions as --n_test says (see Config)."""
+    n = cfg.n_test or metrics.n_to_score(cfg, N_TEST, "questions of each held-out set")
+    return {name: held_out_set(name, n, model) for name in SETS}
 
 
 def held_out_set(name: str, n: int, model) -> dict:
@@ -206,12 +216,13 @@ def lr_factor(step: int, cfg) -> float:
 def load(cfg, resume: bool = True):
     """(config, model, checkpoint): of the run that was, or if not `resume` of a new one."""
     cfg, state = own_checkpoint(cfg, "assistant", resume)
-    require(min(cfg.n_dialogues, cfg.batch_size, cfg.n_test, cfg.max_calls) > 0 <= cfg.alone < 1,
+    require(min(cfg.n_dialogues, cfg.batch_size, cfg.max_calls) > 0 <= cfg.alone < 1,
             "no size may be 0; --alone is a share below 1")
     require_positive(cfg, "n_layer", "n_head", "n_embd")
     require(cfg.n_embd % cfg.n_head == 0,
             f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
     require(0 <= cfg.dropout < 1, f"--dropout={cfg.dropout} must be from 0 to below 1")
+    require(cfg.n_test >= 0, f"--n_test={cfg.n_test} must be at least 0")
     require(cfg.block_size >= Config.block_size, "--block_size is too short for some dialogues")
     torch.manual_seed(cfg.seed)
     tokenizer = PieceTokenizer(state["words"] if state else known_words())
@@ -228,7 +239,8 @@ def train(cfg: Config) -> dict:
     device, V = model.device, model.tokenizer.vocab_size
     dialogues = Writer(seed=0).training_set(cfg.n_dialogues, cfg.alone)
     x, y = (t.to(device) for t in encode_dialogues(model.tokenizer, dialogues))
-    test = {name: held_out_set(name, cfg.n_test, model) for name in SETS}
+    test = held_out_sets(cfg, model)
+    n_test = len(test["all three"]["dialogues"])
     optimizers = make_optimizers(model, cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
@@ -236,7 +248,8 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
 
     with Run(cfg, "assistant", model, ["loss", "lr", "right"], state) as run:
-        run.say(f"{len(x):,} dialogues to learn from, {cfg.n_test:,} in each of {len(test)} held-out sets\n"
+        run.say(f"{len(x):,} dialogues to learn from, "
+                f"{n_test:,} in each of {len(test)} held-out sets\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
@@ -272,11 +285,12 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
+        run.say(f"scoring {n_test:,} questions of each held-out set, with tools and without …")
         scores = {name: {way: share(all_right(model, *t[way])) for way in WAYS} for name, t in test.items()}
         run.say(f"\n{show(model, test, cfg)}\n" + "\n".join(
             f"new {name}: {row['with tools']:.1%} right (all calls and the answer); the same model without "
             f"tools: {row['without']:.1%}" for name, row in scores.items()))
-        return run.finish(exact_match=scores)
+        return run.finish(n=n_test, exact_match=scores)
 
 
 def show(model, test: dict, cfg, n: int = 2) -> str:
@@ -307,11 +321,18 @@ def evaluate(cfg: Config) -> dict:
     """Shares of right dialogues, all held-out sets together, by kind, number of calls and longest number; of
     right answers by `respond` itself. Also in evaluate.json."""
     cfg, model, _ = load(cfg)
-    test = {name: held_out_set(name, cfg.n_test, model) for name in SETS}
+    test = held_out_sets(cfg, model)
     right = {way: [ok for t in test.values() for ok in all_right(model, *t[way])] for way in WAYS}
     by_group = tables([d for t in test.values() for d in t["dialogues"]], right)
-    answers = {name: share([respond(model, d.question, cfg)[0] == d.answer for d in t["dialogues"][:100]])
-               for name, t in test.items()}
+    answers = {}
+    for name, t in test.items():
+        dialogues, right_answers = t["dialogues"][:100], []
+        print(f"answering {len(dialogues)} questions, new: {name} …", flush=True)
+        progress = metrics.Progress("answered", len(dialogues))
+        for d in dialogues:
+            right_answers.append(respond(model, d.question, cfg)[0] == d.answer)
+            progress.add()
+        answers[name] = share(right_answers)
     return metrics.print_tables(cfg, **by_group, right_answers_of_the_loop=answers)
 
 

@@ -67,6 +67,8 @@ class Config(RunConfig):
     dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
     # run
     out_dir: str = "runs/music"    # folder of the run
+    # held-out pieces to score (0: all; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     primer: str = ""               # a .mid file whose beginning is to be continued
     primer_seconds: float = 8.0    # how much of it
@@ -239,10 +241,12 @@ def held_out_loss(model, tokens, at_once: int = 4096):
     x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
     y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
     total = torch.zeros(T, dtype=torch.float64)
+    progress = metrics.Progress("held-out stretches read:", len(x))
     for x_i, y_i in zip(x.split(max(1, at_once // T)), y.split(max(1, at_once // T))):
         logits = model(x_i)[0].float()
         loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), ignore_index=-100, reduction="none")
         total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (T,)
+        progress.add(len(x_i))
     model.train()
     return total, (y >= 0).sum(0).cpu()
 
@@ -294,6 +298,8 @@ def train(cfg: Config) -> dict:
     torch.manual_seed(cfg.seed)
     begin_with(cfg)                                             # refuses a wrong primer now, not after hours
     pieces, held_out_pieces, beat = read_corpus(cfg.data, cfg.pieces)
+    n_test = metrics.n_to_score(cfg, len(held_out_pieces), "held-out pieces")
+    held_out_pieces = held_out_pieces[:n_test]
     tokens, held_out = to_tokens(pieces, device), to_tokens(held_out_pieces, device)
     require(len(tokens) > cfg.block_size, f"only {len(tokens)} events to learn from, too few for a "
             f"window of {cfg.block_size}: bring more music, or lower --block_size")
@@ -342,13 +348,14 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
+        run.say(f"scoring {cfg.samples} pieces of the model beside {n_test:,} held-out ones …")
         val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
         scores = {"val_loss": val_loss, "chance": math.log(V),
                   "bigram": metrics.bigram_loss(tokens, held_out, V),
                   "samples": music_scores(write(model, cfg), beat),
                   "corpus": music_scores(held_out_pieces, beat)}
         run.say(music_report(**scores))
-        return run.finish(**scores)
+        return run.finish(n=n_test, **scores)
 
 
 def write(model, cfg) -> list:
@@ -387,7 +394,10 @@ def sample(cfg: Config) -> list:
 def evaluate(cfg: Config) -> dict:
     """What looking back buys: held-out loss by the number of events before; also in evaluate.json."""
     model, _, cfg = load(cfg)
-    held_out = to_tokens(read_corpus(cfg.data, cfg.pieces)[1], model.wte.weight.device)
+    _, pieces, _ = read_corpus(cfg.data, cfg.pieces)
+    pieces = pieces[:metrics.n_to_score(cfg, len(pieces), "held-out pieces")]
+    print(f"reading {len(pieces):,} held-out pieces …", flush=True)
+    held_out = to_tokens(pieces, model.wte.weight.device)
     table = metrics.by_position(*held_out_loss(model, held_out))
     return metrics.print_tables(cfg, loss_after_so_many_events=table)
 

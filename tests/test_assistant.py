@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -201,6 +202,12 @@ def test_held_out_sets():
         assert max(x.size(1) for x, _ in (t[way] for way in WAYS)) <= Config().block_size
 
 
+def test_the_held_out_sets_are_as_large_as_asked_for():
+    model = SimpleNamespace(tokenizer=TOKENIZER, device=torch.device("cpu"))
+    for cfg, n in ((Config(), 500), (Config(steps=3), 100), (Config(n_test=3), 3), (Config(n_test=600, steps=3), 600)):
+        assert {len(t["dialogues"]) for t in assistant.held_out_sets(cfg, model).values()} == {n}
+
+
 # ---- the run
 
 def test_end_to_end(tmp_path, capsys):
@@ -217,6 +224,7 @@ def test_end_to_end(tmp_path, capsys):
     args = [f"--out_dir={run}", "--device=cpu"]
     assert isinstance(assistant.main(["sample", *args, "--prompt=What is 1 plus 2?"]), str)
     assert isinstance(assistant.main(["sample", *args, "--prompt=What is 1 plus 2?", "--tools=false"]), str)
+    assert result["n"] == 10 and "scoring 10 questions of each held-out set" in out
     tables = assistant.main(["evaluate", *args, "--n_test=5"])
     assert json.loads((run / "evaluate.json").read_text()) == tables
     assert set(tables["right_answers_of_the_loop"]) == set(SETS) and "chain" in tables["right_with_tools_by_kind"]
@@ -291,7 +299,7 @@ def test_your_own_facts(trained, tmp_path, capsys, monkeypatch):
 def test_bad_sizes_and_checkpoints(trained, tmp_path, capsys):
     run = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1"]
     for flag, word in (("n_embd=6", "--n_head"), ("n_dialogues=0", "no size"), ("batch_size=0", "no size"), ("max_calls=0", "no size"),
-                       ("alone=1", "share"), ("block_size=64", "--block_size"), ("n_test=0", "no size")):
+                       ("alone=1", "share"), ("block_size=64", "--block_size"), ("n_test=-1", "--n_test")):
         assert word in refused(capsys, *run, f"--{flag}")
     assert not (tmp_path / "run").exists()
     assert "no checkpoint" in refused(capsys, "sample", *run)

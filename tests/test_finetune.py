@@ -1,4 +1,5 @@
 """mini/finetune.py: LoRA, which weights learn, the last token, zero-shot, resume; each beside a second way to get it."""
+import dataclasses
 import math
 from functools import partial
 from pathlib import Path
@@ -200,6 +201,7 @@ def test_end_to_end(own, tmp_path, capsys):
     out = capsys.readouterr().out
     assert set(result["table"]) == {*RATES, "zero-shot", "bag of words", "most frequent"}
     assert "ln 2 = 0.693" in out and "bag of words" in out and result["few"] == 40
+    assert result["n"] == 12 and "judging 12 held-out texts" in out
     trained = {name: row["trained"] for name, row in result["table"].items()}
     assert trained["frozen"] == 16 * 2 < trained["last"] < trained["all"] == trained["scratch"]
     for row in result["table"].values():
@@ -211,6 +213,17 @@ def test_end_to_end(own, tmp_path, capsys):
     for method in ("all", "lora"):
         seen = finetune.main(["sample", f"--out_dir={tmp_path}/run", "--text=The plot dragged.", f"--method={method}"])
         assert set(seen) == {"bad", "good"} and sum(seen.values()) == pytest.approx(1)
+
+
+def test_n_test_is_honoured_and_reported(own, tmp_path, capsys):
+    result = finetune.main(flags(own, tmp_path / "run", n_test=5))
+    assert result["n"] == 5 and "n = 5" in capsys.readouterr().out
+
+
+def test_a_short_run_makes_do_with_a_short_base():
+    usual = [Config(), Config(steps=1000), Config(steps=80)]
+    assert [finetune.base_steps(cfg) for cfg in usual] == [finetune.BASE_STEPS] * 3
+    assert finetune.base_steps(Config(steps=3)) == 30 and finetune.base_steps(Config(steps=3, base_steps=7)) == 7
 
 
 def test_resumed_equals_uninterrupted(own, tmp_path):
@@ -232,6 +245,8 @@ def test_the_own_base_is_made_once_and_learns_no_held_out_review(tmp_path, monke
     cfg = Config(**{**own, "init_from": "", "base_steps": 1, "block_size": 16})
     a, b = finetune.make_base(cfg), finetune.make_base(cfg)
     assert len(calls) == 1 and torch.equal(a[0].wte.weight, b[0].wte.weight) and a[0].cfg.block_size == 16
+    finetune.make_base(dataclasses.replace(cfg, base_steps=2))      # a longer one is another: both are kept
+    assert [made.steps for made in calls] == [1, 2] and calls[0].out_dir != calls[1].out_dir
     text = Path(calls[0].data).read_text("utf-8")
     data = finetune.load_reviews(own["reviews"], 40)
     assert all(t in text for t in data.unlabelled) and not any(t in text for t, _ in data.test if len(t) > 60)

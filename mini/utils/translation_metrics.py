@@ -131,12 +131,13 @@ def translation_scores(outputs: dict, references: dict) -> dict:
     return scores
 
 
-def translation_report(exact_match: dict, bleu: dict) -> str:
-    """The scores of `translation_scores` in words, a line for each set of sentences."""
+def translation_report(exact_match: dict, bleu: dict, n: dict) -> str:
+    """The scores of `translation_scores` in words, a line for each set of sentences, of which
+    n[set] were scored."""
     lines = []
     for part, by_name in exact_match.items():
         parts = []
         for name, share in by_name.items():
             parts.append(f"{name} {share:.1%} exactly right, BLEU {bleu[part][name]:.1f}")
-        lines.append(f"held-out {part}: " + "; ".join(parts))
+        lines.append(f"held-out {part} (n = {n[part]:,}): " + "; ".join(parts))
     return "\n".join(lines)

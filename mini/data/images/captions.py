@@ -38,6 +38,11 @@ class Captioned:
     captions: list          # N lists of K strings; of faces, first FULL full ones, then PARTIAL partial ones
     allowed: torch.Tensor   # bool (N, K, V): which of the attributes' V values each caption leaves possible
 
+    def first(self, n: int):
+        """The first n of the images, with all that belongs to them."""
+        return Captioned(self.images[:n], self.labels[:n], self.attributes, self.captions[:n],
+                         self.allowed[:n])
+
 
 def fits(allowed, labels, attributes: dict):
     """Bool (n, m): does a caption with allowed[i], of (n, V), describe a face with labels[j], of (m, A)? So
