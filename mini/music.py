@@ -364,7 +364,12 @@ def write(model, cfg) -> list:
     ids = torch.tensor([first] * cfg.samples, device=model.wte.weight.device)
     generator = torch.Generator().manual_seed(cfg.seed)
     columns = generate(model, ids, cfg.tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cache)
-    rows = torch.stack(list(columns), dim=1).tolist()           # (B, tokens)
+    progress = metrics.Progress("events written:", cfg.tokens)
+    events = []
+    for column in columns:
+        events.append(column)
+        progress.add()
+    rows = torch.stack(events, dim=1).tolist()                  # (B, tokens)
     model.train()           # generate() left it in eval mode
     return [midi.decode(first + row) for row in rows]
 
