@@ -31,12 +31,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge, accuracy
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot, to_mend
 from mini.utils import image_metrics, metrics
 from mini.utils.config import command_line, require
 from mini.utils.device import autocast, pick_device, start_processes
 from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -393,7 +393,7 @@ def evaluate(cfg: Config) -> dict:
     for name, flags in settings.items():
         print(f"drawing by {name}", flush=True)
         images = draw(net, judge.labels, shape, replace(cfg, **flags))
-        shares, rows = accuracy(judge.model, images, judge.labels), [*rows, images[:8]]
+        shares, rows = judge.accuracy(images, judge.labels), [*rows, images[:8]]
         distance[name], right[name] = judge.frechet(images), sum(shares.values()) / len(shares)
     write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(rows)))
     return metrics.print_tables(cfg, Fréchet_distance=distance, mean_accuracy=right)

@@ -28,12 +28,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import pick_device
 from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float, walks
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 

@@ -25,13 +25,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import classifier
-from mini.classifier import Judge
 from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
 from mini.utils import image_metrics, metrics
 from mini.utils.config import command_line, require
 from mini.utils.device import pick_device
 from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -271,13 +270,14 @@ def sample(cfg: Config):
 def evaluate(cfg: Config) -> dict:
     """Data augmentation: classifiers that learn from few real images, without and with 4,000 generated ones
     (by a generator that has seen all real ones: it hands on what it learnt). Also in evaluate.json."""
+    from mini.studies.few_labels import from_few
     G, size, attributes, cfg = load(cfg)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     require(learn.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
     labels = learn.labels[:4000]
     new = draw(G, noise(len(labels), cfg.z_dim, cfg.seed + 1), one_hot(labels, attributes), size)
     more = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
-    return metrics.print_tables(cfg, mean_accuracy_from=classifier.from_few(cfg, learn, held_out, more))
+    return metrics.print_tables(cfg, mean_accuracy_from=from_few(cfg, learn, held_out, more))
 
 
 def main(argv=None):

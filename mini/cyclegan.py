@@ -29,14 +29,13 @@ from typing import Literal
 import torch
 import torch.nn as nn
 
-from mini import classifier
-from mini.classifier import Judge, accuracy
 from mini.data.images.faces import ATTRIBUTES, draw_parameters, render
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import even_out, sheet, to_float, to_size
+from mini.utils.judge import judge_of_faces
 from mini.utils.png import read_image, write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
@@ -248,8 +247,8 @@ def translate(G, images):
     return torch.cat([G(part.to(device)).float().cpu() for part in images.split(128)])
 
 
-def score(G_ab, G_ba, cfg, a, b, model) -> dict:
-    """{"a → b": {name: number}, "b → a": …} on held-out images. `model`: the judge that reads faces, or None.
+def score(G_ab, G_ba, cfg, a, b, judge) -> dict:
+    """{"a → b": {name: number}, "b → a": …} on held-out images. `judge`: reads faces, or None.
 
     right, kept, worst: in what share of the translations the judge reads the attribute as the target's, and
     the others as they were (the mean over these, and the least); PSNR in dB and SSIM from the true
@@ -261,7 +260,7 @@ def score(G_ab, G_ba, cfg, a, b, model) -> dict:
         made, scores[name] = translate(G, given), {}
         labels, true = truth(cfg, x, y)
         if len(true):
-            read, true = accuracy(model, made, labels), to_float(true)
+            read, true = judge.accuracy(made, labels), to_float(true)
             right, kept = read.pop(same_attribute(cfg, x, y)), read.values()
             scores[name] = {"right": right, "kept": sum(kept) / len(kept), "worst": min(kept),
                             "PSNR": image_metrics.psnr(made, true).mean().item(),
@@ -275,8 +274,7 @@ def make_judge(cfg, a, b):
     """The classifier of all faces, or None where there is nothing that it could read."""
     if not same_attribute(cfg, a, b):
         return None
-    own = classifier.Config(size=cfg.size, device=cfg.device)   # as of other runs on faces: trained once
-    return Judge(own, *load_images(own.data, own.size, own.n_images)).model
+    return judge_of_faces(cfg.size, cfg.device)
 
 
 def copying(*given) -> dict:
@@ -322,7 +320,7 @@ def train(cfg: Config) -> dict:
     nets = make_nets(cfg, C, S, state)
     generators, discriminators = (nn.ModuleList([nets[name] for name in pair])
                                   for pair in (("G_ab", "G_ba"), ("D_a", "D_b")))
-    model = make_judge(cfg, domain_a, domain_b)
+    judge = make_judge(cfg, domain_a, domain_b)
     n = min(cfg.n, len(domain_a.held_out), len(domain_b.held_out))
     fixed = [(to_float(x.held_out[:n]), direction, truth(cfg, x, y, n)[1])          # for the samples
              for x, y, direction in ((domain_a, domain_b, "ab"), (domain_b, domain_a, "ba"))]
@@ -394,8 +392,8 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores = score(nets["G_ab"], nets["G_ba"], cfg, domain_a, domain_b, model)
-        scores |= copying(cfg, domain_a, domain_b, model)
+        scores = score(nets["G_ab"], nets["G_ba"], cfg, domain_a, domain_b, judge)
+        scores |= copying(cfg, domain_a, domain_b, judge)
         run.say(metrics.table(scores, shares=SHARES))
         return run.finish(scores=scores)
 
@@ -423,13 +421,13 @@ def evaluate(cfg: Config) -> dict:
     folders of their own in out_dir; what was interrupted goes on."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
     a, b = load_domains(cfg)
-    model, steps = make_judge(cfg, a, b), cfg.ablation_steps or cfg.steps
+    judge, steps = make_judge(cfg, a, b), cfg.ablation_steps or cfg.steps
     no_cycle, no_identity, rows = dict(lambda_cycle=0.0), dict(lambda_identity=0.0), {}
     for name, weights in {"full": {}, "no cycle": no_cycle, "no identity": no_identity,
                           "neither": no_cycle | no_identity}.items():
         if name == "full" and not cfg.ablation_steps:
             nets = make_nets(cfg, *state["shape"], state)
-            rows[name] = mean(score(nets["G_ab"], nets["G_ba"], cfg, a, b, model))
+            rows[name] = mean(score(nets["G_ab"], nets["G_ba"], cfg, a, b, judge))
             continue
         folder = Path(cfg.out_dir, f"{name.replace(' ', '-')}-{steps}")
         own = replace(cfg, steps=steps, stop_after=0, out_dir=str(folder), **weights)
@@ -437,7 +435,7 @@ def evaluate(cfg: Config) -> dict:
         if "interrupted" in result:
             raise KeyboardInterrupt
         rows[name] = mean({key: result["scores"][key] for key in ("a → b", "b → a")})
-    rows["copied"] = mean(copying(cfg, a, b, model))
+    rows["copied"] = mean(copying(cfg, a, b, judge))
     print(metrics.table(rows, shares=SHARES))
     write_json(f"{cfg.out_dir}/evaluate.json", rows)
     return rows

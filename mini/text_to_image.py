@@ -32,13 +32,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge, accuracy
 from mini.data.images.captions import Words, load_captions
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import film, noise, sheet, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
@@ -346,7 +346,7 @@ def judged(judge, images, labels) -> dict:
     """{attribute: share of images (n, C, H, H), enlarged if small, that the judge reads as labels (n, A) say,
     "mean": of these, "Fréchet": distance from held-out images}."""
     images = resize(images, judge.learn.images.size(2))
-    shares = accuracy(judge.model, images, labels)
+    shares = judge.accuracy(images, labels)
     return {**shares, "mean": sum(shares.values()) / len(shares), "Fréchet": judge.frechet(images)}
 
 

@@ -27,12 +27,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge, accuracy
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
 from mini.utils import image_metrics, metrics
 from mini.utils.config import command_line, require
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import crop, even_out, film, noise, pad, plane, sheet, to_float, walks
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -270,11 +270,11 @@ def evaluate(cfg: Config) -> dict:
                 i, new = labels[:, a] == old, (old + 1) % len(values)
                 to = labels[i].index_fill(1, torch.tensor([a]), new)
                 z_to = z[i] + (one_hot(to, attributes) - hot[i]) @ means
-                read = accuracy(judge.model, draw(net, z_to), to)
+                read = judge.accuracy(draw(net, z_to), to)
                 changed[row := f"{name}: {values[old]} → {values[new]}"] = read.pop(name)
                 kept |= {row: sum(read.values()) / len(read)} if read else {}
         tables["Fréchet_distance"] = {"encoded and decoded": judge.frechet(decoded := draw(net, z))}
-        tables |= {"read_right_if_only_decoded": accuracy(judge.model, decoded, labels),
+        tables |= {"read_right_if_only_decoded": judge.accuracy(decoded, labels),
                    "read_as_changed": changed, "others_kept": kept}
     return metrics.print_tables(cfg, **{title: rows for title, rows in tables.items() if rows})
 

@@ -26,7 +26,7 @@ def frechet_distance(a, b) -> float:
 
 
 def image_report(scores: dict) -> str:
-    """The scores that a Judge (mini/classifier.py) gives to generated images, in words."""
+    """The scores that a Judge (judge.py) gives to generated images, in words."""
     if not scores:
         return "no Fréchet distance: without labels, or with too few images, there is no judge"
     text = ("Fréchet distance ({features}) from held-out images, n = {frechet_n:,}: {frechet:.1f}\n"
