@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from mini.data.images.image_sets import load_images
 from mini.utils import metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import pick_device
 from mini.utils.images import to_float, to_size
 from mini.utils.png import read_image
@@ -64,7 +64,6 @@ class Classifier(nn.Module):
 
     def __init__(self, cfg, channels: int, size: int, attributes: dict):
         super().__init__()
-        require(min(cfg.width, cfg.n_features, cfg.batch_size) > 0, "every size must be at least 1")
         self.attributes = attributes
         C = cfg.width
         layers = [nn.Conv2d(channels, C, 3, 1, 1, bias=False), nn.BatchNorm2d(C), nn.ReLU()]
@@ -111,10 +110,16 @@ def accuracy(model, images, labels) -> dict:
 
 
 # ---- the run
+def check(cfg):
+    """Raise UserError for flags that cannot be used."""
+    require_positive(cfg, "width", "n_features", "batch_size")
+
+
 def train(cfg: Config, data=None) -> dict:
     """Train, and return what result.json holds; `data` is what load_images would return, if it is there
     already. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "classifier", cfg.resume)
+    check(cfg)
     device = pick_device(cfg.device)
     learn, held_out = data or load_images(cfg.data, cfg.size, cfg.n_images)
     require(learn.attributes, f"--data={cfg.data} has no labels to learn; bring a folder with a "

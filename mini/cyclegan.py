@@ -32,10 +32,11 @@ import torch.nn as nn
 from mini.data.images.faces import ATTRIBUTES, draw_parameters, render
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import even_out, sheet, to_float, to_size
 from mini.utils.judge import judge_of_faces
+from mini.utils.metrics import n_to_score
 from mini.utils.png import read_image, write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
@@ -66,6 +67,8 @@ class Config(RunConfig):
     pool: int = 50              # translated images kept to be shown to D again (0: only new ones)
     # run
     out_dir: str = "runs/cyclegan"  # folder of the run
+    # held-out images of each domain to score (0: all; in a run of fewer steps than usual, its share)
+    n_test: int = 0
     # sampling
     image: str = ""             # picture to translate (default: n held-out ones)
     direction: Literal["ab", "ba"] = "ab"  # from A to B, or from B to A
@@ -190,6 +193,11 @@ class Domain:
     labels: torch.Tensor | None     # (M, 6), of the held-out images if they are faces
     nuisance: torch.Tensor | None   # (M, 10), what else they have been drawn from
 
+    def first(self, n: int):
+        """The same with the first n of the held-out images."""
+        labels, nuisance = (None if rows is None else rows[:n] for rows in (self.labels, self.nuisance))
+        return replace(self, held_out=self.held_out[:n], labels=labels, nuisance=nuisance)
+
 
 def load_domain(source: str, size: int, n: int, which: int) -> Domain:
     """Domain number `which`, 0 or 1, of what --data_a or --data_b names. Of no face in it there is one in the
@@ -270,11 +278,14 @@ def score(G_ab, G_ba, cfg, a, b, judge) -> dict:
     return scores
 
 
-def make_judge(cfg, a, b):
-    """The classifier of all faces, or None where there is nothing that it could read."""
-    if not same_attribute(cfg, a, b):
-        return None
-    return judge_of_faces(cfg.size, cfg.device)
+def to_score(cfg, a, b):
+    """(A, B, judge): the domains with as many held-out images as are scored; the judge of faces, or None where there is
+    nothing that it could read."""
+    n = n_to_score(cfg, max(len(a.held_out), len(b.held_out)), "held-out images of each domain")
+    judge = None
+    if same_attribute(cfg, a, b):
+        judge = judge_of_faces(replace(cfg, n_test=n), n)
+    return a.first(n), b.first(n), judge
 
 
 def copying(*given) -> dict:
@@ -291,16 +302,21 @@ def pictures(nets, x, direction: str, true=()):
 
 
 # ---- the run
+def check(cfg, S: int):
+    """Raise UserError for flags that cannot be used. S: height and width of the images."""
+    require_positive(cfg, "ngf", "ndf", "d_halvings", "n", "batch_size", "lr")
+    for name in ("blocks", "halvings", "pool", "constant", "ablation_steps", "n_test"):
+        value = getattr(cfg, name)
+        require(value >= 0, f"--{name}={value} must be at least 0")
+    require(cfg.constant < 1, f"--constant={cfg.constant} must be below 1")
+    require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
+    least = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
+    require(S >= least and S % 2**cfg.halvings == 0, f"images of {S} × {S}: --size must be at least "
+            f"{least} and a multiple of {2**cfg.halvings}, for so many --halvings and --d_halvings")
+
+
 def make_nets(cfg, C: int, S: int, state):
     """The four networks, with the weights of a checkpoint if there is one."""
-    not_negative = cfg.blocks, cfg.halvings, cfg.pool, cfg.constant, cfg.ablation_steps
-    require(min(cfg.ngf, cfg.ndf, cfg.d_halvings, cfg.n, cfg.batch_size) >= 1
-            and min(cfg.lr, 1 - cfg.constant, 1 - cfg.beta1) > 0 <= min(not_negative),
-            "--lr must be above 0, --constant and --beta1 below 1, --blocks, --halvings, --pool, "
-            "--constant and --ablation_steps at least 0, and every other size at least 1")
-    least = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
-    require(S % 2**cfg.halvings == 0 and S >= least, f"images of {S} × {S}: --size must be at least "
-            f"{least} and a multiple of {2**cfg.halvings}, for so many --halvings and --d_halvings")
     torch.manual_seed(cfg.seed)
     nets = nn.ModuleDict({"G_ab": Generator(cfg, C), "G_ba": Generator(cfg, C),
                           "D_a": Discriminator(cfg, C), "D_b": Discriminator(cfg, C)})
@@ -317,10 +333,10 @@ def train(cfg: Config) -> dict:
     images_a, images_b = domain_a.learn.to(device), domain_b.learn.to(device)
     _, C, S, _ = images_a.shape
     check_shape(state, C, S)
+    check(cfg, S)
     nets = make_nets(cfg, C, S, state)
     generators, discriminators = (nn.ModuleList([nets[name] for name in pair])
                                   for pair in (("G_ab", "G_ba"), ("D_a", "D_b")))
-    judge = make_judge(cfg, domain_a, domain_b)
     n = min(cfg.n, len(domain_a.held_out), len(domain_b.held_out))
     fixed = [(to_float(x.held_out[:n]), direction, truth(cfg, x, y, n)[1])          # for the samples
              for x, y, direction in ((domain_a, domain_b, "ab"), (domain_b, domain_a, "ba"))]
@@ -392,8 +408,9 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores = score(nets["G_ab"], nets["G_ba"], cfg, domain_a, domain_b, judge)
-        scores |= copying(cfg, domain_a, domain_b, judge)
+        a, b, judge = to_score(cfg, domain_a, domain_b)
+        scores = score(nets["G_ab"], nets["G_ba"], cfg, a, b, judge)
+        scores |= copying(cfg, a, b, judge)
         run.say(metrics.table(scores, shares=SHARES))
         return run.finish(scores=scores)
 
@@ -403,6 +420,7 @@ def sample(cfg: Config):
     given, its translation, this translated back, and the true translation of faces."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
     C, S = state["shape"]
+    check(cfg, S)
     nets, true = make_nets(cfg, C, S, state), ()
     if cfg.image:
         x = to_size(read_image(cfg.image), S)[None]             # (1, 1 or 3, S, S)
@@ -420,8 +438,10 @@ def evaluate(cfg: Config) -> dict:
     neither: the means of both directions, also in evaluate.json. These runs, and their samples, are kept in
     folders of their own in out_dir; what was interrupted goes on."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
-    a, b = load_domains(cfg)
-    judge, steps = make_judge(cfg, a, b), cfg.ablation_steps or cfg.steps
+    check(cfg, state["shape"][1])
+    a, b, judge = to_score(cfg, *load_domains(cfg))
+    n_test = max(len(a.held_out), len(b.held_out))              # as many after fewer steps
+    steps = cfg.ablation_steps or cfg.steps
     no_cycle, no_identity, rows = dict(lambda_cycle=0.0), dict(lambda_identity=0.0), {}
     for name, weights in {"full": {}, "no cycle": no_cycle, "no identity": no_identity,
                           "neither": no_cycle | no_identity}.items():
@@ -430,7 +450,7 @@ def evaluate(cfg: Config) -> dict:
             rows[name] = mean(score(nets["G_ab"], nets["G_ba"], cfg, a, b, judge))
             continue
         folder = Path(cfg.out_dir, f"{name.replace(' ', '-')}-{steps}")
-        own = replace(cfg, steps=steps, stop_after=0, out_dir=str(folder), **weights)
+        own = replace(cfg, steps=steps, n_test=n_test, stop_after=0, out_dir=str(folder), **weights)
         result = train(replace(own, resume=(folder / "checkpoint.pt").exists()))
         if "interrupted" in result:
             raise KeyboardInterrupt

@@ -1,63 +1,119 @@
-"""The judge of generated images: the classifier of mini/classifier.py, trained once for each data set."""
+"""The judge of generated images: it says what is in them, and how far they are from real ones.
+
+It is the classifier of mini/classifier.py, trained on the images that the model it judges has learnt from. The distance
+is the Fréchet distance between its features of generated and of held-out images. A judge is trained when it is first
+asked for and kept under runs/, so that all runs on the same images have the same one.
+"""
 import hashlib
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
 from mini import classifier
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics
+from mini.utils.metrics import n_to_score
+
+VERSION = 1                         # raise it when the training changes: judges kept under runs/ are then not used
+STEPS = classifier.Config.steps     # of the judge's training
+TRIAL_STEPS = 40                    # the same, for a run of a tenth of its usual steps or less
+SECONDS_PER_STEP = 0.018            # measured on two CPU cores, with 32 × 32 pixels
 
 
 class Judge:
-    """The classifier of a data set, trained when first asked for and kept under runs/, and real images beside
-    which to put generated ones. `model` is None if the images have no labels: then nothing is scored."""
-    def __init__(self, cfg, learn, held_out, steps: int = classifier.Config.steps, n: int = 2048):
-        """cfg: of the run (data, size, n_images, device); its images; n: as many a distance compares."""
-        self.learn, self.model, self.n = learn, None, min(n, len(learn.images), len(held_out.images))
-        self.labels = held_out.labels[:self.n]
-        if not learn.attributes or self.n < 2 or os.environ.get("RANK", "0") != "0":    # torchrun's others
-            return
-        self.name = "face features" if cfg.data == "faces" else f"features of a classifier of {cfg.data}"
-        own = classifier.Config(data=cfg.data, size=cfg.size, n_images=cfg.n_images, steps=steps)
-        content = hashlib.sha256(repr(own).encode() + Path(classifier.__file__).read_bytes())  # edited: trained anew
-        for tensor in (learn.images, learn.labels):
-            content.update(tensor.numpy())
-        folder = Path(f"runs/judge-{Path(cfg.data).stem}-{content.hexdigest()[:8]}")
-        own = replace(own, device=cfg.device, out_dir=str(folder), resume=(folder / "checkpoint.pt").exists())
-        if not (folder / "result.json").exists():
-            print(f"first the judge of the images is trained, once; it is kept in {folder}", flush=True)
-            if "interrupted" in classifier.train(own, (learn, held_out)):
-                raise KeyboardInterrupt
-        self.model = classifier.load(own)[0]
-        self.real = classifier.predict(self.model, held_out.images[:self.n])[1]
+    """A classifier of some images, and real ones beside which to put generated ones.
 
-    def predict(self, images):
-        """As mini/classifier.py's `predict`: (labels read (N, A), features (N, F)) of images (N, C, H, W)."""
-        return classifier.predict(self.model, images)
+    `n`: how many images it compares; 0 where there is nothing to judge by: images without labels, fewer than two of
+    them, or a process that is not the first. `labels`: those of n held-out images. The classifier is trained when it is
+    first asked for something.
+    """
+
+    def __init__(self, cfg, train_set, held_out, n: int = 2048):
+        """cfg: of the run that is to be judged; train_set and held_out: its ImageSets; n: unless --n_test says more."""
+        self.cfg = cfg
+        self.train_set = train_set
+        self.held_out = held_out
+        self.model = None
+        self.n = min(max(n, cfg.n_test), len(train_set.images), len(held_out.images))
+        first_process = os.environ.get("RANK", "0") == "0"
+        if not train_set.attributes or self.n < 2 or not first_process:
+            self.n = 0
+        if self.n > 0:
+            self.n = n_to_score(cfg, self.n, "images")
+        self.labels = held_out.labels[:self.n]
+
+    def prepare(self):
+        """Train the classifier, or load the one that is kept under runs/, if this has not been done yet."""
+        if self.model:
+            return
+        self.model = trained_classifier(self.cfg, self.train_set, self.held_out)
+        _, self.real_features = classifier.predict(self.model, self.held_out.images[:self.n])
 
     def accuracy(self, images, labels) -> dict:
-        """{attribute: the share of images whose label is read right}; labels (N, A)."""
+        """{attribute: the share of images (N, C, H, W), in [-1, 1], in which it is read as labels (N, A) say}."""
+        self.prepare()
         return classifier.accuracy(self.model, images, labels)
 
     def frechet(self, images) -> float:
-        """The Fréchet distance of n images, (n, C, H, W) uint8 or in [-1, 1], from n held-out ones."""
-        return image_metrics.frechet_distance(classifier.predict(self.model, images[:self.n])[1], self.real)
+        """The Fréchet distance of n images (n, C, H, W), uint8 or in [-1, 1], from n held-out ones."""
+        self.prepare()
+        _, features = classifier.predict(self.model, images[:self.n])
+        return image_metrics.frechet_distance(features, self.real_features)
 
     def scores(self, images, untrained, asked=None) -> dict:
-        """The distance of generated images, of the untrained network's, and the floor: of training images.
-        With `asked`, labels (n, A), also how often each attribute is read as asked for, and by guessing."""
-        if not self.model:
+        """The distance of generated images; beside it that of an untrained network's images, and the floor: that of
+        training images. With `asked`, the labels (n, A) that the images should have, also how often each attribute is
+        read as asked for, and how often it would be by always drawing its most frequent value."""
+        if self.n == 0:
             return {}
-        scores = {"frechet": self.frechet(images), "frechet_floor": self.frechet(self.learn.images),
-                  "frechet_untrained": self.frechet(untrained), "frechet_n": self.n, "features": self.name}
+        scores = {
+            "frechet": self.frechet(images),
+            "frechet_floor": self.frechet(self.train_set.images),
+            "frechet_untrained": self.frechet(untrained),
+            "frechet_n": self.n,
+            "features": "face features",
+        }
+        if self.train_set.source != "faces":
+            scores["features"] = f"features of a classifier of {self.train_set.source}"
         if asked is not None:
-            scores["accuracy"] = classifier.accuracy(self.model, images, asked)
-            scores["most_frequent"] = classifier.most_frequent(self.learn, asked)
+            scores["accuracy"] = self.accuracy(images, asked)
+            scores["most_frequent"] = classifier.most_frequent(self.train_set, asked)
         return scores
 
 
-def judge_of_faces(size: int, device: str):
-    """The judge of all faces, whatever a run has learnt from."""
-    own = classifier.Config(size=size, device=device)       # as of other runs on faces: trained once
-    return Judge(own, *load_images(own.data, own.size, own.n_images))
+def judge_of_faces(cfg, n: int, n_images: int = classifier.Config.n_images) -> Judge:
+    """The judge of faces of cfg.size pixels for a run that has learnt from something else; by default the one that
+    other runs on faces have."""
+    train_set, held_out = load_images("faces", cfg.size, n_images)
+    return Judge(cfg, train_set, held_out, n)
+
+
+def trained_classifier(cfg, train_set, held_out):
+    """The classifier of these images: the one kept under runs/, or if there is none a new one, which is kept there. If
+    its training was interrupted, it goes on."""
+    is_trial = 0 < 10 * cfg.steps <= type(cfg).steps
+    own = classifier.Config(data=train_set.source, size=train_set.images.size(2), n_images=len(train_set.images),
+                            steps=TRIAL_STEPS if is_trial else STEPS)
+    folder = Path(f"runs/judge-{Path(train_set.source).stem}-{fingerprint(own, train_set)}")
+    unfinished = (folder / "checkpoint.pt").exists()
+    own = replace(own, device=cfg.device, out_dir=str(folder), resume=unfinished)
+    if not (folder / "result.json").exists():
+        seconds = own.steps * SECONDS_PER_STEP * (own.size / 32)**2
+        trial = f" and not {STEPS}, since this run is a trial" if is_trial else ""
+        print(f"now the judge of the images is trained, once, for {own.steps} steps{trial}: about {seconds:.0f} s on "
+              f"two CPU cores; it is kept in {folder}", flush=True)
+        began = time.perf_counter()
+        result = classifier.train(own, (train_set, held_out))
+        if "interrupted" in result:
+            raise KeyboardInterrupt
+        print(f"the judge took {time.perf_counter() - began:.0f} s", flush=True)
+    return classifier.load(replace(own, resume=True))[0]
+
+
+def fingerprint(own, train_set) -> str:
+    """Eight characters, others for every VERSION, every setting of the classifier, and all other images or labels."""
+    content = hashlib.sha256(f"{VERSION} {own}".encode())
+    for tensor in (train_set.images, train_set.labels):
+        content.update(tensor.numpy())
+    return content.hexdigest()[:8]

@@ -1,10 +1,61 @@
-"""Scores of language models with their baselines, and the tables in which scores are printed."""
+"""How much of the held-out data is scored, scores of language models, and the tables for them."""
 import math
+import sys
+import time
 
 import torch
 
+from mini.utils.config import require
 from mini.utils.run import write_json
 
+# ---- how much is scored
+FEWEST = 100        # held-out items that even the shortest run is scored on
+
+
+def n_to_score(cfg, n_held_out: int, items: str) -> int:
+    """How many of the held-out items are scored: as many as --n_test says. If it says 0: all in a
+    run of the usual length, the default of --steps, and in a shorter one its share of them, so that
+    a short trial is not followed by long scoring. If that is not all of them, a line says so.
+
+    What counts is steps and not seconds, so that the same command gives the same scores everywhere,
+    and a resumed run those of an uninterrupted one. A run of no steps uses published weights as
+    they are, and is scored on all.
+    """
+    usual = type(cfg).steps
+    require(cfg.n_test >= 0, f"--n_test={cfg.n_test} must be at least 0")
+    if cfg.n_test > 0:
+        return min(n_held_out, cfg.n_test)
+    if cfg.steps == 0 or cfg.steps >= usual:
+        return n_held_out
+    n = min(n_held_out, max(FEWEST, round(n_held_out * cfg.steps / usual)))
+    if n < n_held_out:
+        print(f"note: a run of {cfg.steps:,} steps, not {usual:,}, is scored on {n:,} of the "
+              f"{n_held_out:,} {items}; --n_test={n_held_out} scores all", flush=True)
+    return n
+
+
+class Progress:
+    """Says every few seconds how far a count has come: "translated 512 of 2,000"; if it takes no
+    longer than that, nothing."""
+
+    def __init__(self, doing: str, total: int, seconds: float = 4.0):
+        self.doing = doing
+        self.total = total
+        self.seconds = seconds
+        self.done = 0
+        self.last = time.perf_counter()         # when something was said
+
+    def add(self, n: int = 1):
+        """Count n more."""
+        self.done += n
+        now = time.perf_counter()
+        if now - self.last >= self.seconds and self.done < self.total:
+            clear_line = "\r\x1b[K" if sys.stdout.isatty() else ""
+            print(f"{clear_line}    {self.doing} {self.done:,} of {self.total:,}", flush=True)
+            self.last = now
+
+
+# ---- scores of language models
 
 def bits_per_byte(nats: float, text: str) -> float:
     """A total loss in nats over a text, as bits per UTF-8 byte: comparable whatever the tokenizer."""
@@ -69,6 +120,7 @@ def by_position(total, count) -> dict:
             if count[a:b].sum() > 0}
 
 
+# ---- tables
 def print_tables(cfg, **tables) -> dict:
     """Print the tables of `evaluate`, {title: {row: number}}, and return them; for a run of ours (and not
     somebody else's weights) write them to evaluate.json."""
