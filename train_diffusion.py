@@ -64,7 +64,8 @@ class Config(LabelConfig):
     ema: float = 0.995          # how much of the average of the weights is kept at each step
     # run
     out_dir: str = "runs/diffusion"
-    n_test: int = 0             # images to score (0: 512; in a run of fewer steps than usual, its share)
+    # images to score (0: 512; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, the paper's own
@@ -204,10 +205,11 @@ def update_average(average, model, keep: float):
 
 
 # ---- sampling
-# Three ways from x_t back to x_s, s < t, by x̂₀. z is new noise; `before`: x̂₀ and ᾱ of the step before this one, or None
+# Three ways from x_t back to x_s, s < t, by x̂₀. z is new noise; `before` is x̂₀ and ᾱ of the step
+# before this one, or None.
 
 def ddpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None, variance: str = "small"):
-    """x_s ~ q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7), of variance β̃_t (small) or β_t (large)."""
+    """x_s ~ q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7), of variance β̃_t (small) or β_t."""
     alpha = abar_t / abar_s                                         # α_t, if s = t − 1
     beta = 1 - abar_t / abar_s                                      # β_t
     mean = (abar_s**0.5 * beta * x0 + alpha**0.5 * (1 - abar_s) * xt) / (1 - abar_t)
@@ -218,7 +220,8 @@ def ddpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None, variance: st
 
 
 def ddim_step(xt, x0, abar_t: float, abar_s: float, z, before=None, eta: float = 0.0):
-    """The noise that is in x_t, by x̂₀, stays, but for a part that makes room for z (Song et al. 2021, eqs. 12, 16)."""
+    """The noise that is in x_t, by x̂₀, stays, but for a part that makes room for z (Song et al.
+    2021, eqs. 12, 16)."""
     eps = (xt - abar_t**0.5 * x0) / (1 - abar_t)**0.5
     beta = 1 - abar_t / abar_s                                      # β_t, if s = t − 1
     var = eta**2 * (beta * (1 - abar_s) / (1 - abar_t))             # η² β̃_t
@@ -226,8 +229,8 @@ def ddim_step(xt, x0, abar_t: float, abar_s: float, z, before=None, eta: float =
 
 
 def dpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None):
-    """As ddim without z, and x̂₀ goes on changing as it did since the step before (Lu et al. 2022, "DPM-Solver++",
-    algorithm 2). Its clock is λ = log α/σ."""
+    """As ddim without z, and x̂₀ goes on changing as it did since the step before (Lu et al. 2022,
+    "DPM-Solver++", algorithm 2). Its clock is λ = log α/σ."""
     if before and abar_s < 1:
         x0_before, abar_before = before
         lam_s = math.log(abar_s / (1 - abar_s)) / 2
@@ -247,11 +250,11 @@ def make_step(sampler: str, eta: float, variance: str):
 
 
 def sample_chain(predict, x, abar, steps: int, step_back, rng, known=None, mask=None):
-    """From noise x (n, …) to images in so many steps: yields (x_t, x̂₀) at each; the last x̂₀ is the image.
+    """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image.
 
-    predict(x_t, t) returns x̂₀; abar: as of make_abar; step_back: one of the three above. Where mask is 0, x₀ is
-    `known`; so x_t there is the known image with noise, and elsewhere the network makes what goes with it (as in
-    Lugmayr et al. 2022, "RePaint", eq. 8)."""
+    predict(x_t, t) returns x̂₀; abar: make_abar's; step_back: one of the three steps above. Where
+    mask is 0, x₀ is `known`; so x_t there is the known image with noise, and elsewhere the network
+    makes what goes with it (as in Lugmayr et al. 2022, "RePaint", eq. 8)."""
     T = len(abar) - 1
     times = torch.linspace(T - 1, 0, steps, dtype=torch.float64).round().int().tolist()
     abar = abar.tolist()
@@ -267,10 +270,12 @@ def sample_chain(predict, x, abar, steps: int, step_back, rng, known=None, mask=
 
 
 def guided(net, y, abar, kind: str, w: float):
-    """predict(x_t, t) for sample_chain: x̂₀, in [-1, 1], for labels y (n, V), by a network whose output is of a
-    kind, x0, v or eps. Guidance w leads from what it would draw without labels to, or beyond, what it would draw with them:
-    out + w (out_y − out) (Ho & Salimans 2021, eq. 6, with w − 1 for w; there for ε, of which x̂₀ and v are linear
-    functions)."""
+    """predict(x_t, t) for sample_chain: x̂₀, in [-1, 1], for labels y (n, V), by a network whose
+    output is x0, v or eps: its kind.
+
+    Guidance w leads from what it would draw without labels to, or beyond, what it would draw with
+    them: out + w (out_y − out) (Ho & Salimans 2021, eq. 6, with w − 1 for w; there for ε, of which
+    x̂₀ and v are linear functions)."""
     abar = abar.float()
 
     def predict(xt, t):
@@ -287,7 +292,7 @@ def guided(net, y, abar, kind: str, w: float):
 
 @torch.no_grad()
 def draw(net, y, shape, cfg):
-    """Images (n, C, size, size) in [-1, 1], on the CPU, for labels y (n, V), from the noise of cfg.seed."""
+    """Images (n, C, size, size) in [-1, 1], on the CPU, for labels y (n, V); noise: cfg.seed."""
     C, S, size, _ = shape
     x = noise(len(y), C * S * S, cfg.seed).to(y.device).view(-1, C, S, S)
     rng = torch.Generator().manual_seed(cfg.seed + 1)
@@ -304,15 +309,16 @@ def draw(net, y, shape, cfg):
 
 # ---- the run
 def check(cfg, S: int, processes: int = 1):
-    """Raise UserError for flags that do not go together. S: height and width of what the network sees."""
+    """Raise UserError for flags that do not go together; S: height and width of padded images."""
     require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight")
     require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
     multiple = cfg.stem * 2**(cfg.levels - 1)
-    require(S % multiple == 0, f"the {S} pixels of an image's side must be a multiple of {multiple}, that is of --stem "
-            "times 2^(--levels − 1)")
+    require(S % multiple == 0, f"the {S} pixels of an image's side must be a multiple of "
+            f"{multiple}: of --stem times 2^(--levels − 1)")
     require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
     require(0 <= cfg.eta <= 1, f"--eta={cfg.eta}: from 0 to 1")
-    require(cfg.batch_size % processes == 0, f"--batch_size must be a multiple of {processes} processes")
+    require(cfg.batch_size % processes == 0,
+            f"--batch_size must be a multiple of {processes} processes")
 
 
 def make_nets(cfg, shape, state):
@@ -344,10 +350,10 @@ def train(cfg: Config) -> dict:
     # data
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     attributes = train_set.attributes if cfg.drop < 1 else {}
-    shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # by the pictures of the run
+    shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # by samples
     images, labels = train_set.to(device, attributes)
     held_out_images, held_out_labels = held_out.to(device, attributes)
-    judge = Judge(cfg, train_set, held_out, n=512)              # of the images that are drawn at the end
+    judge = Judge(cfg, train_set, held_out, n=512)      # of the images that are drawn at the end
     _, C, S, _ = images.shape
     size = train_set.images.size(2)
     shape = (C, S, size, attributes)
@@ -358,7 +364,7 @@ def train(cfg: Config) -> dict:
     model = nets["net"]
     average = nets["average"]
     optimizer = torch.optim.Adam(model.parameters(), cfg.lr, (0.9, 0.99))
-    data_rng = torch.Generator().manual_seed(cfg.seed)          # alike in all processes: each takes its share
+    data_rng = torch.Generator().manual_seed(cfg.seed)  # the same in all processes
     test = draw_batch(held_out_images, held_out_labels, 256, cfg, data_rng)
     if state:
         restore(state, [optimizer], data_rng)
@@ -382,7 +388,8 @@ def train(cfg: Config) -> dict:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            update_average(average, model, min(cfg.ema, step / (step + 10)))    # short while there is little
+            # the average is short at first, while there is little to average
+            update_average(average, model, min(cfg.ema, step / (step + 10)))
             # log; now and then evaluate, draw, save
             done = step + 1
             val_loss = None
@@ -440,14 +447,17 @@ def sample(cfg: Config):
         levels = abar.roll(1).tolist()                          # from ᾱ = 1, the image itself, on
         images = film([(add_noise(known, x, level),) for level in levels])
     else:
-        predict = guided(net, one_hot(labels, attributes).to(device), abar, cfg.predict, cfg.guidance)
+        y = one_hot(labels, attributes).to(device)
+        predict = guided(net, y, abar, cfg.predict, cfg.guidance)
         step_back = make_step(cfg.sampler, cfg.eta, cfg.variance)
         rng = torch.Generator().manual_seed(cfg.seed + 1)
         if cfg.show == "inpaint":
-            known, mask = known.to(device), mask.to(device)
+            known = known.to(device)
+            mask = mask.to(device)
         moments = []
         with autocast(device, cfg.matmul):
-            for xt, x0 in sample_chain(predict, x.to(device), abar, cfg.sample_steps, step_back, rng, known, mask):
+            for xt, x0 in sample_chain(predict, x.to(device), abar, cfg.sample_steps, step_back,
+                                       rng, known, mask):
                 if cfg.show == "reverse":
                     moments.append((xt, x0))
         images = film(moments) if cfg.show == "reverse" else x0

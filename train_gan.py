@@ -57,7 +57,8 @@ class Config(RunConfig):
     ema: float = 0.99           # how much of G's average is kept at each step
     # run
     out_dir: str = "runs/gan"   # folder of the run
-    n_test: int = 0             # images to score (0: 2,048; in a run of fewer steps than usual, its share)
+    # images to score (0: 2,048; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     interpolate: bool = False   # each row a walk from one z to another
@@ -173,7 +174,7 @@ def train(cfg: Config) -> dict:
     check_shape(state, C, S, size)
     nets = make_nets(cfg, C, S, state)
     G, D, average = nets.values()
-    judge = Judge(cfg, learn, held_out, n=2048)             # of the images that are drawn at the end
+    judge = Judge(cfg, learn, held_out, n=2048)         # of the images that are drawn at the end
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:

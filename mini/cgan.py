@@ -55,7 +55,8 @@ class Config(LabelConfig):
     ema: float = 0.995          # how much of G's average is kept at each step
     # run
     out_dir: str = "runs/cgan"  # folder of the run
-    n_test: int = 0             # images to score (0: 2,048; in a run of fewer steps than usual, its share)
+    # images to score (0: 2,048; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     vary: str = ""              # an attribute: each row has one of its values, each column one z
@@ -182,7 +183,7 @@ def train(cfg: Config) -> dict:
     check_shape(state, C, S, learn.attributes)
     nets = make_nets(cfg, C, S, learn.attributes, state)
     G, D, average = nets.values()
-    judge = Judge(cfg, learn, held_out, n=2048)             # of the images that are drawn at the end
+    judge = Judge(cfg, learn, held_out, n=2048)         # of the images that are drawn at the end
     y = one_hot(held_out.labels[:max(judge.n, cfg.n)], learn.attributes)
     z = noise(len(y), cfg.z_dim, cfg.seed)
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
@@ -250,8 +251,9 @@ def train(cfg: Config) -> dict:
         if judge.n > 0:
             z = z[:judge.n]
             y = y[:judge.n]
+            drawn = draw(average, z, y, size)
             untrained = make_nets(cfg, C, S, learn.attributes, None)["G"]
-            scores = judge.scores(draw(average, z, y, size), draw(untrained, z, y, size), judge.labels)
+            scores = judge.scores(drawn, draw(untrained, z, y, size), judge.labels)
         run.say(image_metrics.image_report(scores))
         return run.finish(**scores)
 

@@ -67,7 +67,7 @@ class Config(RunConfig):
     pool: int = 50              # translated images kept to be shown to D again (0: only new ones)
     # run
     out_dir: str = "runs/cyclegan"  # folder of the run
-    # held-out images of each domain to score (0: all; in a run of fewer steps than usual, its share)
+    # held-out images of each domain to score (0: all; in a run of fewer steps, their share)
     n_test: int = 0
     # sampling
     image: str = ""             # picture to translate (default: n held-out ones)
@@ -195,8 +195,10 @@ class Domain:
 
     def first(self, n: int):
         """The same with the first n of the held-out images."""
-        labels, nuisance = (None if rows is None else rows[:n] for rows in (self.labels, self.nuisance))
-        return replace(self, held_out=self.held_out[:n], labels=labels, nuisance=nuisance)
+        if self.labels is None:
+            return replace(self, held_out=self.held_out[:n])
+        return replace(self, held_out=self.held_out[:n], labels=self.labels[:n],
+                       nuisance=self.nuisance[:n])
 
 
 def load_domain(source: str, size: int, n: int, which: int) -> Domain:
@@ -279,8 +281,8 @@ def score(G_ab, G_ba, cfg, a, b, judge) -> dict:
 
 
 def to_score(cfg, a, b):
-    """(A, B, judge): the domains with as many held-out images as are scored; the judge of faces, or None where there is
-    nothing that it could read."""
+    """(A, B, judge): the domains with as many held-out images as are scored; the judge of faces,
+    or None where there is nothing that it could read."""
     n = n_to_score(cfg, max(len(a.held_out), len(b.held_out)), "held-out images of each domain")
     judge = None
     if same_attribute(cfg, a, b):
@@ -311,8 +313,9 @@ def check(cfg, S: int):
     require(cfg.constant < 1, f"--constant={cfg.constant} must be below 1")
     require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
     least = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
-    require(S >= least and S % 2**cfg.halvings == 0, f"images of {S} × {S}: --size must be at least "
-            f"{least} and a multiple of {2**cfg.halvings}, for so many --halvings and --d_halvings")
+    require(S >= least and S % 2**cfg.halvings == 0,
+            f"images of {S} × {S}: --size must be at least {least} and a multiple of "
+            f"{2**cfg.halvings}, for so many --halvings and --d_halvings")
 
 
 def make_nets(cfg, C: int, S: int, state):

@@ -66,7 +66,8 @@ class Config(RunConfig):
     ema: float = 0.995          # how much of the average of the weights is kept at each step
     # run
     out_dir: str = "runs/text_to_image"
-    # images to score, of held-out prompts and of unseen ones (0: 512; in a run of fewer steps than usual, its share)
+    # images to score, for held-out and for unseen prompts (0: 512; in a run of fewer steps, their
+    # share)
     n_test: int = 0
     # sampling
     prompt: str = "*"           # what to draw, several with | between; empty: anything; *: held-out captions
@@ -295,13 +296,15 @@ def draw(nets, y, cfg, low=None) -> list:
 # ---- the run
 def check(cfg):
     """Raise UserError for flags that do not go together."""
-    require_positive(cfg, "size", "stages", "width", "levels", "stem", "n_layer", "T", "n", "batch_size", "max_weight")
+    require_positive(cfg, "size", "stages", "width", "levels", "stem", "n_layer", "T", "n",
+                     "batch_size", "max_weight")
     require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
     multiple = 1
-    for k in range(cfg.stages):                                 # of the stage with images 2^k times smaller
-        multiple = math.lcm(multiple, 2**k * max(1, cfg.stem // 2**k) * 2**(cfg.levels - 1))
-    require(cfg.size % multiple == 0, f"--size={cfg.size} must be a multiple of {multiple}, for so many --stages, "
-            "--levels and --stem")
+    for k in range(cfg.stages):             # in the stage of images 2^k times smaller
+        stem = max(1, cfg.stem // 2**k)
+        multiple = math.lcm(multiple, 2**k * stem * 2**(cfg.levels - 1))
+    require(cfg.size % multiple == 0, f"--size={cfg.size} must be a multiple of {multiple}, for "
+            "so many --stages, --levels and --stem")
     require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
     require(0 <= cfg.s < 1, f"--s={cfg.s} must be at least 0 and below 1")
     require(0 <= cfg.max_s < 1, f"--max_s={cfg.max_s} must be at least 0 and below 1")
@@ -411,11 +414,12 @@ def train(cfg: Config) -> dict:
 
         losses = [loss_of(net, text, *test, abar, cfg).item() for net, test in zip(averages, tests)]
         rows = {}
-        n = 0
         sets = {}
-        if parts[0].attributes:                             # faces: else there is nothing to judge by
+        n = 0
+        if parts[0].attributes:             # faces; of others a judge could read nothing
             judge = judge_of_faces(cfg, 512, cfg.n_images)
             n = judge.n
+        if n > 0:
             sets = {"held out": (parts[1], tokens[1]), "unseen": (parts[2], tokens[2])}
         for name, (part, y) in sets.items():
             run.say(f"drawing {n} images from prompts {name}")
@@ -423,8 +427,11 @@ def train(cfg: Config) -> dict:
             for net, made in zip(averages, draw(averages, y[-n:, 0].to(device), cfg)):
                 rows[f"{name}, {net.S}"] = judged(judge, made[-1], labels)
                 rows[f"{name}, {net.S}, real"] = judged(judge, resize(real, net.S), labels)
-            rows[f"{name}, other faces"] = judged(judge, to_float(judge.train_set.images[:n]), labels)
-        table = metrics.table(rows, {"mean", *parts[0].attributes}) if rows else "no labels, no judge"
+            others = to_float(judge.train_set.images[:n])
+            rows[f"{name}, other faces"] = judged(judge, others, labels)
+        table = "no labels, no judge"
+        if rows:
+            table = metrics.table(rows, {"mean", *parts[0].attributes})
         run.say(f"held-out losses {losses}; how often the judge reads what the prompt says:\n{table}")
         return run.finish(val_loss=losses, n=n, scores=rows)
 
@@ -448,8 +455,10 @@ def evaluate(cfg: Config) -> dict:
     """Guidance, steps; the last stage against bicubic interpolation. PSNR means something for "real" only."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
     check(cfg)
-    nets, (_, parts, tokens) = make_nets(cfg, state["shape"], state)["averages"], load_data(cfg, state)
-    require(parts[0].attributes and cfg.stages > 1, "this needs a run of two stages, on images with labels")
+    nets = make_nets(cfg, state["shape"], state)["averages"]
+    _, parts, tokens = load_data(cfg, state)
+    require(parts[0].attributes and cfg.stages > 1,
+            "this needs a run of two stages, on images with labels")
     judge = judge_of_faces(cfg, 512, cfg.n_images)
     rows, shown, real, labels = {}, [], to_float(parts[1].images[-judge.n:]), parts[1].labels[-judge.n:]
     y, low = tokens[1][-judge.n:, 0].to(pick_device(cfg.device)), resize(real, cfg.size // 2)

@@ -54,7 +54,8 @@ class Config(LabelConfig):
     beta: float = 30.0          # weight of the KL in the loss
     # run
     out_dir: str = "runs/vae"   # folder of the run
-    n_test: int = 0             # samples to score (0: 512; in a run of fewer steps than usual, its share)
+    # samples to score (0: 512; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     show: Literal["samples", "reconstruct", "walk", "map", "arithmetic"] = "samples"  # what to draw

@@ -1,4 +1,4 @@
-"""How few labelled images would do? Classifiers trained on a few real images, with generated ones and without.
+"""How few labelled images would do? Classifiers of few images, with generated ones or without.
 
     python -m mini.classifier evaluate          the classifier's own images
     python -m mini.cgan evaluate                and 4,000 images that the conditional GAN has drawn
@@ -14,22 +14,25 @@ from mini import classifier
 
 
 def from_few(cfg, train_set, held_out, generated=None, few=(50, 100, 200), seeds: int = 3) -> dict:
-    """{what it learnt from: mean accuracy over attributes and seeds} of classifiers trained on so few images of the
-    ImageSet `train_set`, and, if the ImageSet `generated` is given, on those and all of `generated`."""
+    """{what it learnt from: mean accuracy over attributes and seeds} of classifiers trained on so
+    few images of the ImageSet `train_set`, and, if the ImageSet `generated` is given, on those and
+    all of `generated`."""
     few = [n for n in few if n <= len(train_set.images)] or [len(train_set.images)]
     table = {}
     for n in few:
         table[f"{n} real"] = mean_accuracy(cfg, train_set, held_out, n, None, seeds)
         if generated:
-            table[f"{n} real + generated"] = mean_accuracy(cfg, train_set, held_out, n, generated, seeds)
+            table[f"{n} real + generated"] = mean_accuracy(cfg, train_set, held_out, n, generated,
+                                                           seeds)
     return table
 
 
 def mean_accuracy(cfg, train_set, held_out, n: int, generated, seeds: int) -> float:
-    """The held-out accuracy, a mean over attributes and seeds. Each seed chooses n images of its own."""
+    """Held-out accuracy, the mean over attributes and seeds; each seed chooses n other images."""
     scores = []
     for seed in range(seeds):
-        chosen = torch.randperm(len(train_set.images), generator=torch.Generator().manual_seed(seed))[:n]
+        rng = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(train_set.images), generator=rng)[:n]
         images = train_set.images[chosen]
         labels = train_set.labels[chosen]
         if generated:
@@ -37,7 +40,8 @@ def mean_accuracy(cfg, train_set, held_out, n: int, generated, seeds: int) -> fl
             labels = torch.cat([labels, generated.labels])
         part = replace(train_set, images=images, labels=labels)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            own = classifier.Config(steps=200, eval_every=0, seed=seed, device=cfg.device, out_dir=folder)
+            own = classifier.Config(steps=200, eval_every=0, seed=seed, device=cfg.device,
+                                    out_dir=folder)
             result = classifier.train(own, (part, held_out))
         if "interrupted" in result:
             raise KeyboardInterrupt

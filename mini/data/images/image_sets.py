@@ -60,8 +60,8 @@ class ImageSet:
     source: str = "faces"   # what --data named
 
     def to(self, device, attributes=None):
-        """(images, labels) on a device, as a network learns from them: images uint8 (N, C, S, S), with their edges
-        repeated until S is a power of two; labels one-hot (N, V). `attributes`: {} leaves the labels out."""
+        """(images, labels) on a device, as a network learns from them: uint8 (N, C, S, S), S a
+        power of two, as `pad` makes them; one-hot (N, V). With attributes = {} V is 0."""
         labels = one_hot(self.labels, self.attributes if attributes is None else attributes)
         images = pad(self.images)
         return images.to(device), labels.to(device)
@@ -77,7 +77,7 @@ def load_images(source: str, size: int = 32, n_faces: int = 20000):
 
 
 def split(data: ImageSet):
-    """(training ImageSet, held-out ImageSet): nine tenths and one, at random but always the same."""
+    """(training ImageSet, held-out ImageSet): nine tenths and one, at random, always the same."""
     order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
     cut = max(1, len(order) * 9 // 10)
     train_part = order[:cut]
@@ -125,7 +125,8 @@ def draw_labels(cfg, attributes: dict, n: int, otherwise=None) -> torch.Tensor:
         if not value:
             continue
         if name not in attributes:
-            raise UserError(f"--{name}: the model knows {', '.join(attributes) or 'no labels'} only")
+            known = ", ".join(attributes) or "no labels"
+            raise UserError(f"--{name}: the model knows {known} only")
         names = attributes[name]
         if value not in names:
             raise UserError(f"--{name}={value}: choose from {', '.join(names)}")
@@ -189,8 +190,8 @@ def read_images(source: str, size: int = 0) -> ImageSet:
     if values is None:
         return ImageSet(images, torch.zeros(len(images), 0, dtype=torch.int64), {}, source)
     if len(values) != len(images):
-        raise UserError(f"--data={source}: {len(values)} labels for {len(images)} images; bring the two that "
-                        "belong together")
+        raise UserError(f"--data={source}: {len(values)} labels for {len(images)} images; bring "
+                        "the two that belong together")
     if names is None:
         names, values = np.unique(values, return_inverse=True)
     labels = torch.from_numpy(values.astype(np.int64)).view(-1, 1)
@@ -225,7 +226,8 @@ def _read_named(name: str, size: int):
 def _read_path(source: str, size: int):
     path = Path(source)
     if not path.exists():
-        raise UserError(f"--data={source}: no such file or folder (by name there are: faces, {', '.join(SETS)})")
+        raise UserError(f"--data={source}: no such file or folder (by name there are: faces, "
+                        f"{', '.join(SETS)})")
     if path.is_dir():
         return _read_folder(path, size)
     with open(path, "rb") as file:
@@ -237,8 +239,8 @@ def _read_path(source: str, size: int):
     if suffix == ".bin":
         return _read_cifar_files([path])
     if suffix not in SUFFIXES:
-        raise UserError(f"{path}: not images as we know them; bring a folder of images, an IDX file, a .bin file of "
-                        "CIFAR-10, .npy or .npz")
+        raise UserError(f"{path}: not images as we know them; bring a folder of images, an IDX "
+                        "file, a .bin file of CIFAR-10, .npy or .npz")
     return _read_pictures([path], size), None, None
 
 
