@@ -2,9 +2,9 @@
 
 A discriminative model learns p(label | image): from 3,072 numbers to one of a few words. A generative model
 learns p(image), the whole picture: harder, and harder to score. So this small convolutional network serves as
-the judge: it says which attributes an image has, and how far generated images are from real ones, by the
-Fréchet distance between its features of both. (FID is that distance with a large network's features, Heusel
-et al. 2017, "GANs trained by a two time-scale update rule"; ours cannot be compared with it.)
+the judge (mini/utils/judge.py): it says which attributes an image has, and how far generated images are from
+real ones, by the Fréchet distance between its features of both. (FID is that distance with a large network's
+features, Heusel et al. 2017, "GANs trained by a two time-scale update rule"; ours cannot be compared with it.)
 
 The loss is the sum over attributes of the cross-entropy; for one image with the labels y₁ … y_A
 
@@ -105,8 +105,13 @@ def predict(model, images, at_once: int = 512):
 
 def accuracy(model, images, labels) -> dict:
     """{attribute: the share of images whose label is read right}; labels (N, A)."""
-    right = (predict(model, images)[0] == labels.cpu()).double().mean(0).tolist()
-    return dict(zip(model.attributes, right))
+    read, _ = predict(model, images)
+    return share_right(model.attributes, read, labels.cpu())
+
+
+def share_right(attributes: dict, read, labels) -> dict:
+    """{attribute: how often two tensors of labels (N, A) agree}."""
+    return dict(zip(attributes, (read == labels).double().mean(0).tolist()))
 
 
 # ---- the run
@@ -181,7 +186,7 @@ def train(cfg: Config, data=None) -> dict:
 def most_frequent(learn, labels) -> dict:
     """{attribute: accuracy of always saying its most frequent value}, the baseline, where these are true."""
     said = learn.labels.mode(dim=0).values
-    return dict(zip(learn.attributes, (labels == said).double().mean(0).tolist()))
+    return share_right(learn.attributes, said, labels)
 
 
 def load(cfg):

@@ -1013,7 +1013,7 @@ def test_bad_flags(script, arrays, capsys):
     assert "invalid choice" in refused(capsys, script, *run, "--preset=gqu")
     assert "--batch_size=1 must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
     for wrong in ("--ngf=0", "--ndf=0", "--z_dim=0", "--n=0"):
-        assert "above 0" in refused(capsys, script, *run, wrong)
+        assert f"{wrong} must be at least 1" in refused(capsys, script, *run, wrong)
     assert "-4" in refused(capsys, script, *run, "--size=-4")
     assert "--n_images" in refused(capsys, script, *run, "--data=faces", "--n_images=0")
     if script is cgan:

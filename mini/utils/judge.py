@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mini import classifier
 from mini.data.images.image_sets import load_images
-from mini.utils import image_metrics
+from mini.utils.image_metrics import frechet_distance
 from mini.utils.metrics import n_to_score
 
 VERSION = 1                         # raise it when the training changes: then none is used again
@@ -62,7 +62,7 @@ class Judge:
         """The Fréchet distance of n images (n, C, H, W), bytes or in [-1, 1], from real ones."""
         self.prepare()
         _, features = classifier.predict(self.model, images[:self.n])
-        return image_metrics.frechet_distance(features, self.real_features)
+        return frechet_distance(features, self.real_features)
 
     def scores(self, images, untrained, asked=None) -> dict:
         """The distance of generated images; beside it that of an untrained network's images, and
@@ -74,17 +74,21 @@ class Judge:
         """
         if self.n == 0:
             return {}
+        self.prepare()
+        read, features = classifier.predict(self.model, images)
+        _, training_features = classifier.predict(self.model, self.train_set.images[:self.n])
+        _, untrained_features = classifier.predict(self.model, untrained)
         scores = {
-            "frechet": self.frechet(images),
-            "frechet_floor": self.frechet(self.train_set.images),
-            "frechet_untrained": self.frechet(untrained),
+            "frechet": frechet_distance(features, self.real_features),
+            "frechet_floor": frechet_distance(training_features, self.real_features),
+            "frechet_untrained": frechet_distance(untrained_features, self.real_features),
             "frechet_n": self.n,
             "features": "face features",
         }
         if self.train_set.source != "faces":
             scores["features"] = f"features of a classifier of {self.train_set.source}"
         if asked is not None:
-            scores["accuracy"] = self.accuracy(images, asked)
+            scores["accuracy"] = classifier.share_right(self.train_set.attributes, read, asked)
             scores["most_frequent"] = classifier.most_frequent(self.train_set, asked)
         return scores
 
