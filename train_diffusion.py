@@ -351,8 +351,8 @@ def train(cfg: Config) -> dict:
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     attributes = train_set.attributes if cfg.drop < 1 else {}
     shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # by samples
-    images, labels = train_set.to(device, attributes)
-    held_out_images, held_out_labels = held_out.to(device, attributes)
+    images, labels = train_set.tensors(device, attributes)
+    held_out_images, held_out_labels = held_out.tensors(device, attributes)
     judge = Judge(cfg, train_set, held_out, n=512)      # of the images that are drawn at the end
     _, C, S, _ = images.shape
     size = train_set.images.size(2)

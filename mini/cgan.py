@@ -29,7 +29,7 @@ from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load
 from mini.utils import image_metrics, metrics
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import pick_device
-from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float
+from mini.utils.images import crop, disturb, even_out, noise, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
@@ -178,7 +178,7 @@ def train(cfg: Config) -> dict:
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     require(learn.attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
     size, device = learn.images.size(2), pick_device(cfg.device)
-    images, labels = pad(learn.images).to(device), one_hot(learn.labels, learn.attributes).to(device)
+    images, labels = learn.tensors(device)
     N, C, S, _ = images.shape
     check_shape(state, C, S, learn.attributes)
     nets = make_nets(cfg, C, S, learn.attributes, state)

@@ -59,7 +59,7 @@ class ImageSet:
     attributes: dict        # {attribute: [names of its values]}, A of them; none if there are no labels
     source: str = "faces"   # what --data named
 
-    def to(self, device, attributes=None):
+    def tensors(self, device, attributes=None):
         """(images, labels) on a device, as a network learns from them: uint8 (N, C, S, S), S a
         power of two, as `pad` makes them; one-hot (N, V). With attributes = {} V is 0."""
         labels = one_hot(self.labels, self.attributes if attributes is None else attributes)
