@@ -119,6 +119,8 @@ def trained_classifier(cfg, train_set, held_out):
         unfinished = (folder / "checkpoint.pt").exists()
         result = classifier.train(replace(own, resume=unfinished), (train_set, held_out))
         if "interrupted" in result:
+            print(f"the run in {cfg.out_dir} is trained, but not scored: go on with --resume "
+                  f"--out_dir={cfg.out_dir}", flush=True)
             raise KeyboardInterrupt
         print(f"the judge took {time.perf_counter() - began:.0f} s", flush=True)
     # as if to go on with it, since otherwise a short training is remarked on
