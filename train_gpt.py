@@ -45,21 +45,21 @@ from mini.utils.text import encode_prompt, print_copying, write_texts
 def attention(q, k, v, dropout: float = 0.0):
     """softmax(q kᵀ / √hs + mask) v: what each position reads from itself and those before it.
 
-    q (B, nh, T, hs), k and v (B, nh, S, hs), for nh heads of size hs; returns (B, nh, T, hs).
-    The queries belong to the last T of the S positions; in training S = T. Vaswani et al., eq. 1.
+    q, k, v: (B, nh, T, hs), with nh heads of size hs; returns (B, nh, T, hs). In sampling with a
+    cache, q has the last T of the S positions only, k and v have all S. (Vaswani et al., eq. 1)
     """
     T, S, hs = q.size(-2), k.size(-2), q.size(-1)
     scores = (q / math.sqrt(hs)) @ k.mT                 # (B, nh, T, hs) @ (B, nh, hs, S)
-    scores = scores.masked_fill(future(T, S, q.device), -math.inf)
+    scores = scores.masked_fill(~causal_mask(T, S, q.device), -math.inf)
     weights = F.softmax(scores, dim=-1)                 # (B, nh, T, S): each row sums to 1
     weights = F.dropout(weights, dropout)
     return weights @ v                                  # (B, nh, T, S) @ (B, nh, S, hs)
 
 
-def future(T: int, S: int, device):
-    """(T, S): True where a key comes after the query. The queries stand at positions S − T … S −
-    1."""
-    return torch.ones(T, S, dtype=torch.bool, device=device).triu(S - T + 1)
+def causal_mask(T: int, S: int, device):
+    """(T, S): True where a query may look at a key, because the key is not after it."""
+    mask = torch.ones(T, S, dtype=torch.bool, device=device)
+    return mask.tril(S - T)                             # query t stands at position S − T + t
 
 
 def fused_attention(q, k, v, dropout: float = 0.0):
@@ -67,8 +67,8 @@ def fused_attention(q, k, v, dropout: float = 0.0):
     T, S = q.size(-2), k.size(-2)
     if T == S:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    past = ~future(T, S, q.device)                      # is_causal would take the first T positions
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=past, dropout_p=dropout)
+    mask = causal_mask(T, S, q.device)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, attn_mask=mask)
 
 
 class CausalSelfAttention(nn.Module):

@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 import train_gan
 import train_gpt
-from mini import classifier, cyclegan, lstm, translator, vae
+from mini import cyclegan, lstm, translator, vae
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import load_images, one_hot
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text
@@ -43,6 +43,7 @@ from mini.utils.config import require
 from mini.utils.device import autocast
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.images import noise, sheet, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import own_checkpoint
 from train_gpt import GPT, Config
@@ -551,8 +552,9 @@ def bench_families(args):
         return (torch.stack(p) > 0.9).all(0).float().mean().item()
 
     n, (learn, held_out) = 2048, load_images("faces")
-    judge = classifier.Judge(classifier.Config(device="cpu"), learn, held_out, n=n)
-    print(f"{judge.name}, n = {n:,}: training images {judge.frechet(learn.images):.1f} (the floor), the judge is sure of "
+    judge = Judge(train_gan.Config(device="cpu"), learn, held_out, n=n)
+    judge.prepare()
+    print(f"face features, n = {n:,}: training images {judge.frechet(learn.images):.1f} (the floor), the judge is sure of "
           f"{sure(to_float(learn.images[:n])):.1%}")
     for folder in args.runs.split(","):
         result = json.loads(Path(folder, "result.json").read_text())
@@ -567,7 +569,8 @@ def bench_families(args):
             cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
             require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")
             net = train_diffusion.make_nets(cfg, state["shape"], state)["average"]
-            images = train_diffusion.draw(net, torch.zeros(n, 0, dtype=torch.long), state["shape"], cfg)
+            with autocast(torch.device("cpu"), cfg.matmul):
+                images = train_diffusion.draw(net, torch.zeros(n, 0), state["shape"], cfg)
         write_png(f"{folder}/samples/judged.png", sheet(images[:16]))
         print(f"{name}: {judge.frechet(images):.1f}, sure of {sure(images):.1%}, after {result['steps']:,} steps, {result['seconds']:.0f} s; "
               f"{result['parameters']:,} parameters; {folder}/samples/judged.png", flush=True)

@@ -19,17 +19,16 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import train_diffusion
-from mini import classifier
 from mini.data.images import image_sets
 from mini.data.images.faces import faces
 from mini.utils import config
 from mini.utils.device import autocast
 from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks
+from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
 from tests.helpers import close, refused, refused_by
-from train_diffusion import (Attention, Config, ResBlock, UNet, add_noise, draw_batch, guided,
-                             loss_of, make_abar, make_nets, sample_chain, step_back, to_x0,
-                             update_average)
+from train_diffusion import (Attention, Config, ResBlock, UNet, add_noise, draw_batch, loss_of,
+                             make_abar, make_nets, make_step, to_x0, update_average)
 
 TINY = dict(size=16, n_images=64, width=32, T=20, batch_size=8, steps=4, warmup=1, n=8, sample_steps=4, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -51,7 +50,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
-        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
+        patch.setattr("mini.utils.judge.STEPS", 2)
+        patch.setattr("mini.utils.judge.TRIAL_STEPS", 2)
         patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
@@ -93,7 +93,24 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 
 def no_judge(cfg, learn, held_out, n):
-    return SimpleNamespace(model=None, labels=held_out.labels, scores=lambda *_: {})
+    return SimpleNamespace(n=0, labels=held_out.labels[:0], scores=lambda *_: {})
+
+
+def step_back(xt, x0, abar_t, abar_s, z, cfg, before=None):
+    return make_step(cfg.sampler, cfg.eta, cfg.variance)(xt, x0, abar_t, abar_s, z, before)
+
+
+def sample_chain(predict, x, cfg, rng, *known):
+    return train_diffusion.sample_chain(predict, x, make_abar(cfg.T, cfg.schedule), cfg.sample_steps,
+                                        make_step(cfg.sampler, cfg.eta, cfg.variance), rng, *known)
+
+
+def guided(net, y, cfg):
+    return train_diffusion.guided(net, y, make_abar(cfg.T, cfg.schedule), cfg.predict, cfg.guidance)
+
+
+def draw(net, labels, shape, cfg):
+    return train_diffusion.draw(net, image_sets.one_hot(labels, shape[3]), shape, cfg)
 
 
 def rng_of(seed):
@@ -520,15 +537,15 @@ def test_noise_is_fresh_at_each_step(sampler):
 @pytest.mark.parametrize("n", [5, 130])
 def test_the_noise_on_the_way_is_not_that_of_the_beginning(n, monkeypatch):
     """One seed for both would add x_T to itself: too much noise at the first step of ddpm, and of ddim with eta."""
-    began, came, plain = [], [], train_diffusion.step_back
+    began, came, plain = [], [], train_diffusion.ddpm_step
 
-    def spy(xt, x0, abar_t, abar_s, z, cfg, before=None):
+    def spy(xt, x0, abar_t, abar_s, z, before=None, variance="small"):
         began.append(xt), came.append(z)
-        return plain(xt, x0, abar_t, abar_s, z, cfg, before)
+        return plain(xt, x0, abar_t, abar_s, z, before, variance)
 
-    monkeypatch.setattr(train_diffusion, "step_back", spy)
+    monkeypatch.setattr(train_diffusion, "ddpm_step", spy)
     cfg, shape = tiny(sampler="ddpm", sample_steps=2, levels=1), (1, 16, 16, {})
-    train_diffusion.draw(make_nets(cfg, shape, None)["net"], torch.zeros(n, 0).long(), shape, cfg)
+    draw(make_nets(cfg, shape, None)["net"], torch.zeros(n, 0).long(), shape, cfg)
     together = torch.corrcoef(torch.stack([began[0].flatten(), came[0].flatten()]))[0, 1]
     assert abs(together) < 0.15
     for a in came:
@@ -551,8 +568,7 @@ def test_times_of_a_chain(T):
 
 @pytest.mark.parametrize("steps", [0, -1, 21])
 def test_impossible_numbers_of_steps(steps):
-    chain = sample_chain(lambda x, t: x, torch.zeros(2), tiny(T=20, sample_steps=steps), rng_of(0))
-    refused(lambda: next(chain), f"--sample_steps={steps}", 20)
+    refused(lambda: train_diffusion.check(tiny(T=20, sample_steps=steps), 16), f"--sample_steps={steps}", 20)
 
 
 def mixture():
@@ -646,9 +662,9 @@ def test_draw(size):
     """From fixed noise, cropped; more than fit at once come in their order, and none depends on the others."""
     net, shape, cfg = a_net(C=1), (1, 16, size, SHAPES), tiny(sample_steps=2, seed=5)
     labels = torch.stack([torch.arange(130) % 2, torch.arange(130) % 3], 1)
-    images = train_diffusion.draw(net, labels, shape, cfg)
+    images = draw(net, labels, shape, cfg)
     assert images.shape == (130, 1, size, size) and not images.requires_grad and images.abs().max() <= 1
-    assert torch.equal(images, train_diffusion.draw(net, labels, shape, cfg))
+    assert torch.equal(images, draw(net, labels, shape, cfg))
     x = torch.randn(130, 1, 16, 16, generator=rng_of(5))
     for i in (0, 1, 127, 128, 129):
         y = torch.zeros(1, 5)
@@ -800,11 +816,11 @@ def test_steps_equal_a_training_loop_written_out(predict, drop, tmp_path, monkey
 
 def test_the_pictures_and_scores_of_a_run(tmp_path, monkeypatch):
     """The average's, from fixed noise, for the labels asked for; then for held-out ones, beside an untrained net's."""
-    drawn, made, seen, draw, make = [], [], {}, train_diffusion.draw, train_diffusion.make_nets
-    scores = classifier.Judge.scores
+    drawn, made, seen, plain, make = [], [], {}, train_diffusion.draw, train_diffusion.make_nets
+    scores = Judge.scores
 
-    def spy(net, labels, *rest):
-        drawn.append((net, labels, draw(net, labels, *rest)))
+    def spy(net, y, *rest):
+        drawn.append((net, y, plain(net, y, *rest)))
         return drawn[-1][2]
 
     def score(judge, images, untrained, asked=None):
@@ -813,19 +829,19 @@ def test_the_pictures_and_scores_of_a_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train_diffusion, "draw", spy)
     monkeypatch.setattr(train_diffusion, "make_nets", lambda *args: made.append(make(*args)) or made[-1])
-    monkeypatch.setattr(classifier.Judge, "scores", score)
+    monkeypatch.setattr(Judge, "scores", score)
     cfg = tiny(steps=2, sample_every=1, n=5, hair="red", lr=0.01, out_dir=str(tmp_path / "run"))
     train_diffusion.train(cfg)
-    assert len(drawn[0][1]) == 1 and len(drawn) == 5            # the first only asks whether the flags are right
-    drawn = drawn[1:]
+    assert len(drawn) == 4
     assert all(net is made[0]["average"] for net, _, _ in drawn[:3])
     red = image_sets.ATTRIBUTES["hair"].index("red")
-    assert torch.equal(drawn[0][1], drawn[1][1]) and (drawn[0][1][:, 0] == red).all()
+    assert torch.equal(drawn[0][1], drawn[1][1]) and (drawn[0][1][:, red] == 1).all()
     for step, (_, _, images) in enumerate(drawn[:2], 1):
         assert (read_png(tmp_path / f"run/samples/step_00000{step}.png") == sheet(images)).all() and len(images) == 5
     assert not torch.equal(drawn[0][2], drawn[1][2])
     held_out = image_sets.load_images("faces", 16, 64)[1]
-    assert torch.equal(seen["asked"], held_out.labels) and torch.equal(drawn[2][1], held_out.labels)
+    assert torch.equal(seen["asked"], held_out.labels)
+    assert torch.equal(drawn[2][1], image_sets.one_hot(held_out.labels, image_sets.ATTRIBUTES))
     assert seen["images"] is drawn[2][2] and seen["untrained"] is drawn[3][2]
     assert all((p == q).all() for p, q in zip(make(cfg, (3, 16, 16, image_sets.ATTRIBUTES), None)["net"].parameters(),
                                               drawn[3][0].parameters()))
@@ -916,7 +932,7 @@ def test_samples(trained, capsys):
         pixels.append(pictures(folder / "samples/samples.png").flatten(0, 1)[:11])
     assert torch.equal(pixels[0], pixels[1]) and not torch.equal(pixels[0], pixels[2])
     for got, own in ((pixels[0], tiny(seed=5)), (pixels[3], tiny(seed=5, hair="red", guidance=3.0))):
-        assert alike(got, train_diffusion.draw(net, image_sets.draw_labels(own, shape[3], 11), shape, own))
+        assert alike(got, draw(net, image_sets.draw_labels(own, shape[3], 11), shape, own))
 
 
 @pytest.mark.parametrize("n", [5, 24])
@@ -955,7 +971,7 @@ def test_reverse_makes_an_image_of_noise(trained):
     shown = pictures(folder / "samples/reverse.png").view(4, 2, 8, 3, 16, 16)
     labels, cfg.sample_steps = image_sets.draw_labels(cfg, shape[3], 4), 8
     assert alike(shown[:, 0, 0], noise(4, 768, 4).view(4, 3, 16, 16))
-    assert alike(shown[:, 1, -1], train_diffusion.draw(net, labels, shape, cfg))
+    assert alike(shown[:, 1, -1], draw(net, labels, shape, cfg))
     y = image_sets.one_hot(labels, shape[3])
     chain = list(sample_chain(guided(net, y, cfg), noise(4, 768, 4).view(4, 3, 16, 16), cfg, rng_of(4)))
     for i, (x, x0) in enumerate(chain):
@@ -976,7 +992,7 @@ def test_inpainting_draws_with_the_labels_of_the_images(trained, monkeypatch):
     """Unless others are asked for, by a flag."""
     folder, held_out, asked = trained[0], image_sets.load_images("faces", 16, 64)[1], []
     plain = train_diffusion.guided
-    monkeypatch.setattr(train_diffusion, "guided", lambda net, y, cfg: asked.append(y) or plain(net, y, cfg))
+    monkeypatch.setattr(train_diffusion, "guided", lambda net, y, *rest: asked.append(y) or plain(net, y, *rest))
     for flag, labels in (([], held_out.labels[:5]), (["--hair=red"], held_out.labels[:5].clone())):
         labels[:, 0] = 3 if flag else labels[:, 0]
         command(folder, "sample", "--show=inpaint", "--n=5", *flag)
@@ -1006,9 +1022,9 @@ def test_evaluate(T, drop, steps, tmp_path, monkeypatch, capsys):
     guided by; and how often what was asked for is drawn. Here what is drawn are the held-out images."""
     calls, held_out = [], image_sets.load_images("faces", 16, 64)[1]
 
-    def draw(net, labels, shape, cfg):
+    def draw(net, y, shape, cfg):
         calls.append((cfg.sampler, cfg.sample_steps, cfg.guidance))
-        assert torch.equal(labels, held_out.labels) and shape[3] == (image_sets.ATTRIBUTES if drop < 1 else {})
+        assert torch.equal(y, image_sets.one_hot(held_out.labels, shape[3])) and shape[3] == (image_sets.ATTRIBUTES if drop < 1 else {})
         return to_float(held_out.images)
 
     train_diffusion.train(tiny(steps=1, levels=1, T=T, drop=drop, out_dir=str(tmp_path / "run")))
@@ -1022,8 +1038,8 @@ def test_evaluate(T, drop, steps, tmp_path, monkeypatch, capsys):
     assert list(tables) == ["Fréchet_distance", "mean_accuracy"] and calls == list(want.values())
     assert all(list(table) == list(want) for table in tables.values()) and f"ddpm, {T} steps" in capsys.readouterr().out
     assert all(abs(distance) < 1e-3 for distance in tables["Fréchet_distance"].values())
-    judge = classifier.Judge(tiny(), *image_sets.load_images("faces", 16, 64))
-    right = (classifier.predict(judge.model, held_out.images)[0] == held_out.labels).double().mean().item()
+    judge = Judge(tiny(), *image_sets.load_images("faces", 16, 64))
+    right = sum(judge.accuracy(held_out.images, held_out.labels).values()) / 6
     assert all(math.isclose(share, right, rel_tol=1e-6) for share in tables["mean_accuracy"].values())
     shown = pictures(tmp_path / "run/samples/evaluate.png")
     assert shown.shape[:2] == (len(want), 8) and all(alike(row, to_float(held_out.images[:8])) for row in shown)
@@ -1040,14 +1056,14 @@ image_sets.HELD_OUT = 64
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 torch.Tensor.float = torch.Tensor.double
-train_diffusion.Judge = lambda *_, n: SimpleNamespace(model=None, labels=None, scores=lambda *_: {})
+train_diffusion.Judge = lambda *_, n: SimpleNamespace(n=0, labels=None, scores=lambda *_: {})
 sizes, plain = [], train_diffusion.loss_of
 def spy(net, x0, *rest):
     sizes.append(len(x0))
     return plain(net, x0, *rest)
 train_diffusion.loss_of = spy
 drawn, draw = [], train_diffusion.draw
-train_diffusion.draw = lambda net, labels, *rest: drawn.append(len(labels)) or draw(net, labels, *rest)
+train_diffusion.draw = lambda net, y, *rest: drawn.append(len(y)) or draw(net, y, *rest)
 train_diffusion.main(sys.argv[1:])
 print("sizes", sizes, "drawn", drawn)
 """
@@ -1071,7 +1087,7 @@ def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch, double):
     assert [rank.returncode for rank in ranks] == [0, 0], outputs
     assert "step 3/3" in outputs[0] and "step" not in outputs[1]        # only rank 0 speaks
     assert all("sizes [2, 2, 2, 256, 256]" in output for output in outputs)  # the last is the held-out loss
-    assert "drawn [1, 8]" in outputs[0] and "drawn [1]" in outputs[1]   # one image to try the flags, and the sheet
+    assert "drawn [8]" in outputs[0] and "drawn []" in outputs[1]       # the sheet
     a, b = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True)["model"] for run in ("one", "two"))
     assert set(a) == set(b)                                             # no "module." in their names
     for name in a:
@@ -1081,8 +1097,8 @@ def test_two_processes_take_the_steps_of_one(tmp_path, monkeypatch, double):
 def test_the_judge_is_of_the_first_process(place, monkeypatch, capsys):
     """Two processes would train it at once, in the same folder."""
     monkeypatch.setenv("RANK", "1")
-    judge = classifier.Judge(tiny(seed=77, data="nowhere"), *image_sets.load_images("faces", 16, 64))
-    assert judge.model is None and judge.scores(None, None) == {} and capsys.readouterr().out == ""
+    judge = Judge(tiny(seed=77, data="nowhere"), *image_sets.load_images("faces", 16, 64))
+    assert judge.n == 0 and judge.scores(None, None) == {} and capsys.readouterr().out == ""
 
 
 # ---- bad input: one line, exit status 2, no traceback, nothing lost
@@ -1097,7 +1113,7 @@ def test_bad_sizes_and_names(flag, tmp_path, capsys):
     """Before the first step, which may take hours to be followed by samples."""
     name = flag.split("=")[0]
     err = refused_by_main(capsys, *flags(out_dir=tmp_path / "run", steps=1), f"--{flag}")
-    assert f"--{name}" in err or "every size must be at least 1" in err
+    assert f"--{name}" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -1108,7 +1124,7 @@ def test_bad_samples(trained, capsys):
     assert "--label" in refused_by_main(capsys, *run, "--label=3")
     for steps in (0, 21):
         assert f"--sample_steps={steps}: from 1 to 20" in refused_by_main(capsys, *run, f"--sample_steps={steps}")
-    assert "every size" in refused_by_main(capsys, *run, "--n=0")
+    assert "--n=0" in refused_by_main(capsys, *run, "--n=0")
     assert "leave the flag out" in refused_by_main(capsys, *run, "--width=64")
     assert "no checkpoint" in refused_by_main(capsys, "sample", f"--out_dir={trained[0]}/none")
     assert "no checkpoint" in refused_by_main(capsys, *flags(out_dir=trained[0] / "none"), "--resume")
