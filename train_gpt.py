@@ -1,21 +1,27 @@
 """GPT-2: a Transformer decoder that learns to write by predicting the next token.
 
-By the chain rule p(x₁ … xₙ) = Π p(xₜ | x₁ … xₜ₋₁), so a model of the next token is a model of whole
-texts. One pass predicts the next token at every position at once: a mask hides from each position
-what comes after it. The loss is the mean over all positions, in nats; a model that knows nothing
-scores ln V, where V is the number of different tokens:
+A token is a character or a piece of a word. By the chain rule p(x₁ … x_T) = Πₜ p(xₜ | x₁ … xₜ₋₁),
+so a model of the next token is a model of whole texts. One pass predicts the next token at every
+position at once: a mask hides from each position what comes after it. The loss is the mean over all
+positions, in nats (natural logarithms). A model that knows nothing gives each of V tokens the
+probability 1/V, and so has the loss ln V:
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
-Papers: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2);
-Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762.
-Departures: Muon trains the weight matrices of the blocks, in a fraction of AdamW's steps
-(--optimizer=adamw trains everything by AdamW); the learning rate falls in a line, not a cosine.
+Shapes: B sequences of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens.
+
+Papers: Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762, and
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). What GPT-2
+changes in the decoder of Vaswani et al.: there is no encoder to look at; each branch reads a
+normalised copy of its input (pre-norm); positions are learnt vectors, not sines; GELU, not ReLU.
+Our departures: a small model with dropout by default; the weight matrices of the blocks are trained
+by Muon (Jordan et al. 2024; mini/utils/optim.py), which needs fewer steps than AdamW
+(--optimizer=adamw); the learning rate stays at its peak for a while, then falls in a line to 0.
 
     python train_gpt.py                                 learn from our own tales
     python train_gpt.py --data=my_novel.txt             learn from your own text
     python train_gpt.py sample --prompt="The ferry"     let it write on
-    python train_gpt.py evaluate                        what does context buy? loss by position
+    python train_gpt.py evaluate                        the loss after 1, 2, 4, … tokens of context
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
 
 Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.py, mini/bert.py.
@@ -28,6 +34,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# what no paper is about; none of it has to be read to follow this file
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
@@ -38,54 +45,59 @@ from mini.utils.fast_vectors import fast_vectors
 from mini.utils.metrics import text_report, text_scores
 from mini.utils.optim import Muon
 from mini.utils.run import Run, load_checkpoint, merge_config, own_checkpoint, restore
-from mini.utils.text import encode_prompt, print_copying, write_texts
+from mini.utils.text import check_prompt, print_copying, print_others, printer
 
 # ---- attention
 
-def attention(q, k, v, dropout: float = 0.0):
-    """softmax(q kᵀ / √hs + mask) v: what each position reads from itself and those before it.
+def attention(q, k, v, mask, dropout=None):
+    """softmax(q kᵀ / √hs) v, where each query looks at the keys that the mask allows.
 
-    q, k, v: (B, nh, T, hs), with nh heads of size hs; returns (B, nh, T, hs). In sampling with a
-    cache, q has the last T of the S positions only, k and v have all S. (Vaswani et al., eq. 1)
+    q: (B, nh, T, hs), k and v: (B, nh, S, hs), for nh heads of size hs (the paper's d_k); mask:
+    (T, S). Returns (B, nh, T, hs). In training there is a query for each key: T = S. (Vaswani et
+    al., eq. 1; without √hs, long vectors would have large products, and softmax no gradient.)
     """
-    T, S, hs = q.size(-2), k.size(-2), q.size(-1)
-    scores = (q / math.sqrt(hs)) @ k.mT                 # (B, nh, T, hs) @ (B, nh, hs, S)
-    scores = scores.masked_fill(~causal_mask(T, S, q.device), -math.inf)
-    weights = F.softmax(scores, dim=-1)                 # (B, nh, T, S): each row sums to 1
-    weights = F.dropout(weights, dropout)
-    return weights @ v                                  # (B, nh, T, S) @ (B, nh, S, hs)
+    hs = q.size(-1)
+    scores = (q / math.sqrt(hs)) @ k.mT                     # (B, nh, T, hs) @ (B, nh, hs, S)
+    scores = scores.masked_fill(~mask, -math.inf)           # (B, nh, T, S): not allowed, weight 0
+    weights = F.softmax(scores, dim=-1)                     # each row sums to 1
+    if dropout is not None:
+        weights = dropout(weights)
+    return weights @ v                                      # (B, nh, T, S) @ (B, nh, S, hs)
 
 
-def causal_mask(T: int, S: int, device):
-    """(T, S): True where a query may look at a key, because the key is not after it."""
-    mask = torch.ones(T, S, dtype=torch.bool, device=device)
-    return mask.tril(S - T)                             # query t stands at position S − T + t
+def causal_mask(T: int, device=None):
+    """(T, T): True where query t (row) may look at key s (column), which is where s ≤ t."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
-def fused_attention(q, k, v, dropout: float = 0.0):
-    """The same by torch's fused kernel, which never stores the weights: faster on a GPU."""
-    T, S = q.size(-2), k.size(-2)
-    if T == S:
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
-    mask = causal_mask(T, S, q.device)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, attn_mask=mask)
+def fused_attention(q, k, v, mask, dropout=None):
+    """The same by one kernel of torch's that never stores the weights: faster on a GPU
+    (--fused)."""
+    p = dropout.p if dropout is not None and dropout.training else 0.0
+    if mask.size(0) == mask.size(1):                        # the kernel has a causal mask built in
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=p, attn_mask=mask)
 
 
 class CausalSelfAttention(nn.Module):
-    """Attention in n_head heads, each with queries, keys and values of its own."""
+    """Attention in n_head heads, each with queries, keys and values of its own.
+
+    c_attn, c_proj and c_fc have these names in the published GPT-2.
+    """
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head = cfg.n_head
-        self.fused = cfg.fused
-        self.p = cfg.dropout
+        self.attention = fused_attention if cfg.fused else attention
         self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)     # q, k and v in one product
         self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.attn_dropout = nn.Dropout(cfg.dropout)             # of the weights
+        self.resid_dropout = nn.Dropout(cfg.dropout)            # of what is added to x
 
     def forward(self, x):
+        """(B, T, C) -> (B, T, C). In two steps: sampling with a cache does something in between."""
         q, k, v = self.qkv(x)
-        return self.attend(q, k, v)
+        return self.attend(q, k, v, causal_mask(x.size(1), x.device))
 
     def qkv(self, x):
         """Queries, keys and values, (B, nh, T, hs) each, of x (B, T, C)."""
@@ -97,21 +109,17 @@ class CausalSelfAttention(nn.Module):
         v = v.view(B, T, self.n_head, hs).transpose(1, 2)
         return q, k, v
 
-    def attend(self, q, k, v):
-        """What the heads read, side by side and projected: (B, T, C)."""
-        dropout = self.p if self.training else 0.0
-        if self.fused:
-            y = fused_attention(q, k, v, dropout)
-        else:
-            y = attention(q, k, v, dropout)
-        y = y.transpose(1, 2).flatten(2)                        # (B, nh, T, hs) -> (B, T, C)
-        return self.dropout(self.c_proj(y))
+    def attend(self, q, k, v, mask):
+        """Attention in every head, the heads' outputs side by side, and a projection: (B, T, C)."""
+        y = self.attention(q, k, v, mask, self.attn_dropout)    # (B, nh, T, hs)
+        y = y.transpose(1, 2).flatten(2)                        # -> (B, T, nh, hs) -> (B, T, C)
+        return self.resid_dropout(self.c_proj(y))
 
 
 # ---- the network
 
 class MLP(nn.Module):
-    """What each position makes, by itself, of what it has read."""
+    """Two linear layers with GELU between them, applied to each position by itself."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -121,13 +129,16 @@ class MLP(nn.Module):
 
     def forward(self, x):
         x = self.c_fc(x)                                        # (B, T, C) -> (B, T, 4C)
-        x = F.gelu(x, approximate="tanh")
+        x = F.gelu(x, approximate="tanh")                       # as in the published GPT-2
         x = self.c_proj(x)                                      # (B, T, 4C) -> (B, T, C)
         return self.dropout(x)
 
 
 class Block(nn.Module):
-    """Attention, then an MLP. Both read a normalised copy of x and add to x itself (pre-norm)."""
+    """Attention, then an MLP, each with a residual connection around it: x + f(norm(x)).
+
+    logits_with_cache, below, goes through these steps, too: change both.
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -136,7 +147,7 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(cfg.n_embd)
         self.mlp = MLP(cfg)
 
-    def forward(self, x):
+    def forward(self, x):                                       # (B, T, C) -> (B, T, C)
         x = x + self.attn(self.ln_1(x))
         x = x + self.mlp(self.ln_2(x))
         return x
@@ -149,17 +160,20 @@ class GPT(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, cfg.n_embd)         # a vector for each token
-        self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)     # a vector for each position
+        self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)     # a vector for each position, learnt
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
         self.ln_f = nn.LayerNorm(cfg.n_embd)
         self.lm_head = nn.Linear(cfg.n_embd, vocab_size, bias=False)
-        self.lm_head.weight = self.wte.weight                   # tied: it reads and writes tokens
+        self.lm_head.weight = self.wte.weight                   # tied: one matrix for both
         self.init_weights()
 
     def init_weights(self):
-        """Matrices from N(0, 0.02²), biases 0. The last matrix of each branch begins smaller: the
-        2 n_layer branches add up in x, whose size should not grow with n_layer (GPT-2, §2.3)."""
+        """Matrices and embeddings are drawn from N(0, 0.02²), biases are 0, gains 1.
+
+        2 n_layer branches add up in x, and so do their variances. So the last matrix of each branch
+        is drawn smaller, by 1/√(2 n_layer): then x is as large for any n_layer (GPT-2, §2.3).
+        """
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * self.cfg.n_layer))
@@ -174,12 +188,12 @@ class GPT(nn.Module):
 
     def hidden(self, idx):
         """The vectors (B, T, C) from which the head predicts, for tokens idx (B, T)."""
-        x = self.embed(idx)
+        x = self.embed(idx, start=0)
         for block in self.h:
             x = block(x)
         return self.ln_f(x)
 
-    def embed(self, idx, start: int = 0):
+    def embed(self, idx, start: int):
         """Vectors (B, T, C) of tokens idx (B, T) at the positions start, start + 1, …"""
         positions = torch.arange(start, start + idx.size(1), device=idx.device)
         x = self.wte(idx) + self.wpe(positions)                 # (B, T, C) + (T, C)
@@ -195,34 +209,38 @@ class GPT(nn.Module):
 def get_batch(tokens, block_size: int, batch_size: int, generator):
     """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
     start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
-    places = start[:, None] + torch.arange(block_size + 1)      # (B, 1) + (T + 1,) -> (B, T + 1)
-    pieces = tokens[places.to(tokens.device)]
+    positions = start[:, None] + torch.arange(block_size + 1)   # start 5: row 5, 6, …, 5 + T
+    pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
     x = pieces[:, :-1]
     y = pieces[:, 1:]                                           # y[b, t] follows x[b, t]
     return x, y
 
 
+IGNORED = -100      # a target that does not count
+
+
 def next_token_loss(logits, y, reduction: str = "mean"):
-    """−log p(y) in nats, for logits (B, T, V) and the tokens y (B, T); y = −100 is not counted."""
-    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction=reduction)
+    """−log p(y) in nats, for logits (B, T, V) and the tokens y (B, T) that are to be predicted."""
+    logits = logits.flatten(0, 1)                               # (B, T, V) -> (B·T, V)
+    return F.cross_entropy(logits, y.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 @torch.no_grad()
-def estimate_loss(model, tokens, tokens_at_once: int = 4096) -> float:
-    """The mean loss in nats of predicting tokens[1:], in windows that each begin with no
-    context."""
+def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
+    """The mean loss in nats of predicting tokens[1:], all of them, in consecutive windows.
+
+    Each window begins with no context, so its first tokens are harder to predict than later ones.
+    """
     was_training = model.training
     model.eval()                                                # no dropout
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
-    missing = -n_targets % T                                    # fills up the last window
+    missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
-    y = F.pad(tokens[1:], (0, missing), value=-100).view(-1, T)
-    windows_at_once = max(1, tokens_at_once // T)
+    y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
     total = 0.0
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
-        logits = model(x_i).float()
-        total += next_token_loss(logits, y_i, reduction="sum").item()
+        total += next_token_loss(model(x_i), y_i, reduction="sum").item()
     model.train(was_training)
     return total / n_targets
 
@@ -234,42 +252,42 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
     temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
     top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
-    together have this probability (1: all); it is nucleus sampling, Holtzman et al. 2020, §3.1.
+    together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
     """
+    logits = logits.float().cpu()                               # every device draws the same
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k > 0:
         top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
-        smallest = top[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
+        logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
     if top_p < 1:
-        p, order = F.softmax(logits, dim=-1).sort(descending=True)
-        p_before = p.cumsum(dim=-1) - p                         # of all likelier tokens
-        drop = p_before >= top_p                                # they are enough without it
-        drop[:, 0] = False                                      # the likeliest always stays
-        drop = torch.zeros_like(drop).scatter(1, order, drop)   # sorted -> by token number
+        p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
+        p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
+        drop_sorted = p_before >= top_p                                 # top_p = 0.7: the last
+        drop = torch.empty_like(drop_sorted)
+        drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
         logits = logits.masked_fill(drop, -math.inf)
     probs = F.softmax(logits, dim=-1)
     return torch.multinomial(probs, 1, generator=generator).squeeze(1)
 
 
 @torch.inference_mode()
-def generate(model, idx, max_new_tokens: int, on_token=None, **options):
+def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None,
+             on_token=None):
     """Continue the tokens idx (B, T): returns (B, T + max_new_tokens).
 
-    The plain loop: for each new token the model reads the whole context again. A full context
-    forgets its older half. on_token, if given, is called with each new column (B,) as it is drawn;
-    the options are those of sample_token.
+    For each new token the model reads the whole context again (--cache=false). If given, on_token
+    is called with each new token (B,) as soon as it is drawn, to print it.
     """
     was_training = model.training
     model.eval()
     start = 0                                                   # the context is idx[:, start:]
     for _ in range(max_new_tokens):
-        if idx.size(1) - start > model.cfg.block_size:
-            start = idx.size(1) - max(1, model.cfg.block_size // 2)
+        if idx.size(1) - start > model.cfg.block_size:          # full: forget the older half
+            start = idx.size(1) - model.cfg.block_size // 2
         logits = model(idx[:, start:])[:, -1]                   # (B, T, V) -> (B, V)
-        token = sample_token(logits.float().cpu(), **options).to(idx.device)
+        token = sample_token(logits, temperature, top_k, top_p, generator).to(idx.device)
         idx = torch.cat([idx, token[:, None]], dim=1)           # (B, T) -> (B, T + 1)
         if on_token:
             on_token(token)
@@ -277,18 +295,23 @@ def generate(model, idx, max_new_tokens: int, on_token=None, **options):
     return idx
 
 
-# ---- sampling with a cache: the same tokens, faster
+# ---- a second lesson, to be skipped at first: the same tokens, faster, with a cache
+
+# The mask hides from a token all that comes after it, so its keys and values never change. With
+# those of the earlier tokens kept, the model has to read only the new one. (This is also why a full
+# context forgets its older half, and not one token at a time: then every token would get another
+# position at each step, and all keys and values would change.)
 
 class KVCache:
-    """Keys and values of the n tokens read so far, in every block.
+    """The keys and values of the n tokens read so far, in every block.
 
-    The mask hides from a token all that comes after it, so its keys and values never change. For a
-    new token the model needs the new q, k and v, and these.
+    All blocks read the same new tokens, so n is moved on once, when the last of them has.
     """
 
     def __init__(self, model, B: int):
         cfg = model.cfg
-        shape = (cfg.n_layer, B, cfg.n_head, cfg.block_size, cfg.n_embd // cfg.n_head)
+        hs = cfg.n_embd // cfg.n_head
+        shape = (cfg.n_layer, B, cfg.n_head, cfg.block_size, hs)
         self.k = torch.empty(shape, device=model.device, dtype=model.wte.weight.dtype)
         self.v = torch.empty_like(self.k)
         self.n = 0
@@ -304,31 +327,35 @@ class KVCache:
 def logits_with_cache(model, idx, cache):
     """Logits (B, V) of the token after idx (B, T): the tokens that are not in the cache yet.
 
-    It walks through the blocks as GPT.hidden does, but for keys and values asks the cache.
+    It walks through the blocks as GPT.hidden and Block.forward do, and must change with them; a
+    test compares them.
     """
     x = model.embed(idx, start=cache.n)
+    n_tokens = cache.n + idx.size(1)
+    mask = causal_mask(n_tokens, idx.device)[cache.n:]          # (T, n + T): rows of the new tokens
     for layer, block in enumerate(model.h):
         q, k, v = block.attn.qkv(block.ln_1(x))                 # of the T new tokens
-        k, v = cache.extend(layer, k, v)                        # of all S = n + T tokens
-        x = x + block.attn.attend(q, k, v)
+        k, v = cache.extend(layer, k, v)                        # of all n + T tokens
+        x = x + block.attn.attend(q, k, v, mask)
         x = x + block.mlp(block.ln_2(x))
-    cache.n += idx.size(1)
-    return model.lm_head(model.ln_f(x[:, -1]))
+    cache.n = n_tokens
+    return model.lm_head(model.ln_f(x[:, -1]))                  # (B, C) -> (B, V)
 
 
 @torch.inference_mode()
-def generate_with_cache(model, idx, max_new_tokens: int, on_token=None, **options):
-    """What `generate` returns; but after the first step the model reads one token at a time."""
+def generate_with_cache(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.0,
+                        generator=None, on_token=None):
+    """What `generate` returns, up to rounding. The three lines that differ are marked."""
     was_training = model.training
     model.eval()
     start = 0
-    cache = KVCache(model, len(idx))
+    cache = KVCache(model, len(idx))                            # new
     for _ in range(max_new_tokens):
         if idx.size(1) - start > model.cfg.block_size:
-            start = idx.size(1) - max(1, model.cfg.block_size // 2)
-            cache = KVCache(model, len(idx))                    # every position has changed
-        logits = logits_with_cache(model, idx[:, start + cache.n:], cache)
-        token = sample_token(logits.float().cpu(), **options).to(idx.device)
+            start = idx.size(1) - model.cfg.block_size // 2
+            cache = KVCache(model, len(idx))                    # new: all positions have changed
+        logits = logits_with_cache(model, idx[:, start + cache.n:], cache)      # new
+        token = sample_token(logits, temperature, top_k, top_p, generator).to(idx.device)
         idx = torch.cat([idx, token[:, None]], dim=1)
         if on_token:
             on_token(token)
@@ -340,12 +367,13 @@ def generate_with_cache(model, idx, max_new_tokens: int, on_token=None, **option
 
 @dataclass
 class Config(RunConfig):
-    """Further fields come from RunConfig: preset, eval_every, sample_every, log_every, seed,
-    device, matmul, compile, resume, stop_after."""
+    """From RunConfig it also has, with these defaults: preset (none), eval_every 200, sample_every
+    500, log_every 50, seed 1, device auto, matmul medium (how exact products are), compile false,
+    resume false, stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
     data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
-    vocab_size: int = 1024      # tokens of the bpe tokenizer
+    vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
     # model
     block_size: int = 64        # T, the context: how many tokens the model sees at once
     n_layer: int = 4            # blocks
@@ -355,28 +383,29 @@ class Config(RunConfig):
     # optimisation
     steps: int = 700            # optimiser steps
     batch_size: int = 32        # sequences in a step, over all processes
-    grad_accum: int = 1         # compute the batch in so many parts: the same gradient, less memory
-    # what trains the weight matrices of the blocks; AdamW trains the rest
+    grad_accum: int = 1         # divide the batch into so many parts: same gradient, less memory
+    # what trains the weight matrices of the blocks; AdamW trains the rest, or everything
     optimizer: Literal["muon", "adamw"] = "muon"
-    lr: float = 0.0             # peak learning rate of these matrices (0: that of LEARNING_RATES)
-    rest_lr: float = 0.01       # with muon: AdamW's peak rate for embeddings, biases and norms
+    lr: float = 0.0             # its peak learning rate (0: its own, in PEAK_LR below)
+    rest_lr: float = 0.01       # with muon: AdamW's peak learning rate
     warmup: int = 3             # steps in which the learning rate rises to its peak
-    stable_frac: float = 0.4    # fraction of the other steps at the peak; then it falls to 0
-    momentum: float = 0.85      # muon: the weight of old gradients in their moving average
-    beta2: float = 0.99         # adamw: the weight of old squared gradients in theirs
+    stable_frac: float = 0.4    # then it stays there for this fraction of the steps, and falls to 0
+    momentum: float = 0.85      # of Muon: the weight of old gradients in their moving average
+    beta2: float = 0.99         # of AdamW: the weight of old squared gradients in their average
     weight_decay: float = 0.0   # of matrices and embeddings
     grad_clip: float = 1.0      # a longer gradient is scaled down to this norm (0: never)
     # run
     out_dir: str = "runs/gpt"   # folder of the run
     init_from: str = ""         # begin with these weights: a checkpoint.pt or model.safetensors
-    fused: bool = False         # torch's fused attention and AdamW, not the written-out ones
+    fused: bool = False         # torch's fused kernels for attention and for AdamW
     # sampling
     prompt: str = ""            # text to continue
     max_new_tokens: int = 250   # tokens to write
     num_samples: int = 1        # texts to write
-    temperature: float = 0.6    # 0: always the likeliest token; 1: as the model believes
+    temperature: float = 0.6    # 0: always the likeliest token; 1: the model's probabilities
     top_k: int = 0              # draw from the k likeliest tokens only (0: all)
-    top_p: float = 1.0          # draw from the likeliest tokens with this probability together
+    top_p: float = 1.0          # draw from the fewest tokens that together have this probability
+    cache: bool = True          # keep past keys and values: the same text, faster
 
     # what a resumed run must keep, since the saved weights depend on it
     fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_head", "n_embd")
@@ -386,16 +415,14 @@ class Config(RunConfig):
         check(self)
 
 
-LEARNING_RATES = {"muon": 0.04, "adamw": 0.002}
-
 PRESETS = {
     # 10.8M parameters that learn characters: one GPU, minutes
     "gpu": dict(tokenizer="char", n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64,
                 steps=2000, lr=0.02, rest_lr=0.003, fused=True, max_new_tokens=1000),
-    # the size of the published GPT-2, from scratch, on much text of your own: one GPU, hours
+    # GPT-2's depth, width and context, from scratch, on much text of your own: one GPU, hours
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=32, grad_accum=4,
                  steps=5000, vocab_size=16384, dropout=0.1, lr=0.02, rest_lr=0.003, fused=True),
-    # Shakespeare's characters to nanoGPT's loss on a CPU, as soon as possible
+    # a small model of Shakespeare's characters, on a CPU, as soon as possible (see the README)
     "speedrun": dict(tokenizer="char", n_embd=128, steps=180, dropout=0.0),
     # go on from --init_from in small steps: published weights know most of it already
     "finetune": dict(optimizer="adamw", lr=5e-5, stable_frac=0.0, steps=100, batch_size=4,
@@ -405,7 +432,8 @@ PRESETS = {
 
 def check(cfg):
     """Raise UserError, naming the flag, for settings that make no sense."""
-    require_positive(cfg, "block_size", "n_layer", "n_head", "n_embd", "batch_size", "grad_accum")
+    require(cfg.block_size >= 2, f"--block_size={cfg.block_size} must be at least 2")
+    require_positive(cfg, "n_layer", "n_head", "n_embd", "batch_size", "grad_accum")
     require_positive(cfg, "max_new_tokens", "num_samples", "top_p")
     require(cfg.n_embd % cfg.n_head == 0,
             f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
@@ -417,131 +445,129 @@ def check(cfg):
 
 # ---- optimisers and the learning rate
 
+PEAK_LR = {"muon": 0.04, "adamw": 0.002}
+
+
 def make_optimizers(model, cfg) -> list:
-    """[Muon for the weight matrices of the blocks, AdamW for the rest], or [AdamW for all]."""
-    lr = cfg.lr or LEARNING_RATES[cfg.optimizer]
-    rest = list(model.parameters())
-    rest_lr = lr
-    optimizers = []
-    if cfg.optimizer == "muon":
-        qkv = [block.attn.c_attn.weight for block in model.h]
-        matrices = [p for p in model.h.parameters() if p.ndim == 2]
-        matrices = without(matrices, qkv)
-        groups = [{"params": matrices},
-                  {"params": qkv, "n_matrices": 3}]             # q, k and v, stored as one
-        optimizers.append(Muon(groups, lr, cfg.momentum, cfg.weight_decay))
-        rest = without(rest, qkv + matrices)
-        rest_lr = cfg.rest_lr
-    groups = [{"params": [p for p in rest if p.ndim == 2], "weight_decay": cfg.weight_decay},
-              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
-    betas = (0.9, cfg.beta2)
-    optimizers.append(torch.optim.AdamW(groups, lr=rest_lr, betas=betas, fused=cfg.fused))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
-    return optimizers
+    """[Muon for the weight matrices of the blocks, AdamW for the rest], or [AdamW for all].
+
+    Where the averaged gradient of a matrix is U S Vᵀ (singular value decomposition), Muon moves the
+    matrix along U Vᵀ: by the same amount in all directions.
+    """
+    lr = cfg.lr or PEAK_LR[cfg.optimizer]
+    if cfg.optimizer == "adamw":
+        return [make_adamw(list(model.parameters()), lr, cfg)]
+    qkv = [block.attn.c_attn.weight for block in model.h]
+    others = [p for p in model.h.parameters() if p.ndim == 2 and not is_in(p, qkv)]
+    rest = [p for p in model.parameters() if not is_in(p, qkv + others)]
+    groups = [{"params": others},
+              {"params": qkv, "n_matrices": 3}]         # three in one: Muon takes them apart
+    muon = Muon(groups, lr, cfg.momentum, cfg.weight_decay)
+    return [muon, make_adamw(rest, cfg.rest_lr, cfg)]
 
 
-def without(parameters: list, others: list) -> list:
-    """The parameters that are not among the others."""
-    ids = {id(p) for p in others}
-    return [p for p in parameters if id(p) not in ids]
+def make_adamw(parameters: list, lr: float, cfg):
+    """AdamW (Loshchilov & Hutter 2019). Biases and norms, which have one dimension, do not
+    decay."""
+    groups = [{"params": [p for p in parameters if p.ndim == 2], "weight_decay": cfg.weight_decay},
+              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr, betas=(0.9, cfg.beta2), fused=cfg.fused)
+
+
+def is_in(p, parameters: list) -> bool:
+    return any(p is q for q in parameters)              # == would compare their numbers
 
 
 def lr_factor(step: int, cfg) -> float:
-    """The learning rate as a fraction of its peak: it rises, stays, and falls to 0 in a line."""
-    if step < cfg.warmup:
+    """The learning rate at a step as a fraction of its peak."""
+    if step < cfg.warmup:                                           # it rises
         return (step + 1) / (cfg.warmup + 1)
     progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)         # 0 -> 1
-    return 1 - max(0.0, progress - cfg.stable_frac) / (1 - cfg.stable_frac)
+    if progress < cfg.stable_frac:                                  # it stays
+        return 1.0
+    return 1 - (progress - cfg.stable_frac) / (1 - cfg.stable_frac)         # it falls to 0
 
 
 def set_learning_rate(optimizers: list, factor: float):
-    """Set every learning rate to this fraction of its peak."""
+    """Set every learning rate to this fraction of its peak, which is the one it was made with."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = factor * group["peak_lr"]
+            group["lr"] = factor * optimizer.defaults["lr"]
 
 
 # ---- training
 
-def backward(net, x, y, parts: int) -> float:
-    """Add the gradient of the loss on the batch x, y (B, T) to the parameters; returns the loss.
-
-    The batch is computed in equal parts, one after the other, whose gradients add up.
-    """
-    loss = 0.0
-    for i, (x_i, y_i) in enumerate(zip(x.chunk(parts), y.chunk(parts))):
-        net.require_backward_grad_sync = i == parts - 1         # processes average once, at the end
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda"):
-            loss_i = next_token_loss(net(x_i), y_i)
-        (loss_i / parts).backward()
-        loss += loss_i.item() / parts
-    return loss
-
-
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # settings: a run that goes on has its own, and published weights bring their sizes
-    checkpoint = None
+    # a resumed run has its settings in its checkpoint; published weights bring their sizes
     if cfg.resume:
         checkpoint = load_checkpoint(f"{cfg.out_dir}/checkpoint.pt", "gpt")
         cfg = merge_config(cfg, checkpoint)
     elif cfg.init_from:
-        checkpoint = read_gpt(cfg.init_from, longest_context=cfg.block_size)
-        cfg = merge_config(cfg, checkpoint)
+        pretrained = read_gpt(cfg.init_from, longest_context=cfg.block_size)
+        cfg = merge_config(cfg, pretrained)
     device = pick_device(cfg.device)
     rank, n_processes = start_processes(device)                 # 0 and 1 without torchrun
     require(cfg.batch_size % (cfg.grad_accum * n_processes) == 0,
             f"--batch_size={cfg.batch_size} must be a multiple of --grad_accum={cfg.grad_accum} "
             f"times {n_processes} process(es)")
 
-    # the model and its tokenizer: new, or as they were
+    # the model and its tokenizer: resumed, published, or new
     text = read_text(cfg.data)
-    torch.manual_seed(cfg.seed)
-    if checkpoint is None:
+    torch.manual_seed(cfg.seed)                                 # of the initial weights
+    if cfg.resume:
+        model, tokenizer = from_checkpoint(checkpoint, cfg)
+    elif cfg.init_from:
+        model, tokenizer = from_checkpoint(pretrained, cfg)
+    else:
         tokenizer = make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
         model = GPT(cfg, tokenizer.vocab_size)
-    else:
-        model, tokenizer = from_checkpoint(checkpoint, cfg)
     model = model.to(device)
-    encode_prompt(cfg.prompt, tokenizer, cfg.block_size)        # refused now, not after training
+    check_prompt(cfg.prompt, tokenizer, cfg.block_size)
 
-    # data
+    # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
     train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
-    data_rng = torch.Generator().manual_seed(cfg.seed)          # the same in all processes
+    train_text, val_text = split_text(text)
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # of the batches
 
     # optimisers
     optimizers = make_optimizers(model, cfg)
-    torch.manual_seed(cfg.seed + rank)                          # dropout differs between processes
+    torch.manual_seed(cfg.seed + rank)                          # of dropout
     if cfg.resume:
         restore(checkpoint, optimizers, data_rng)
+
+    # net computes with the parameters of model: as they are, compiled, or in several processes
     net = torch.compile(model) if cfg.compile else model
     net = data_parallel(net)
 
+    # run prints, logs and saves in the folder out_dir; run.first is the step to begin with
     columns = ["loss", "lr", "val_loss"]
-    with (matmul_precision(cfg.matmul),
-          Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank) as run):
+    run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
+    with run, matmul_precision(cfg.matmul):
         V = model.wte.num_embeddings
         run.say(f"{len(train_tokens):,} tokens to learn from, {len(val_tokens):,} held out")
-        run.say(f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
-        val_loss = None
+        run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg))
             # batch
             x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
-            x, y = my_share(x, y)
-            # loss and backward
-            loss = backward(net, x, y, cfg.grad_accum)
-            run.check_finite(step, loss=loss)
+            x, y = my_share(x, y)                               # all of it, if there is one process
+            # loss and backward, in grad_accum equal parts, whose gradients add up
+            loss = 0.0
+            for x_i, y_i in zip(x.chunk(cfg.grad_accum), y.chunk(cfg.grad_accum)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    loss_i = next_token_loss(net(x_i), y_i) / cfg.grad_accum
+                loss_i.backward()
+                loss += loss_i.item()
+            run.check_finite(step, loss=loss)                   # NaN stops here, weights still good
             # step
             if cfg.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            # log; now and then evaluate, sample, save
+            # when it is due: evaluate, log, sample, save; this time does not count
             done = step + 1
             with run.untimed():
                 val_loss = None
@@ -549,22 +575,21 @@ def train(cfg: Config) -> dict:
                     val_loss = estimate_loss(model, val_tokens)
                     run.check_finite(done, val_loss=val_loss)
                 if val_loss is not None or run.due(done, cfg.log_every):
-                    lr = optimizers[0].param_groups[0]["lr"]
+                    lr = optimizers[0].param_groups[0]["lr"]    # the one that trains the blocks
                     run.log(done, loss=loss, lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
-                    written = write_texts(model, tokenizer, generate_with_cache)[0]
-                    run.write_sample(done, ".txt", written.encode())
-                stopping = run.stopping(done)
+                    run.write_sample(done, ".txt", write(model, tokenizer)[0].encode())
+                stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
                 if val_loss is not None or stopping:
                     run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
             if stopping and done < cfg.steps:
                 return run.leave(done)
 
-        if val_loss is None:                                    # resumed after the last step
+        if run.first == cfg.steps:                              # resumed after its last step
             val_loss = estimate_loss(model, val_tokens)
-        written = write_texts(model, tokenizer, generate_with_cache)[0]
-        scores = text_scores(val_loss * (len(val_tokens) - 1), train_tokens, val_tokens, V,
-                             split_text(text), written[len(cfg.prompt):])
+        written = write(model, tokenizer)[0]
+        scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
+                             sample=written[len(cfg.prompt):])
         run.say(f"\n{written}\n\n{text_report(**scores)}")
         return run.finish(**scores)
 
@@ -572,8 +597,9 @@ def train(cfg: Config) -> dict:
 # ---- using what was trained
 
 def from_checkpoint(checkpoint: dict, cfg):
-    """(model, tokenizer) of a checkpoint; cfg becomes the model's config."""
-    model = GPT(cfg, len(checkpoint["model"]["wte.weight"]))
+    """(model, tokenizer) of a checkpoint."""
+    V = len(checkpoint["model"]["wte.weight"])
+    model = GPT(cfg, V)
     model.load_state_dict(checkpoint["model"])
     return model, load_tokenizer(checkpoint["tokenizer"])
 
@@ -589,19 +615,34 @@ def load(cfg):
     return model.to(pick_device(cfg.device)), tokenizer
 
 
+def write(model, tokenizer, on_token=None) -> list:
+    """Texts that continue --prompt, by the settings in model.cfg: the same at every call."""
+    cfg = model.cfg
+    ids = tokenizer.encode(cfg.prompt or tokenizer.start)
+    idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
+    rng = torch.Generator().manual_seed(cfg.seed)
+    continue_text = generate_with_cache if cfg.cache else generate
+    idx = continue_text(model, idx, cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, rng,
+                        on_token)
+    new = idx[:, len(ids):].tolist()
+    return [cfg.prompt + tokenizer.decode(row) for row in new]
+
+
 def sample(cfg: Config) -> list:
-    """Print continuations of --prompt, and how much of them is copied from the training text."""
+    """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
-    with fast_vectors(model):                                   # on a CPU: the same text, faster
-        texts = write_texts(model, tokenizer, generate_with_cache, show=True)
+    prompt = model.cfg.prompt
+    with fast_vectors(model):                                   # the same products, faster on CPUs
+        texts = write(model, tokenizer, on_token=printer(tokenizer, prompt))
+    print_others(texts)
     if not cfg.init_from:
-        print_copying(texts, model.cfg.prompt, model.cfg.data)
+        print_copying(texts, prompt, model.cfg.data)
     return texts
 
 
 def evaluate(cfg: Config) -> dict:
-    """What does context buy? The study mini/studies/context.py; also in evaluate.json."""
-    from mini.studies.context import loss_by_context
+    """The held-out loss by the length of the context: see mini/studies/context.py."""
+    from mini.studies.context import loss_by_context  # only this command needs it
     model, tokenizer = load(cfg)
     return loss_by_context(model, tokenizer)
 
@@ -609,7 +650,7 @@ def evaluate(cfg: Config) -> dict:
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
     return command_line(Config, PRESETS, commands, argv, __doc__,
-                        memory="--batch_size, or raise --grad_accum")
+                        out_of_memory="lower --batch_size, or raise --grad_accum")
 
 
 if __name__ == "__main__":

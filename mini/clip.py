@@ -453,7 +453,7 @@ def partial_captions(model, words, part, k: int = 10) -> tuple:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size")
 
 
 if __name__ == "__main__":

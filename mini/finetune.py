@@ -120,7 +120,7 @@ def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
     torch.manual_seed(cfg.seed)
     gpt = train_gpt.GPT(base.cfg, len(base.wte.weight)) if method == "scratch" else copy.deepcopy(base)
     for module in gpt.modules():
-        if hasattr(module, "p"):                                # nn.Dropout, and attention if it is fused
+        if isinstance(module, nn.Dropout):
             module.p = cfg.dropout
     model = Classifier(gpt, n_classes).requires_grad_(method in ("all", "scratch"))
     model.head.requires_grad_(True)

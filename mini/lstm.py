@@ -7,6 +7,8 @@ with the same loss, in nats; a model that knows nothing scores ln V, with V diff
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
+Shapes: B sequences of T tokens in a batch, C the width, V tokens.
+
 Training is backpropagation through time over windows of T tokens. Each window begins with an empty
 state, as GPT's begins with an empty context, so that windows may start anywhere in the text.
 
@@ -28,13 +30,14 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# what no paper is about; none of it has to be read to follow this file
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, matmul_precision, pick_device
 from mini.utils.metrics import text_report, text_scores
 from mini.utils.run import Run, load_checkpoint, merge_config, own_checkpoint, restore
-from mini.utils.text import encode_prompt, print_copying, write_texts
+from mini.utils.text import check_prompt, print_copying, print_others, printer
 
 # ---- the network
 
@@ -127,34 +130,38 @@ class LSTM(nn.Module):
 def get_batch(tokens, block_size: int, batch_size: int, generator):
     """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
     start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
-    places = start[:, None] + torch.arange(block_size + 1)      # (B, 1) + (T + 1,) -> (B, T + 1)
-    pieces = tokens[places.to(tokens.device)]
+    positions = start[:, None] + torch.arange(block_size + 1)   # start 5: row 5, 6, …, 5 + T
+    pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
     x = pieces[:, :-1]
     y = pieces[:, 1:]                                           # y[b, t] follows x[b, t]
     return x, y
 
 
+IGNORED = -100      # a target that does not count
+
+
 def next_token_loss(logits, y, reduction: str = "mean"):
-    """−log p(y) in nats, for logits (B, T, V) and the tokens y (B, T); y = −100 is not counted."""
-    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction=reduction)
+    """−log p(y) in nats, for logits (B, T, V) and the tokens y (B, T) that are to be predicted."""
+    logits = logits.flatten(0, 1)                               # (B, T, V) -> (B·T, V)
+    return F.cross_entropy(logits, y.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 @torch.no_grad()
-def estimate_loss(model, tokens, tokens_at_once: int = 4096) -> float:
-    """The mean loss in nats of predicting tokens[1:], in windows that each begin with no
-    context."""
+def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
+    """The mean loss in nats of predicting tokens[1:], all of them, in consecutive windows.
+
+    Each window begins with no context, so its first tokens are harder to predict than later ones.
+    """
     was_training = model.training
     model.eval()                                                # no dropout
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
-    missing = -n_targets % T                                    # fills up the last window
+    missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
-    y = F.pad(tokens[1:], (0, missing), value=-100).view(-1, T)
-    windows_at_once = max(1, tokens_at_once // T)
+    y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
     total = 0.0
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
-        logits = model(x_i).float()
-        total += next_token_loss(logits, y_i, reduction="sum").item()
+        total += next_token_loss(model(x_i), y_i, reduction="sum").item()
     model.train(was_training)
     return total / n_targets
 
@@ -166,33 +173,34 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
     temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
     top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
-    together have this probability (1: all); it is nucleus sampling, Holtzman et al. 2020, §3.1.
+    together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
     """
+    logits = logits.float().cpu()                               # every device draws the same
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k > 0:
         top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
-        smallest = top[:, -1:]
-        logits = logits.masked_fill(logits < smallest, -math.inf)
+        logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
     if top_p < 1:
-        p, order = F.softmax(logits, dim=-1).sort(descending=True)
-        p_before = p.cumsum(dim=-1) - p                         # of all likelier tokens
-        drop = p_before >= top_p                                # they are enough without it
-        drop[:, 0] = False                                      # the likeliest always stays
-        drop = torch.zeros_like(drop).scatter(1, order, drop)   # sorted -> by token number
+        p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
+        p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
+        drop_sorted = p_before >= top_p                                 # top_p = 0.7: the last
+        drop = torch.empty_like(drop_sorted)
+        drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
         logits = logits.masked_fill(drop, -math.inf)
     probs = F.softmax(logits, dim=-1)
     return torch.multinomial(probs, 1, generator=generator).squeeze(1)
 
 
 @torch.inference_mode()
-def generate(model, idx, max_new_tokens: int, on_token=None, **options):
+def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None,
+             on_token=None):
     """Continue the tokens idx (B, T): returns (B, T + max_new_tokens).
 
     After the first step the model reads one token at a time: the state is all it needs of what was
-    before. on_token, if given, is called with each new column (B,) as it is drawn; the options are
-    those of sample_token.
+    before. If given, on_token is called with each new token (B,) as soon as it is drawn, to print
+    it.
     """
     was_training = model.training
     model.eval()
@@ -201,7 +209,7 @@ def generate(model, idx, max_new_tokens: int, on_token=None, **options):
     for _ in range(max_new_tokens):
         x, state = model.hidden(new, state)
         logits = model.lm_head(x[:, -1])                        # (B, C) -> (B, V)
-        token = sample_token(logits.float().cpu(), **options).to(idx.device)
+        token = sample_token(logits, temperature, top_k, top_p, generator).to(idx.device)
         new = token[:, None]
         idx = torch.cat([idx, new], dim=1)                      # (B, T) -> (B, T + 1)
         if on_token:
@@ -214,12 +222,13 @@ def generate(model, idx, max_new_tokens: int, on_token=None, **options):
 
 @dataclass
 class Config(RunConfig):
-    """Further fields come from RunConfig: preset, eval_every, sample_every, log_every, seed,
-    device, matmul, compile, resume, stop_after."""
+    """From RunConfig it also has, with these defaults: preset (none), eval_every 200, sample_every
+    500, log_every 50, seed 1, device auto, matmul medium (how exact products are), compile false,
+    resume false, stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
     data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
-    vocab_size: int = 1024      # tokens of the bpe tokenizer
+    vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
     # model
     block_size: int = 64        # T, the window: how many tokens gradients flow back through
     n_layer: int = 1            # layers, each reading the h of the one below
@@ -231,7 +240,7 @@ class Config(RunConfig):
     batch_size: int = 64        # sequences in a step
     lr: float = 0.01            # peak learning rate
     warmup: int = 3             # steps in which the learning rate rises to its peak
-    stable_frac: float = 0.4    # fraction of the other steps at the peak; then it falls to 0
+    stable_frac: float = 0.4    # then it stays there for this fraction of the steps, and falls to 0
     beta2: float = 0.99         # Adam's: the weight of old squared gradients in their average
     grad_clip: float = 1.0      # a longer gradient is scaled down to this norm (0: never)
     # run
@@ -240,9 +249,9 @@ class Config(RunConfig):
     prompt: str = ""            # text to continue
     max_new_tokens: int = 250   # tokens to write
     num_samples: int = 1        # texts to write
-    temperature: float = 0.6    # 0: always the likeliest token; 1: as the model believes
+    temperature: float = 0.6    # 0: always the likeliest token; 1: the model's probabilities
     top_k: int = 0              # draw from the k likeliest tokens only (0: all)
-    top_p: float = 1.0          # draw from the likeliest tokens with this probability together
+    top_p: float = 1.0          # draw from the fewest tokens that together have this probability
 
     # what a resumed run must keep, since the saved weights depend on it
     fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_embd")
@@ -272,36 +281,38 @@ def check(cfg):
 # ---- training
 
 def lr_factor(step: int, cfg) -> float:
-    """The learning rate as a fraction of its peak: it rises, stays, and falls to 0 in a line."""
-    if step < cfg.warmup:
+    """The learning rate at a step as a fraction of its peak."""
+    if step < cfg.warmup:                                           # it rises
         return (step + 1) / (cfg.warmup + 1)
     progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)         # 0 -> 1
-    return 1 - max(0.0, progress - cfg.stable_frac) / (1 - cfg.stable_frac)
+    if progress < cfg.stable_frac:                                  # it stays
+        return 1.0
+    return 1 - (progress - cfg.stable_frac) / (1 - cfg.stable_frac)         # it falls to 0
 
 
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # settings: a run that goes on has them from its checkpoint
-    checkpoint = None
+    # a resumed run has its settings in its checkpoint
     if cfg.resume:
         checkpoint = load_checkpoint(f"{cfg.out_dir}/checkpoint.pt", "lstm")
         cfg = merge_config(cfg, checkpoint)
     device = pick_device(cfg.device)
 
-    # the model and its tokenizer: from the checkpoint, or new
+    # the model and its tokenizer: resumed, or new
     text = read_text(cfg.data)
-    torch.manual_seed(cfg.seed)
+    torch.manual_seed(cfg.seed)                                 # of initial weights and dropout
     if cfg.resume:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
         tokenizer = make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
         model = LSTM(cfg, tokenizer.vocab_size)
     model = model.to(device)
-    encode_prompt(cfg.prompt, tokenizer)                        # refused now, not after training
+    check_prompt(cfg.prompt, tokenizer)
 
-    # data
+    # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
     train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
-    data_rng = torch.Generator().manual_seed(cfg.seed)
+    train_text, val_text = split_text(text)
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # of the batches
 
     # optimiser
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr, betas=(0.9, cfg.beta2))
@@ -309,12 +320,13 @@ def train(cfg: Config) -> dict:
         restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
+    # run prints, logs and saves in the folder out_dir; run.first is the step to begin with
     columns = ["loss", "lr", "val_loss"]
-    with matmul_precision(cfg.matmul), Run(cfg, "lstm", model, columns, checkpoint) as run:
+    run = Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None)
+    with run, matmul_precision(cfg.matmul):
         V = model.wte.num_embeddings
         run.say(f"{len(train_tokens):,} tokens to learn from, {len(val_tokens):,} held out")
-        run.say(f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
-        val_loss = None
+        run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             lr = cfg.lr * lr_factor(step, cfg)
@@ -324,14 +336,14 @@ def train(cfg: Config) -> dict:
             # loss and backward
             with autocast(device, cfg.matmul):
                 loss = next_token_loss(net(x), y)
-            run.check_finite(step, loss=loss.item())
+            run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
             loss.backward()
             # step
             if cfg.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            # log; now and then evaluate, sample, save
+            # when it is due: evaluate, log, sample, save; this time does not count
             done = step + 1
             with run.untimed():
                 val_loss = None
@@ -341,19 +353,18 @@ def train(cfg: Config) -> dict:
                 if val_loss is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
-                    written = write_texts(model, tokenizer, generate)[0]
-                    run.write_sample(done, ".txt", written.encode())
-                stopping = run.stopping(done)
+                    run.write_sample(done, ".txt", write(model, tokenizer)[0].encode())
+                stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
                 if val_loss is not None or stopping:
                     run.save(done, model, [optimizer], data_rng, tokenizer=tokenizer.state())
             if stopping and done < cfg.steps:
                 return run.leave(done)
 
-        if val_loss is None:                                    # resumed after the last step
+        if run.first == cfg.steps:                              # resumed after its last step
             val_loss = estimate_loss(model, val_tokens)
-        written = write_texts(model, tokenizer, generate)[0]
-        scores = text_scores(val_loss * (len(val_tokens) - 1), train_tokens, val_tokens, V,
-                             split_text(text), written[len(cfg.prompt):])
+        written = write(model, tokenizer)[0]
+        scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
+                             sample=written[len(cfg.prompt):])
         run.say(f"\n{written}\n\n{text_report(**scores)}")
         return run.finish(**scores)
 
@@ -361,8 +372,9 @@ def train(cfg: Config) -> dict:
 # ---- using what was trained
 
 def from_checkpoint(checkpoint: dict, cfg):
-    """(model, tokenizer) of a checkpoint of this script, with cfg as the model's config."""
-    model = LSTM(cfg, len(checkpoint["model"]["wte.weight"]))
+    """(model, tokenizer) of a checkpoint."""
+    V = len(checkpoint["model"]["wte.weight"])
+    model = LSTM(cfg, V)
     model.load_state_dict(checkpoint["model"])
     return model, load_tokenizer(checkpoint["tokenizer"])
 
@@ -374,17 +386,31 @@ def load(cfg):
     return model.to(pick_device(cfg.device)), tokenizer
 
 
+def write(model, tokenizer, on_token=None) -> list:
+    """Texts that continue --prompt, by the settings in model.cfg: the same at every call."""
+    cfg = model.cfg
+    ids = tokenizer.encode(cfg.prompt or tokenizer.start)       # of any length
+    idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
+    rng = torch.Generator().manual_seed(cfg.seed)
+    idx = generate(model, idx, cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, rng,
+                   on_token)
+    new = idx[:, len(ids):].tolist()
+    return [cfg.prompt + tokenizer.decode(row) for row in new]
+
+
 def sample(cfg: Config) -> list:
-    """Print continuations of --prompt, and how much of them is copied from the training text."""
+    """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
-    texts = write_texts(model, tokenizer, generate, show=True)
-    print_copying(texts, model.cfg.prompt, model.cfg.data)
+    prompt = model.cfg.prompt
+    texts = write(model, tokenizer, on_token=printer(tokenizer, prompt))
+    print_others(texts)
+    print_copying(texts, prompt, model.cfg.data)
     return texts
 
 
 def evaluate(cfg: Config) -> dict:
-    """What does memory buy? The study mini/studies/context.py; also in evaluate.json."""
-    from mini.studies.context import loss_by_context
+    """The held-out loss by the number of tokens read before: see mini/studies/context.py."""
+    from mini.studies.context import loss_by_context  # only this command needs it
     model, tokenizer = load(cfg)
     return loss_by_context(model, tokenizer)
 

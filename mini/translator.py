@@ -411,7 +411,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size or --beam")
 
 
 if __name__ == "__main__":

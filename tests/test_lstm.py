@@ -16,7 +16,6 @@ import torch.nn.functional as F
 import train_gpt
 from mini import lstm
 from mini.data.text.tokenizers import CharTokenizer
-from mini.utils.text import write_texts
 from tests.helpers import close, refused_by
 
 TINY = dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, steps=6, eval_every=3, sample_every=3, log_every=1,
@@ -183,7 +182,7 @@ def test_batches_the_loss_and_the_learning_rate_are_those_of_gpt():
     assert torch.equal(batches[0][1], batches[0][0] + 1)        # targets are the next tokens
     assert all(torch.equal(a, b) for a, b in zip(*batches))
     model, tokens = make(block_size=10, dropout=0.5, weight_drop=0.5), draw(48)     # 47 targets: 10 10 10 10 7
-    assert lstm.estimate_loss(model, tokens, tokens_at_once=20) == pytest.approx(
+    assert lstm.estimate_loss(model, tokens, windows_at_once=2) == pytest.approx(
         train_gpt.estimate_loss(model, tokens), rel=1e-6)
     assert model.training
     for sizes in (dict(steps=100, warmup=10, stable_frac=0.5), dict(steps=70, warmup=0, stable_frac=0.0),
@@ -262,7 +261,7 @@ def test_every_sampling_option_reaches_the_sampler():
 
     def text(**changes):
         model.cfg = lstm.Config(**{**options, **changes})
-        return write_texts(model, tokenizer, lstm.generate)
+        return lstm.write(model, tokenizer)
 
     greedy = text(temperature=0.0)
     assert text(top_k=1) == text(top_p=1e-6) == text(temperature=1e-3) == greedy

@@ -170,11 +170,11 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
     return command, cfg
 
 
-def explain(error, memory: str) -> str:
+def explain(error, out_of_memory: str) -> str:
     """One line for an error of torch's that users meet and can mend, or '' for any other."""
     text = str(error)
     if isinstance(error, MemoryError) or re.search("(out of|allocate|enough) memory", text):
-        return f"out of memory: lower {memory}"
+        return f"out of memory: {out_of_memory}"
     if "loading state_dict" in text:
         first = text.splitlines()[1].strip()
         return f"the weights were made with another network than this file's ({first})"
@@ -182,11 +182,12 @@ def explain(error, memory: str) -> str:
 
 
 def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = "",
-                 memory: str = "--batch_size"):
+                 out_of_memory: str = "lower --batch_size"):
     """Parse the command line, call commands[name](cfg), return its result.
 
     Foreseeable trouble becomes one line on stderr and exit status 2, Ctrl-C becomes exit status
-    130. `memory` says what to lower when memory runs out.
+    130. `out_of_memory` says what to
+    do when memory runs out.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -201,7 +202,7 @@ def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = ""
         reason = error.strerror or error
         message = f"{reason} ({error.filename or 'while writing'}); what was saved is intact"
     except (RuntimeError, MemoryError) as error:
-        message = explain(error, memory)
+        message = explain(error, out_of_memory)
         if not message:
             raise
     except KeyboardInterrupt:

@@ -119,24 +119,24 @@ def longest_copied_run(sample: str, text: str) -> int:
     return longest
 
 
-def text_scores(total: float, tokens, held_out, vocab_size: int, parts, sample: str) -> dict:
+def text_scores(val_loss: float, train_tokens, val_tokens, vocab_size: int, train_text: str,
+                val_text: str, sample: str) -> dict:
     """The scores of a language model's run: held-out loss, its baselines, and copying.
 
-    total: the loss in nats, summed over held_out[1:]; tokens, held_out: the training text
-    and the held-out text as tensors of token numbers; parts: the same two as strings;
-    sample: text that the model wrote. The baselines of the loss are ln V, for a model that
-    knows nothing, and the bigram model. The baseline of copying is held-out text as long as
-    the sample: nobody copied it, so what stands in the training text stands there by
-    chance.
+    val_loss: the mean loss in nats over val_tokens[1:]; train_text, val_text: the text learnt
+    from and the held-out text, train_tokens and val_tokens: the same as tensors of token
+    numbers; sample: text that the model wrote. The baselines of the loss are ln V, for a model
+    that knows nothing, and the bigram model. The baseline of copying is held-out text as long
+    as the sample: nobody copied it, so what stands in the training text stands there by chance.
     """
-    training_text, held_out_text = parts
+    total = val_loss * (len(val_tokens) - 1)
     return {
-        "val_loss": total / (len(held_out) - 1),
-        "bits_per_byte": bits_per_byte(total, held_out_text),
+        "val_loss": val_loss,
+        "bits_per_byte": bits_per_byte(total, val_text),
         "chance": math.log(vocab_size),
-        "bigram": bigram_loss(tokens, held_out, vocab_size),
-        "copied": longest_copied_run(sample, training_text),
-        "copied_held_out": longest_copied_run(held_out_text[:len(sample)], training_text),
+        "bigram": bigram_loss(train_tokens, val_tokens, vocab_size),
+        "copied": longest_copied_run(sample, train_text),
+        "copied_held_out": longest_copied_run(val_text[:len(sample)], train_text),
     }
 
 
