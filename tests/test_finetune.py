@@ -103,7 +103,7 @@ def test_dropout_is_the_runs_and_acts_in_training_only():
     idx, n = draw(2, 12), torch.tensor([12, 4])
     for fused in (False, True):
         model = wild_head(prepare("all", make_base(fused=fused), 2, Config(dropout=0.5)))
-        assert {m.p for m in model.modules() if hasattr(m, "p")} == {0.5} and model.gpt.h[0].attn.p == 0.5
+        assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.5}
         assert not torch.equal(model(idx, n), model(idx, n))
         assert torch.equal(predict(model, idx, n), predict(model, idx, n))
 
