@@ -3,20 +3,24 @@
 A token is a character or a piece of a word. By the chain rule p(x₁ … x_T) = Πₜ p(xₜ | x₁ … xₜ₋₁),
 so a model of the next token is a model of whole texts. One pass predicts the next token at every
 position at once: a mask hides from each position what comes after it. The loss is the mean over all
-positions, in nats (natural logarithms). A model that knows nothing gives each of V tokens the
-probability 1/V, and so has the loss ln V:
+positions of all texts in a batch, in nats (natural logarithms):
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
-Shapes: B sequences of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens.
+A model that knows nothing gives each of V tokens the probability 1/V; its loss is ln V.
+
+Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens to
+choose from.
 
 Papers: Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762, and
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). What GPT-2
 changes in the decoder of Vaswani et al.: there is no encoder to look at; each branch reads a
-normalised copy of its input (pre-norm); positions are learnt vectors, not sines; GELU, not ReLU.
+normalised copy of its input (pre-norm), and so does the head; positions are learnt vectors, not
+sines, and embeddings are not multiplied by √C; GELU, not ReLU.
+
 Our departures: a small model with dropout by default; the weight matrices of the blocks are trained
-by Muon (Jordan et al. 2024; mini/utils/optim.py), which needs fewer steps than AdamW
-(--optimizer=adamw); the learning rate stays at its peak for a while, then falls in a line to 0.
+by Muon (Jordan et al. 2024), which needs fewer steps than AdamW (--optimizer=adamw); the learning
+rate stays at its peak for a while, then falls in a line to 0.
 
     python train_gpt.py                                 learn from our own tales
     python train_gpt.py --data=my_novel.txt             learn from your own text
@@ -34,7 +38,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# what no paper is about; none of it has to be read to follow this file
+# texts and tokenizers, the command line, devices, the folder of a run: not needed to follow this
+# file
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
@@ -52,9 +57,9 @@ from mini.utils.text import check_prompt, print_copying, print_others, printer
 def attention(q, k, v, mask, dropout=None):
     """softmax(q kᵀ / √hs) v, where each query looks at the keys that the mask allows.
 
-    q: (B, nh, T, hs), k and v: (B, nh, S, hs), for nh heads of size hs (the paper's d_k); mask:
-    (T, S). Returns (B, nh, T, hs). In training there is a query for each key: T = S. (Vaswani et
-    al., eq. 1; without √hs, long vectors would have large products, and softmax no gradient.)
+    q: (B, nh, T, hs); k, v: (B, nh, S, hs) with S = T, but in sampling with a cache; mask: (T, S).
+    Returns (B, nh, T, hs). (Vaswani et al., eq. 1, where hs is d_k. Without the division by √hs
+    long vectors would have large products, and softmax hardly any gradient.)
     """
     hs = q.size(-1)
     scores = (q / math.sqrt(hs)) @ k.mT                     # (B, nh, T, hs) @ (B, nh, hs, S)
@@ -74,7 +79,7 @@ def fused_attention(q, k, v, mask, dropout=None):
     """The same by one kernel of torch's that never stores the weights: faster on a GPU
     (--fused)."""
     p = dropout.p if dropout is not None and dropout.training else 0.0
-    if mask.size(0) == mask.size(1):                        # the kernel has a causal mask built in
+    if mask.size(0) == mask.size(1):            # then it is causal_mask, which the kernel has built in
         return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
     return F.scaled_dot_product_attention(q, k, v, dropout_p=p, attn_mask=mask)
 
@@ -95,14 +100,16 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(cfg.dropout)            # of what is added to x
 
     def forward(self, x):
-        """(B, T, C) -> (B, T, C). In two steps: sampling with a cache does something in between."""
+        """(B, T, C) -> (B, T, C), in two steps: CachedGPT, below, steps in between them."""
         q, k, v = self.qkv(x)
-        return self.attend(q, k, v, causal_mask(x.size(1), x.device))
+        mask = causal_mask(x.size(1), x.device)
+        return self.attend(q, k, v, mask)
 
     def qkv(self, x):
         """Queries, keys and values, (B, nh, T, hs) each, of x (B, T, C)."""
         B, T, C = x.shape
         hs = C // self.n_head
+
         q, k, v = self.c_attn(x).split(C, dim=-1)               # (B, T, 3C) -> 3 × (B, T, C)
         q = q.view(B, T, self.n_head, hs).transpose(1, 2)       # (B, T, C) -> (B, nh, T, hs)
         k = k.view(B, T, self.n_head, hs).transpose(1, 2)
@@ -137,7 +144,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then an MLP, each with a residual connection around it: x + f(norm(x)).
 
-    logits_with_cache, below, goes through these steps, too: change both.
+    CachedGPT, below, goes through the same steps: change both.
     """
 
     def __init__(self, cfg):
@@ -169,10 +176,10 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Matrices and embeddings are drawn from N(0, 0.02²), biases are 0, gains 1.
+        """Matrices and embeddings are drawn from N(0, 0.02²), biases are 0.
 
         2 n_layer branches add up in x, and so do their variances. So the last matrix of each branch
-        is drawn smaller, by 1/√(2 n_layer): then x is as large for any n_layer (GPT-2, §2.3).
+        is drawn smaller, by 1/√(2 n_layer): x then is about as large for any n_layer (GPT-2, §2.3).
         """
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
@@ -216,7 +223,7 @@ def get_batch(tokens, block_size: int, batch_size: int, generator):
     return x, y
 
 
-IGNORED = -100      # a target that does not count
+IGNORED = -100      # as a target: not to be predicted, only there to fill up a row
 
 
 def next_token_loss(logits, y, reduction: str = "mean"):
@@ -235,9 +242,12 @@ def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
     model.eval()                                                # no dropout
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
+
+    # cut the text into rows of T; what fills up the last row is not counted
     missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
     y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
+
     total = 0.0
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
         total += next_token_loss(model(x_i), y_i, reduction="sum").item()
@@ -254,13 +264,15 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
     together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
     """
-    logits = logits.float().cpu()                               # every device draws the same
+    logits = logits.float().cpu()                               # where the generator is
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / temperature
+
     if top_k > 0:
         top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
         logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
+
     if top_p < 1:
         p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
         p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
@@ -268,6 +280,7 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
         drop = torch.empty_like(drop_sorted)
         drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
         logits = logits.masked_fill(drop, -math.inf)
+
     probs = F.softmax(logits, dim=-1)
     return torch.multinomial(probs, 1, generator=generator).squeeze(1)
 
@@ -277,90 +290,70 @@ def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.
              on_token=None):
     """Continue the tokens idx (B, T): returns (B, T + max_new_tokens).
 
-    For each new token the model reads the whole context again (--cache=false). If given, on_token
-    is called with each new token (B,) as soon as it is drawn, to print it.
+    When the context is full, its older half is forgotten. (If it slid on by a token at each step,
+    every token would get another position each time, and a cache, see below, could keep nothing.)
+    If given, on_token is called with each new token (B,) as soon as it is drawn, to print it.
     """
     was_training = model.training
     model.eval()
     start = 0                                                   # the context is idx[:, start:]
+
     for _ in range(max_new_tokens):
-        if idx.size(1) - start > model.cfg.block_size:          # full: forget the older half
+        if idx.size(1) - start > model.cfg.block_size:
             start = idx.size(1) - model.cfg.block_size // 2
         logits = model(idx[:, start:])[:, -1]                   # (B, T, V) -> (B, V)
         token = sample_token(logits, temperature, top_k, top_p, generator).to(idx.device)
         idx = torch.cat([idx, token[:, None]], dim=1)           # (B, T) -> (B, T + 1)
         if on_token:
             on_token(token)
+
     model.train(was_training)
     return idx
 
 
 # ---- a second lesson, to be skipped at first: the same tokens, faster, with a cache
 
-# The mask hides from a token all that comes after it, so its keys and values never change. With
-# those of the earlier tokens kept, the model has to read only the new one. (This is also why a full
-# context forgets its older half, and not one token at a time: then every token would get another
-# position at each step, and all keys and values would change.)
+class CachedGPT(nn.Module):
+    """A GPT for `generate` that reads each token once; cached(idx) is model(idx)[:, -1:].
 
-class KVCache:
-    """The keys and values of the n tokens read so far, in every block.
-
-    All blocks read the same new tokens, so n is moved on once, when the last of them has.
+    The mask hides from a token all that comes after it, so its keys and values never change. They
+    are kept, and of idx only the tokens are read that were not there at the last call.
     """
 
-    def __init__(self, model, B: int):
-        cfg = model.cfg
-        hs = cfg.n_embd // cfg.n_head
-        shape = (cfg.n_layer, B, cfg.n_head, cfg.block_size, hs)
-        self.k = torch.empty(shape, device=model.device, dtype=model.wte.weight.dtype)
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.cfg = model.cfg
+        self.n = 0                                              # how many tokens it has read
+        self.train(model.training)
+
+    def forget(self, B: int):
+        """Make room for the keys and values of B texts, none of which has been read."""
+        cfg = self.cfg
+        shape = (cfg.n_layer, B, cfg.n_head, cfg.block_size, cfg.n_embd // cfg.n_head)
+        self.k = torch.empty(shape, device=self.model.device, dtype=self.model.wte.weight.dtype)
         self.v = torch.empty_like(self.k)
         self.n = 0
 
-    def extend(self, layer: int, k, v):
-        """Store k and v (B, nh, T, hs) of T new tokens; returns those of all n + T tokens."""
-        end = self.n + k.size(2)
-        self.k[layer, :, :, self.n:end] = k
-        self.v[layer, :, :, self.n:end] = v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+    def forward(self, idx):
+        """Logits (B, 1, V) of the token after idx (B, T)."""
+        B, T = idx.shape
+        if self.n == 0 or T <= self.n:                          # a new text, or a shorter context
+            self.forget(B)
+        new = idx[:, self.n:]                                   # (B, T − n)
+        mask = causal_mask(T, idx.device)[self.n:]              # (T − n, T): the new tokens' rows
 
-
-def logits_with_cache(model, idx, cache):
-    """Logits (B, V) of the token after idx (B, T): the tokens that are not in the cache yet.
-
-    It walks through the blocks as GPT.hidden and Block.forward do, and must change with them; a
-    test compares them.
-    """
-    x = model.embed(idx, start=cache.n)
-    n_tokens = cache.n + idx.size(1)
-    mask = causal_mask(n_tokens, idx.device)[cache.n:]          # (T, n + T): rows of the new tokens
-    for layer, block in enumerate(model.h):
-        q, k, v = block.attn.qkv(block.ln_1(x))                 # of the T new tokens
-        k, v = cache.extend(layer, k, v)                        # of all n + T tokens
-        x = x + block.attn.attend(q, k, v, mask)
-        x = x + block.mlp(block.ln_2(x))
-    cache.n = n_tokens
-    return model.lm_head(model.ln_f(x[:, -1]))                  # (B, C) -> (B, V)
-
-
-@torch.inference_mode()
-def generate_with_cache(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.0,
-                        generator=None, on_token=None):
-    """What `generate` returns, up to rounding. The three lines that differ are marked."""
-    was_training = model.training
-    model.eval()
-    start = 0
-    cache = KVCache(model, len(idx))                            # new
-    for _ in range(max_new_tokens):
-        if idx.size(1) - start > model.cfg.block_size:
-            start = idx.size(1) - model.cfg.block_size // 2
-            cache = KVCache(model, len(idx))                    # new: all positions have changed
-        logits = logits_with_cache(model, idx[:, start + cache.n:], cache)      # new
-        token = sample_token(logits, temperature, top_k, top_p, generator).to(idx.device)
-        idx = torch.cat([idx, token[:, None]], dim=1)
-        if on_token:
-            on_token(token)
-    model.train(was_training)
-    return idx
+        x = self.model.embed(new, start=self.n)
+        for layer, block in enumerate(self.model.h):
+            q, k, v = block.attn.qkv(block.ln_1(x))             # of the new tokens
+            self.k[layer, :, :, self.n:T] = k
+            self.v[layer, :, :, self.n:T] = v
+            k = self.k[layer, :, :, :T]                         # of all tokens
+            v = self.v[layer, :, :, :T]
+            x = x + block.attn.attend(q, k, v, mask)
+            x = x + block.mlp(block.ln_2(x))
+        self.n = T
+        return self.model.lm_head(self.model.ln_f(x[:, -1:]))
 
 
 # ---- settings
@@ -374,12 +367,14 @@ class Config(RunConfig):
     data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
     vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
+
     # model
     block_size: int = 64        # T, the context: how many tokens the model sees at once
     n_layer: int = 4            # blocks
     n_head: int = 4             # attention heads in each block
     n_embd: int = 192           # C, the width
     dropout: float = 0.2        # of embeddings, attention weights, and what blocks add to x
+
     # optimisation
     steps: int = 700            # optimiser steps
     batch_size: int = 32        # sequences in a step, over all processes
@@ -389,15 +384,17 @@ class Config(RunConfig):
     lr: float = 0.0             # its peak learning rate (0: its own, in PEAK_LR below)
     rest_lr: float = 0.01       # with muon: AdamW's peak learning rate
     warmup: int = 3             # steps in which the learning rate rises to its peak
-    stable_frac: float = 0.4    # then it stays there for this fraction of the steps, and falls to 0
+    stable_frac: float = 0.4    # then it stays there for this fraction of the rest, and falls to 0
     momentum: float = 0.85      # of Muon: the weight of old gradients in their moving average
     beta2: float = 0.99         # of AdamW: the weight of old squared gradients in their average
     weight_decay: float = 0.0   # of matrices and embeddings
     grad_clip: float = 1.0      # a longer gradient is scaled down to this norm (0: never)
+
     # run
     out_dir: str = "runs/gpt"   # folder of the run
     init_from: str = ""         # begin with these weights: a checkpoint.pt or model.safetensors
     fused: bool = False         # torch's fused kernels for attention and for AdamW
+
     # sampling
     prompt: str = ""            # text to continue
     max_new_tokens: int = 250   # tokens to write
@@ -457,9 +454,11 @@ def make_optimizers(model, cfg) -> list:
     lr = cfg.lr or PEAK_LR[cfg.optimizer]
     if cfg.optimizer == "adamw":
         return [make_adamw(list(model.parameters()), lr, cfg)]
+
     qkv = [block.attn.c_attn.weight for block in model.h]
     others = [p for p in model.h.parameters() if p.ndim == 2 and not is_in(p, qkv)]
     rest = [p for p in model.parameters() if not is_in(p, qkv + others)]
+
     groups = [{"params": others},
               {"params": qkv, "n_matrices": 3}]         # three in one: Muon takes them apart
     muon = Muon(groups, lr, cfg.momentum, cfg.weight_decay)
@@ -533,7 +532,7 @@ def train(cfg: Config) -> dict:
     # optimisers
     optimizers = make_optimizers(model, cfg)
     torch.manual_seed(cfg.seed + rank)                          # of dropout
-    if cfg.resume:
+    if cfg.resume:                                              # moments, and all random states
         restore(checkpoint, optimizers, data_rng)
 
     # net computes with the parameters of model: as they are, compiled, or in several processes
@@ -550,9 +549,11 @@ def train(cfg: Config) -> dict:
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg))
+
             # batch
             x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
             x, y = my_share(x, y)                               # all of it, if there is one process
+
             # loss and backward, in grad_accum equal parts, whose gradients add up
             loss = 0.0
             for x_i, y_i in zip(x.chunk(cfg.grad_accum), y.chunk(cfg.grad_accum)):
@@ -561,15 +562,17 @@ def train(cfg: Config) -> dict:
                 loss_i.backward()
                 loss += loss_i.item()
             run.check_finite(step, loss=loss)                   # NaN stops here, weights still good
+
             # step
             if cfg.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            # when it is due: evaluate, log, sample, save; this time does not count
+
+            # evaluate, log, sample and save, each when it is due, and after the last step
             done = step + 1
-            with run.untimed():
+            with run.untimed():                                 # not part of the training time
                 val_loss = None
                 if run.due(done, cfg.eval_every):
                     val_loss = estimate_loss(model, val_tokens)
@@ -580,7 +583,7 @@ def train(cfg: Config) -> dict:
                 if run.due(done, cfg.sample_every):
                     run.write_sample(done, ".txt", write(model, tokenizer)[0].encode())
                 stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
-                if val_loss is not None or stopping:
+                if val_loss is not None or stopping:            # all that an exact resume needs
                     run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
             if stopping and done < cfg.steps:
                 return run.leave(done)
@@ -621,9 +624,10 @@ def write(model, tokenizer, on_token=None) -> list:
     ids = tokenizer.encode(cfg.prompt or tokenizer.start)
     idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
-    continue_text = generate_with_cache if cfg.cache else generate
-    idx = continue_text(model, idx, cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, rng,
-                        on_token)
+    if cfg.cache:
+        model = CachedGPT(model)
+    idx = generate(model, idx, cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, rng,
+                   on_token)
     new = idx[:, len(ids):].tolist()
     return [cfg.prompt + tokenizer.decode(row) for row in new]
 

@@ -41,7 +41,7 @@ from mini.utils.config import RunConfig, UserError, command_line, require, requi
 from mini.utils.device import autocast, pick_device
 from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
-from train_gpt import GPT, KVCache, logits_with_cache
+from train_gpt import GPT, CachedGPT
 
 
 @dataclass
@@ -122,14 +122,6 @@ def assistant_loss(logits, y):
 
 
 # ---- the loop that runs the tools
-def next_logits(model, ids: list, cache=None):
-    """Logits (V,) of the token after ids; with a cache, only what is not in it yet is read."""
-    if cache is None:
-        return model(torch.tensor([ids], device=model.device))[0, -1]
-    new = torch.tensor([ids[cache.n:]], device=model.device)
-    return logits_with_cache(model, new, cache)[0]
-
-
 @torch.inference_mode()
 def respond(model, question: str, cfg, facts=FACTS):
     """(answer, [(call, what the tool gave), …]) to a question, always by the likeliest token.
@@ -142,9 +134,10 @@ def respond(model, question: str, cfg, facts=FACTS):
     require(text, "there is no question")
     require(len(ids) <= T // 2, f"the question has {len(text):,} characters, too many: ask for less")
     model.eval()
-    cache = KVCache(model, 1) if cfg.cache else None
+    reader = CachedGPT(model) if cfg.cache else model
     while len(ids) <= T:
-        ids.append(int(next_logits(model, ids, cache).argmax()))
+        logits = reader(torch.tensor([ids], device=model.device))[0, -1]        # (V,)
+        ids.append(int(logits.argmax()))
         line += model.tokenizer.decode(ids[-1:])
         if line[-1] == "\n":
             return line[:-1], steps

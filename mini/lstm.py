@@ -30,7 +30,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# what no paper is about; none of it has to be read to follow this file
+# texts and tokenizers, the command line, devices, the folder of a run: not needed to follow this
+# file
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
@@ -137,7 +138,7 @@ def get_batch(tokens, block_size: int, batch_size: int, generator):
     return x, y
 
 
-IGNORED = -100      # a target that does not count
+IGNORED = -100      # as a target: not to be predicted, only there to fill up a row
 
 
 def next_token_loss(logits, y, reduction: str = "mean"):
@@ -156,9 +157,12 @@ def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
     model.eval()                                                # no dropout
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
+
+    # cut the text into rows of T; what fills up the last row is not counted
     missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
     y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
+
     total = 0.0
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
         total += next_token_loss(model(x_i), y_i, reduction="sum").item()
@@ -175,13 +179,15 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
     together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
     """
-    logits = logits.float().cpu()                               # every device draws the same
+    logits = logits.float().cpu()                               # where the generator is
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / temperature
+
     if top_k > 0:
         top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
         logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
+
     if top_p < 1:
         p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
         p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
@@ -189,6 +195,7 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
         drop = torch.empty_like(drop_sorted)
         drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
         logits = logits.masked_fill(drop, -math.inf)
+
     probs = F.softmax(logits, dim=-1)
     return torch.multinomial(probs, 1, generator=generator).squeeze(1)
 
@@ -229,22 +236,26 @@ class Config(RunConfig):
     data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
     vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
+
     # model
     block_size: int = 64        # T, the window: how many tokens gradients flow back through
     n_layer: int = 1            # layers, each reading the h of the one below
     n_embd: int = 440           # C, the width of x, h and c
     dropout: float = 0.5        # of embeddings, and of h on its way to the next layer or the head
     weight_drop: float = 0.3    # dropout of U, the weights on the way of h to the next step
+
     # optimisation
     steps: int = 700            # optimiser steps
     batch_size: int = 64        # sequences in a step
     lr: float = 0.01            # peak learning rate
     warmup: int = 3             # steps in which the learning rate rises to its peak
-    stable_frac: float = 0.4    # then it stays there for this fraction of the steps, and falls to 0
+    stable_frac: float = 0.4    # then it stays there for this fraction of the rest, and falls to 0
     beta2: float = 0.99         # Adam's: the weight of old squared gradients in their average
     grad_clip: float = 1.0      # a longer gradient is scaled down to this norm (0: never)
+
     # run
     out_dir: str = "runs/lstm"  # folder of the run
+
     # sampling
     prompt: str = ""            # text to continue
     max_new_tokens: int = 250   # tokens to write
@@ -316,7 +327,7 @@ def train(cfg: Config) -> dict:
 
     # optimiser
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr, betas=(0.9, cfg.beta2))
-    if cfg.resume:
+    if cfg.resume:                                              # moments, and all random states
         restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
@@ -331,21 +342,25 @@ def train(cfg: Config) -> dict:
             # learning rate
             lr = cfg.lr * lr_factor(step, cfg)
             optimizer.param_groups[0]["lr"] = lr
+
             # batch
             x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
+
             # loss and backward
             with autocast(device, cfg.matmul):
                 loss = next_token_loss(net(x), y)
             run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
             loss.backward()
+
             # step
             if cfg.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            # when it is due: evaluate, log, sample, save; this time does not count
+
+            # evaluate, log, sample and save, each when it is due, and after the last step
             done = step + 1
-            with run.untimed():
+            with run.untimed():                                 # not part of the training time
                 val_loss = None
                 if run.due(done, cfg.eval_every):
                     val_loss = estimate_loss(model, val_tokens)
@@ -355,7 +370,7 @@ def train(cfg: Config) -> dict:
                 if run.due(done, cfg.sample_every):
                     run.write_sample(done, ".txt", write(model, tokenizer)[0].encode())
                 stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
-                if val_loss is not None or stopping:
+                if val_loss is not None or stopping:            # all that an exact resume needs
                     run.save(done, model, [optimizer], data_rng, tokenizer=tokenizer.state())
             if stopping and done < cfg.steps:
                 return run.leave(done)

@@ -138,10 +138,11 @@ class Clock:
         self.mark = time.perf_counter()
 
 
-def tokens_per_second(model, prompt: int, new: int, generate=train_gpt.generate_with_cache) -> float:
+def tokens_per_second(model, prompt: int, new: int, cache=True) -> float:
     """Tokens per second after the first."""
     text, clock = torch.randint(1000 if len(model.wte.weight) > 1000 else 60, (1, prompt)), Clock()
-    generate(model, text, new, on_token=clock, temperature=0.8)
+    model = train_gpt.CachedGPT(model) if cache else model
+    train_gpt.generate(model, text, new, on_token=clock, temperature=0.8)
     return len(clock.times) / sum(clock.times)
 
 
@@ -156,7 +157,8 @@ def beside_reading(model, prompt: int, new: int):
         reading.append(time.perf_counter() - start)
 
     clock = Clock(before=read)
-    train_gpt.generate_with_cache(model, torch.randint(1000, (1, prompt)), new, on_token=clock, temperature=0.8)
+    train_gpt.generate(train_gpt.CachedGPT(model), torch.randint(1000, (1, prompt)), new, on_token=clock,
+                       temperature=0.8)
     return x.numel() * 4 / statistics.median(reading), 1 / statistics.median(clock.times)
 
 
@@ -170,7 +172,7 @@ def bench_generate(args):
         plain = tokens_per_second(model, 64, 24)
         with fast_vectors(model):
             bandwidth, fast = beside_reading(model, 64, 64)
-        uncached = tokens_per_second(model, 64, 8, train_gpt.generate)
+        uncached = tokens_per_second(model, 64, 8, cache=False)
         rows.append((bandwidth / 1e9, fast, fast * size / bandwidth, plain, uncached))
         print("read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it; with plain products {:.1f}; "
               "uncached {:.1f}".format(*rows[-1]), flush=True)
@@ -191,7 +193,7 @@ def bench_generate(args):
     for _ in range(args.pairs):
         with fast_vectors(model):
             fast = tokens_per_second(model, 1, 255)
-        uncached = tokens_per_second(model, 1, 255, train_gpt.generate)
+        uncached = tokens_per_second(model, 1, 255, cache=False)
         rows.append((fast, uncached, fast / uncached))
     print("preset gpu, 10.77M, 255 characters: cached {:.0f} tokens/s, uncached {:.0f}, ratio {:.1f}".format(
         *(statistics.median(column) for column in zip(*rows))))
@@ -451,7 +453,7 @@ def bench_lstm(args, steps=5):
     gpt, rates = train_gpt.GPT(train_gpt.Config(), V), {"LSTM": [], "GPT": []}
     for _ in range(args.pairs):
         for name, model, generate in (("LSTM", sides["ours"], lstm.generate),
-                                      ("GPT", gpt, train_gpt.generate_with_cache)):
+                                      ("GPT", train_gpt.CachedGPT(gpt), train_gpt.generate)):
             clock = Clock()
             generate(model, tokens[None, :1], 500, on_token=clock)
             rates[name].append(len(clock.times) / sum(clock.times))

@@ -408,26 +408,26 @@ def test_with_a_cache_the_same_tokens_are_generated(fused):
     for B, length, options in ((3, 5, dict(temperature=1.0)), (1, 40, dict(temperature=0))):
         prompt = random_tokens(B, length)
         texts = []
-        for write in (train_gpt.generate, train_gpt.generate_with_cache):
+        for reader in (model, train_gpt.CachedGPT(model)):
             rng = torch.Generator().manual_seed(1)
-            texts.append(write(model, prompt, 50, generator=rng, **options))
+            texts.append(train_gpt.generate(reader, prompt, 50, generator=rng, **options))
         assert texts[0].shape == (B, length + 50) and torch.equal(texts[0][:, :length], prompt)
         assert torch.equal(texts[0], texts[1])
 
 
 @both_attentions
 def test_logits_with_a_cache_equal_those_without(fused):
-    """If this fails after a change to attention: what is cached must be what attention uses. Rotary positions, for
-    instance, belong into `qkv`, with the position of the first new token, which is cache.n."""
+    """If this fails after a change to the network: CachedGPT goes through the blocks by itself, and what it keeps
+    must be what attention uses. Rotary positions, for instance, belong into `qkv`, which must be told the position
+    of its first token: self.n for CachedGPT, else 0."""
     model = make_model(fused=fused).double()
     tokens = random_tokens(2, 16)
     want = model(tokens)
-    cache = train_gpt.KVCache(model, 2)
-    start = 0
-    for length in (7, 5, 1, 1, 1, 1):                           # the prompt, five at once, then one by one
-        logits = train_gpt.logits_with_cache(model, tokens[:, start:start + length], cache)
-        start += length
-        close(logits, want[:, start - 1], 1e-10)
+    cached = train_gpt.CachedGPT(model)
+    for end in (7, 12, 13, 14, 15, 16):                         # the prompt, five at once, then one by one
+        close(cached(tokens[:, :end]), want[:, end - 1:end], 1e-10)
+    other = random_tokens(2, 9, seed=1)                         # shorter: a text of its own
+    close(cached(other), model(other)[:, -1:], 1e-10)
 
 
 def test_a_full_context_keeps_its_last_half(monkeypatch):
@@ -445,29 +445,32 @@ def test_with_a_cache_every_token_is_read_once(monkeypatch):
     lengths = []
     embed = model.embed
     monkeypatch.setattr(model, "embed", lambda idx, start: lengths.append(idx.size(1)) or embed(idx, start))
-    train_gpt.generate_with_cache(model, random_tokens(1, 16), 11, temperature=0)
+    train_gpt.generate(train_gpt.CachedGPT(model), random_tokens(1, 16), 11, temperature=0)
     assert lengths == [16, 8, *[1] * 8, 8]                      # a full context is read anew, its last half
 
 
-@pytest.mark.parametrize("write", ["generate", "generate_with_cache"])
-def test_generation_leaves_the_model_as_it_was_and_hands_out_each_token(write):
+@pytest.mark.parametrize("cached", [False, True])
+def test_generation_leaves_the_model_as_it_was_and_hands_out_each_token(cached):
     """Dropout must not act while sampling, and must act again afterwards."""
     model = make_model(dropout=0.5)
     prompt = random_tokens(2, 5)
     columns = []
-    text = getattr(train_gpt, write)(model, prompt, 8, temperature=0, on_token=columns.append)
+    reader = train_gpt.CachedGPT(model) if cached else model
+    text = train_gpt.generate(reader, prompt, 8, temperature=0, on_token=columns.append)
     assert model.training
     assert torch.equal(text, torch.cat([prompt, torch.stack(columns, dim=1)], dim=1))
-    assert torch.equal(text, getattr(train_gpt, write)(model.eval(), prompt, 8, temperature=0))
+    model.eval()
+    reader = train_gpt.CachedGPT(model) if cached else model
+    assert torch.equal(text, train_gpt.generate(reader, prompt, 8, temperature=0))
     assert not model.training
 
 
 def test_a_text_does_not_depend_on_its_batch_mates():
     model = make_model()
     prompts = random_tokens(4, 6, seed=3)
-    together = train_gpt.generate_with_cache(model, prompts, 10, temperature=0)
+    together = train_gpt.generate(model, prompts, 10, temperature=0)
     for prompt, text in zip(prompts, together):
-        assert torch.equal(train_gpt.generate_with_cache(model, prompt[None], 10, temperature=0)[0], text)
+        assert torch.equal(train_gpt.generate(model, prompt[None], 10, temperature=0)[0], text)
 
 
 def test_fast_vectors_change_nothing_but_the_speed():
@@ -476,12 +479,13 @@ def test_fast_vectors_change_nothing_but_the_speed():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)                                    # 29 outputs are then no multiple of a slab
     try:
-        plain = train_gpt.generate_with_cache(model, prompt, 40, temperature=0)
+        plain = train_gpt.generate(model, prompt, 40, temperature=0)
         with torch.no_grad():
             want = model(prompt[:, :1])
             with fast_vectors(model):
                 close(model(prompt[:, :1]), want, 1e-5)
-                assert torch.equal(train_gpt.generate_with_cache(model, prompt, 40, temperature=0), plain)
+                fast = train_gpt.generate(train_gpt.CachedGPT(model), prompt, 40, temperature=0)
+                assert torch.equal(fast, plain)
     finally:
         torch.set_num_threads(threads)
     assert not any("forward" in module.__dict__ for module in model.modules())
