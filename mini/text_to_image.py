@@ -38,6 +38,7 @@ from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import film, noise, sheet, to_float
 from mini.utils.judge import judge_of_faces
+from mini.utils.metrics import n_to_score
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
@@ -66,8 +67,8 @@ class Config(RunConfig):
     ema: float = 0.995          # how much of the average of the weights is kept at each step
     # run
     out_dir: str = "runs/text_to_image"
-    # images to score, for held-out and for unseen prompts (0: 512; in a run of fewer steps, their
-    # share)
+    # images to score, half of them of held-out prompts, half of unseen ones (0: 1,024; in a run of
+    # fewer steps than usual, its share of them)
     n_test: int = 0
     # sampling
     prompt: str = "*"           # what to draw, several with | between; empty: anything; *: held-out captions
@@ -417,7 +418,8 @@ def train(cfg: Config) -> dict:
         sets = {}
         n = 0
         if parts[0].attributes:             # faces; of others a judge could read nothing
-            judge = judge_of_faces(cfg, 512, cfg.n_images)
+            n = n_to_score(cfg, max(1024, cfg.n_test), "images") // 2
+            judge = judge_of_faces(replace(cfg, n_test=n), n, cfg.n_images)
             n = judge.n
         if n > 0:
             sets = {"held out": (parts[1], tokens[1]), "unseen": (parts[2], tokens[2])}
