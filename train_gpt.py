@@ -49,7 +49,7 @@ from mini.utils.device import (data_parallel, matmul_precision, my_share, pick_d
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.metrics import text_report, text_scores
 from mini.utils.optim import Muon
-from mini.utils.run import Run, load_checkpoint, merge_config, own_checkpoint, restore
+from mini.utils.run import Run, own_checkpoint, restore
 from mini.utils.text import check_prompt, print_copying, print_others, printer
 
 # ---- attention
@@ -58,8 +58,8 @@ def attention(q, k, v, mask, dropout=None):
     """softmax(q kᵀ / √hs) v, where each query looks at the keys that the mask allows.
 
     q: (B, nh, T, hs); k, v: (B, nh, S, hs) with S = T, but in sampling with a cache; mask: (T, S).
-    Returns (B, nh, T, hs). (Vaswani et al., eq. 1, where hs is d_k. Without the division by √hs
-    long vectors would have large products, and softmax hardly any gradient.)
+    Returns (B, nh, T, hs). (Vaswani et al., eq. 1, where hs is d_k. Without the division by √hs the
+    scores would be larger the larger hs is, and a softmax of large scores has hardly any gradient.)
     """
     hs = q.size(-1)
     scores = (q / math.sqrt(hs)) @ k.mT                     # (B, nh, T, hs) @ (B, nh, hs, S)
@@ -76,12 +76,9 @@ def causal_mask(T: int, device=None):
 
 
 def fused_attention(q, k, v, mask, dropout=None):
-    """The same by one kernel of torch's that never stores the weights: faster on a GPU
-    (--fused)."""
+    """The same by one kernel of torch's, which never stores the weights: faster on a GPU."""
     p = dropout.p if dropout is not None and dropout.training else 0.0
-    if mask.size(0) == mask.size(1):            # then it is causal_mask, which the kernel has built in
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
-    return F.scaled_dot_product_attention(q, k, v, dropout_p=p, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
 
 
 class CausalSelfAttention(nn.Module):
@@ -96,8 +93,8 @@ class CausalSelfAttention(nn.Module):
         self.attention = fused_attention if cfg.fused else attention
         self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)     # q, k and v in one product
         self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
-        self.attn_dropout = nn.Dropout(cfg.dropout)             # of the weights
-        self.resid_dropout = nn.Dropout(cfg.dropout)            # of what is added to x
+        self.attn_dropout = nn.Dropout(cfg.dropout)             # on the attention weights
+        self.resid_dropout = nn.Dropout(cfg.dropout)            # on what the block adds to x
 
     def forward(self, x):
         """(B, T, C) -> (B, T, C), in two steps: CachedGPT, below, steps in between them."""
@@ -216,7 +213,7 @@ class GPT(nn.Module):
 def get_batch(tokens, block_size: int, batch_size: int, generator):
     """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
     start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
-    positions = start[:, None] + torch.arange(block_size + 1)   # start 5: row 5, 6, …, 5 + T
+    positions = start[:, None] + torch.arange(block_size + 1)   # (B, 1) + (T + 1,) -> (B, T + 1)
     pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
     x = pieces[:, :-1]
     y = pieces[:, 1:]                                           # y[b, t] follows x[b, t]
@@ -243,7 +240,8 @@ def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
 
-    # cut the text into rows of T; what fills up the last row is not counted
+    # cut the text into rows of T; what fills up the last row stands behind the text, where it
+    # changes nothing before it, and its own targets are not counted
     missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
     y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
@@ -455,12 +453,19 @@ def make_optimizers(model, cfg) -> list:
     if cfg.optimizer == "adamw":
         return [make_adamw(list(model.parameters()), lr, cfg)]
 
-    qkv = [block.attn.c_attn.weight for block in model.h]
-    others = [p for p in model.h.parameters() if p.ndim == 2 and not is_in(p, qkv)]
-    rest = [p for p in model.parameters() if not is_in(p, qkv + others)]
+    qkv = []
+    matrices = []
+    rest = []
+    for name, p in model.named_parameters():
+        if name.endswith("attn.c_attn.weight"):
+            qkv.append(p)
+        elif name.startswith("h.") and p.ndim == 2:
+            matrices.append(p)
+        else:
+            rest.append(p)
 
-    groups = [{"params": others},
-              {"params": qkv, "n_matrices": 3}]         # three in one: Muon takes them apart
+    groups = [{"params": matrices},
+              {"params": qkv, "n_matrices": 3}]         # q, k and v in one: Muon takes them apart
     muon = Muon(groups, lr, cfg.momentum, cfg.weight_decay)
     return [muon, make_adamw(rest, cfg.rest_lr, cfg)]
 
@@ -471,10 +476,6 @@ def make_adamw(parameters: list, lr: float, cfg):
     groups = [{"params": [p for p in parameters if p.ndim == 2], "weight_decay": cfg.weight_decay},
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr, betas=(0.9, cfg.beta2), fused=cfg.fused)
-
-
-def is_in(p, parameters: list) -> bool:
-    return any(p is q for q in parameters)              # == would compare their numbers
 
 
 def lr_factor(step: int, cfg) -> float:
@@ -498,13 +499,12 @@ def set_learning_rate(optimizers: list, factor: float):
 
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # a resumed run has its settings in its checkpoint; published weights bring their sizes
+    # settings: the flags that were typed come first, then those of the run that goes on, or the
+    # sizes of the published weights, and then the defaults
     if cfg.resume:
-        checkpoint = load_checkpoint(f"{cfg.out_dir}/checkpoint.pt", "gpt")
-        cfg = merge_config(cfg, checkpoint)
+        cfg, checkpoint = own_checkpoint(cfg, "gpt")
     elif cfg.init_from:
-        pretrained = read_gpt(cfg.init_from, longest_context=cfg.block_size)
-        cfg = merge_config(cfg, pretrained)
+        cfg, pretrained = read_gpt(cfg, longest_context=cfg.block_size)
     device = pick_device(cfg.device)
     rank, n_processes = start_processes(device)                 # 0 and 1 without torchrun
     require(cfg.batch_size % (cfg.grad_accum * n_processes) == 0,
@@ -513,7 +513,7 @@ def train(cfg: Config) -> dict:
 
     # the model and its tokenizer: resumed, published, or new
     text = read_text(cfg.data)
-    torch.manual_seed(cfg.seed)                                 # of the initial weights
+    torch.manual_seed(cfg.seed)                                 # for the initial weights
     if cfg.resume:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     elif cfg.init_from:
@@ -527,11 +527,11 @@ def train(cfg: Config) -> dict:
     # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
     train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
     train_text, val_text = split_text(text)
-    data_rng = torch.Generator().manual_seed(cfg.seed)          # of the batches
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimisers
     optimizers = make_optimizers(model, cfg)
-    torch.manual_seed(cfg.seed + rank)                          # of dropout
+    torch.manual_seed(cfg.seed + rank)                          # for dropout
     if cfg.resume:                                              # moments, and all random states
         restore(checkpoint, optimizers, data_rng)
 
@@ -539,7 +539,10 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
     net = data_parallel(net)
 
-    # run prints, logs and saves in the folder out_dir; run.first is the step to begin with
+    # run keeps the folder out_dir: log writes log.csv and prints, write_sample fills samples/, save
+    # writes checkpoint.pt, finish result.json. due(step, every) is true after every so many steps
+    # and after the last. After Ctrl-C stopping is true, and leave says how to resume. The first
+    # step is 0, or the one that the checkpoint was saved after.
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
     with run, matmul_precision(cfg.matmul):
@@ -581,14 +584,15 @@ def train(cfg: Config) -> dict:
                     lr = optimizers[0].param_groups[0]["lr"]    # the one that trains the blocks
                     run.log(done, loss=loss, lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
-                    run.write_sample(done, ".txt", write(model, tokenizer)[0].encode())
+                    run.write_sample(done, ".txt", write(model, tokenizer)[0])
                 stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
-                if val_loss is not None or stopping:            # all that an exact resume needs
+                if val_loss is not None or stopping:
+                    # settings, weights, optimisers, random states, tokenizer
                     run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
             if stopping and done < cfg.steps:
                 return run.leave(done)
 
-        if run.first == cfg.steps:                              # resumed after its last step
+        if run.first == cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_tokens)
         written = write(model, tokenizer)[0]
         scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
@@ -610,8 +614,7 @@ def from_checkpoint(checkpoint: dict, cfg):
 def load(cfg):
     """(model, tokenizer) of --init_from if it is given, else as trained in --out_dir."""
     if cfg.init_from:
-        checkpoint = read_gpt(cfg.init_from)
-        cfg = merge_config(cfg, checkpoint)
+        cfg, checkpoint = read_gpt(cfg)
     else:
         cfg, checkpoint = own_checkpoint(cfg, "gpt")
     model, tokenizer = from_checkpoint(checkpoint, cfg)
@@ -626,8 +629,8 @@ def write(model, tokenizer, on_token=None) -> list:
     rng = torch.Generator().manual_seed(cfg.seed)
     if cfg.cache:
         model = CachedGPT(model)
-    idx = generate(model, idx, cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, rng,
-                   on_token)
+    idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
+                   top_p=cfg.top_p, generator=rng, on_token=on_token)
     new = idx[:, len(ids):].tolist()
     return [cfg.prompt + tokenizer.decode(row) for row in new]
 
@@ -636,7 +639,7 @@ def sample(cfg: Config) -> list:
     """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
     prompt = model.cfg.prompt
-    with fast_vectors(model):                                   # the same products, faster on CPUs
+    with fast_vectors(model):                                   # changes nothing but speed on CPUs
         texts = write(model, tokenizer, on_token=printer(tokenizer, prompt))
     print_others(texts)
     if not cfg.init_from:

@@ -37,7 +37,7 @@ from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, matmul_precision, pick_device
 from mini.utils.metrics import text_report, text_scores
-from mini.utils.run import Run, load_checkpoint, merge_config, own_checkpoint, restore
+from mini.utils.run import Run, own_checkpoint, restore
 from mini.utils.text import check_prompt, print_copying, print_others, printer
 
 # ---- the network
@@ -131,7 +131,7 @@ class LSTM(nn.Module):
 def get_batch(tokens, block_size: int, batch_size: int, generator):
     """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
     start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
-    positions = start[:, None] + torch.arange(block_size + 1)   # start 5: row 5, 6, …, 5 + T
+    positions = start[:, None] + torch.arange(block_size + 1)   # (B, 1) + (T + 1,) -> (B, T + 1)
     pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
     x = pieces[:, :-1]
     y = pieces[:, 1:]                                           # y[b, t] follows x[b, t]
@@ -158,7 +158,8 @@ def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
 
-    # cut the text into rows of T; what fills up the last row is not counted
+    # cut the text into rows of T; what fills up the last row stands behind the text, where it
+    # changes nothing before it, and its own targets are not counted
     missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
     y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
@@ -303,15 +304,15 @@ def lr_factor(step: int, cfg) -> float:
 
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # a resumed run has its settings in its checkpoint
+    # settings: the flags that were typed come first, then those of the run that goes on, and then
+    # the defaults
     if cfg.resume:
-        checkpoint = load_checkpoint(f"{cfg.out_dir}/checkpoint.pt", "lstm")
-        cfg = merge_config(cfg, checkpoint)
+        cfg, checkpoint = own_checkpoint(cfg, "lstm")
     device = pick_device(cfg.device)
 
     # the model and its tokenizer: resumed, or new
     text = read_text(cfg.data)
-    torch.manual_seed(cfg.seed)                                 # of initial weights and dropout
+    torch.manual_seed(cfg.seed)                                 # for initial weights and dropout
     if cfg.resume:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
@@ -323,7 +324,7 @@ def train(cfg: Config) -> dict:
     # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
     train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
     train_text, val_text = split_text(text)
-    data_rng = torch.Generator().manual_seed(cfg.seed)          # of the batches
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimiser
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr, betas=(0.9, cfg.beta2))
@@ -331,7 +332,10 @@ def train(cfg: Config) -> dict:
         restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    # run prints, logs and saves in the folder out_dir; run.first is the step to begin with
+    # run keeps the folder out_dir: log writes log.csv and prints, write_sample fills samples/, save
+    # writes checkpoint.pt, finish result.json. due(step, every) is true after every so many steps
+    # and after the last. After Ctrl-C stopping is true, and leave says how to resume. The first
+    # step is 0, or the one that the checkpoint was saved after.
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None)
     with run, matmul_precision(cfg.matmul):
@@ -368,14 +372,15 @@ def train(cfg: Config) -> dict:
                 if val_loss is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
-                    run.write_sample(done, ".txt", write(model, tokenizer)[0].encode())
+                    run.write_sample(done, ".txt", write(model, tokenizer)[0])
                 stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
-                if val_loss is not None or stopping:            # all that an exact resume needs
+                if val_loss is not None or stopping:
+                    # settings, weights, optimiser, random states, tokenizer
                     run.save(done, model, [optimizer], data_rng, tokenizer=tokenizer.state())
             if stopping and done < cfg.steps:
                 return run.leave(done)
 
-        if run.first == cfg.steps:                              # resumed after its last step
+        if run.first == cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_tokens)
         written = write(model, tokenizer)[0]
         scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
@@ -407,8 +412,8 @@ def write(model, tokenizer, on_token=None) -> list:
     ids = tokenizer.encode(cfg.prompt or tokenizer.start)       # of any length
     idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
-    idx = generate(model, idx, cfg.max_new_tokens, cfg.temperature, cfg.top_k, cfg.top_p, rng,
-                   on_token)
+    idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
+                   top_p=cfg.top_p, generator=rng, on_token=on_token)
     new = idx[:, len(ids):].tolist()
     return [cfg.prompt + tokenizer.decode(row) for row in new]
 

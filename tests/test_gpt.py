@@ -658,10 +658,10 @@ def test_training_begins_with_the_weights_of_another_run_or_of_gpt2(text_file, t
 
 
 def test_read_gpt_cuts_the_context():
-    path = str(REFERENCE / "gpt2_b/model.safetensors")
-    assert read_gpt(path)["config"]["block_size"] == 24
-    short = read_gpt(path, longest_context=9)
-    assert short["config"]["block_size"] == 9 and len(short["model"]["wpe.weight"]) == 9
+    cfg = train_gpt.Config(init_from=str(REFERENCE / "gpt2_b/model.safetensors"))
+    assert read_gpt(cfg)[0].block_size == 24
+    cut, checkpoint = read_gpt(cfg, longest_context=9)
+    assert cut.block_size == 9 and len(checkpoint["model"]["wpe.weight"]) == 9
 
 
 # ---- bad input: one line, exit status 2, no traceback, nothing lost

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mini.utils.config import UserError
-from mini.utils.run import load_checkpoint
+from mini.utils.run import load_checkpoint, merge_config
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
           "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
@@ -28,13 +28,16 @@ SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
-def read_gpt(path: str, longest_context: int = 10**9) -> dict:
-    """A trained GPT in the form of a checkpoint of train_gpt.py: {"config", "model", "tokenizer"}.
+def read_gpt(cfg, longest_context: int = 10**9):
+    """(config, checkpoint) of the trained GPT in cfg.init_from.
 
-    path: GPT-2's model.safetensors, with its vocab.json and merges.txt in the same folder, or a
-    checkpoint.pt of train_gpt.py. "config" has only what comes with weights: their sizes and the
-    tokenizer's. A context longer than longest_context is cut. Raises UserError for any other file.
+    That is GPT-2's model.safetensors, with its vocab.json and merges.txt in the same folder, or a
+    checkpoint.pt of train_gpt.py. The checkpoint has, as train_gpt.py's own, "config" (here: only
+    sizes and tokenizer), "model" and "tokenizer"; the config is cfg with these sizes. A context
+    longer than longest_context is cut. Raises UserError for any other file, and for flags that ask
+    for other sizes.
     """
+    path = cfg.init_from
     if not path.endswith(".pt"):
         sizes, weights = read_gpt2(path)
         tokenizer = {"kind": "files", "folder": str(Path(path).parent)}
@@ -47,7 +50,8 @@ def read_gpt(path: str, longest_context: int = 10**9) -> dict:
     sizes["tokenizer"] = str(Path(path).parent)
     sizes["vocab_size"] = len(weights["wte.weight"])
     weights["wpe.weight"] = weights["wpe.weight"][:longest_context]
-    return {"config": sizes, "model": weights, "tokenizer": tokenizer}
+    checkpoint = {"config": sizes, "model": weights, "tokenizer": tokenizer}
+    return merge_config(cfg, checkpoint), checkpoint
 
 
 def read_gpt2(path):

@@ -5,6 +5,7 @@ import time
 
 import torch
 
+from mini.data.text.corpus import longest_copied_run
 from mini.utils.config import require
 from mini.utils.run import write_json
 
@@ -102,21 +103,6 @@ def bigram_loss(train, held_out, vocab_size: int, pseudo_count: float = 10.0) ->
 
     p = (n_ab + pseudo_count * p_second[b]) / (n_first[a] + pseudo_count)
     return -p.log().mean().item()
-
-
-def longest_copied_run(sample: str, text: str) -> int:
-    """The length, in characters, of the longest piece of the sample that stands in the text.
-
-    For each end it finds the longest copied piece that ends there. That piece cannot begin
-    earlier than the one found for the end before, so `start` only moves to the right.
-    """
-    longest = 0
-    start = 0
-    for end in range(1, len(sample) + 1):
-        while sample[start:end] not in text:
-            start += 1
-        longest = max(longest, end - start)
-    return longest
 
 
 def text_scores(val_loss: float, train_tokens, val_tokens, vocab_size: int, train_text: str,

@@ -283,9 +283,11 @@ class Run:
         else:
             print(text, flush=True)
 
-    def write_sample(self, step: int, suffix: str, data: bytes):
+    def write_sample(self, step: int, suffix: str, data: bytes | str):
         """Write samples/step_000500.txt (or .png, …), named by the step and the suffix."""
         if self.rank == 0:
+            if isinstance(data, str):
+                data = data.encode()
             (self.folder / "samples" / f"step_{step:06d}{suffix}").write_bytes(data)
 
     def save(self, step: int, model, optimizers, data_rng, **more):

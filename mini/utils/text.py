@@ -1,9 +1,8 @@
 """Writing text token by token: show it as it is written, and say how much of it is copied."""
 import codecs
 
-from mini.data.text.corpus import read_text, split_text
+from mini.data.text.corpus import longest_copied_run, read_text, split_text
 from mini.utils.config import UserError
-from mini.utils.metrics import longest_copied_run
 
 
 def check_prompt(prompt: str, tokenizer, longest: int = 0):
