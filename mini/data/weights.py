@@ -49,7 +49,8 @@ def read_gpt(cfg, longest_context: int = 10**9):
     sizes["block_size"] = min(sizes["block_size"], longest_context)
     sizes["tokenizer"] = str(Path(path).parent)
     sizes["vocab_size"] = len(weights["wte.weight"])
-    weights["wpe.weight"] = weights["wpe.weight"][:longest_context]
+    if "wpe.weight" in weights:             # a fork with other positions may have none
+        weights["wpe.weight"] = weights["wpe.weight"][:longest_context]
     checkpoint = {"config": sizes, "model": weights, "tokenizer": tokenizer}
     return merge_config(cfg, checkpoint), checkpoint
 
