@@ -440,7 +440,7 @@ def check(cfg):
 
 # ---- optimisers and the learning rate
 
-PEAK_LR = {"muon": 0.04, "adamw": 0.002}
+PEAK_LR = {"muon": 0.04, "adamw": 0.001}
 
 
 def make_optimizers(model, cfg) -> list:
