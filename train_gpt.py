@@ -2,12 +2,12 @@
 
 A token is a character or a piece of a word. By the chain rule p(x₁ … x_T) = Πₜ p(xₜ | x₁ … xₜ₋₁),
 so a model of the next token is a model of whole texts. One pass predicts the next token at every
-position at once: a mask hides from each position what comes after it. The loss is the mean over all
-positions of all texts in a batch, in nats (natural logarithms):
+position at once: a mask hides from each position what comes after it. The loss of a text, in nats
+(natural logarithms), is the mean over its positions; that of a batch is the mean over its texts:
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
-A model that knows nothing gives each of V tokens the probability 1/V; its loss is ln V.
+A model that knows nothing gives each of V tokens the probability 1/V. Its loss is ln V.
 
 Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens to
 choose from.
@@ -46,33 +46,37 @@ from mini.data.weights import read_gpt
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import (data_parallel, matmul_precision, my_share, pick_device,
                                start_processes)
-from mini.utils.fast_vectors import fast_vectors
 from mini.utils.metrics import text_report, text_scores
 from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
-from mini.utils.text import check_prompt, print_copying, print_others, printer
+from mini.utils.text import check_prompt, print_copying, print_texts
 
 # ---- attention
 
 def attention(q, k, v, mask, dropout=None):
-    """softmax(q kᵀ / √hs) v, where each query looks at the keys that the mask allows.
+    """softmax(q kᵀ / √hs) v, where each query looks only at the keys that the mask allows.
 
-    q: (B, nh, T, hs); k, v: (B, nh, S, hs) with S = T, but in sampling with a cache; mask: (T, S).
+    q, k, v: (B, nh, T, hs); mask: (T, T), True where a query (row) may look at a key (column).
     Returns (B, nh, T, hs). (Vaswani et al., eq. 1, where hs is d_k. Without the division by √hs the
     scores would be larger the larger hs is, and a softmax of large scores has hardly any gradient.)
     """
     hs = q.size(-1)
-    scores = (q / math.sqrt(hs)) @ k.mT                     # (B, nh, T, hs) @ (B, nh, hs, S)
-    scores = scores.masked_fill(~mask, -math.inf)           # (B, nh, T, S): not allowed, weight 0
+    scores = (q / math.sqrt(hs)) @ k.transpose(-2, -1)      # (B, nh, T, hs) -> (B, nh, T, T)
+    scores = scores.masked_fill(~mask, -math.inf)           # e^−∞ = 0: no weight
     weights = F.softmax(scores, dim=-1)                     # each row sums to 1
     if dropout is not None:
         weights = dropout(weights)
-    return weights @ v                                      # (B, nh, T, S) @ (B, nh, S, hs)
+    return weights @ v                                      # (B, nh, T, T) -> (B, nh, T, hs)
 
 
-def causal_mask(T: int, device=None):
-    """(T, T): True where query t (row) may look at key s (column), which is where s ≤ t."""
-    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+def causal_mask(T: int, device=None, before: int = 0):
+    """(T, T): True on the diagonal and below it. A token looks at itself and at earlier tokens.
+
+    If the keys of more tokens come before those of the T queries (only in the appendix, below), it
+    is (T, before + T), and all of them may be looked at.
+    """
+    mask = torch.ones(T, before + T, dtype=torch.bool, device=device)
+    return mask.tril(diagonal=before)
 
 
 def fused_attention(q, k, v, mask, dropout=None):
@@ -84,8 +88,8 @@ def fused_attention(q, k, v, mask, dropout=None):
 class CausalSelfAttention(nn.Module):
     """Attention in n_head heads, each with queries, keys and values of its own.
 
-    c_attn, c_proj and c_fc have these names in the published GPT-2.
-    """
+    cfg is the Config below; n_embd is C. c_attn, c_proj and c_fc are named as in the published
+    GPT-2. """
 
     def __init__(self, cfg):
         super().__init__()
@@ -96,14 +100,17 @@ class CausalSelfAttention(nn.Module):
         self.attn_dropout = nn.Dropout(cfg.dropout)             # on the attention weights
         self.resid_dropout = nn.Dropout(cfg.dropout)            # on what the block adds to x
 
-    def forward(self, x):
-        """(B, T, C) -> (B, T, C), in two steps: CachedGPT, below, steps in between them."""
+    def forward(self, x):                                       # (B, T, C) -> (B, T, C)
         q, k, v = self.qkv(x)
         mask = causal_mask(x.size(1), x.device)
         return self.attend(q, k, v, mask)
 
-    def qkv(self, x):
-        """Queries, keys and values, (B, nh, T, hs) each, of x (B, T, C)."""
+    def qkv(self, x, start: int = 0):
+        """Queries, keys and values, (B, nh, T, hs) each, of x (B, T, C).
+
+        start is the position of the first token. It is not needed here, but rotary positions would
+        need it.
+        """
         B, T, C = x.shape
         hs = C // self.n_head
 
@@ -122,6 +129,9 @@ class CausalSelfAttention(nn.Module):
 
 # ---- the network
 
+Norm = nn.LayerNorm         # of the blocks, and before the head
+
+
 class MLP(nn.Module):
     """Two linear layers with GELU between them, applied to each position by itself."""
 
@@ -139,20 +149,19 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each with a residual connection around it: x + f(norm(x)).
-
-    CachedGPT, below, goes through the same steps: change both.
-    """
+    """Attention, then an MLP, each with a residual connection around it: x + f(norm(x))."""
 
     def __init__(self, cfg):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(cfg.n_embd)
+        self.ln_1 = Norm(cfg.n_embd)
         self.attn = CausalSelfAttention(cfg)
-        self.ln_2 = nn.LayerNorm(cfg.n_embd)
+        self.ln_2 = Norm(cfg.n_embd)
         self.mlp = MLP(cfg)
 
-    def forward(self, x):                                       # (B, T, C) -> (B, T, C)
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x, attn=None):
+        """(B, T, C) -> (B, T, C). attn replaces the block's own attention (see the appendix)."""
+        attn = attn or self.attn
+        x = x + attn(self.ln_1(x))
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -167,7 +176,7 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)     # a vector for each position, learnt
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
-        self.ln_f = nn.LayerNorm(cfg.n_embd)
+        self.ln_f = Norm(cfg.n_embd)
         self.lm_head = nn.Linear(cfg.n_embd, vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight                   # tied: one matrix for both
         self.init_weights()
@@ -181,7 +190,7 @@ class GPT(nn.Module):
         for name, p in self.named_parameters():
             if name.endswith("c_proj.weight"):
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * self.cfg.n_layer))
-            elif p.ndim == 2:
+            elif p.ndim >= 2:
                 nn.init.normal_(p, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
@@ -240,8 +249,8 @@ def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
 
-    # cut the text into rows of T; what fills up the last row stands behind the text, where it
-    # changes nothing before it, and its own targets are not counted
+    # Cut the text into rows of T. The last row is filled up at its end. The mask keeps the filling
+    # from changing what stands before it, and its targets are ignored.
     missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
     y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
@@ -259,33 +268,37 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Draw one token (B,) for each row of logits (B, V).
 
     temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
-    top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
-    together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
+    top_k > 0 allows only the k likeliest tokens. top_p < 1 allows only the fewest tokens that
+    together have this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
     """
     logits = logits.float().cpu()                               # where the generator is
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / temperature
-
     if top_k > 0:
         top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
         logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
-
     if top_p < 1:
-        p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
-        p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
-        drop_sorted = p_before >= top_p                                 # top_p = 0.7: the last
-        drop = torch.empty_like(drop_sorted)
-        drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
-        logits = logits.masked_fill(drop, -math.inf)
-
+        logits = logits.masked_fill(~nucleus(logits, top_p), -math.inf)
     probs = F.softmax(logits, dim=-1)
+
     # A random number between 0 and 1 falls between two of the sums of the probabilities so far:
-    # that token is drawn. (torch.multinomial draws a number for each token: seven times as slow at
-    # GPT-2's 50,257 tokens.)
-    sums = probs.double().cumsum(dim=-1)                        # (B, V), the last one nearly 1
+    # that token is drawn. (torch.multinomial draws a number for each token. At GPT-2's 50,257
+    # tokens it is seven times as slow.)
+    sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
     u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
     return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
+
+
+def nucleus(logits, top_p: float):
+    """(B, V): True for the fewest likeliest tokens that together have the probability top_p.
+
+    With probabilities 0.2, 0.5, 0.3 and top_p = 0.7 these are the second and the third.
+    """
+    p, order = F.softmax(logits, dim=-1).sort(descending=True)  # 0.5, 0.3, 0.2; tokens 1, 2, 0
+    p_of_likelier = p.cumsum(dim=-1) - p                        # 0.0, 0.5, 0.8
+    needed = p_of_likelier < top_p                              # True, True, False
+    return torch.zeros_like(needed).scatter(1, order, needed)   # by token: False, True, True
 
 
 @torch.inference_mode()
@@ -293,8 +306,8 @@ def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.
              on_token=None):
     """Continue the tokens idx (B, T): returns (B, T + max_new_tokens).
 
-    When the context is full, its older half is forgotten. (If it slid on by a token at each step,
-    every token would get another position each time, and a cache, see below, could keep nothing.)
+    A full context forgets its older half. (Sliding by one token at a time would also work. But then
+    each token would get another position at each step, and the appendix could keep nothing.)
     If given, on_token is called with each new token (B,) as soon as it is drawn, to print it.
     """
     was_training = model.training
@@ -312,51 +325,6 @@ def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.
 
     model.train(was_training)
     return idx
-
-
-# ---- a second lesson, to be skipped at first: the same tokens, faster, with a cache
-
-class CachedGPT(nn.Module):
-    """A GPT for `generate` that reads each token once; cached(idx) is model(idx)[:, -1:].
-
-    The mask hides from a token all that comes after it, so its keys and values never change. They
-    are kept, and of idx only the tokens are read that were not there at the last call.
-    """
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-        self.cfg = model.cfg
-        self.n = 0                                              # how many tokens it has read
-        self.train(model.training)
-
-    def forget(self, B: int):
-        """Make room for the keys and values of B texts, none of which has been read."""
-        cfg = self.cfg
-        shape = (cfg.n_layer, B, cfg.n_head, cfg.block_size, cfg.n_embd // cfg.n_head)
-        self.k = torch.empty(shape, device=self.model.device, dtype=self.model.wte.weight.dtype)
-        self.v = torch.empty_like(self.k)
-        self.n = 0
-
-    def forward(self, idx):
-        """Logits (B, 1, V) of the token after idx (B, T)."""
-        B, T = idx.shape
-        if self.n == 0 or T <= self.n:                          # a new text, or a shorter context
-            self.forget(B)
-        new = idx[:, self.n:]                                   # (B, T − n)
-        mask = causal_mask(T, idx.device)[self.n:]              # (T − n, T): the new tokens' rows
-
-        x = self.model.embed(new, start=self.n)
-        for layer, block in enumerate(self.model.h):
-            q, k, v = block.attn.qkv(block.ln_1(x))             # of the new tokens
-            self.k[layer, :, :, self.n:T] = k
-            self.v[layer, :, :, self.n:T] = v
-            k = self.k[layer, :, :, :T]                         # of all tokens
-            v = self.v[layer, :, :, :T]
-            x = x + block.attn.attend(q, k, v, mask)
-            x = x + block.mlp(block.ln_2(x))
-        self.n = T
-        return self.model.lm_head(self.model.ln_f(x[:, -1:]))
 
 
 # ---- settings
@@ -451,8 +419,8 @@ PEAK_LR = {"muon": 0.04, "adamw": 0.001}
 def make_optimizers(model, cfg) -> list:
     """[Muon for the weight matrices of the blocks, AdamW for the rest], or [AdamW for all].
 
-    Where the averaged gradient of a matrix is U S Vᵀ (singular value decomposition), Muon moves the
-    matrix along U Vᵀ: by the same amount in all directions.
+    Muon averages the gradients of a matrix, as momentum does, and makes all singular values of this
+    average equal (U S Vᵀ -> U Vᵀ), so that a few strong directions do not drown the others.
     """
     lr = cfg.lr or PEAK_LR[cfg.optimizer]
     if cfg.optimizer == "adamw":
@@ -464,7 +432,7 @@ def make_optimizers(model, cfg) -> list:
     for name, p in model.named_parameters():
         if name.endswith("attn.c_attn.weight"):
             qkv.append(p)
-        elif name.startswith("h.") and p.ndim == 2:
+        elif name.startswith("h.") and p.ndim >= 2:
             matrices.append(p)
         else:
             rest.append(p)
@@ -478,7 +446,7 @@ def make_optimizers(model, cfg) -> list:
 def make_adamw(parameters: list, lr: float, cfg):
     """AdamW (Loshchilov & Hutter 2019). Biases and norms, which have one dimension, do not
     decay."""
-    groups = [{"params": [p for p in parameters if p.ndim == 2], "weight_decay": cfg.weight_decay},
+    groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": cfg.weight_decay},
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr, betas=(0.9, cfg.beta2), fused=cfg.fused)
 
@@ -504,11 +472,10 @@ def set_learning_rate(optimizers: list, factor: float):
 
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # settings: the flags that were typed come first, then those of the run that goes on, or the
-    # sizes of the published weights, and then the defaults
+    # settings: flags that were typed win over those of a run that goes on, and over the defaults
     if cfg.resume:
         cfg, checkpoint = own_checkpoint(cfg, "gpt")
-    elif cfg.init_from:
+    elif cfg.init_from:                                         # weights bring their sizes
         cfg, pretrained = read_gpt(cfg, longest_context=cfg.block_size)
     device = pick_device(cfg.device)
     rank, n_processes = start_processes(device)                 # 0 and 1 without torchrun
@@ -544,10 +511,7 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
     net = data_parallel(net)
 
-    # run keeps the folder out_dir: log writes log.csv and prints, write_sample fills samples/, save
-    # writes checkpoint.pt, finish result.json. due(step, every) is true after every so many steps
-    # and after the last. After Ctrl-C stopping is true, and leave says how to resume. The first
-    # step is 0, or the one that the checkpoint was saved after.
+    # run keeps the folder out_dir
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
     with run, matmul_precision(cfg.matmul):
@@ -562,7 +526,8 @@ def train(cfg: Config) -> dict:
             x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
             x, y = my_share(x, y)                               # all of it, if there is one process
 
-            # loss and backward, in grad_accum equal parts, whose gradients add up
+            # loss and backward, in grad_accum equal parts, whose gradients add up; on CUDA the
+            # products are in bfloat16, which is faster, while the weights stay in float32
             loss = 0.0
             for x_i, y_i in zip(x.chunk(cfg.grad_accum), y.chunk(cfg.grad_accum)):
                 with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -578,32 +543,36 @@ def train(cfg: Config) -> dict:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
-            # evaluate, log, sample and save, each when it is due, and after the last step
+            # evaluate, log, sample and save, each when it is due
             done = step + 1
-            with run.untimed():                                 # not part of the training time
+            with run.untimed():                                 # this is not training time
                 val_loss = None
-                if run.due(done, cfg.eval_every):
+                if run.due(done, cfg.eval_every):               # also after the last step
                     val_loss = estimate_loss(model, val_tokens)
                     run.check_finite(done, val_loss=val_loss)
+
                 if val_loss is not None or run.due(done, cfg.log_every):
                     lr = optimizers[0].param_groups[0]["lr"]    # the one that trains the blocks
                     run.log(done, loss=loss, lr=lr, val_loss=val_loss)
+
                 if run.due(done, cfg.sample_every):
                     run.write_sample(done, ".txt", write(model, tokenizer)[0])
-                stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
-                if val_loss is not None or stopping:
-                    # settings, weights, optimisers, random states, tokenizer
-                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
-            if stopping and done < cfg.steps:
-                return run.leave(done)
 
-        if run.first == cfg.steps:                              # resumed, but no step was left
+                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
+                if val_loss is not None or stopping:
+                    # checkpoint.pt: settings, weights, optimisers, random states, tokenizer
+                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
+
+            if stopping and done < cfg.steps:
+                return run.leave(done)                          # says how to resume
+
+        if run.first >= cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_tokens)
         written = write(model, tokenizer)[0]
         scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
                              sample=written[len(cfg.prompt):])
         run.say(f"\n{written}\n\n{text_report(**scores)}")
-        return run.finish(**scores)
+        return run.finish(**scores)                             # result.json
 
 
 # ---- using what was trained
@@ -633,7 +602,7 @@ def write(model, tokenizer, on_token=None) -> list:
     idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
     if cfg.cache:
-        model = CachedGPT(model)
+        model = CachedGPT(model)                                # the same tokens: see the appendix
     idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
                    top_p=cfg.top_p, generator=rng, on_token=on_token)
     new = idx[:, len(ids):].tolist()
@@ -643,12 +612,9 @@ def write(model, tokenizer, on_token=None) -> list:
 def sample(cfg: Config) -> list:
     """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
-    prompt = model.cfg.prompt
-    with fast_vectors(model):                                   # changes nothing but speed on CPUs
-        texts = write(model, tokenizer, on_token=printer(tokenizer, prompt))
-    print_others(texts)
+    texts = print_texts(write, model, tokenizer)
     if not cfg.init_from:
-        print_copying(texts, prompt, model.cfg.data)
+        print_copying(texts, model.cfg.prompt, model.cfg.data)
     return texts
 
 
@@ -657,6 +623,63 @@ def evaluate(cfg: Config) -> dict:
     from mini.studies.context import loss_by_context  # only this command needs it
     model, tokenizer = load(cfg)
     return loss_by_context(model, tokenizer)
+
+
+# ---- appendix: the same tokens, faster
+
+# The mask hides from a token all that comes after it. So its keys and values never change, and can
+# be kept. For each new token the model then has to read this token alone, not the whole context.
+
+class CachedAttention:
+    """Attention that keeps the keys and values of the n tokens that it has read."""
+
+    def __init__(self, attn, block_size: int):
+        self.attn = attn
+        self.block_size = block_size
+        self.n = 0
+
+    def __call__(self, x):
+        """(B, T, C) -> (B, T, C) for T new tokens, which look at all n + T tokens."""
+        q, k, v = self.attn.qkv(x, start=self.n)                # of the new tokens
+        B, nh, T, hs = k.shape
+        if self.n == 0:
+            self.k = k.new_empty(B, nh, self.block_size, hs)
+            self.v = k.new_empty(B, nh, self.block_size, hs)
+        end = self.n + T
+        self.k[:, :, self.n:end] = k
+        self.v[:, :, self.n:end] = v
+
+        mask = causal_mask(T, x.device, before=self.n)          # (T, n + T)
+        self.n = end
+        return self.attn.attend(q, self.k[:, :, :end], self.v[:, :, :end], mask)
+
+
+class CachedGPT(nn.Module):
+    """A GPT for `generate`: cached(idx) is model(idx)[:, -1:], but it reads each token only once.
+
+    Between two calls, tokens may be added to idx. If idx is no longer than before, it is taken for
+    a new text. """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.cfg = model.cfg
+        self.n = 0                                              # tokens read
+        self.train(model.training)
+
+    def forward(self, idx):
+        """Logits (B, 1, V) of the token after idx (B, T)."""
+        if self.n == 0 or idx.size(1) <= self.n:
+            self.n = 0
+            T = self.cfg.block_size
+            self.attns = [CachedAttention(block.attn, T) for block in self.model.h]
+
+        new = idx[:, self.n:]
+        x = self.model.embed(new, start=self.n)
+        for block, attn in zip(self.model.h, self.attns):
+            x = block(x, attn)
+        self.n = idx.size(1)
+        return self.model.lm_head(self.model.ln_f(x[:, -1:]))
 
 
 def main(argv=None):

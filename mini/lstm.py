@@ -10,11 +10,14 @@ with the same loss, in nats; a model that knows nothing scores ln V, with V diff
 Shapes: B sequences of T tokens in a batch, C the width, V tokens.
 
 Training is backpropagation through time over windows of T tokens. Each window begins with an empty
-state, as GPT's begins with an empty context, so that windows may start anywhere in the text.
+state, as GPT's begins with an empty context, so that windows may start anywhere in the text. (The
+other custom is to read the text in order, and to carry the state on from one window to the next.)
+When it writes, it carries its state on for as long as it writes.
 
 Papers: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory"; Gers et al. 2000 (forget gate);
 Press & Wolf 2017 (tied head); Gal & Ghahramani 2016, Merity et al. 2018 (dropouts).
-Departure: Adam, not plain gradient descent.
+Departures from 1997: the forget gate; gradients flow through all of the cell; Adam, not plain
+gradient descent. c is the paper's state s_c, i and o are its gates y_in and y_out.
 
     python -m mini.lstm                                 learn from our own tales
     python -m mini.lstm --data=my_novel.txt             learn from your own text
@@ -38,7 +41,7 @@ from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, matmul_precision, pick_device
 from mini.utils.metrics import text_report, text_scores
 from mini.utils.run import Run, own_checkpoint, restore
-from mini.utils.text import check_prompt, print_copying, print_others, printer
+from mini.utils.text import check_prompt, print_copying, print_texts
 
 # ---- the network
 
@@ -60,17 +63,21 @@ class LSTMLayer(nn.Module):
         super().__init__()
         self.W = nn.Linear(C, 4 * C)                            # Wᵢ, W_f, W_g, Wₒ and the biases
         self.U = nn.Linear(C, 4 * C, bias=False)                # Uᵢ, U_f, U_g, Uₒ
-        self.dropout = nn.Dropout(weight_drop)
+        self.weight_dropout = nn.Dropout(weight_drop)
         nn.init.ones_(self.W.bias[C:2 * C])                     # b_f = 1: at first, remember
 
     def forward(self, x, h, c):
         """Outputs h₁ … h_T (T, B, C), and the last h and c (B, C), of inputs x (T, B, C)."""
-        from_x = self.W(x)                                      # (T, B, 4C): all steps at once
-        U = self.dropout(self.U.weight)                         # DropConnect: the same in all steps
-        U = U.to(from_x.dtype).t()                              # (4C, C) -> (C, 4C)
+        from_x = self.W(x)                                      # W x + b of all steps: (T, B, 4C)
+
+        # some weights of U are set to 0, the same ones in all steps (Merity et al. 2018); under
+        # autocast the products are in bfloat16
+        U = self.weight_dropout(self.U.weight).to(from_x.dtype)
+        U_T = U.t()                                             # (4C, C) -> (C, 4C)
+
         outputs = []
         for from_x_t in from_x:                                 # a loop: each step needs the last h
-            gates = torch.addmm(from_x_t, h, U)                 # W x + b + U h: (B, 4C)
+            gates = torch.addmm(from_x_t, h, U_T)               # (W x + b) + U h: (B, 4C)
             i, f, g, o = gates.chunk(4, dim=1)                  # (B, C) each
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
@@ -117,8 +124,9 @@ class LSTM(nn.Module):
         return x, torch.stack(new_state)
 
     def drop(self, x):
-        """Dropout with one mask for all steps (Gal & Ghahramani 2016)."""
-        mask = self.dropout(torch.ones_like(x[:1]))             # (1, B, C)
+        """Dropout of x (T, B, C) with one mask for all steps (Gal & Ghahramani 2016)."""
+        ones = torch.ones_like(x[:1])                           # (1, B, C)
+        mask = self.dropout(ones)                               # 0, or 1 / (1 − p) where x is kept
         return x * mask
 
     @property
@@ -158,8 +166,8 @@ def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
     T = model.cfg.block_size
     n_targets = len(tokens) - 1
 
-    # cut the text into rows of T; what fills up the last row stands behind the text, where it
-    # changes nothing before it, and its own targets are not counted
+    # Cut the text into rows of T. The last row is filled up at its end. It is read after the
+    # text and so changes nothing before it, and its targets are ignored.
     missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
     x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
     y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
@@ -177,33 +185,37 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Draw one token (B,) for each row of logits (B, V).
 
     temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
-    top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
-    together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
+    top_k > 0 allows only the k likeliest tokens. top_p < 1 allows only the fewest tokens that
+    together have this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
     """
     logits = logits.float().cpu()                               # where the generator is
     if temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits / temperature
-
     if top_k > 0:
         top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
         logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
-
     if top_p < 1:
-        p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
-        p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
-        drop_sorted = p_before >= top_p                                 # top_p = 0.7: the last
-        drop = torch.empty_like(drop_sorted)
-        drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
-        logits = logits.masked_fill(drop, -math.inf)
-
+        logits = logits.masked_fill(~nucleus(logits, top_p), -math.inf)
     probs = F.softmax(logits, dim=-1)
+
     # A random number between 0 and 1 falls between two of the sums of the probabilities so far:
-    # that token is drawn. (torch.multinomial draws a number for each token: seven times as slow at
-    # GPT-2's 50,257 tokens.)
-    sums = probs.double().cumsum(dim=-1)                        # (B, V), the last one nearly 1
+    # that token is drawn. (torch.multinomial draws a number for each token. At GPT-2's 50,257
+    # tokens it is seven times as slow.)
+    sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
     u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
     return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
+
+
+def nucleus(logits, top_p: float):
+    """(B, V): True for the fewest likeliest tokens that together have the probability top_p.
+
+    With probabilities 0.2, 0.5, 0.3 and top_p = 0.7 these are the second and the third.
+    """
+    p, order = F.softmax(logits, dim=-1).sort(descending=True)  # 0.5, 0.3, 0.2; tokens 1, 2, 0
+    p_of_likelier = p.cumsum(dim=-1) - p                        # 0.0, 0.5, 0.8
+    needed = p_of_likelier < top_p                              # True, True, False
+    return torch.zeros_like(needed).scatter(1, order, needed)   # by token: False, True, True
 
 
 @torch.inference_mode()
@@ -309,8 +321,7 @@ def lr_factor(step: int, cfg) -> float:
 
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # settings: the flags that were typed come first, then those of the run that goes on, and then
-    # the defaults
+    # settings: flags that were typed win over those of a run that goes on, and over the defaults
     if cfg.resume:
         cfg, checkpoint = own_checkpoint(cfg, "lstm")
     device = pick_device(cfg.device)
@@ -337,10 +348,7 @@ def train(cfg: Config) -> dict:
         restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    # run keeps the folder out_dir: log writes log.csv and prints, write_sample fills samples/, save
-    # writes checkpoint.pt, finish result.json. due(step, every) is true after every so many steps
-    # and after the last. After Ctrl-C stopping is true, and leave says how to resume. The first
-    # step is 0, or the one that the checkpoint was saved after.
+    # run keeps the folder out_dir
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None)
     with run, matmul_precision(cfg.matmul):
@@ -367,31 +375,35 @@ def train(cfg: Config) -> dict:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-            # evaluate, log, sample and save, each when it is due, and after the last step
+            # evaluate, log, sample and save, each when it is due
             done = step + 1
-            with run.untimed():                                 # not part of the training time
+            with run.untimed():                                 # this is not training time
                 val_loss = None
-                if run.due(done, cfg.eval_every):
+                if run.due(done, cfg.eval_every):               # also after the last step
                     val_loss = estimate_loss(model, val_tokens)
                     run.check_finite(done, val_loss=val_loss)
+
                 if val_loss is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
+
                 if run.due(done, cfg.sample_every):
                     run.write_sample(done, ".txt", write(model, tokenizer)[0])
-                stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
-                if val_loss is not None or stopping:
-                    # settings, weights, optimiser, random states, tokenizer
-                    run.save(done, model, [optimizer], data_rng, tokenizer=tokenizer.state())
-            if stopping and done < cfg.steps:
-                return run.leave(done)
 
-        if run.first == cfg.steps:                              # resumed, but no step was left
+                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
+                if val_loss is not None or stopping:
+                    # checkpoint.pt: settings, weights, optimiser, random states, tokenizer
+                    run.save(done, model, [optimizer], data_rng, tokenizer=tokenizer.state())
+
+            if stopping and done < cfg.steps:
+                return run.leave(done)                          # says how to resume
+
+        if run.first >= cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_tokens)
         written = write(model, tokenizer)[0]
         scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
                              sample=written[len(cfg.prompt):])
         run.say(f"\n{written}\n\n{text_report(**scores)}")
-        return run.finish(**scores)
+        return run.finish(**scores)                             # result.json
 
 
 # ---- using what was trained
@@ -426,10 +438,8 @@ def write(model, tokenizer, on_token=None) -> list:
 def sample(cfg: Config) -> list:
     """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
-    prompt = model.cfg.prompt
-    texts = write(model, tokenizer, on_token=printer(tokenizer, prompt))
-    print_others(texts)
-    print_copying(texts, prompt, model.cfg.data)
+    texts = print_texts(write, model, tokenizer)
+    print_copying(texts, model.cfg.prompt, model.cfg.data)
     return texts
 
 

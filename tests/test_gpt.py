@@ -150,11 +150,11 @@ def test_attention_is_the_formula_in_numpy():
         weights = np.exp(scores) / np.exp(scores).sum()
         want[b, head, t] = weights @ v[b, head, :t + 1]
     q, k, v, want = (torch.tensor(array) for array in (q, k, v, want))
-    mask = train_gpt.causal_mask(5)
     for attend in (train_gpt.attention, train_gpt.fused_attention):
-        close(attend(q, k, v, mask), want, 1e-12)
-        close(attend(q[:, :, 3:], k, v, mask[3:]), want[:, :, 3:], 1e-12)   # the last queries alone, as with a cache
-        close(attend(q[:, :, 4:], k, v, mask[4:]), want[:, :, 4:], 1e-12)
+        close(attend(q, k, v, train_gpt.causal_mask(5)), want, 1e-12)
+        for n in (3, 4):                                        # the last queries alone, as with a cache
+            mask = train_gpt.causal_mask(5 - n, before=n)
+            close(attend(q[:, :, n:], k, v, mask), want[:, :, n:], 1e-12)
 
 
 @both_attentions
@@ -417,9 +417,8 @@ def test_with_a_cache_the_same_tokens_are_generated(fused):
 
 @both_attentions
 def test_logits_with_a_cache_equal_those_without(fused):
-    """If this fails after a change to the network: CachedGPT goes through the blocks by itself, and what it keeps
-    must be what attention uses. Rotary positions, for instance, belong into `qkv`, which must be told the position
-    of its first token: self.n for CachedGPT, else 0."""
+    """If this fails after a change to the network: what CachedAttention keeps must be what attention uses. Rotary
+    positions, for instance, belong into `qkv`, which is told the position of its first token."""
     model = make_model(fused=fused).double()
     tokens = random_tokens(2, 16)
     want = model(tokens)

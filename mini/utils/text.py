@@ -3,6 +3,7 @@ import codecs
 
 from mini.data.text.corpus import longest_copied_run, read_text, split_text
 from mini.utils.config import UserError
+from mini.utils.fast_vectors import fast_vectors
 
 
 def check_prompt(prompt: str, tokenizer, longest: int = 0):
@@ -14,9 +15,20 @@ def check_prompt(prompt: str, tokenizer, longest: int = 0):
                         "end")
 
 
+def print_texts(write, model, tokenizer) -> list:
+    """Print the texts that write(model, tokenizer, on_token) returns, the first of them while it is
+    written, and return them. On a CPU, the products of the model are made faster meanwhile."""
+    on_token = printer(tokenizer, model.cfg.prompt)
+    with fast_vectors(model):
+        texts = write(model, tokenizer, on_token)
+    print()
+    for text in texts[1:]:
+        print(f"\n----\n\n{text}")
+    return texts
+
+
 def printer(tokenizer, prompt: str):
-    """Print the prompt; returns a function that prints the first of the tokens (B,) it is given, so
-    that the first of B texts can be read while it is written.
+    """Print the prompt; returns a function that prints the first of the tokens (B,) it is given.
 
     A character that is spread over several tokens comes with the last of them; bytes that are no
     UTF-8 become U+FFFD.
@@ -28,13 +40,6 @@ def printer(tokenizer, prompt: str):
         first = tokens[0].item()
         print(decoder.decode(tokenizer.token_bytes(first)), end="", flush=True)
     return on_token
-
-
-def print_others(texts: list):
-    """End the line of the first text, which has been printed as it came, and print the others."""
-    print()
-    for text in texts[1:]:
-        print(f"\n----\n\n{text}")
 
 
 def print_copying(texts: list, prompt: str, data: str):
