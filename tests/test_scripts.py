@@ -311,7 +311,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(name, stop, changes, 
     assert read_checkpoint(tmp_path / "run")["step"] == stop and not (tmp_path / "run/result.json").exists()
 
     torch.manual_seed(99)                           # what else happened since
-    run.module.train(run.config(**changes, out_dir=str(tmp_path / "run"), resume=True))
+    run.module.main(run.use("train", tmp_path / "run"))     # all other settings are in the checkpoint
     same_end(whole, tmp_path / "run", STEPS)
     same_results(whole, tmp_path / "run")
 
