@@ -31,7 +31,7 @@ from mini.data.text import passages, reviews
 from mini.utils import config
 from mini.utils.config import UserError
 from mini.utils.run import Run
-from tests.helpers import close, free_port, processes, refused_by, same_end
+from tests.helpers import close, free_port, processes, refused_by
 
 STEPS, STOP = 5, 3                      # a whole run; and where another is stopped: between two evaluations
 COMMON = dict(steps=STEPS, eval_every=2, sample_every=2, log_every=1, device="cpu", matmul="highest")
@@ -46,7 +46,7 @@ class Script:
     """What these tests have to know of a script; the defaults are what most have in common."""
     columns: str                        # of log.csv, behind step and seconds
     settings: dict                      # fields of a Config that trains in a moment
-    fixed: dict                         # a field that the saved weights depend on, with another value
+    fixed: dict                         # fields that the saved weights depend on, each with another value
     samples: str = ".png"               # how the files in samples/ end, "" if there is none at each step
     data: str = "data"                  # the flag that names what is learnt from, "" if nothing can be named
     prepare: Callable = lambda _: {}    # makes files in the folder it is given, returns further settings
@@ -55,6 +55,7 @@ class Script:
     stops: tuple = (STOP,)              # after which step a run is stopped, to be gone on with
     variants: tuple = ()                # other settings with which it must go on exactly, too
     to_sample: tuple = ()               # the flags without which `sample` has nothing to do
+    memory: str = "batch_size"          # what is named when memory runs out
     parallel: dict | None = None        # with several processes: settings; None if it is not offered
 
 
@@ -103,28 +104,29 @@ IMAGE = str(ROOT / "tests/reference/png/size_3x5.png")
 SCRIPTS = {
     "train_gan": Script(
         columns="d_loss g_loss D(x) D(G(z)) accuracy", settings=GAN, fixed={"ngf": 9},
-        losses="d_loss g_loss", compiled=2),
+        losses="d_loss g_loss", compiled=2, memory="batch_size ngf ndf"),
     "train_gpt": Script(
         columns="loss lr val_loss", settings=dict(GPT, tokenizer="char"), fixed={"n_embd": 32},
-        samples=".txt", prepare=text, parallel=dict(grad_accum=2, dropout=0.0),
+        samples=".txt", prepare=text, memory="batch_size grad_accum", parallel=dict(grad_accum=2, dropout=0.0),
         variants=(dict(optimizer="adamw"), dict(tokenizer="bpe", vocab_size=270))),
     "train_diffusion": Script(
         columns="loss lr val_loss", settings=dict(size=16, n_images=64, width=32, levels=2, T=20, batch_size=8,
                                                   warmup=1, n=8, sample_steps=4),
-        fixed={"width": 64}, parallel=dict(levels=1)),
+        fixed={"width": 64, "T": 10, "schedule": "linear", "predict": "v"}, memory="batch_size width n",
+        parallel=dict(levels=1)),
     "mini.classifier": Script(
         columns="loss lr accuracy", settings=dict(size=16, n_images=120, width=4, n_features=16, batch_size=32),
         fixed={"width": 5}, samples="", to_sample=(f"--image={IMAGE}",)),
     "mini.cgan": Script(
         columns="d_loss g_loss D(x) D(G(z)) accuracy", settings=GAN, fixed={"ngf": 9},
-        losses="d_loss g_loss", compiled=2, variants=(dict(loss="bce"), dict(loss="wgan-gp"))),
+        losses="d_loss g_loss", compiled=2, memory="batch_size ngf ndf", variants=(dict(loss="bce"), dict(loss="wgan-gp"))),
     "mini.cyclegan": Script(
         columns="g_loss d_loss cycle identity", settings=dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4,
                                                               batch_size=4, n=4, pool=6),
-        fixed={"ngf": 9}, data="data_a", losses="g_loss d_loss", compiled=4),
+        fixed={"ngf": 9}, data="data_a", losses="g_loss d_loss", compiled=4, memory="batch_size ngf ndf"),
     "mini.vae": Script(
         columns="loss log_p kl val_elbo", settings=dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, n=8),
-        fixed={"z_dim": 4}),
+        fixed={"z_dim": 4, "width": 8, "size": 32, "likelihood": "bernoulli"}, memory="batch_size width n"),
     "mini.lstm": Script(
         columns="loss lr val_loss", settings=dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, tokens=20,
                                                   warmup=1, tokenizer="char", dropout=0.1, weight_drop=0.1),
@@ -132,7 +134,7 @@ SCRIPTS = {
     "mini.translator": Script(
         columns="loss lr exact_match", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12,
                                                      batch_size=4, warmup=4, beam=2, dropout=0.1),
-        fixed={"n_embd": 32}, samples=".txt", prepare=translations),
+        fixed={"n_embd": 32}, samples=".txt", prepare=translations, memory="batch_size beam"),
     "mini.bert": Script(
         columns="loss lr val_loss", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80,
                                                   vocab_size=500, batch_size=4, warmup=2, few=20, tune_steps=2,
@@ -158,10 +160,10 @@ SCRIPTS = {
     "mini.captioner": Script(
         columns="loss lr right", settings=dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=32,
                                                batch_size=4, warmup=2, beam=2, n=2, dropout=0.1),
-        fixed={"patch": 4}),
+        fixed={"patch": 4}, memory="batch_size beam"),
     "mini.text_to_image": Script(
-        columns="stage loss lr val_loss", settings=dict(n_images=40, width=32, T=20, batch_size=4, warmup=1, n=2,
-                                                        sample_steps=3),
+        columns="stage loss lr val_loss", settings=dict(n_images=40, width=32, levels=1, T=20, batch_size=4,
+                                                        warmup=1, n=2, sample_steps=2),
         fixed={"T": 10}, stops=(1, 2, 3)),
 }
 
@@ -174,8 +176,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scripts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(image_sets, "HELD_OUT", 64)
-        patch.setattr(captions, "HELD_OUT", 64)
+        patch.setattr(image_sets, "HELD_OUT", 24)
+        patch.setattr(captions, "HELD_OUT", 24)
         patch.setattr(cyclegan, "HELD_OUT", 24)
         patch.setattr(cyclegan, "load_images", lambda source, size, n=0: image_sets.load_images(source, size, 256))
         patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
@@ -283,14 +285,36 @@ def test_a_checkpoint_is_plain_data_and_complete(name, trained):
 
 # ---- stopping and going on
 
-def same_results(whole, other):
-    """The same scores to the last digit; how long it took may differ."""
-    def without_times(value):
-        if isinstance(value, dict):
-            return {key: without_times(one) for key, one in value.items() if key not in ("seconds", "each")}
-        return value
-    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, other)]
-    assert without_times(results[0]) == without_times(results[1])
+def without_times(value):
+    """How long a run took may differ."""
+    if isinstance(value, dict):
+        return {key: without_times(one) for key, one in value.items() if key not in ("seconds", "each")}
+    return value
+
+
+def same(a, b) -> bool:
+    """Equal to the last bit: numbers, texts, tensors, and lists and dicts of them."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def same_end(whole, other):
+    """Two folders of runs ended alike: checkpoint, log and results, but for times and the folder's name."""
+    a, b = (without_times(read_checkpoint(folder)) for folder in (whole, other))
+    assert a["step"] == b["step"] == STEPS and a.keys() == b.keys()
+    for key in a.keys() - {"config", "rng"}:
+        assert same(a[key], b[key]), f"other {key}"
+    assert same(a["rng"]["data"], b["rng"]["data"])
+    logs = [[{**row, "seconds": ""} for row in csv.DictReader((folder / "log.csv").read_text().splitlines())]
+            for folder in (whole, other)]
+    assert logs[0] == logs[1]
+    results = [without_times(json.loads((folder / "result.json").read_text())) for folder in (whole, other)]
+    assert results[0] == results[1]
 
 
 EXACTLY = [(name, stop, {}) for name, script in SCRIPTS.items() for stop in script.stops]
@@ -312,8 +336,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(name, stop, changes, 
 
     torch.manual_seed(99)                           # what else happened since
     run.module.main(run.use("train", tmp_path / "run"))     # all other settings are in the checkpoint
-    same_end(whole, tmp_path / "run", STEPS)
-    same_results(whole, tmp_path / "run")
+    same_end(whole, tmp_path / "run")
 
 
 @every_script
@@ -356,16 +379,41 @@ def test_a_run_goes_on_with_other_flags(name, trained, tmp_path):
 
 
 @every_script
-def test_a_second_run_leaves_the_first_alone(name, trained, tmp_path, capsys):
-    """It is renamed; and who then samples from three steps is told where the longer run is."""
+def test_a_finished_run_goes_on_to_nothing(name, trained, tmp_path):
+    """There is no step left to take, but no reason to crash either, nor to learn on."""
     run = trained(name)
     folder = run.copy(tmp_path / "run")
+    run.module.main(run.use("train", folder))
+    same_end(run.folder, folder)
+
+
+@every_script
+def test_a_second_run_leaves_the_first_alone(name, trained, tmp_path, capsys):
+    """The older one is renamed; and who then samples from one step is told where the longer run is."""
+    run = trained(name)
+    folder, aside = run.copy(tmp_path / "run"), tmp_path / "run.1"
     files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    run.module.train(run.config(out_dir=str(folder), stop_after=1))
-    aside = tmp_path / "run.1"
+    run.module.main(run.flags(out_dir=folder, steps=1))
     assert f"kept in {aside}" in capsys.readouterr().out
     assert files == {path.relative_to(aside): path.read_bytes() for path in aside.rglob("*") if path.is_file()}
-    assert read_checkpoint(folder)["step"] == 1
+    run.module.main(run.use("sample", folder))
+    printed = capsys.readouterr().out
+    assert "has only 1 steps" in printed and f"--out_dir={aside}" in printed
+    assert read_checkpoint(folder)["step"] == 1         # sampling has written nothing there
+
+
+@every_script
+def test_a_run_of_one_step_that_reports_at_its_end(name, trained, tmp_path):
+    """No evaluation, sample or line of the log is due before the last step, which is the first, and after which the
+    run is to be stopped, too: it has finished."""
+    run = trained(name)
+    result = run.module.train(run.config(out_dir=str(tmp_path), steps=1, eval_every=0, sample_every=0, log_every=0,
+                                         stop_after=1))
+    assert result["steps"] == 1 and "interrupted" not in result and (tmp_path / "result.json").exists()
+    assert [row.split(",")[0] for row in (tmp_path / "log.csv").read_text().splitlines()] == ["step", "1"]
+    if run.script.samples:
+        assert (tmp_path / f"samples/step_000001{run.script.samples}").exists()
+    assert read_checkpoint(tmp_path)["step"] == 1
 
 
 class Compiled(torch.nn.Module):
@@ -464,14 +512,14 @@ def test_a_loss_that_is_not_a_number_stops_the_run(name, trained, tmp_path, caps
 
 @every_script
 def test_out_of_memory_names_what_to_lower(name, trained, tmp_path, capsys, monkeypatch):
-    """The flags it names must be there, and the size of the batch be among them."""
+    """The flags that it names must be there."""
     def backward(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     run = trained(name)
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     error = refused_by(run.module.main, capsys, *run.flags(out_dir=tmp_path / "run"))
     named = re.findall(r"--(\w+)", error)
-    assert "out of memory: lower" in error and "batch_size" in named
+    assert "out of memory: lower" in error and named == run.script.memory.split()
     assert set(named) <= {field.name for field in dataclasses.fields(run.module.Config)}
 
 
@@ -528,9 +576,8 @@ def test_what_the_weights_depend_on_cannot_be_changed(name, trained, tmp_path, c
     run = trained(name)
     folder = run.copy(tmp_path / "run")
     before = (folder / "checkpoint.pt").read_bytes()
-    (field, value), = run.script.fixed.items()
     assert set(run.module.Config.fixed) <= {field.name for field in dataclasses.fields(run.module.Config)}
-    for command in COMMANDS:
+    for command, (field, value) in itertools.product(COMMANDS, run.script.fixed.items()):
         error = refused_by(run.module.main, capsys, *run.use(command, folder), f"--{field}={value}", "--steps=9")
         assert f"--{field}={value}" in error and "leave the flag out" in error
     assert (folder / "checkpoint.pt").read_bytes() == before
