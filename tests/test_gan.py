@@ -738,43 +738,6 @@ def test_scores_are_of_the_average_and_of_what_was_asked_for(tmp_path, monkeypat
     assert torch.equal(seen["untrained"], draw(first, *drawn[-1], 16))
 
 
-@kinds
-def test_resumed_equals_uninterrupted(script, loss, tmp_path):
-    """Lost: the average, an optimiser's state, the order of the data, the place in the schedule."""
-    script.train(tiny(script, tmp_path, out_dir=str(tmp_path / "whole"), steps=4, **loss))
-    left = script.train(tiny(script, tmp_path, stop_after=2, steps=4, **loss))
-    assert "interrupted" in left and left["steps"] == 2 and not (tmp_path / "run/result.json").exists()
-    torch.manual_seed(99)                                               # what else happened since
-    script.train(tiny(script, tmp_path, resume=True, steps=4, **loss))
-    a, b = (torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "run"))
-    assert a["step"] == b["step"] == 4 and set(a["model"]) == set(b["model"])
-    for name in a["model"]:
-        assert torch.equal(a["model"][name], b["model"][name]), name
-    for one, other in zip(a["optimizers"], b["optimizers"]):
-        assert str(one) == str(other)
-    logs = [[{**row, "seconds": ""} for row in csv.DictReader((tmp_path / run / "log.csv").read_text().splitlines())]
-            for run in ("whole", "run")]
-    assert logs[0] == logs[1] and len(logs[0]) == 4
-    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("whole", "run")]
-    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
-
-
-@both
-def test_the_preset_and_every_short_run_fit_the_config(script, tmp_path):
-    for preset in script.PRESETS.values():
-        script.Config(**preset)
-    assert script.main([*flags(tmp_path, steps=1, log_every=0, sample_every=0, eval_every=0)])["steps"] == 1
-    assert (tmp_path / "run/checkpoint.pt").exists() and (tmp_path / "run/samples/step_000001.png").exists()
-
-
-@both
-def test_compile_is_offered_and_the_checkpoint_stays_plain(script, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(torch, "compile", lambda net: calls.append(type(net).__name__) or net)
-    script.train(tiny(script, tmp_path, compile=True, steps=1))
-    assert calls == ["Generator", "Discriminator"]
-
-
 # ---- other data
 
 def test_images_without_labels(arrays, capsys):
@@ -1004,10 +967,6 @@ def refused(capsys, script, *args):
 @both
 def test_bad_flags(script, arrays, capsys):
     run = flags(arrays, data=arrays / "gray.npz", out_dir=arrays / "new")
-    assert "did you mean --ngf" in refused(capsys, script, *run, "--ngff=3")
-    assert "invalid int value: 'many'" in refused(capsys, script, *run, "--steps=many")
-    assert "choose from train, sample, evaluate" in refused(capsys, script, "sampel")
-    assert "invalid choice" in refused(capsys, script, *run, "--preset=gqu")
     assert "--batch_size must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
     for wrong in ("--ngf=0", "--ndf=0", "--z_dim=0", "--n=0"):
         assert "above 0" in refused(capsys, script, *run, wrong)
@@ -1048,49 +1007,9 @@ def test_bad_data(script, tmp_path, capsys, monkeypatch):
 
 
 @both
-def test_bad_checkpoint(script, run, tmp_path, arrays, capsys):
-    other = train_gan if script is cgan else cgan
-    for args in (["sample"], ["evaluate"], ["--resume"]):
-        assert "no checkpoint" in refused(capsys, script, *args, f"--out_dir={tmp_path}/none")
-        error = refused(capsys, script, *args, f"--out_dir={run(other)}", "--device=cpu")
-        assert "'gan'" in error and "'cgan'" in error
-        changed = f"--out_dir={run(script)}", "--device=cpu", "--ngf=9"
-        assert "leave the flag out" in refused(capsys, script, *args, *changed)
+def test_resuming_with_other_images(script, run, arrays, capsys):
+    """Gray ones, where the model knows colours."""
     path = run(script) / "checkpoint.pt"
     whole = path.read_bytes()
     error = refused(capsys, script, "--resume", f"--data={arrays}/gray.npz", f"--out_dir={run(script)}", "--steps=9")
-    assert "--data" in error and path.read_bytes() == whole             # gray ones, where the model knows colours
-    for length, args in ((0, ["sample"]), (10, ["--resume"]), (len(whole) // 2, ["--resume"]),
-                         (len(whole) - 10, ["evaluate"])):
-        path.write_bytes(whole[:length])
-        assert "truncated" in refused(capsys, script, *args, f"--out_dir={run(script)}")
-
-
-@both
-def test_no_such_device(script, arrays, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    run = flags(arrays, data=arrays / "gray.npz", out_dir=arrays / "new")
-    for device in ("cuda", "gpu"):
-        assert "--device=cpu" in refused(capsys, script, *run, f"--device={device}")
-    assert not (arrays / "new").exists()
-
-
-@kinds
-def test_a_loss_that_is_not_a_number_stops_the_run(script, loss, run, capsys):
-    """A run that goes on with NaN, and saves it."""
-    folder = run(script)
-    if loss.get("loss") == "wgan-gp":
-        script.train(tiny(script, folder.parent, steps=1, out_dir=str(folder), **loss))
-    before = (folder / "checkpoint.pt").read_bytes()
-    error = refused(capsys, script, "--resume", "--steps=40", "--lr=1e30", f"--out_dir={folder}", "--device=cpu")
-    assert "loss is" in error and "lower the learning rate" in error
-    assert (folder / "checkpoint.pt").read_bytes() == before
-
-
-@both
-def test_out_of_memory_names_what_to_lower(script, arrays, capsys, monkeypatch):
-    def forward(*args, **kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    monkeypatch.setattr(script.Discriminator, "forward", forward)
-    error = refused(capsys, script, *flags(arrays, data=arrays / "gray.npz"))
-    assert "--batch_size" in error and "--ngf" in error
+    assert "--data" in error and path.read_bytes() == whole
