@@ -396,27 +396,6 @@ def test_the_baseline_by_hand(n, shades, likelihood, tmp_path, capsys):
     assert command(tmp_path / "run", "evaluate")["used_of_z"]["of"] == 1 and math.isfinite(result["elbo"])
 
 
-@pytest.mark.parametrize("stop", [1, 2])
-def test_resumed_equals_uninterrupted(stop, trained, tmp_path):
-    """Bit for bit. Lost: the optimiser's state, the order of the data, the place in the schedule, s², BatchNorm's."""
-    left = vae.train(tiny(tmp_path, stop_after=stop))
-    assert "interrupted" in left and left["steps"] == stop and not (tmp_path / "run/result.json").exists()
-    torch.manual_seed(99)                                               # what else happened since
-    result = vae.train(tiny(tmp_path, resume=True))
-    a, b = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (trained[0], tmp_path / "run"))
-    assert a["model"]["var"] < 1 and all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    assert str(a["optimizers"]) == str(b["optimizers"]) and torch.equal(a["rng"]["data"], b["rng"]["data"])
-    logs = [[{**row, "seconds": ""} for row in read_log(run)] for run in (trained[0], tmp_path / "run")]
-    assert logs[0] == logs[1] and {**result, "seconds": 0} == {**trained[1], "seconds": 0}
-
-
-def test_a_loss_that_is_no_number(trained, tmp_path, capsys):
-    """Refused before the step that would spoil the weights; the checkpoint is from before."""
-    run = shutil.copytree(trained[0], tmp_path / "run")
-    message = refused_by_main(capsys, "--resume", "--steps=9", "--lr=1e30", "--eval_every=9", f"--out_dir={run}")
-    assert "loss is" in message and (run / "checkpoint.pt").read_bytes() == (trained[0] / "checkpoint.pt").read_bytes()
-
-
 def test_overfits_one_batch():
     """Four faces, each with its own place in z: the error falls to a tenth."""
     net, x, errors = VAE(tiny(width=16, z_dim=8), 3, 16, 16), to_float(load()[0].images[:4]), []
@@ -452,16 +431,14 @@ def test_one_attribute_with_a_value_that_is_not_held_out(arrays):
     assert all(math.isfinite(value) for rows in tables.values() for value in rows.values())
 
 
-def test_presets_compile_and_bfloat16(tmp_path, monkeypatch):
-    """The preset fits the network; the checkpoint of a compiled one is plain; sums stay in float32."""
-    cfg, calls, dtypes, forward = Config(**vae.PRESETS["gpu"]), [], set(), VAE.forward
+def test_presets_and_bfloat16(tmp_path, monkeypatch):
+    """The preset fits the network; sums stay in float32."""
+    cfg, dtypes, forward = Config(**vae.PRESETS["gpu"]), set(), VAE.forward
     assert VAE(cfg, 3, cfg.size, cfg.size).encode(torch.zeros(2, 3, 64, 64))[0].shape == (2, cfg.z_dim)
     monkeypatch.setattr(vae, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
-    monkeypatch.setattr(torch, "compile", lambda net: calls.append(net) or net)
     monkeypatch.setattr(VAE, "forward", lambda *args: (out := forward(*args), dtypes.update(x.dtype for x in out))[0])
-    vae.train(tiny(tmp_path, compile=True, steps=2))
-    assert dtypes == {torch.float32} and len(calls) == 1
-    assert set(torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["model"]) == set(calls[0].state_dict())
+    vae.train(tiny(tmp_path, steps=2))
+    assert dtypes == {torch.float32}
 
 
 # ---- sample and evaluate
@@ -589,19 +566,11 @@ def test_bad_sizes_and_names(flag, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_flags_and_checkpoints_that_do_not_fit(trained, arrays, capsys):
+def test_flags_and_data_that_do_not_fit(trained, arrays, capsys):
     run = ["sample", f"--out_dir={trained[0]}"]
     assert "--glasses=round" in refused_by_main(capsys, *run, "--show=arithmetic")     # what to add was not said
     assert "--z_dim=2" in refused_by_main(capsys, *run, "--show=map")
     assert "none, round, square" in refused_by_main(capsys, *run, "--show=arithmetic", "--glasses=oval")
-    assert "did you mean --glasses" in refused_by_main(capsys, *run, "--glases=round")
-    for flag in ("--z_dim=2", "--likelihood=bernoulli", "--width=8", "--size=32"):
-        assert "leave the flag out" in refused_by_main(capsys, *run, flag)
     for args in (["sample", "--show=walk"], ["evaluate"], ["--resume"]):
         args = *args, f"--out_dir={trained[0]}", f"--data={arrays}/gray.npz"
         assert "another size" in refused_by_main(capsys, *args)
-    (arrays / "run").mkdir()
-    for args in (["sample"], ["evaluate"], ["--resume"]):
-        assert "no checkpoint" in refused_by_main(capsys, *args, f"--out_dir={arrays}/none")
-        torch.save({"name": "gan", "config": {}}, arrays / "run/checkpoint.pt")
-        assert "model 'gan'" in refused_by_main(capsys, *args, f"--out_dir={arrays}/run")
