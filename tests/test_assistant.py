@@ -223,18 +223,6 @@ def test_end_to_end(tmp_path, capsys):
     assert set(tables["right_answers_of_the_loop"]) == set(SETS) and "chain" in tables["right_with_tools_by_kind"]
 
 
-def test_resumed_equals_uninterrupted(tmp_path):
-    assistant.train(tiny(tmp_path, out_dir=str(tmp_path / "whole")))
-    assistant.train(tiny(tmp_path, stop_after=4))
-    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == 4
-    assistant.train(tiny(tmp_path, resume=True))
-    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
-    assert a["step"] == b["step"] == 6
-    for name in a["model"]:
-        assert torch.equal(a["model"][name], b["model"][name]), name
-    assert str(a["optimizers"]) == str(b["optimizers"])
-
-
 # ---- the chat, and bad input: one line, exit status 2, no traceback, nothing lost
 
 refused = partial(refused_by, assistant.main)
@@ -289,21 +277,11 @@ def test_your_own_facts(trained, tmp_path, capsys, monkeypatch):
     assert "for sample" in refused(capsys, f"--data={path}", f"--out_dir={tmp_path}/other")
 
 
-def test_bad_sizes_and_checkpoints(trained, tmp_path, capsys):
+def test_bad_sizes(tmp_path, capsys):
     run = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1"]
     for flag, word in (("n_embd=6", "--n_head"), ("n_dialogues=0", "no size"), ("batch_size=0", "no size"), ("max_calls=0", "no size"),
                        ("alone=1", "share"), ("block_size=64", "--block_size"), ("n_test=0", "no size")):
         assert word in refused(capsys, *run, f"--{flag}")
     assert not (tmp_path / "run").exists()
-    assert "no checkpoint" in refused(capsys, "sample", *run)
-    path = tmp_path / "run/checkpoint.pt"
-    path.parent.mkdir()
-    whole = Path(trained.partition("=")[2], "checkpoint.pt").read_bytes()
-    path.write_bytes(whole[:-10])
-    assert "truncated" in refused(capsys, "sample", *run)
-    path.write_bytes(whole)
-    assert "leave the flag out" in refused(capsys, *run, "--resume", "--n_embd=32")
-    torch.save({"name": "gpt", "config": {}, "step": 1}, path)
-    assert "'gpt'" in refused(capsys, "sample", *run)
     with pytest.raises(UserError):
         respond(Scripted("x"), "", Config())
