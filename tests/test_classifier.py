@@ -164,7 +164,7 @@ def test_bytes_and_floats_are_read_alike():
 
 def test_accuracy_and_the_most_frequent_value():
     """Guards against shares over all attributes at once, and a baseline counted on the held-out images."""
-    model, (images, labels) = make(), faces(40, 16)
+    model, (images, _) = make(), faces(40, 16)
     read = predict(model, images)[0]
     wrong = read.clone()
     for a, values in enumerate(ATTRIBUTES.values()):
