@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from mini import classifier
-from mini.classifier import (Classifier, Config, Judge, from_few, loss_of, most_frequent, predict,
-                             sample, train)
 from mini.data.images import image_sets
 from mini.data.images.faces import ATTRIBUTES, draw_parameters, faces, render
 from mini.data.images.image_sets import ImageSet, load_images
@@ -34,13 +32,13 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def tiny(**changes):
-    return Config(**{**TINY, "out_dir": "run", **changes})
+    return classifier.Config(**{**TINY, "out_dir": "run", **changes})
 
 
 def make(size=16, channels=3, attributes=ATTRIBUTES, seed=0, **changes):
     """A model whose BatchNorms have statistics and weights of their own."""
     torch.manual_seed(seed)
-    model = Classifier(tiny(**changes), channels, size, attributes)
+    model = classifier.Classifier(tiny(**changes), channels, size, attributes)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor in (module.running_mean, module.weight.data, module.bias.data):
@@ -104,15 +102,15 @@ def test_loss_is_the_cross_entropy_summed_over_attributes():
         for scores, label in zip(of_one.tolist(), labels[:, a].tolist()):
             top = max(scores)
             want += (top + math.log(sum(math.exp(s - top) for s in scores)) - scores[label]) / 7
-    assert abs(loss_of(logits, labels).item() - want) < 1e-5
+    assert abs(classifier.loss_of(logits, labels).item() - want) < 1e-5
     nothing = [torch.zeros(7, n) for n in (2, 5, 3)]
-    assert abs(loss_of(nothing, labels).item() - math.log(2 * 5 * 3)) < 1e-6
+    assert abs(classifier.loss_of(nothing, labels).item() - math.log(2 * 5 * 3)) < 1e-6
 
 
 def test_every_parameter_gets_a_gradient():
     """Guards against a head, or a layer, that is made and not used."""
     model, (images, labels) = make(), faces(32, 16)
-    loss_of(model(to_float(images)), labels).backward()
+    classifier.loss_of(model(to_float(images)), labels).backward()
     for name, p in model.named_parameters():
         conv_bias = name.startswith("body") and p.ndim == 1 and int(name.split(".")[1]) % 3 == 0
         assert conv_bias or p.grad.abs().max() > 1e-5, name     # (BatchNorm takes the biases before it away)
@@ -122,11 +120,11 @@ def test_overfits_one_batch():
     """Guards against a network that cannot learn, whatever the reason."""
     torch.manual_seed(0)
     images, labels = faces(64, 16)
-    model = Classifier(tiny(width=8, n_features=32), 3, 16, ATTRIBUTES).to(memory_format=torch.channels_last)
+    model = classifier.Classifier(tiny(width=8, n_features=32), 3, 16, ATTRIBUTES).to(memory_format=torch.channels_last)
     x = to_float(images).contiguous(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(30):
-        loss = loss_of(model(x), labels)
+        loss = classifier.loss_of(model(x), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -141,14 +139,14 @@ def test_predict_does_not_depend_on_batch_mates_and_changes_nothing():
     for the rest of the training."""
     model, (images, _) = make().train(), faces(20, 16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    labels, features = predict(model, images)
+    labels, features = classifier.predict(model, images)
     assert labels.shape == (20, 6) and labels.dtype == torch.int64 and features.shape == (20, 16)
     assert not features.requires_grad
     for at_once in (1, 7, 20):
-        some_labels, some = predict(model, images, at_once)
+        some_labels, some = classifier.predict(model, images, at_once)
         close(some, features)
         assert torch.equal(some_labels, labels)
-    close(predict(model, images[13:14])[1], features[13:14])
+    close(classifier.predict(model, images[13:14])[1], features[13:14])
     assert all(module.training for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     logits, by_hand = written_out({**before, "size": 16}, to_float(images), training=False)
@@ -159,13 +157,13 @@ def test_predict_does_not_depend_on_batch_mates_and_changes_nothing():
 def test_bytes_and_floats_are_read_alike():
     """Guards against generated images, in [-1, 1], judged on another scale than real ones, in bytes."""
     model, (images, _) = make(), faces(9, 16)
-    assert torch.equal(predict(model, images)[1], predict(model, images.float() / 127.5 - 1)[1])
+    assert torch.equal(classifier.predict(model, images)[1], classifier.predict(model, images.float() / 127.5 - 1)[1])
 
 
 def test_accuracy_and_the_most_frequent_value():
     """Guards against shares over all attributes at once, and a baseline counted on the held-out images."""
     model, (images, _) = make(), faces(40, 16)
-    read = predict(model, images)[0]
+    read = classifier.predict(model, images)[0]
     wrong = read.clone()
     for a, values in enumerate(ATTRIBUTES.values()):
         wrong[:4 * a, a] = (wrong[:4 * a, a] + 1) % len(values)
@@ -173,7 +171,7 @@ def test_accuracy_and_the_most_frequent_value():
     assert list(got) == list(ATTRIBUTES)
     assert [round(share, 6) for share in got.values()] == [1 - 4 * a / 40 for a in range(6)]
     learn = ImageSet(images, torch.tensor([[0, 1], [2, 1], [2, 0]]), {"a": "xyz", "b": "xy"})
-    assert most_frequent(learn, torch.tensor([[2, 1], [0, 1], [0, 0], [0, 1]])) == {"a": 0.25, "b": 0.75}
+    assert classifier.most_frequent(learn, torch.tensor([[2, 1], [0, 1], [0, 0], [0, 1]])) == {"a": 0.25, "b": 0.75}
 
 
 # ---- training
@@ -181,7 +179,8 @@ def test_accuracy_and_the_most_frequent_value():
 def test_end_to_end(monkeypatch):
     """Guards against a run that ends without the files and the numbers that it promises."""
     monkeypatch.setattr(image_sets, "HELD_OUT", 128)
-    result = train(tiny(steps=60, width=8, n_features=32, batch_size=64, n_images=600, eval_every=0, log_every=20))
+    result = classifier.train(tiny(steps=60, width=8, n_features=32, batch_size=64, n_images=600, eval_every=0,
+                                   log_every=20))
     assert list(result) == ["model", "steps", "seconds", "parameters", "device", "accuracy", "most_frequent",
                             "n_held_out"]
     assert result["model"] == "classifier" and result["steps"] == 60 and result["n_held_out"] == 128
@@ -195,7 +194,8 @@ def test_end_to_end(monkeypatch):
     rows = list(csv.DictReader(Path("run/log.csv").read_text().splitlines()))
     assert [int(row["step"]) for row in rows] == [20, 40, 60] and float(rows[-1]["loss"]) < 3
     assert abs(float(rows[-1]["accuracy"]) - sum(result["accuracy"].values()) / 6) < 1e-9
-    model, cfg, shape = classifier.load(Config(out_dir="run", device="cpu"))    # and the checkpoint is the model
+    # and the checkpoint is the model
+    model, cfg, shape = classifier.load(classifier.Config(out_dir="run", device="cpu"))
     held_out = load_images("faces", 16, 1)[1]
     assert classifier.accuracy(model, held_out.images, held_out.labels) == result["accuracy"]
     assert shape[2] == ATTRIBUTES and cfg.width == 8
@@ -206,7 +206,7 @@ def test_learning_rate():
     rates, plain = [], torch.optim.AdamW.step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", lambda self: (rates.append(self.param_groups[0]["lr"]), plain(self)))
-        train(tiny(steps=8))
+        classifier.train(tiny(steps=8))
     assert rates == pytest.approx([1e-2 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)])
     logged = [float(row["lr"]) for row in csv.DictReader(Path("run/log.csv").read_text().splitlines())]
     assert logged == rates
@@ -215,7 +215,7 @@ def test_learning_rate():
 def test_what_a_step_learns_from(monkeypatch):
     """Guards against images on the wrong scale, labels of other images, evaluation mode while learning, held-out
     images that are learnt from, and always the same batch."""
-    seen, forward, loss = [], Classifier.forward, classifier.loss_of
+    seen, forward, loss = [], classifier.Classifier.forward, classifier.loss_of
 
     def spy(self, x):
         assert self.training and all(module.training for module in self.modules())
@@ -225,9 +225,9 @@ def test_what_a_step_learns_from(monkeypatch):
     def spy_loss(logits, y):
         seen[-1].append(y.clone())
         return loss(logits, y)
-    monkeypatch.setattr(Classifier, "forward", spy)
+    monkeypatch.setattr(classifier.Classifier, "forward", spy)
     monkeypatch.setattr(classifier, "loss_of", spy_loss)
-    train(tiny(eval_every=2))
+    classifier.train(tiny(eval_every=2))
     images, labels = faces(120, 16)
     known = {image.numpy().tobytes(): label.tolist() for image, label in zip(images, labels)}
     assert len(seen) == 6 and len({x.numpy().tobytes() for x, _ in seen}) == 6
@@ -239,15 +239,16 @@ def test_what_a_step_learns_from(monkeypatch):
 
 def test_every_step_begins_without_a_gradient(monkeypatch):
     """Guards against gradients that add up from step to step."""
-    model, plain, init = [], torch.Tensor.backward, Classifier.__init__
+    model, plain, init = [], torch.Tensor.backward, classifier.Classifier.__init__
 
     def spy(self):
         assert all(p.grad is None or not p.grad.any() for p in model[0].parameters())
         plain(self)
         model.append("backward")
     monkeypatch.setattr(torch.Tensor, "backward", spy)
-    monkeypatch.setattr(Classifier, "__init__", lambda self, *args: (init(self, *args), model.append(self))[0])
-    train(tiny(steps=3))
+    monkeypatch.setattr(classifier.Classifier, "__init__", lambda self,
+                        *args: (init(self, *args), model.append(self))[0])
+    classifier.train(tiny(steps=3))
     assert model[1:] == ["backward"] * 3
 
 
@@ -259,7 +260,7 @@ def test_the_seed_decides():
     """Guards against a run that cannot be repeated, and against seeds without effect."""
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(len(folder) + seed)
-        train(tiny(out_dir=folder, seed=seed, steps=1))
+        classifier.train(tiny(out_dir=folder, seed=seed, steps=1))
     a, b, c = (weights(folder)["model"]["project.weight"] for folder in "abc")
     assert torch.equal(a, b) and not torch.equal(a, c)
 
@@ -277,7 +278,7 @@ def gray_classes(n=60, size=16, classes=12):
 def test_gray_images_with_classes():
     """Guards against three channels, or six attributes, taken for granted."""
     gray_classes()
-    result = train(tiny(data="gray.npz", steps=60, width=8, eval_every=0))
+    result = classifier.train(tiny(data="gray.npz", steps=60, width=8, eval_every=0))
     assert list(result["accuracy"]) == ["label"] and result["n_held_out"] == 6
     assert weights("run")["shape"][2] == {"label": [str(i) for i in range(12)]} and weights("run")["shape"][0] == 1
     assert result["accuracy"]["label"] > 0.5 > result["most_frequent"]["label"]
@@ -306,7 +307,7 @@ def agrees(seen, folder, x):
 
 def test_sample_says_what_it_sees(capsys):
     """Guards against probabilities beside the wrong names, BatchNorm in training mode, and other sizes or shapes."""
-    train(tiny(steps=10))
+    classifier.train(tiny(steps=10))
     images = faces(3, 16)[0]
     large = render(*draw_parameters(1, 1), 80)[0].permute(1, 2, 0).numpy()
     for name, pixels in (("same", images[0].permute(1, 2, 0).numpy()), ("large", large), ("wide", large[:50]),
@@ -326,12 +327,12 @@ def test_sample_says_what_it_sees(capsys):
 def test_sample_of_a_gray_model_takes_colour_images():
     """Guards against a traceback, or the red channel alone, for a colour picture."""
     gray_classes()
-    train(tiny(data="gray.npz"))
+    classifier.train(tiny(data="gray.npz"))
     colour = faces(1, 16)[0]
     write_png("colour.png", colour[0].permute(1, 2, 0).numpy())
     write_png("gray.png", colour[0, 0].numpy())
     for name, x in (("colour", colour.double().mean(1, True).round()), ("gray", colour[:, :1])):
-        agrees(sample(Config(out_dir="run", image=f"{name}.png", device="cpu")), "run", x)
+        agrees(classifier.sample(classifier.Config(out_dir="run", image=f"{name}.png", device="cpu")), "run", x)
 
 
 # ---- how few images would do?
@@ -348,7 +349,7 @@ def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(m
     monkeypatch.setattr(classifier, "train", fake)
     learn, more, held_out = (ImageSet(*faces(n, 8, first=first), ATTRIBUTES) for n, first in
                              ((100, 0), (40, 1000), (30, 2000)))
-    table = from_few(tiny(), learn, held_out, more, few=(10, 20), seeds=3)
+    table = classifier.from_few(tiny(), learn, held_out, more, few=(10, 20), seeds=3)
     assert list(table) == ["10 real", "10 real + generated", "20 real", "20 real + generated"]
     for (name, value), n in zip(table.items(), (10, 50, 20, 60)):
         assert abs(value - (0.1 + n / 1000) / 2) < 1e-9, name
@@ -367,7 +368,7 @@ def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(m
         assert (n, seed) == (m, other) and torch.equal(images, others)              # the same, with and without
     assert len({(n, seed) for n, seed, _ in chosen}) == 6
     assert not torch.equal(chosen[0][2], chosen[1][2])                              # each seed has its own
-    assert list(from_few(tiny(), learn, held_out, few=(5,), seeds=1)) == ["5 real"]
+    assert list(classifier.from_few(tiny(), learn, held_out, few=(5,), seeds=1)) == ["5 real"]
 
 
 def test_from_few_for_real(monkeypatch, capsys):
@@ -375,7 +376,7 @@ def test_from_few_for_real(monkeypatch, capsys):
     plain = classifier.train
     monkeypatch.setattr(classifier, "train", lambda cfg, data: plain(dataclasses.replace(cfg, steps=3, width=4), data))
     learn, held_out = load_images("faces", 16, 100)
-    table = from_few(tiny(), learn, held_out, learn, few=(20,), seeds=1)
+    table = classifier.from_few(tiny(), learn, held_out, learn, few=(20,), seeds=1)
     assert list(table) == ["20 real", "20 real + generated"] and all(0 < value < 1 for value in table.values())
     assert capsys.readouterr().out.count("\n") < 4 and not list(Path().iterdir())
 
@@ -397,14 +398,14 @@ def test_ctrl_c_ends_the_evaluation(monkeypatch, capsys):
     learn, held_out = load_images("faces", 16, 50)
     monkeypatch.setattr(classifier, "train", lambda cfg, data: {"model": "classifier", "steps": 1, "interrupted": 2})
     with pytest.raises(KeyboardInterrupt):
-        from_few(tiny(), learn, held_out, few=(10,), seeds=1)
+        classifier.from_few(tiny(), learn, held_out, few=(10,), seeds=1)
 
 
 # ---- the judge
 
 def judge(learn, held_out, steps=4, **changes):
     """A small one: the defaults of Config, but for `steps`."""
-    return Judge(tiny(**changes), learn, held_out, steps)
+    return classifier.Judge(tiny(**changes), learn, held_out, steps)
 
 
 @pytest.fixture
@@ -453,7 +454,7 @@ def test_other_data_or_steps_have_a_judge_of_their_own(data, trained):
     judge(learn, held_out, 2)
     assert len(trained) == len(set(trained)) == 5 == len(list(Path("runs").iterdir()))
     judge(learn, held_out, 1), judge(changed, held_out, 1)
-    Judge(tiny(seed=5, steps=77, lr=1.0), learn, held_out, 1)
+    classifier.Judge(tiny(seed=5, steps=77, lr=1.0), learn, held_out, 1)
     assert len(trained) == 5                        # what the run is otherwise does not matter
 
 
@@ -478,7 +479,7 @@ def test_scores_of_the_judge(monkeypatch):
     monkeypatch.setattr(image_sets, "HELD_OUT", 128)
     learn, held_out = load_images("faces", 16, 150)
     it = judge(learn, held_out, 25)
-    assert it.n == 128 and it.real.shape == (128, Config.n_features)
+    assert it.n == 128 and it.real.shape == (128, classifier.Config.n_features)
     noise = torch.randint(256, (128, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     gray = torch.full_like(noise, 128)
     scores = it.scores(faces(128, 16, first=5000)[0], noise)
@@ -493,7 +494,7 @@ def test_scores_of_the_judge(monkeypatch):
 
     asked = held_out.labels
     scores = it.scores(held_out.images, noise, asked)
-    guess = most_frequent(learn, asked)
+    guess = classifier.most_frequent(learn, asked)
     assert list(scores)[-2:] == ["accuracy", "most_frequent"] and scores["most_frequent"] == guess
     assert sum(scores["accuracy"].values()) > sum(guess.values()) + 1.5
     other = it.scores(held_out.images, noise, asked.roll(1, 0))                 # they show what was not asked for
@@ -555,14 +556,14 @@ def test_bad_flags(capsys):
 
 def test_resuming_with_other_data(capsys):
     """Guards against a traceback of torch's: the checkpoint's heads do not fit the new labels."""
-    train(tiny(steps=2))
+    classifier.train(tiny(steps=2))
     gray_classes()
     refuses(capsys, "--resume", "--out_dir=run", "--device=cpu", "--data=gray.npz", "--steps=4")
 
 
 def test_bad_image(capsys):
     """Guards against tracebacks from a picture that is none."""
-    train(tiny(steps=1))
+    classifier.train(tiny(steps=1))
     flags = ["sample", "--out_dir=run", "--device=cpu"]
     assert "--image" in refuses(capsys, *flags)
     assert "none.png" in refuses(capsys, *flags, "--image=none.png")
