@@ -18,7 +18,6 @@ from mini.data.images import image_sets
 from mini.utils import config
 from mini.utils.images import noise, plane, to_float
 from mini.utils.png import read_png
-from mini.vae import LEAST_VAR, VAE, Config, kl, log_density, reparameterise, tighter_bound
 
 TINY = dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, steps=4, n=8, log_every=1, sample_every=2,
             eval_every=2, device="cpu", matmul="highest")
@@ -76,7 +75,7 @@ def double(monkeypatch):
 
 
 def tiny(folder=None, **changes):
-    return Config(**{**TINY, "out_dir": f"{folder}/run", **changes})
+    return vae.Config(**{**TINY, "out_dir": f"{folder}/run", **changes})
 
 
 def command(folder, *args):
@@ -90,7 +89,7 @@ def load(data="faces", size=16):
 def loaded(folder):
     """(network, outside training; checkpoint)."""
     state = torch.load(folder / "checkpoint.pt", weights_only=True)
-    net = VAE(Config(**state["config"]), *state["shape"][:3])
+    net = vae.VAE(vae.Config(**state["config"]), *state["shape"][:3])
     net.load_state_dict(state["model"])
     return net.eval().requires_grad_(False), state
 
@@ -128,20 +127,20 @@ def test_both_terms_equal_torch_distributions():
     x, mean, var = normal(4, 3, 5, 6).tanh(), normal(4, 3, 5, 6, seed=1), normal(4, 3, 5, 6, seed=2).exp()
     for s2 in (torch.tensor(0.3, dtype=torch.float64), var):
         want = log_prob(x, mean, s2, "gaussian")
-        close(log_density(x, mean, s2), want)
-        close(log_density(x.float(), mean.float(), s2.float(), "gaussian"), want.float(), 1e-5)
+        close(vae.log_density(x, mean, s2), want)
+        close(vae.log_density(x.float(), mean.float(), s2.float(), "gaussian"), want.float(), 1e-5)
     for shades in (x, x.sign()):
-        close(log_density(shades, mean, None, "bernoulli"), log_prob(shades, mean, None, "bernoulli"))
+        close(vae.log_density(shades, mean, None, "bernoulli"), log_prob(shades, mean, None, "bernoulli"))
     mu, logvar = normal(6, 5), 2 * normal(6, 5, seed=1)
     want = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1)
-    close(kl(mu, logvar), want), close(kl(mu.float(), logvar.float()), want.float(), 1e-5)
-    assert (kl(torch.zeros(3, 5), torch.zeros(3, 5)) == 0).all() and (want > 0).all()
+    close(vae.kl(mu, logvar), want), close(vae.kl(mu.float(), logvar.float()), want.float(), 1e-5)
+    assert (vae.kl(torch.zeros(3, 5), torch.zeros(3, 5)) == 0).all() and (want > 0).all()
 
 
 def test_reparameterise():
     """σ, not σ², nor the logarithm; and the gradients that make it useful."""
     mu, logvar = (torch.tensor(numbers, requires_grad=True) for numbers in ([0.7, -1.0], [-2.0, 1.0]))
-    z = reparameterise(mu, logvar, eps := normal(200_000, 2, dtype=torch.float32))
+    z = vae.reparameterise(mu, logvar, eps := normal(200_000, 2, dtype=torch.float32))
     assert (z.mean(0) - mu).abs().max() < 0.02 and (z.var(0) / logvar.exp() - 1).abs().max() < 0.02
     of_mu, of_logvar = torch.autograd.grad(z[0, 1], (mu, logvar))
     assert of_mu.tolist() == [0, 1] and of_logvar.tolist() == pytest.approx([0, math.exp(0.5) * eps[0, 1].item() / 2])
@@ -182,12 +181,12 @@ def test_the_bounds_equal_numerical_integration(x, q, monkeypatch):
     assert elbo < two < evidence if q == "another" else elbo == pytest.approx(log_evidence, abs=1e-10)
     eps = torch.linspace(-8, 8, 161, dtype=torch.float64)
     weights = Normal(0.0, 1.0).log_prob(eps).exp() * 0.1
-    log_p, rate = VAE.forward(line(q), torch.full((161, 1), x, dtype=torch.float64), eps[:, None])
+    log_p, rate = vae.VAE.forward(line(q), torch.full((161, 1), x, dtype=torch.float64), eps[:, None])
     assert (weights * (log_p - rate)).sum().item() == pytest.approx(elbo, abs=1e-10)
     for k, want in ((1, elbo), (2, two)):
         zs = iter(torch.cartesian_prod(*[eps] * k).view(-1, k, 1).unbind(1))
         monkeypatch.setattr(torch, "randn", lambda shape, **_: next(zs))
-        bound = tighter_bound(line(q), torch.full((161**k, 1), x, dtype=torch.float64), k, None)
+        bound = vae.tighter_bound(line(q), torch.full((161**k, 1), x, dtype=torch.float64), k, None)
         assert (functools.reduce(torch.kron, [weights] * k) * bound).sum().item() == pytest.approx(want, abs=1e-10)
         assert q == "another" or (bound - log_evidence).abs().max() < 1e-10
 
@@ -196,7 +195,7 @@ def test_the_bound_tightens_and_gets_to_the_evidence():
     """Means over 4,000 draws: each larger than the one before, none above log p(x) but by chance."""
     x, rng, means = torch.full((4000, 1), 1.2, dtype=torch.float64), torch.Generator().manual_seed(0), []
     for k in (1, 2, 4, 16, 64, 500):
-        bound = tighter_bound(line(), x, k, rng)
+        bound = vae.tighter_bound(line(), x, k, rng)
         means.append(bound.mean().item())
         assert means[-1] < integrals(1.2, "exact")[0] + 4 * bound.std() / 4000**0.5
     assert (np.diff(means) > 0).all() and abs(means[-1] - integrals(1.2, "exact")[0]) < 0.005
@@ -250,7 +249,8 @@ def test_network(C, size, S, likelihood, double):
     """Both terms and all gradients, weighted by image, so that none may pass through s²; in training with the batch's
     numbers, then with the running ones that it has left. The bound, too, with new z for each image and each k."""
     cfg = tiny(likelihood=likelihood, width=2)
-    net, x, eps, rng = spread(VAE(cfg, C, S, size)), normal(3, C, size, size).tanh(), normal(3, 3), torch.Generator()
+    net, x = spread(vae.VAE(cfg, C, S, size)), normal(3, C, size, size).tanh()
+    eps, rng = normal(3, 3), torch.Generator()
     for training in (True, False):
         written = Written(net.train(training), cfg, S)
         mix, own, other = normal(2, 3, seed=9), eps.clone().requires_grad_(), eps.clone().requires_grad_()
@@ -269,7 +269,7 @@ def test_network(C, size, S, likelihood, double):
         z = q.mean + q.stddev * torch.randn(3, 3, generator=rng)
         log_p = log_prob(x, written.decode(z, size), written.p["var"], likelihood)
         log_w.append(log_p + (Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(1))
-    close(tighter_bound(net, x, 2, rng.manual_seed(5)), torch.stack(log_w).logsumexp(0) - math.log(2))
+    close(vae.tighter_bound(net, x, 2, rng.manual_seed(5)), torch.stack(log_w).logsumexp(0) - math.log(2))
     for p in net.decoder[-1].parameters():          # drawn are means in [-1, 1], of a coin 2 p − 1
         p.data *= 30
     x_hat = 30 * written.decode(eps, size)
@@ -279,19 +279,20 @@ def test_network(C, size, S, likelihood, double):
 
 def test_s2_is_the_best_of_all(double):
     """Rybkin et al. 2021: with more than the batch's mean squared error, or less, log p(x|z) is lower."""
-    net, x, eps = VAE(tiny(), 3, 16, 16), normal(4, 3, 16, 16).tanh(), normal(4, 3)
+    net, x, eps = vae.VAE(tiny(), 3, 16, 16), normal(4, 3, 16, 16).tanh(), normal(4, 3)
     net.decode = lambda z: x / 2
     log_p, mse = net(x, eps)[0], (x / 2).square().mean()
     close(log_p, log_prob(x, x / 2, mse, "gaussian"))
     assert all(log_prob(x, x / 2, mse * by, "gaussian").sum() < log_p.sum() for by in (0.98, 1.02))
     net.decode = lambda z: x                        # no error at all: s² is that of rounding to one of 256 shades
-    close(net(x, eps)[0], torch.full((4,), -3 * 16 * 16 * math.log(2 * math.pi * LEAST_VAR) / 2))
-    assert LEAST_VAR == pytest.approx((2 / 255)**2 / 12, rel=0.03)
+    close(net(x, eps)[0], torch.full((4,), -3 * 16 * 16 * math.log(2 * math.pi * vae.LEAST_VAR) / 2))
+    assert vae.LEAST_VAR == pytest.approx((2 / 255)**2 / 12, rel=0.03)
 
 
 def test_no_image_depends_on_the_others(double):
     """PEERS 12: not in `apply`, which takes the running numbers, leaves them alone, and keeps the order of images."""
-    net, images, eps = spread(VAE(tiny(), 1, 16, 16)), torch.randint(0, 256, (600, 1, 16, 16)).byte(), normal(600, 3)
+    net, eps = spread(vae.VAE(tiny(), 1, 16, 16)), normal(600, 3)
+    images = torch.randint(0, 256, (600, 1, 16, 16)).byte()
     net(normal(4, 1, 16, 16), normal(4, 3))
     before, together = {name: x.clone() for name, x in net.named_buffers()}, vae.apply(net, net, images, eps)
     assert net.training and len(together) == 2 and not any(terms.requires_grad for terms in together)
@@ -319,7 +320,7 @@ def test_three_steps_equal_a_training_loop_written_out(likelihood, beta, arrays,
     cfg = tiny(arrays, data=f"{arrays}/gray.npy", size=0, steps=3, likelihood=likelihood, beta=beta, lr=0.02, seed=7)
     vae.train(cfg)
     torch.manual_seed(cfg.seed)
-    written, rng = Written(VAE(cfg, 1, 16, 13), cfg, 16), torch.Generator().manual_seed(cfg.seed)
+    written, rng = Written(vae.VAE(cfg, 1, 16, 13), cfg, 16), torch.Generator().manual_seed(cfg.seed)
     learn, rows = to_float(load(cfg.data, 0)[0].images), read_log(arrays / "run")
     optimizer = torch.optim.Adam(written.weights)
     for step in range(3):
@@ -387,7 +388,7 @@ def test_the_baseline_by_hand(n, shades, likelihood, tmp_path, capsys):
     result = vae.train(tiny(tmp_path, data=f"{tmp_path}/x.npy", likelihood=likelihood, **smallest))
     out, (learn, held_out) = capsys.readouterr().out, (x.images.double() / 255 for x in load(tmp_path / "x.npy", 0))
     mean = learn.mean(0)
-    p, var = mean.clamp(1e-4, 1 - 1e-4), 4 * ((learn - mean)**2).mean().clamp(min=LEAST_VAR / 4)
+    p, var = mean.clamp(1e-4, 1 - 1e-4), 4 * ((learn - mean)**2).mean().clamp(min=vae.LEAST_VAR / 4)
     want = held_out * p.log() + (1 - held_out) * (1 - p).log()
     if likelihood == "gaussian":
         want = -(4 * (held_out - mean)**2 / var + (2 * math.pi * var).log()) / 2
@@ -398,7 +399,7 @@ def test_the_baseline_by_hand(n, shades, likelihood, tmp_path, capsys):
 
 def test_overfits_one_batch():
     """Four faces, each with its own place in z: the error falls to a tenth."""
-    net, x, errors = VAE(tiny(width=16, z_dim=8), 3, 16, 16), to_float(load()[0].images[:4]), []
+    net, x, errors = vae.VAE(tiny(width=16, z_dim=8), 3, 16, 16), to_float(load()[0].images[:4]), []
     optimizer, eps = torch.optim.Adam(spread(net).parameters(), 0.01), normal(4, 8, dtype=torch.float32)
     for _ in range(100):
         log_p, rate = net(x, eps)
@@ -433,10 +434,11 @@ def test_one_attribute_with_a_value_that_is_not_held_out(arrays):
 
 def test_presets_and_bfloat16(tmp_path, monkeypatch):
     """The preset fits the network; sums stay in float32."""
-    cfg, dtypes, forward = Config(**vae.PRESETS["gpu"]), set(), VAE.forward
-    assert VAE(cfg, 3, cfg.size, cfg.size).encode(torch.zeros(2, 3, 64, 64))[0].shape == (2, cfg.z_dim)
+    cfg, dtypes, forward = vae.Config(**vae.PRESETS["gpu"]), set(), vae.VAE.forward
+    assert vae.VAE(cfg, 3, cfg.size, cfg.size).encode(torch.zeros(2, 3, 64, 64))[0].shape == (2, cfg.z_dim)
     monkeypatch.setattr(vae, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
-    monkeypatch.setattr(VAE, "forward", lambda *args: (out := forward(*args), dtypes.update(x.dtype for x in out))[0])
+    monkeypatch.setattr(vae.VAE, "forward",
+                        lambda *args: (out := forward(*args), dtypes.update(x.dtype for x in out))[0])
     vae.train(tiny(tmp_path, steps=2))
     assert dtypes == {torch.float32}
 
@@ -528,7 +530,7 @@ def test_evaluate(lively, monkeypatch, capsys):
     assert json.loads((lively / "evaluate.json").read_text()) == tables and "read as changed" in capsys.readouterr().out
     mu, z, x, labels = codes(net, learn.images), codes(net, held_out.images), to_float(held_out.images), held_out.labels
     rng = torch.Generator().manual_seed(1)
-    bounds = {f"k = {k}": tighter_bound(net, x, k, rng).mean().item() for k in (1, 5, 50, 500)}
+    bounds = {f"k = {k}": vae.tighter_bound(net, x, k, rng).mean().item() for k in (1, 5, 50, 500)}
     assert tables["log_p(x)_at_least"] == pytest.approx(bounds, rel=1e-5)
     assert tables["used_of_z"] == {"numbers": 2, "of": 3} and (z.var(0) > 0.01).tolist() == [True, True, False]
     images = net.decode(z).clamp(-1, 1)
