@@ -13,7 +13,6 @@ from mini import music
 from mini.data.music import midi
 from mini.data.music.music_scores import music_scores
 from mini.data.music.tunes import BEAT, compose
-from mini.music import Config, MusicTransformer, RelativeAttention, draw_batch, generate, skew
 from tests.helpers import close, refused_by
 
 TINY = dict(pieces=12, n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, steps=6, eval_every=3,
@@ -21,7 +20,7 @@ TINY = dict(pieces=12, n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size
 
 
 def tiny(tmp_path, **changes):
-    return Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
+    return music.Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
 
 
 def flags(tmp_path, **changes):
@@ -31,7 +30,7 @@ def flags(tmp_path, **changes):
 def make(V=11, wild=True, **sizes):
     """A model with random weights; wild: of normal size, so that attention is far from uniform."""
     torch.manual_seed(0)
-    model = MusicTransformer(Config(**{**TINY, **sizes}), V)
+    model = music.MusicTransformer(music.Config(**{**TINY, **sizes}), V)
     for p in model.parameters() if wild else ():
         torch.nn.init.normal_(p, std=0.5)
     return model
@@ -50,7 +49,7 @@ refused = partial(refused_by, music.main)
 def test_skew_equals_the_direct_double_loop(T, S):
     """Query t stands at S − T + t, key j at j: the product with the distance i − j, in column S − 1 − (i − j)."""
     q, E = torch.randn(2, 3, T, 4, dtype=torch.float64), torch.randn(3, S, 4, dtype=torch.float64)
-    got = skew(q @ E.transpose(1, 2))
+    got = music.skew(q @ E.transpose(1, 2))
     assert got.shape == (2, 3, T, S)
     for t in range(T):
         for j in range(S):
@@ -93,7 +92,7 @@ def test_the_whole_layer_equals_its_definition_in_numpy(T, dtype, tolerance):
 
 
 def test_gradients_equal_those_of_the_loop():
-    layer = RelativeAttention(Config(**{**TINY, "block_size": 6})).double()
+    layer = music.RelativeAttention(music.Config(**{**TINY, "block_size": 6})).double()
     torch.nn.init.normal_(layer.E)
     x = torch.randn(2, 6, 16, dtype=torch.float64)
     mask = torch.full((6, 6), -math.inf, dtype=torch.float64).triu(1)
@@ -151,7 +150,7 @@ def test_cached_generation_equals_uncached(options):
     runs = []
     for use_cache in (True, False):
         generator = torch.Generator().manual_seed(7)
-        runs.append(torch.stack(list(generate(model, draw(3, 5), 40, generator=generator, use_cache=use_cache,
+        runs.append(torch.stack(list(music.generate(model, draw(3, 5), 40, generator=generator, use_cache=use_cache,
                                               **options))))
     assert torch.equal(*runs) and runs[0].unique().numel() > 2
 
@@ -160,7 +159,8 @@ def test_generation_uses_its_options():
     model = make()
 
     def run(**options):
-        return torch.stack(list(generate(model, draw(3, 5), 30, generator=torch.Generator().manual_seed(7), **options)))
+        return torch.stack(list(music.generate(model, draw(3, 5), 30, generator=torch.Generator().manual_seed(7),
+                                               **options)))
 
     likeliest = run(temperature=0)
     for options in (dict(temperature=1e-4), dict(top_k=1), dict(top_p=1e-9)):
@@ -172,8 +172,8 @@ def test_generation_uses_its_options():
 
 def test_loss_at_the_beginning_and_overfitting_one_batch():
     torch.manual_seed(0)
-    model = MusicTransformer(Config(**{**TINY, "n_embd": 32}))
-    x, y = draw_batch(music.to_tokens([compose(0)[0]], "cpu"), 32, 4, 0, torch.Generator().manual_seed(0))
+    model = music.MusicTransformer(music.Config(**{**TINY, "n_embd": 32}))
+    x, y = music.draw_batch(music.to_tokens([compose(0)[0]], "cpu"), 32, 4, 0, torch.Generator().manual_seed(0))
     assert abs(model(x, y)[1].item() - math.log(midi.VOCAB_SIZE)) < 0.1
     optimizers = music.make_optimizers(model, model.cfg)
     assert sum(len(g["params"]) for o in optimizers for g in o.param_groups) == len(list(model.parameters()))
@@ -189,16 +189,16 @@ def test_loss_at_the_beginning_and_overfitting_one_batch():
 def test_batches_are_shifted_by_one_and_transposed_as_a_whole():
     notes = compose(1)[0]
     tokens = music.to_tokens([notes], "cpu")
-    x, y = draw_batch(tokens, 50, 64, 0, torch.Generator().manual_seed(0))
+    x, y = music.draw_batch(tokens, 50, 64, 0, torch.Generator().manual_seed(0))
     assert torch.equal(x[:, 1:], y[:, :-1]) and x.shape == (64, 50)
-    moved, _ = draw_batch(tokens, 50, 64, 3, torch.Generator().manual_seed(0))
+    moved, _ = music.draw_batch(tokens, 50, 64, 3, torch.Generator().manual_seed(0))
     seen = set()
     for plain, other in zip(x, moved):
         change = (other - plain)[plain < midi.SHIFT].unique()
         assert len(change) == 1 and torch.equal(other[plain >= midi.SHIFT], plain[plain >= midi.SHIFT])
         seen.add(change.item())
     assert seen == set(range(-3, 4))
-    edge, _ = draw_batch(torch.tensor([0, 127, 128, 255] * 20), 8, 50, 12, torch.Generator().manual_seed(0))
+    edge, _ = music.draw_batch(torch.tensor([0, 127, 128, 255] * 20), 8, 50, 12, torch.Generator().manual_seed(0))
     assert ((edge < 128) == (edge % 256 < 128)).all() and edge.min() >= 0 and edge.max() < 256
 
 
