@@ -12,8 +12,6 @@ from mini import finetune
 from mini.data.text.corpus import encode_texts
 from mini.data.text.reviews import write_reviews
 from mini.data.text.tokenizers import CharTokenizer
-from mini.finetune import (RATES, Classifier, Config, LoRA, matrices, merge, predict, prepare,
-                           zero_shot)
 from tests.helpers import close
 from tests.helpers import refused as refused_call
 from tests.helpers import refused_by
@@ -44,7 +42,7 @@ def wild_head(model):
 def test_lora_is_the_formula():
     torch.manual_seed(1)
     linear = torch.nn.Linear(6, 10).double()
-    layer = LoRA(linear, r=3, alpha=12.0).double()
+    layer = finetune.LoRA(linear, r=3, alpha=12.0).double()
     torch.nn.init.normal_(layer.B)
     x = torch.randn(4, 5, 6, dtype=torch.float64)
     W = linear.weight + 12 / 3 * layer.B @ layer.A
@@ -52,29 +50,30 @@ def test_lora_is_the_formula():
 
 
 def test_lora_begins_as_the_frozen_model_and_merged_equals_unmerged():
-    base, cfg = make_base(), Config(rank=4, alpha=8.0)
+    base, cfg = make_base(), finetune.Config(rank=4, alpha=8.0)
     idx, n = draw(5, 12), torch.tensor([12, 3, 7, 1, 12])
-    frozen, lora = (wild_head(prepare(method, base, 3, cfg)) for method in ("frozen", "lora"))
-    assert torch.equal(predict(frozen, idx, n), predict(lora, idx, n))          # B = 0
-    layers = [layer for _, _, layer in matrices(lora.gpt)]
-    assert len(layers) == 8 and all(isinstance(layer, LoRA) for layer in layers)
+    frozen, lora = (wild_head(finetune.prepare(method, base, 3, cfg)) for method in ("frozen", "lora"))
+    assert torch.equal(finetune.predict(frozen, idx, n), finetune.predict(lora, idx, n))          # B = 0
+    layers = [layer for _, _, layer in finetune.matrices(lora.gpt)]
+    assert len(layers) == 8 and all(isinstance(layer, finetune.LoRA) for layer in layers)
     for layer in layers:
         torch.nn.init.normal_(layer.B, std=0.1)
-    before = predict(lora, idx, n)
-    assert (before - predict(frozen, idx, n)).abs().max() > 0.1
-    close(predict(merge(lora), idx, n), before)
-    assert not any(isinstance(layer, LoRA) for _, _, layer in matrices(lora.gpt))
+    before = finetune.predict(lora, idx, n)
+    assert (before - finetune.predict(frozen, idx, n)).abs().max() > 0.1
+    close(finetune.predict(finetune.merge(lora), idx, n), before)
+    assert not any(isinstance(layer, finetune.LoRA) for _, _, layer in finetune.matrices(lora.gpt))
     assert lora.gpt.state_dict().keys() == base.state_dict().keys()             # a plain GPT again
 
 
 # ---- what learns
 
 def test_only_what_the_method_trains_changes():
-    cfg, idx, n, y = Config(rank=2), draw(6, 12), torch.tensor([12, 5, 9, 2, 12, 1]), torch.tensor([0, 1, 0, 1, 1, 0])
-    for method in RATES:
+    cfg, idx = finetune.Config(rank=2), draw(6, 12)
+    n, y = torch.tensor([12, 5, 9, 2, 12, 1]), torch.tensor([0, 1, 0, 1, 1, 0])
+    for method in finetune.RATES:
         base = make_base()
         saved = {name: p.clone() for name, p in base.state_dict().items()}
-        model = prepare(method, base, 2, cfg)
+        model = finetune.prepare(method, base, 2, cfg)
         before = {name: p.clone() for name, p in model.state_dict().items()}
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
         for _ in range(2):                                      # at first the head is 0, and hides the rest
@@ -92,8 +91,8 @@ def test_only_what_the_method_trains_changes():
 
 
 def test_the_fraction_of_weights_that_lora_trains():
-    base, cfg = make_base(), Config(rank=3)
-    model, C = prepare("lora", base, 2, cfg), 16
+    base, cfg = make_base(), finetune.Config(rank=3)
+    model, C = finetune.prepare("lora", base, 2, cfg), 16
     per_block = 3 * ((C + 3 * C) + (C + C) + (C + 4 * C) + (4 * C + C))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 2 * per_block + 2 * C
 
@@ -101,17 +100,17 @@ def test_the_fraction_of_weights_that_lora_trains():
 def test_dropout_is_the_runs_and_acts_in_training_only():
     idx, n = draw(2, 12), torch.tensor([12, 4])
     for fused in (False, True):
-        model = wild_head(prepare("all", make_base(fused=fused), 2, Config(dropout=0.5)))
+        model = wild_head(finetune.prepare("all", make_base(fused=fused), 2, finetune.Config(dropout=0.5)))
         assert {m.p for m in model.modules() if hasattr(m, "p")} == {0.5} and model.gpt.h[0].attn.p == 0.5
         assert not torch.equal(model(idx, n), model(idx, n))
-        assert torch.equal(predict(model, idx, n), predict(model, idx, n))
+        assert torch.equal(finetune.predict(model, idx, n), finetune.predict(model, idx, n))
 
 
 # ---- the last token
 
 def test_logits_are_the_heads_of_gpts_last_vector():
     base = make_base().eval()
-    model = wild_head(Classifier(base, 3)).eval()
+    model = wild_head(finetune.Classifier(base, 3)).eval()
     idx = draw(4, 9)
     vectors = []
     base.ln_f.register_forward_hook(lambda module, inputs, output: vectors.append(output))
@@ -120,14 +119,14 @@ def test_logits_are_the_heads_of_gpts_last_vector():
 
 
 def test_what_fills_a_row_up_and_batch_mates_change_nothing():
-    model = wild_head(prepare("all", make_base(), 2, Config()))
+    model = wild_head(finetune.prepare("all", make_base(), 2, finetune.Config()))
     idx, n = draw(5, 12), torch.tensor([12, 1, 7, 3, 11])
-    together = predict(model, idx, n)
+    together = finetune.predict(model, idx, n)
     for row, length, logits in zip(idx, n, together):
-        close(predict(model, row[None, :length], length[None])[0], logits)
+        close(finetune.predict(model, row[None, :length], length[None])[0], logits)
     other = torch.where(torch.arange(12) < n[:, None], idx, draw(5, 12, seed=9))
-    close(predict(model, other, n), together)
-    close(predict(model, idx, n, at_once=2), together)
+    close(finetune.predict(model, other, n), together)
+    close(finetune.predict(model, idx, n, at_once=2), together)
 
 
 def test_texts_as_tokens(capsys):
@@ -153,7 +152,7 @@ def test_zero_shot_is_the_likelier_continuation_by_bayes(monkeypatch):
             total += F.log_softmax(base(torch.tensor([ids]))[0][0, -1].double(), dim=0)[token].item()
             ids.append(token)
         return total
-    found = zero_shot(base, tokenizer, texts, ["bad", "good"]).tolist()
+    found = finetune.zero_shot(base, tokenizer, texts, ["bad", "good"]).tolist()
     wanted = [int(log_p(t, "hij") - log_p("", "hij") > log_p(t, "ab") - log_p("", "ab")) for t in texts]
     assert found[1:] == wanted[1:] and len(set(found[1:])) == 2     # for "" it is a tie
 
@@ -184,7 +183,7 @@ def flags(own, out_dir, **more):
 
 
 def test_overfits_one_batch():
-    model = prepare("all", make_base(), 2, Config(dropout=0.0))
+    model = finetune.prepare("all", make_base(), 2, finetune.Config(dropout=0.0))
     idx, n, y = draw(8, 12), torch.randint(1, 13, (8,)), torch.tensor([0, 1] * 4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
@@ -198,16 +197,16 @@ def test_overfits_one_batch():
 def test_end_to_end(own, tmp_path, capsys):
     result = finetune.main(flags(own, tmp_path / "run"))
     out = capsys.readouterr().out
-    assert set(result["table"]) == {*RATES, "zero-shot", "bag of words", "most frequent"}
+    assert set(result["table"]) == {*finetune.RATES, "zero-shot", "bag of words", "most frequent"}
     assert "ln 2 = 0.693" in out and "bag of words" in out and result["few"] == 40
     trained = {name: row["trained"] for name, row in result["table"].items()}
     assert trained["frozen"] == 16 * 2 < trained["last"] < trained["all"] == trained["scratch"]
     for row in result["table"].values():
         assert 0 <= row["accuracy"] <= 1
-    assert all(result["table"][method]["seconds"] > 0 for method in RATES)
+    assert all(result["table"][method]["seconds"] > 0 for method in finetune.RATES)
     log = (tmp_path / "run/log.csv").read_text().split("\n")
     first = dict(zip(log[0].split(","), log[1].split(",")))
-    assert all(abs(float(first[method]) - math.log(2)) < 1e-4 for method in RATES)      # the head begins at 0
+    assert all(abs(float(first[method]) - math.log(2)) < 1e-4 for method in finetune.RATES)      # the head begins at 0
     for method in ("all", "lora"):
         seen = finetune.main(["sample", f"--out_dir={tmp_path}/run", "--text=The plot dragged.", f"--method={method}"])
         assert set(seen) == {"bad", "good"} and sum(seen.values()) == pytest.approx(1)
@@ -217,7 +216,7 @@ def test_the_own_base_is_made_once_and_learns_no_held_out_review(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     calls, plain = [], train_gpt.train
     monkeypatch.setattr(train_gpt, "train", lambda cfg: calls.append(cfg) or plain(cfg))
-    cfg = Config(**{**own, "init_from": "", "base_steps": 1, "block_size": 16})
+    cfg = finetune.Config(**{**own, "init_from": "", "base_steps": 1, "block_size": 16})
     a, b = finetune.make_base(cfg), finetune.make_base(cfg)
     assert len(calls) == 1 and torch.equal(a[0].wte.weight, b[0].wte.weight) and a[0].cfg.block_size == 16
     text = Path(calls[0].data).read_text("utf-8")
