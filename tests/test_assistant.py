@@ -14,8 +14,6 @@ import torch.nn.functional as F
 
 import train_gpt
 from mini import assistant
-from mini.assistant import (IGNORED, SETS, WAYS, Config, all_right, draw_batch, encode_dialogues,
-                            held_out_set, respond)
 from mini.data.text.pieces import PieceTokenizer
 from mini.data.text.questions import ALONE, DO_NOT_KNOW, Dialogue, Writer, known_words
 from mini.data.text.tools import ERROR, UNKNOWN
@@ -28,12 +26,12 @@ TINY = dict(n_layer=1, n_head=2, n_embd=16, n_dialogues=200, batch_size=4, steps
 
 
 def tiny(tmp_path, **changes):
-    return Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
+    return assistant.Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
 
 
 def small_model(seed=0, **sizes):
     torch.manual_seed(seed)
-    cfg = Config(**{**dict(n_layer=2, n_head=2, n_embd=32, fused=False), **sizes})
+    cfg = assistant.Config(**{**dict(n_layer=2, n_head=2, n_embd=32, fused=False), **sizes})
     model = train_gpt.GPT(cfg, TOKENIZER.vocab_size)
     for p in model.parameters():
         p.data.add_(0.1 * torch.randn_like(p))
@@ -47,7 +45,7 @@ class Scripted(torch.nn.Module):
     def __init__(self, *texts, block_size=192):
         super().__init__()
         self.tokenizer = TOKENIZER
-        self.cfg, self.wpe, self.read = Config(block_size=block_size), torch.nn.Embedding(1, 1), []
+        self.cfg, self.wpe, self.read = assistant.Config(block_size=block_size), torch.nn.Embedding(1, 1), []
         self.tokens = [i for text in texts for i in TOKENIZER.encode(text)]
 
     def new_cache(self, B):
@@ -68,21 +66,21 @@ class Scripted(torch.nn.Module):
 def test_only_what_the_assistant_writes_is_learnt():
     d = Dialogue("chain", "What is 2 times the area of Spain?", "1012000", [("lookup(area of Spain)", "506000"),
                                                                          ("calculator(2*506000)", "1012000")])
-    x, y = encode_dialogues(TOKENIZER, [d.pieces(), d.alone()])
-    rows = [TOKENIZER.decode([int(i) for i in row if i != IGNORED]) for row in y]
+    x, y = assistant.encode_dialogues(TOKENIZER, [d.pieces(), d.alone()])
+    rows = [TOKENIZER.decode([int(i) for i in row if i != assistant.IGNORED]) for row in y]
     assert rows == ["lookup(area of Spain)=calculator(2*506000)=1012000\n", "1012000\n"]
     for row, targets, pieces in zip(x.tolist(), y.tolist(), (d.pieces(), d.alone())):      # targets: one token later
         whole = TOKENIZER.encode("".join(text for text, _ in pieces))
         assert row[:len(whole) - 1] == whole[:-1]
         mine = [is_mine for text, is_mine in pieces for _ in TOKENIZER.encode(text)]
-        assert targets[:len(whole) - 1] == [t if m else IGNORED for t, m in zip(whole[1:], mine[1:])]
-        assert set(targets[len(whole) - 1:]) <= {IGNORED}
+        assert targets[:len(whole) - 1] == [t if m else assistant.IGNORED for t, m in zip(whole[1:], mine[1:])]
+        assert set(targets[len(whole) - 1:]) <= {assistant.IGNORED}
 
 
 def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
     """Cross-entropy by hand over the assistant's places; the logits for all other places may be anything."""
     model, dialogues = small_model(), [w.pieces() for w in (Writer(1).write() for _ in range(3))]
-    x, y = encode_dialogues(TOKENIZER, dialogues)
+    x, y = assistant.encode_dialogues(TOKENIZER, dialogues)
     logits, loss = model(x.long(), y.long())
     log_p, total, count = F.log_softmax(logits, dim=2), 0.0, 0
     for b, pieces in enumerate(dialogues):
@@ -94,7 +92,7 @@ def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
                 t += 1
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
     grad, = torch.autograd.grad(loss, logits)
-    assert (grad[y == IGNORED] == 0).all() and (grad[y != IGNORED].abs().sum(-1) > 0).all()
+    assert (grad[y == assistant.IGNORED] == 0).all() and (grad[y != assistant.IGNORED].abs().sum(-1) > 0).all()
 
 
 def test_training_takes_the_masked_targets(tmp_path, monkeypatch):
@@ -103,26 +101,26 @@ def test_training_takes_the_masked_targets(tmp_path, monkeypatch):
         seen.append((idx, targets)) if targets is not None else None, forward(self, idx, targets, **kw))[1])
     assistant.train(tiny(tmp_path, steps=2, alone=0.0))
     for x, y in seen:
-        kept = y != IGNORED
+        kept = y != assistant.IGNORED
         assert torch.equal(x[:, 1:][kept[:, :-1]], y[:, :-1][kept[:, :-1]])     # the next token
         for row, targets in zip(x, y):
             first = (row == 0).nonzero()[0, 0]                                  # the end of the question
-            assert (targets[:first] == IGNORED).all() and targets[first] != IGNORED
+            assert (targets[:first] == assistant.IGNORED).all() and targets[first] != assistant.IGNORED
             for n in (row == TOKENIZER.index["="]).nonzero()[:, 0]:             # after "=" the tool writes, to the line's end
                 if n > first:
                     end = n + (row[n:] == 0).nonzero()[0, 0]
-                    assert (targets[n:end] == IGNORED).all() and targets[n - 1] == TOKENIZER.index["="]
+                    assert (targets[n:end] == assistant.IGNORED).all() and targets[n - 1] == TOKENIZER.index["="]
 
 
 def test_batches_hold_whole_dialogues_of_like_length():
-    x, y = encode_dialogues(TOKENIZER, Writer(0).training_set(300, 0.2))
+    x, y = assistant.encode_dialogues(TOKENIZER, Writer(0).training_set(300, 0.2))
     rng, spreads = torch.Generator().manual_seed(0), []
     rows = {tuple(row) for row in torch.cat([x, y], dim=1).tolist()}
     for _ in range(60):
-        a, b = draw_batch(x, y, 4, rng)
+        a, b = assistant.draw_batch(x, y, 4, rng)
         T = a.size(1)
-        assert a.dtype == b.dtype == torch.int64 and (b[:, -1] != IGNORED).any()
-        whole = torch.cat([F.pad(a, (0, x.size(1) - T)), F.pad(b, (0, y.size(1) - T), value=IGNORED)], dim=1)
+        assert a.dtype == b.dtype == torch.int64 and (b[:, -1] != assistant.IGNORED).any()
+        whole = torch.cat([F.pad(a, (0, x.size(1) - T)), F.pad(b, (0, y.size(1) - T), value=assistant.IGNORED)], dim=1)
         assert all(tuple(row) in rows for row in whole.tolist())
         lengths = assistant.lengths(b)
         spreads.append((lengths.max() - lengths.min()).item())
@@ -133,7 +131,7 @@ def test_batches_hold_whole_dialogues_of_like_length():
 
 def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
     model = Scripted("lookup(capital of France)=", "calculator(2*calculator(3+4))=", "Paris\n")
-    answer, steps = respond(model, "  Où  est-ce?\n", Config())
+    answer, steps = assistant.respond(model, "  Où  est-ce?\n", assistant.Config())
     assert answer == "Paris" and steps == [("lookup(capital of France)", "Paris"), ("calculator(2*calculator(3+4))", "14")]
     assert model.has_read() == ("Ou est-ce?\nlookup(capital of France)=Paris\ncalculator(2*calculator(3+4))=14\nParis")
 
@@ -142,23 +140,25 @@ def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
                                          ("lookup(capital of Atlantis)", UNKNOWN), ("rm(1)", ERROR + "no such tool")])
 def test_errors_of_tools_are_read_too(call, value):
     model = Scripted(call + "=", "Sorry\n")
-    assert respond(model, "Q", Config()) == ("Sorry", [(call, value)])
+    assert assistant.respond(model, "Q", assistant.Config()) == ("Sorry", [(call, value)])
     assert f"={value}\n" in model.has_read()
 
 
 def test_the_number_of_calls_and_the_context_are_bounded(tmp_path):
     steps = [("calculator(1+1)", "2"), *[("", ERROR + "no such tool")] * 2]
-    assert respond(Scripted("calculator(1+1)="), "Q", Config(max_calls=3)) == (DO_NOT_KNOW, steps)
+    assert assistant.respond(Scripted("calculator(1+1)="), "Q", assistant.Config(max_calls=3)) == (DO_NOT_KNOW, steps)
     model = Scripted("x")
-    assert respond(model, "Q", Config()) == (DO_NOT_KNOW, []) and len(model.read) == 192
+    assert assistant.respond(model, "Q", assistant.Config()) == (DO_NOT_KNOW, []) and len(model.read) == 192
     (tmp_path / "facts.tsv").write_text("B\ta\t" + "zq" * 5000 + "\n")             # longer than the context
-    answer, steps = respond(Scripted("lookup(a of B)=", "x\n"), "Q", Config(), facts=str(tmp_path / "facts.tsv"))
+    answer, steps = assistant.respond(Scripted("lookup(a of B)=", "x\n"), "Q", assistant.Config(),
+                                      facts=str(tmp_path / "facts.tsv"))
     assert answer == DO_NOT_KNOW and len(steps) == 1
 
 
 def test_without_tools_nothing_is_run():
     model = Scripted("1 = 1\n")
-    assert respond(model, "Q", Config(tools=False)) == ("1 = 1", []) and model.has_read() == f"Q\n{ALONE}1 = 1"
+    assert assistant.respond(model, "Q",
+                             assistant.Config(tools=False)) == ("1 = 1", []) and model.has_read() == f"Q\n{ALONE}1 = 1"
 
 
 def test_cached_equals_uncached_and_reads_only_what_is_new():
@@ -168,9 +168,9 @@ def test_cached_equals_uncached_and_reads_only_what_is_new():
         question = Writer(seed).write().question
         sizes, plain = [], model.forward
         model.forward = lambda idx, **kw: sizes.append(idx.size(1)) or plain(idx, **kw)
-        cached = respond(model, question, Config())
+        cached = assistant.respond(model, question, assistant.Config())
         steps = len(sizes)
-        assert cached == respond(model, question, Config(cache=False))
+        assert cached == assistant.respond(model, question, assistant.Config(cache=False))
         assert sizes[0] > 1 and sum(sizes[:steps]) <= 192 < sum(sizes[steps:]) or steps < 4
 
 
@@ -178,13 +178,13 @@ def test_right_everywhere_means_that_the_loop_writes_the_same():
     """A model that has learnt eight dialogues by heart, and one that has not quite: `all_right` agrees with `respond`."""
     writer = Writer(4, ("entities",))
     dialogues = [writer.write() for _ in range(8)]
-    model, cfg = small_model(n_layer=1, n_embd=64), Config()
-    x, y = encode_dialogues(TOKENIZER, [d.pieces() for d in dialogues])
+    model, cfg = small_model(n_layer=1, n_embd=64), assistant.Config()
+    x, y = assistant.encode_dialogues(TOKENIZER, [d.pieces() for d in dialogues])
     optimizer, agreed = torch.optim.Adam(model.parameters(), 0.01), set()
     for step in range(31):
         if step in (0, 4, 8, 12, 30):
-            for d, ok in zip(dialogues, all_right(model, x, y, at_once=3)):
-                assert ok == (respond(model, d.question, cfg) == (d.answer, d.steps))
+            for d, ok in zip(dialogues, assistant.all_right(model, x, y, at_once=3)):
+                assert ok == (assistant.respond(model, d.question, cfg) == (d.answer, d.steps))
                 agreed.add(ok)
         loss = model(x.long(), y.long())[1]
         optimizer.zero_grad()
@@ -195,11 +195,12 @@ def test_right_everywhere_means_that_the_loop_writes_the_same():
 
 def test_held_out_sets():
     model = small_model()
-    for name, new in SETS.items():
-        t = held_out_set(name, 20, model)
+    for name, new in assistant.SETS.items():
+        t = assistant.held_out_set(name, 20, model)
         assert t["dialogues"] == [d for w in [Writer(1, new)] for d in (w.write() for _ in range(20))]
-        assert set(t) == {"dialogues", *WAYS} and all(len(x) == len(y) == 20 for x, y in (t[way] for way in WAYS))
-        assert max(x.size(1) for x, _ in (t[way] for way in WAYS)) <= Config().block_size
+        assert set(t) == {"dialogues", *assistant.WAYS}
+        assert all(len(x) == len(y) == 20 for x, y in (t[way] for way in assistant.WAYS))
+        assert max(x.size(1) for x, _ in (t[way] for way in assistant.WAYS)) <= assistant.Config().block_size
 
 
 # ---- the run
@@ -209,7 +210,8 @@ def test_end_to_end(tmp_path, capsys):
     run = tmp_path / "run"
     assert json.loads((run / "result.json").read_text()) == result
     assert {"model", "steps", "seconds", "parameters", "device"} <= set(result) and result["model"] == "assistant"
-    assert {name: set(row) for name, row in result["exact_match"].items()} == {name: set(WAYS) for name in SETS}
+    assert {name: set(row) for name,
+            row in result["exact_match"].items()} == {name: set(assistant.WAYS) for name in assistant.SETS}
     log = (run / "log.csv").read_text().splitlines()
     assert log[0] == "step,seconds,loss,lr,right" and len(log) == 7
     assert (run / "samples/step_000003.txt").read_text()
@@ -220,7 +222,8 @@ def test_end_to_end(tmp_path, capsys):
     assert isinstance(assistant.main(["sample", *args, "--prompt=What is 1 plus 2?", "--tools=false"]), str)
     tables = assistant.main(["evaluate", *args, "--n_test=5"])
     assert json.loads((run / "evaluate.json").read_text()) == tables
-    assert set(tables["right_answers_of_the_loop"]) == set(SETS) and "chain" in tables["right_with_tools_by_kind"]
+    assert set(tables["right_answers_of_the_loop"]) == set(assistant.SETS)
+    assert "chain" in tables["right_with_tools_by_kind"]
 
 
 # ---- the chat, and bad input: one line, exit status 2, no traceback, nothing lost
@@ -284,4 +287,4 @@ def test_bad_sizes(tmp_path, capsys):
         assert word in refused(capsys, *run, f"--{flag}")
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError):
-        respond(Scripted("x"), "", Config())
+        assistant.respond(Scripted("x"), "", assistant.Config())
