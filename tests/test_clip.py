@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 
 from mini import clip
-from mini.clip import (BOS, CLIP, EOS, PAD, Config, draw_batch, learning_rate, loss_of, recall,
-                       same_caption)
 from mini.data.images import captions
 from mini.data.images.captions import load_captions
 from mini.utils.png import read_png, write_png
@@ -30,11 +28,11 @@ def few_faces(tmp_path, monkeypatch):
 
 
 def tiny(**changes):
-    return Config(**{**TINY, "out_dir": "run", **changes})
+    return clip.Config(**{**TINY, "out_dir": "run", **changes})
 
 
 def golden_model(dtype):
-    model = CLIP(Config(**SMALL), 3, 12, *GOLDEN["weight/text.words.weight"].shape[:1], 9).to(dtype)
+    model = clip.CLIP(clip.Config(**SMALL), 3, 12, *GOLDEN["weight/text.words.weight"].shape[:1], 9).to(dtype)
     model.load_state_dict({name.removeprefix("weight/"): torch.tensor(value, dtype=dtype)
                            for name, value in GOLDEN.items() if name.startswith("weight/")})
     return model, torch.tensor(GOLDEN["images"], dtype=dtype), torch.tensor(GOLDEN["tokens"]).long()
@@ -49,7 +47,7 @@ def test_towers_logits_loss_and_every_gradient_equal_transformers(dtype, toleran
     close(u.detach(), GOLDEN["u"], tolerance)
     close(v.detach(), GOLDEN["v"], tolerance)
     close((model.log_scale.exp() * u @ v.T).detach(), GOLDEN["logits"], tolerance)
-    loss = loss_of(u, v, model.log_scale, same_caption(tokens))
+    loss = clip.loss_of(u, v, model.log_scale, clip.same_caption(tokens))
     close(loss.detach(), GOLDEN["loss"], tolerance)
     loss.backward()
     for name, p in model.named_parameters():
@@ -80,7 +78,7 @@ def test_patches_are_rows_of_pixels_times_a_matrix():
 def test_attention_is_the_formula_in_numpy():
     """Guards the scale, 1/√hs and not 1/√C; and a mask that is added before the softmax."""
     torch.manual_seed(0)
-    attention, x = clip.Attention(Config(n_embd=6, n_head=2)).double(), torch.randn(1, 5, 6).double()
+    attention, x = clip.Attention(clip.Config(n_embd=6, n_head=2)).double(), torch.randn(1, 5, 6).double()
     torch.nn.init.normal_(attention.qkv.weight), torch.nn.init.normal_(attention.qkv.bias)
     mask = torch.full((5, 5), -math.inf).triu(1)
     W, b = attention.qkv.weight.detach().numpy(), attention.qkv.bias.detach().numpy()
@@ -105,10 +103,11 @@ def test_the_loss_by_loops_with_equal_captions():
         wrong = [j for j in range(5) if j != i and not {i, j} <= twins]
         total -= s[i, i] - np.log(np.exp(s[i, [i, *wrong]]).sum())          # image i finds its caption
         total -= s[i, i] - np.log(np.exp(s[[i, *wrong], i]).sum())          # caption i its image
-    assert loss_of(u, v, torch.tensor(1.5), same_caption(tokens)).item() == pytest.approx(total / 10, rel=1e-5)
+    assert clip.loss_of(u, v, torch.tensor(1.5),
+                        clip.same_caption(tokens)).item() == pytest.approx(total / 10, rel=1e-5)
     # a model that is right about everything has no loss left, equal captions or not
     u = v = F.one_hot(torch.tensor([0, 1, 0, 2, 0])).float()
-    assert loss_of(u, v, torch.tensor(math.log(100)), same_caption(tokens)).item() < 1e-6
+    assert clip.loss_of(u, v, torch.tensor(math.log(100)), clip.same_caption(tokens)).item() < 1e-6
 
 
 def test_sharing_the_answer_among_equal_captions_changes_nothing():
@@ -126,14 +125,15 @@ def test_sharing_the_answer_among_equal_captions_changes_nothing():
 def test_a_blind_model_has_loss_ln_B_and_the_loss_is_symmetric():
     tokens = torch.arange(24).view(8, 3)
     u = F.normalize(torch.ones(8, 4), dim=1)
-    assert loss_of(u, u, torch.tensor(2.0), same_caption(tokens)).item() == pytest.approx(math.log(8), rel=1e-6)
+    assert clip.loss_of(u, u, torch.tensor(2.0),
+                        clip.same_caption(tokens)).item() == pytest.approx(math.log(8), rel=1e-6)
     u, v = F.normalize(torch.randn(8, 4), dim=1), F.normalize(torch.randn(8, 4), dim=1)
-    a, b = (loss_of(*pair, torch.tensor(2.0), same_caption(tokens)).item() for pair in ((u, v), (v, u)))
+    a, b = (clip.loss_of(*pair, torch.tensor(2.0), clip.same_caption(tokens)).item() for pair in ((u, v), (v, u)))
     assert a == pytest.approx(b, rel=1e-6)
 
 
 def test_the_scale_begins_at_one_over_007_and_never_exceeds_100(monkeypatch):
-    assert CLIP(Config(), 3, 32, 50, 20).log_scale.item() == pytest.approx(math.log(1 / 0.07))
+    assert clip.CLIP(clip.Config(), 3, 32, 50, 20).log_scale.item() == pytest.approx(math.log(1 / 0.07))
     # a loss that falls as the scale grows, and nothing else
     monkeypatch.setattr(clip, "loss_of", lambda u, v, log_scale, q: -9.0 * log_scale + 0 * u.sum() + 0 * v.sum())
     clip.train(tiny(steps=5, lr=1.0, warmup=0, eval_every=0, sample_every=0))
@@ -163,10 +163,10 @@ def test_a_caption_has_the_same_vector_alone_and_among_longer_ones():
     model, _, tokens = golden_model(torch.float64)
     together = model.text(tokens).detach()
     for row, want in zip(tokens, together):
-        n = int((row != PAD).sum())
+        n = int((row != clip.PAD).sum())
         close(model.text(row[None, :n])[0].detach(), want, 1e-12)
         filled = row.clone()
-        filled[n:] = torch.tensor([EOS, 3, 7, 3, 4, 5])[:len(row) - n]
+        filled[n:] = torch.tensor([clip.EOS, 3, 7, 3, 4, 5])[:len(row) - n]
         close(model.text(filled[None])[0].detach(), want, 1e-12)
         other = row.clone()
         other[1] = 4 if row[1] != 4 else 6
@@ -193,13 +193,13 @@ def test_recall_and_chance_by_simulation():
     right = torch.rand(40, 12) < 0.15
     right[torch.arange(40), torch.arange(40) % 12] = True
     similarity = torch.randn(40, 12)
-    row = recall(similarity, right)
+    row = clip.recall(similarity, right)
     for k in (1, 5):
         hits = [right[i, similarity[i].argsort(descending=True)[:k]].any() for i in range(40)]
         assert row[f"@{k}"] == pytest.approx(np.mean(hits))
-        simulated = np.mean([recall(torch.rand(40, 12), right)[f"@{k}"] for _ in range(400)])
+        simulated = np.mean([clip.recall(torch.rand(40, 12), right)[f"@{k}"] for _ in range(400)])
         assert row[f"chance@{k}"] == pytest.approx(simulated, abs=0.02)
-    assert recall(right.float(), right)["@1"] == 1 and recall(right.float() * -1, right)["@1"] == 0
+    assert clip.recall(right.float(), right)["@1"] == 1 and clip.recall(right.float() * -1, right)["@1"] == 0
 
 
 class Oracle:
@@ -257,19 +257,19 @@ def test_batches_hold_different_images_each_with_one_of_its_captions():
     tokens[0, 0, 5] = 7
     rng, seen, widths = torch.Generator().manual_seed(0), set(), set()
     for _ in range(60):
-        x, y = draw_batch(images, tokens, 8, rng)
+        x, y = clip.draw_batch(images, tokens, 8, rng)
         which = ((x[:, 0, 0, 0] + 1) * 127.5).round().long()
         assert torch.equal(y[:, 0], which + 100) and len(set(which.tolist())) == 8 and x.abs().max() <= 1
         seen |= {tuple(row) for row in y[:, :2].tolist()}
         widths.add(y.size(1))
     assert len(seen) == 90 and widths == {2, 3}         # no wider than the longest caption of the batch
-    assert len(draw_batch(images, tokens, 99, rng)[0]) == 30
+    assert len(clip.draw_batch(images, tokens, 99, rng)[0]) == 30
 
 
 def test_learning_rate_and_adamw_as_in_the_paper():
-    cfg = Config(steps=1000, warmup=100, lr=0.5)
-    assert learning_rate(0, cfg) == pytest.approx(0.5 / 101) and learning_rate(100, cfg) == pytest.approx(0.5)
-    assert learning_rate(550, cfg) == pytest.approx(0.25) and learning_rate(999, cfg) < 1e-5
+    cfg = clip.Config(steps=1000, warmup=100, lr=0.5)
+    assert clip.learning_rate(0, cfg) == pytest.approx(0.5 / 101) and clip.learning_rate(100, cfg) == pytest.approx(0.5)
+    assert clip.learning_rate(550, cfg) == pytest.approx(0.25) and clip.learning_rate(999, cfg) < 1e-5
     clip.train(tiny())
     state = torch.load("run/checkpoint.pt", weights_only=True)
     groups = state["optimizers"][0]["param_groups"]
@@ -285,13 +285,13 @@ def test_overfits_one_batch():
     learn = load_captions("faces", 8, 12)[0]
     words = captions.Words.of(text for texts in learn.captions for text in texts)
     tokens = clip.numbers(words, [texts[0] for texts in learn.captions])
-    assert (tokens[:, 0] == BOS).all() and ((tokens == EOS).sum(1) == 1).all()
+    assert (tokens[:, 0] == clip.BOS).all() and ((tokens == clip.EOS).sum(1) == 1).all()
     torch.manual_seed(0)
     cfg = tiny(n_embd=32, lr=3e-3, weight_decay=0.0)
-    model = CLIP(cfg, 3, 8, len(words), tokens.size(1))
+    model = clip.CLIP(cfg, 3, 8, len(words), tokens.size(1))
     optimizer = clip.make_optimizer(model, cfg)
     for _ in range(150):
-        loss = loss_of(*model(learn.images / 127.5 - 1, tokens), model.log_scale, same_caption(tokens))
+        loss = clip.loss_of(*model(learn.images / 127.5 - 1, tokens), model.log_scale, clip.same_caption(tokens))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
