@@ -21,7 +21,7 @@ BUILDS_ON = {"mini.finetune": ["train_gpt"], "mini.assistant": ["train_gpt"],
 # As long as the judge of generated images stands in mini/classifier.py, and Muon in train_gpt.py.
 BUILDS_ON |= {name: ["mini.classifier"] for name in ("train_gan", "train_diffusion", "mini.cgan", "mini.cyclegan",
                                                      "mini.vae", "mini.text_to_image")}
-BUILDS_ON |= {"mini.bert": ["train_gpt"], "mini.music": ["train_gpt"]}
+BUILDS_ON |= {"mini.bert": ["train_gpt"]}
 
 # What stands at the top, and in mini/: files of Python or of settings, and folders that hold some.
 TOP = {"train_gan.py", "train_gpt.py", "train_diffusion.py", "mini", "tests", "pyproject.toml"}
