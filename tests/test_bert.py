@@ -73,6 +73,7 @@ def small_tokenizer():
 
 # ---- parity with transformers
 
+@pytest.mark.paper
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_vectors_logits_and_every_gradient_equal_transformers(dtype, tolerance):
     model = published().to(dtype)
@@ -368,6 +369,7 @@ def test_sampling(text_file, tmp_path, capsys):
     assert "entities.pt" in err and "sentiment" in err and err.count("\n") == 1
 
 
+@pytest.mark.paper
 def test_published_weights_are_tuned_and_fill_blanks(text_file, tmp_path):
     folder = tmp_path / "published"
     shutil.copytree(PUBLISHED.parent, folder)

@@ -83,6 +83,7 @@ def test_cross_attention_with_padding_equals_torch(masked, dtype, tolerance):
         assert (a - b).abs().max() <= tolerance * max(b.abs().max(), 1)     # of the keys' bias it is 0, but for rounding
 
 
+@pytest.mark.paper
 def test_logits_and_every_gradient_equal_torch():
     model = small_model().double()
     sizes = dict(d_model=32, nhead=4, dim_feedforward=48, dropout=0.0, batch_first=True)
@@ -118,6 +119,7 @@ def test_patches_by_a_loop():
     assert captioner.patches(x, P).tolist() == rows
 
 
+@pytest.mark.paper
 def test_initialisation():
     torch.manual_seed(0)
     for name, p in captioner.Captioner(captioner.Config(n_embd=128, d_ff=512), 1500).named_parameters():

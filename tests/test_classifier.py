@@ -68,6 +68,7 @@ def written_out(state: dict, x, training: bool):
     return [F.linear(F.relu(f), state[name], state[name.replace("weight", "bias")]) for name in heads], f
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("size", [16, 28, 32, 33, 64])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_it_equals_its_layers_written_out(size, channels):
@@ -85,6 +86,7 @@ def test_it_equals_its_layers_written_out(size, channels):
     assert features.min() < 0                       # the features themselves are not cut off at 0
 
 
+@pytest.mark.paper
 def test_widths():
     """Guards against a network that grows with the size of the images until it is too slow."""
     convolutions = [m for m in make(64, 1, width=5).body if isinstance(m, torch.nn.Conv2d)]

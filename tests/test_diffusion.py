@@ -107,6 +107,7 @@ def golden(name, way):
 
 # ---- the noise
 
+@pytest.mark.paper
 @schedules
 def test_schedules_equal_diffusers(schedule):
     """β at T = 1000, which diffusers has in float32; ᾱ at T = 50 in float64; and 1 behind the last."""
@@ -119,6 +120,7 @@ def test_schedules_equal_diffusers(schedule):
     close(train_diffusion.make_abar(50, schedule)[:-1], golden(schedule, "abar"), 1e-12)
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("T", [20, 50, 1000])
 def test_the_cosine_schedule_in_closed_form(T):
     """Nichol & Dhariwal 2021, eq. 17: ᾱ = f(t) / f(0), while β is not above 0.999."""
@@ -247,17 +249,20 @@ def compare(module, written, *inputs):
         close(one, other, 1e-10)
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("C_in, C", [(16, 16), (16, 24), (24, 16)])
 def test_resblock(C_in, C):
     compare(train_diffusion.ResBlock(C_in, C, 12), written_block, normal(3, C_in, 5, 6), normal(3, 12, seed=1))
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("C", [32, 64])
 def test_attention(C):
     """Heads or pixels mixed up: the picture is not square."""
     compare(train_diffusion.Attention(C), written_attention, normal(2, C, 3, 5))
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("levels, stem, labels", [(1, 1, {}), (2, 2, SHAPES), (3, 1, SHAPES), (4, 1, {})])
 def test_unet(levels, stem, labels, double):
     """A wrong skip, an upsampling by zeros, times or labels that reach the wrong place."""
@@ -282,6 +287,7 @@ class Fixed(nn.Module):
         return self.net(x, self.t, y)
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("levels, stem", [(1, 2), (2, 1), (3, 2)])
 def test_unet_at_first(levels, stem):
     """Blocks change nothing and the output is 0; but once the zeros are left, every weight has a gradient."""
@@ -428,6 +434,7 @@ WAYS = {"small": dict(sampler="ddpm", sample_steps=50),
         "dpm": dict(sampler="dpm", sample_steps=10)}
 
 
+@pytest.mark.paper
 @schedules
 @pytest.mark.parametrize("way", WAYS)
 def test_every_step_of_every_sampler_equals_diffusers(way, schedule):
@@ -452,6 +459,7 @@ def test_flags_of_another_sampler_change_nothing(sampler, others):
     assert torch.equal(a, b)
 
 
+@pytest.mark.paper
 @schedules
 @pytest.mark.parametrize("way", WAYS)
 def test_chains_equal_diffusers(way, schedule, monkeypatch):
@@ -762,6 +770,7 @@ def test_the_learning_rate_rises_and_falls(trained):
     assert np.allclose(lr, [1 / 2, 1, 2 / 3, 1 / 3], rtol=1e-9)
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("predict, drop", [("x0", 0.1), ("v", 1.0)])
 def test_steps_equal_a_training_loop_written_out(predict, drop, tmp_path, monkeypatch, double):
     """In float64, with Adam and the average by hand: a forgotten zero_grad, a stale average, other rates."""

@@ -90,6 +90,7 @@ def test_only_what_the_method_trains_changes():
         assert same == (method != "scratch")
 
 
+@pytest.mark.paper
 def test_the_fraction_of_weights_that_lora_trains():
     base, cfg = make_base(), finetune.Config(rank=3)
     model, C = finetune.prepare("lora", base, 2, cfg), 16

@@ -77,6 +77,7 @@ def layer_by_numpy(layer, x, W):
     return y.reshape(B, T, C) @ weight["c_proj.weight"].T + weight["c_proj.bias"]
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("T", [1, 5, 12, 20])
 def test_the_whole_layer_equals_its_definition_in_numpy(T, dtype, tolerance):

@@ -81,6 +81,7 @@ def prompts(lengths, seed=0, L=7):
 
 # ---- the noise and the samplers, by the golden outputs of train_diffusion.py
 
+@pytest.mark.paper
 def test_the_schedule_equals_diffusers():
     """β at T = 1000, which diffusers has in float32; ᾱ at T = 50; 1 behind the last, and noise alone at it."""
     abar = text_to_image.make_abar(1000)
@@ -93,6 +94,7 @@ def test_the_schedule_equals_diffusers():
           1e-10)
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("way", WAYS)
 def test_every_step_and_every_chain_equals_diffusers(way, monkeypatch):
     """Steps one by one, each from diffusers' x, and the chain as a whole: its times, and which noise goes where."""
@@ -391,10 +393,13 @@ def test_end_to_end(trained):
 def test_the_encoder_learns_with_the_first_stage_only(place, monkeypatch):
     cfg = tiny(out_dir=str(place / "parts"), stop_after=3)
     text_to_image.train(cfg)
-    first, read = saved(place / "parts")["model"], []
-    monkeypatch.setattr(text_to_image, "loss_of", lambda net, text, *args: read.append(
-        {f"averages.0.text.{name}": p.clone() for name, p in text.state_dict().items()})
-                        or text_to_image.loss_of(net, text, *args))
+    first, read, plain = saved(place / "parts")["model"], [], text_to_image.loss_of
+
+    def spy(net, text, *args):
+        read.append({f"averages.0.text.{name}": p.clone() for name, p in text.state_dict().items()})
+        return plain(net, text, *args)
+
+    monkeypatch.setattr(text_to_image, "loss_of", spy)
     text_to_image.train(tiny(out_dir=str(place / "parts"), resume=True))
     assert read and all(torch.equal(p, first[name]) for one in read for name, p in one.items())     # its average
     both = saved(place / "parts")["model"]

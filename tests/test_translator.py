@@ -62,6 +62,7 @@ def sentences(lengths, V, bos=False, seed=1):
 
 # ---- parity with torch.nn.Transformer
 
+@pytest.mark.paper
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_logits_and_every_gradient_equal_torch(dtype, tolerance):
     model = small_model().to(dtype)
@@ -100,6 +101,7 @@ def test_attention_is_the_formula_in_numpy():
     close(attention.weights[0, 0].detach(), weights, 1e-12)
 
 
+@pytest.mark.paper
 def test_positions_by_the_formula_are_added_to_scaled_embeddings():
     table, model, y = translator.positions(50, 32), small_model(), torch.tensor([[5, 6, 7]])
     for pos, i in itertools.product(range(50), range(16)):
@@ -110,6 +112,7 @@ def test_positions_by_the_formula_are_added_to_scaled_embeddings():
     close(model.embed(model.embed_y, y[:, 2:], 2).detach(), want[:, 2:], 1e-6)
 
 
+@pytest.mark.paper
 def test_initialisation():
     torch.manual_seed(0)
     for name, p in translator.Transformer(translator.Config(n_embd=128, d_ff=512), 1000, 1500).named_parameters():
@@ -215,6 +218,7 @@ def test_label_smoothing_by_the_formula(smoothing):
     assert translator.loss_of(other, y, smoothing).item() == pytest.approx(total / words, rel=1e-12)
 
 
+@pytest.mark.paper
 def test_learning_rate_by_the_formula():
     cfg = translator.Config(n_embd=512, warmup=4000, lr=1.0)
     for step in (1, 2, 100, 3999, 4000, 4001, 100000):
@@ -226,6 +230,7 @@ def test_learning_rate_by_the_formula():
     assert translator.learning_rate(1, translator.Config(warmup=0)) > 0
 
 
+@pytest.mark.paper
 def test_training_uses_the_schedule_and_the_papers_adam(pairs_file, tmp_path):
     translator.train(tiny(pairs_file, tmp_path, lr=2.0))
     rates = [float(line.split(",")[3]) for line in (tmp_path / "run/log.csv").read_text().split()[1:]]

@@ -243,6 +243,7 @@ class Written:
         return log_prob(x, x_hat, var, self.cfg.likelihood), rate
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
 @pytest.mark.parametrize("C, size, S", [(3, 16, 16), (1, 28, 32), (3, 13, 16), (3, 32, 32), (1, 64, 64)])
 def test_network(C, size, S, likelihood, double):
@@ -314,6 +315,7 @@ def test_mean_codes_by_plain_loops():
 
 
 # ---- training
+@pytest.mark.paper
 @pytest.mark.parametrize("likelihood, beta", [("gaussian", 10.0), ("gaussian", 1.0), ("bernoulli", 0.5)])
 def test_three_steps_equal_a_training_loop_written_out(likelihood, beta, arrays, double):
     """A wrong weight, rate or logged number; stale gradients; the same noise again; s² or a running mean not saved."""
