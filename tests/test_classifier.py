@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from mini.data.images.image_sets import ImageSet, load_images
 from mini.utils.images import make_square, to_float
 from mini.utils.png import write_png
 from mini.utils.run import load_checkpoint
-from tests.helpers import close
+from tests.helpers import close, refused_by
 
 TINY = dict(size=16, n_images=120, width=4, n_features=16, steps=6, batch_size=32, lr=1e-2, eval_every=3, log_every=1,
             device="cpu")
@@ -529,13 +530,7 @@ def test_the_judge_of_a_file_is_named_after_it(trained):
 
 # ---- bad input: one line, exit status 2, no traceback
 
-def refuses(capsys, *argv) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        classifier.main(list(argv))
-    err = capsys.readouterr().err
-    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refuses = partial(refused_by, classifier.main)
 
 
 def test_bad_data(capsys):

@@ -1,6 +1,7 @@
 """mini/clip.py against transformers' CLIPModel, against numpy and loops, and against the classic bugs."""
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mini import clip
 from mini.data.images import captions
 from mini.data.images.captions import load_captions
 from mini.utils.png import read_png, write_png
-from tests.helpers import close
+from tests.helpers import close, refused_by
 
 GOLDEN = dict(np.load(Path(__file__).parent / "reference/clip.npz"))
 SMALL = dict(n_layer=2, n_head=2, n_embd=12, n_joint=8, patch=4)
@@ -381,13 +382,7 @@ def test_own_captions(capsys):
 
 # ---- bad input: one line, exit status 2, no traceback
 
-def refuses(capsys, *argv) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        clip.main(list(argv))
-    err = capsys.readouterr().err
-    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refuses = partial(refused_by, clip.main)
 
 
 def test_bad_input(capsys):

@@ -18,7 +18,7 @@ from mini.data.images import image_sets
 from mini.utils import config
 from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
 from mini.utils.png import read_png, write_png
-from tests.helpers import close
+from tests.helpers import close, refused_by
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
             sample_every=3, eval_every=3, device="cpu", matmul="highest")
@@ -961,12 +961,7 @@ def test_accuracy_with_generated_images(run, monkeypatch):
 # ---- bad input: one line, exit status 2, no traceback, nothing lost
 
 def refused(capsys, script, *args):
-    with pytest.raises(SystemExit) as leaving:
-        script.main(list(args))
-    assert leaving.value.code == 2
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1 and "Traceback" not in err, err
-    return err
+    return refused_by(script.main, capsys, *args)
 
 
 @both
