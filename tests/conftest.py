@@ -1,5 +1,10 @@
 """Which tests are quick, and what pytest adds to the report of a failed test of the paper's architecture."""
 import pytest
+import torch
+
+# The tensors of the tests are small: a second thread brings nothing there, and where other programs are busy the
+# threads of an operation wait for each other many times as long as it takes.
+torch.set_num_threads(1)
 
 # `python -m pytest -m quick`: of these files all tests, but for those whose names say that they train, draw or judge
 # for longer, and of test_scripts.py not the three scripts that take most of its time.
