@@ -587,6 +587,16 @@ def test_what_the_weights_depend_on_cannot_be_changed(name, trained, tmp_path, c
     assert (folder / "checkpoint.pt").read_bytes() == before
 
 
+class Harmful:
+    """An object that makes a folder when it is read from a pickle; it could as well delete one."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
 @every_script
 def test_checkpoints_that_cannot_be_used(name, trained, tmp_path, capsys):
     """There is none; half of one; another model's; a file of something else, or an object that could run code."""
@@ -607,8 +617,9 @@ def test_checkpoints_that_cannot_be_used(name, trained, tmp_path, capsys):
     refused("'another'", f"'{run.result['model']}'")
     torch.save([1, 2, 3], path)
     refused("not a checkpoint of ours")
-    torch.save(torch.nn.Linear(2, 2), path)
+    torch.save({**torch.load(io.BytesIO(whole), weights_only=True), "extra": Harmful(tmp_path / "harm")}, path)
     refused("not a checkpoint")
+    assert not (tmp_path / "harm").exists()
     path.unlink()
     refused("no checkpoint", "train first")
     assert not path.exists()
