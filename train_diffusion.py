@@ -21,8 +21,8 @@ the noise (theirs is --predict=eps), and sees stem × stem pixels as one, which 
 
 Measured times and scores: README.md. Read next: train_gpt.py, mini/text_to_image.py.
 """
-import collections
 import copy
+import functools
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -31,12 +31,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge, accuracy
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot, to_mend
 from mini.utils import image_metrics, metrics
-from mini.utils.config import command_line, require
+from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, pick_device, start_processes
-from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks
+from mini.utils.images import crop, film, noise, sheet, to_float, walks
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -64,6 +64,8 @@ class Config(LabelConfig):
     ema: float = 0.995          # how much of the average of the weights is kept at each step
     # run
     out_dir: str = "runs/diffusion"
+    # images to score (0: 512; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, the paper's own
@@ -203,83 +205,131 @@ def update_average(average, model, keep: float):
 
 
 # ---- sampling
-def step_back(xt, x0, abar_t: float, abar_s: float, z, cfg, before=None):
-    """x_s, s < t, from x_t and x̂₀. z is new noise; `before`: x̂₀ and ᾱ of the step before this one.
+# Three ways from x_t back to x_s, s < t, by x̂₀. z is new noise; `before` is x̂₀ and ᾱ of the step
+# before this one, or None.
 
-    ddpm: x_s ~ q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7). ddim: the noise that is in x_t, by x̂₀, stays
-    but for a part that makes room for z (Song et al. 2021, eqs. 12, 16). dpm: the same without z, and x̂₀
-    goes on changing as it did since the step before (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
-    alpha, beta = abar_t / abar_s, 1 - abar_t / abar_s              # β_t, if s = t − 1
-    posterior = beta * (1 - abar_s) / (1 - abar_t)                  # β̃_t
-    if cfg.sampler == "ddpm":
-        mean = (abar_s**0.5 * beta * x0 + alpha**0.5 * (1 - abar_s) * xt) / (1 - abar_t)
-        var = posterior if cfg.variance == "small" or abar_s == 1 else beta     # the last step adds none
-        return mean + var**0.5 * z
-    if cfg.sampler == "dpm" and before and abar_s < 1:
-        lam_s, lam_t, lam_b = (math.log(a / (1 - a)) / 2 for a in (abar_s, abar_t, before[1]))
-        x0 = x0 + (x0 - before[0]) / (lam_t - lam_b) * (lam_s - lam_t) / 2      # λ: log α/σ, the clock of it
+def ddpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None, variance: str = "small"):
+    """x_s ~ q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7), of variance β̃_t (small) or β_t."""
+    alpha = abar_t / abar_s                                         # α_t, if s = t − 1
+    beta = 1 - abar_t / abar_s                                      # β_t
+    mean = (abar_s**0.5 * beta * x0 + alpha**0.5 * (1 - abar_s) * xt) / (1 - abar_t)
+    var = beta * (1 - abar_s) / (1 - abar_t)                        # β̃_t; 0 at the last step
+    if variance == "large" and abar_s < 1:
+        var = beta
+    return mean + var**0.5 * z
+
+
+def ddim_step(xt, x0, abar_t: float, abar_s: float, z, before=None, eta: float = 0.0):
+    """The noise that is in x_t, by x̂₀, stays, but for a part that makes room for z (Song et al.
+    2021, eqs. 12, 16)."""
     eps = (xt - abar_t**0.5 * x0) / (1 - abar_t)**0.5
-    var = cfg.eta**2 * posterior if cfg.sampler == "ddim" else 0.0
+    beta = 1 - abar_t / abar_s                                      # β_t, if s = t − 1
+    var = eta**2 * (beta * (1 - abar_s) / (1 - abar_t))             # η² β̃_t
     return abar_s**0.5 * x0 + (1 - abar_s - var)**0.5 * eps + var**0.5 * z
 
 
-def sample_chain(predict, x, cfg, rng, known=None, mask=None):
-    """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image. predict(x_t,
-    t) returns x̂₀. Where mask is 0, x₀ is `known`; so x_t there is the known image with noise, and elsewhere
-    the network makes what goes with it (as in Lugmayr et al. 2022, "RePaint", eq. 8). Raises UserError for
-    less than 1 step or more than T."""
-    require(1 <= cfg.sample_steps <= cfg.T and 0 <= cfg.eta <= 1,
-            f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}; --eta={cfg.eta}: from 0 to 1")
-    times = torch.linspace(cfg.T - 1, 0, cfg.sample_steps, dtype=torch.float64).round().int().tolist()
-    abar, before = make_abar(cfg.T, cfg.schedule).tolist(), None
+def dpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None):
+    """As ddim without z, and x̂₀ goes on changing as it did since the step before (Lu et al. 2022,
+    "DPM-Solver++", algorithm 2). Its clock is λ = log α/σ."""
+    if before and abar_s < 1:
+        x0_before, abar_before = before
+        lam_s = math.log(abar_s / (1 - abar_s)) / 2
+        lam_t = math.log(abar_t / (1 - abar_t)) / 2
+        lam_before = math.log(abar_before / (1 - abar_before)) / 2
+        x0 = x0 + (x0 - x0_before) / (lam_t - lam_before) * (lam_s - lam_t) / 2
+    return ddim_step(xt, x0, abar_t, abar_s, z)
+
+
+def make_step(sampler: str, eta: float, variance: str):
+    """The step of a sampler, with what it is told by flags."""
+    if sampler == "ddpm":
+        return functools.partial(ddpm_step, variance=variance)
+    if sampler == "ddim":
+        return functools.partial(ddim_step, eta=eta)
+    return dpm_step
+
+
+def sample_chain(predict, x, abar, steps: int, step_back, rng, known=None, mask=None):
+    """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image.
+
+    predict(x_t, t) returns x̂₀; abar: make_abar's; step_back: one of the three steps above. Where
+    mask is 0, x₀ is `known`; so x_t there is the known image with noise, and elsewhere the network
+    makes what goes with it (as in Lugmayr et al. 2022, "RePaint", eq. 8)."""
+    T = len(abar) - 1
+    times = torch.linspace(T - 1, 0, steps, dtype=torch.float64).round().int().tolist()
+    abar = abar.tolist()
+    before = None
     for t, s in zip(times, [*times[1:], -1]):               # abar[-1] = 1
-        x0 = predict(x, t) if known is None else torch.where(mask > 0, predict(x, t), known)
+        x0 = predict(x, t)
+        if known is not None:
+            x0 = torch.where(mask > 0, x0, known)
         yield x, x0
         z = torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device)
-        x, before = step_back(x, x0, abar[t], abar[s], z, cfg, before), (x0, abar[t])
+        x = step_back(x, x0, abar[t], abar[s], z, before)
+        before = x0, abar[t]
 
 
-def guided(net, y, cfg):
-    """predict(x_t, t) for sample_chain: the network's x̂₀, in [-1, 1], for labels y (n, V). Guidance w leads
-    from what it would draw without labels to, or beyond, what it would draw with them: out + w (out_y − out)
-    (Ho & Salimans 2021, eq. 6, with w − 1 for w; there for ε, of which x̂₀ and v are linear functions)."""
-    abar, w = make_abar(cfg.T, cfg.schedule).float(), cfg.guidance
+def guided(net, y, abar, kind: str, w: float):
+    """predict(x_t, t) for sample_chain: x̂₀, in [-1, 1], for labels y (n, V), by a network whose
+    output is x0, v or eps: its kind.
+
+    Guidance w leads from what it would draw without labels to, or beyond, what it would draw with
+    them: out + w (out_y − out) (Ho & Salimans 2021, eq. 6, with w − 1 for w; there for ε, of which
+    x̂₀ and v are linear functions)."""
+    abar = abar.float()
 
     def predict(xt, t):
         times = torch.full((len(xt),), t, device=xt.device)
-        with autocast(xt.device, cfg.matmul):
-            out = net(xt, times, y if w == 1 else 0 * y).float()
-            if w not in (0, 1):
+        if w == 1:
+            out = net(xt, times, y).float()
+        else:
+            out = net(xt, times, 0 * y).float()
+            if w != 0:
                 out = out + w * (net(xt, times, y).float() - out)
-        return to_x0(out, xt, abar[t].to(xt.device), cfg.predict).clamp(-1, 1)
+        return to_x0(out, xt, abar[t].to(xt.device), kind).clamp(-1, 1)
     return predict
 
 
 @torch.no_grad()
-def draw(net, labels, shape, cfg):
-    """Images (n, C, size, size) in [-1, 1], on the CPU, for labels (n, A), from the noise of cfg.seed."""
-    (C, S, size, attributes), device = shape, next(net.parameters()).device
-    x, images, rng = noise(len(labels), C * S * S, cfg.seed), [], torch.Generator().manual_seed(cfg.seed + 1)
-    for x_i, y_i in zip(x.to(device).split(128), one_hot(labels, attributes).to(device).split(128)):
-        for _, x0 in sample_chain(guided(net, y_i, cfg), x_i.view(-1, C, S, S), cfg, rng):
+def draw(net, y, shape, cfg):
+    """Images (n, C, size, size) in [-1, 1], on the CPU, for labels y (n, V); noise: cfg.seed."""
+    C, S, size, _ = shape
+    x = noise(len(y), C * S * S, cfg.seed).to(y.device).view(-1, C, S, S)
+    rng = torch.Generator().manual_seed(cfg.seed + 1)
+    abar = make_abar(cfg.T, cfg.schedule)
+    step_back = make_step(cfg.sampler, cfg.eta, cfg.variance)
+    images = []
+    for x_i, y_i in zip(x.split(128), y.split(128)):
+        predict = guided(net, y_i, abar, cfg.predict, cfg.guidance)
+        for _, x0 in sample_chain(predict, x_i, abar, cfg.sample_steps, step_back, rng):
             pass
         images.append(crop(x0.cpu(), size))
     return torch.cat(images)
 
 
 # ---- the run
+def check(cfg, S: int, processes: int = 1):
+    """Raise UserError for flags that do not go together; S: height and width of padded images."""
+    require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight")
+    require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
+    multiple = cfg.stem * 2**(cfg.levels - 1)
+    require(S % multiple == 0, f"the {S} pixels of an image's side must be a multiple of "
+            f"{multiple}: of --stem times 2^(--levels − 1)")
+    require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+    require(0 <= cfg.eta <= 1, f"--eta={cfg.eta}: from 0 to 1")
+    require(cfg.batch_size % processes == 0,
+            f"--batch_size must be a multiple of {processes} processes")
+
+
 def make_nets(cfg, shape, state):
     """The network and its average, with the weights of a checkpoint if there is one."""
-    require(min(cfg.width, cfg.levels, cfg.stem, cfg.T, cfg.n, cfg.batch_size, cfg.max_weight) > 0
-            and shape[1] % (cfg.stem * 2**(cfg.levels - 1)) == cfg.width % 32 == 0,
-            "every size must be at least 1, --width a multiple of 32, --max_weight above 0, and the "
-            f"{shape[1]} pixels of an image's side a multiple of --stem times 2^(--levels − 1)")
+    C, S, size, attributes = shape
     torch.manual_seed(cfg.seed)
-    net = UNet(cfg, shape[0], sum(len(names) for names in shape[-1].values()))
+    net = UNet(cfg, C, sum(len(names) for names in attributes.values()))
     nets = nn.ModuleDict({"net": net, "average": copy.deepcopy(net).requires_grad_(False)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+    return nets.to(memory_format=torch.channels_last)           # the faster layout
 
 
 def draw_batch(images, labels, B: int, cfg, rng):
@@ -294,52 +344,64 @@ def draw_batch(images, labels, B: int, cfg, rng):
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "diffusion", cfg.resume)
-    learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    judge = Judge(cfg, learn, held_out, n=512)
-    device, size = pick_device(cfg.device), learn.images.size(2)
+    device = pick_device(cfg.device)
+    precision = autocast(device, cfg.matmul)
     rank, world = start_processes(device)
-    attributes = learn.attributes if cfg.drop < 1 else {}
-    images, held_out_images = pad(learn.images).to(device), pad(held_out.images).to(device)
-    labels, held_out_labels = (one_hot(part.labels, attributes).to(device) for part in (learn, held_out))
-    shape = *images.shape[1:3], size, attributes
+    # data
+    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    attributes = train_set.attributes if cfg.drop < 1 else {}
+    shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # by samples
+    images, labels = train_set.tensors(device, attributes)
+    held_out_images, held_out_labels = held_out.tensors(device, attributes)
+    judge = Judge(cfg, train_set, held_out, n=512)      # of the images that are drawn at the end
+    _, C, S, _ = images.shape
+    size = train_set.images.size(2)
+    shape = (C, S, size, attributes)
     check_shape(state, *shape)
-    nets, untrained = make_nets(cfg, shape, state), make_nets(cfg, shape, None)["net"]
-    model, average = nets.values()
+    check(cfg, S, world)
+    # network and optimiser
+    nets = make_nets(cfg, shape, state).to(device)
+    model = nets["net"]
+    average = nets["average"]
     optimizer = torch.optim.Adam(model.parameters(), cfg.lr, (0.9, 0.99))
-    data_rng = torch.Generator().manual_seed(cfg.seed)      # alike in all processes: each takes its share
+    data_rng = torch.Generator().manual_seed(cfg.seed)  # the same in all processes
     test = draw_batch(held_out_images, held_out_labels, 256, cfg, data_rng)
     if state:
         restore(state, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
     net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
-    require(cfg.batch_size % world == 0, f"--batch_size must be a multiple of {world} processes")
-    shown, abar = draw_labels(cfg, attributes, cfg.n), make_abar(cfg.T, cfg.schedule).float().to(device)
-    draw(average, shown[:1], shape, cfg)                    # refuses wrong flags now, not after hours
+    abar = make_abar(cfg.T, cfg.schedule).float().to(device)
     with Run(cfg, "diffusion", model, ["loss", "lr", "val_loss"], state, rank) as run:
         run.say(f"{len(images):,} images of {size} × {size}; labels: {', '.join(attributes) or 'none'}")
         for step in range(run.first, cfg.steps):
             # learning rate
             left = (cfg.steps - step) / max(1, cfg.steps - cfg.warmup)
-            lr = optimizer.param_groups[0]["lr"] = cfg.lr * min((step + 1) / (cfg.warmup + 1), left)
+            lr = cfg.lr * min((step + 1) / (cfg.warmup + 1), left)
+            optimizer.param_groups[0]["lr"] = lr
             # batch
             batch = draw_batch(images, labels, cfg.batch_size, cfg, data_rng)
+            my_share = [part[rank::world] for part in batch]
             # loss, backward, step
-            with autocast(device, cfg.matmul):
-                loss = loss_of(net, *(part[rank::world] for part in batch), abar, cfg)
+            with precision:
+                loss = loss_of(net, *my_share, abar, cfg)
             run.check_finite(step, loss=loss.item())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            update_average(average, model, min(cfg.ema, step / (step + 10)))    # short while there is little
+            # the average is short at first, while there is little to average
+            update_average(average, model, min(cfg.ema, step / (step + 10)))
             # log; now and then evaluate, draw, save
-            done, val_loss = step + 1, None
+            done = step + 1
+            val_loss = None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
                     val_loss = loss_of(average, *test, abar, cfg).item()
                 if val_loss or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every) and rank == 0:
-                    picture = sheet(draw(average, shown, shape, cfg))
+                    with precision:
+                        drawn = draw(average, shown, shape, cfg)
+                    picture = sheet(drawn)
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stop = run.stopping(done)
                 if val_loss or stop:
@@ -347,9 +409,16 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        val_loss, judged = loss_of(average, *test, abar, cfg).item(), [average, untrained] * bool(judge.model)
-        drawn = [draw(net, judge.labels, shape, cfg) for net in judged] or [None, None]
-        scores = judge.scores(*drawn, judge.labels if attributes else None)
+        val_loss = loss_of(average, *test, abar, cfg).item()
+        scores = {}
+        if judge.n > 0:
+            run.say(f"drawing {judge.n} images to be scored")
+            y = held_out_labels[:judge.n]
+            untrained = make_nets(cfg, shape, None)["net"].to(device)
+            with precision:
+                drawn = draw(average, y, shape, cfg)
+                drawn_untrained = draw(untrained, y, shape, cfg)
+            scores = judge.scores(drawn, drawn_untrained, judge.labels if attributes else None)
         run.say(f"held-out loss {val_loss:.4f}\n{image_metrics.image_report(scores)}")
         return run.finish(val_loss=val_loss, **scores)
 
@@ -359,22 +428,43 @@ def sample(cfg: Config):
     """Into samples/ what --show says: new images; image to noise (forward); noise to image, x̂₀ below x_t
     (reverse); from one noise to another (walk); images with a part drawn anew (inpaint)."""
     cfg, state = own_checkpoint(cfg, "diffusion")
-    net, shape = make_nets(cfg, state["shape"], state)["average"], state["shape"]
-    (C, S, size, attributes), known, device = shape, (), pick_device(cfg.device)
-    n = 4 if (strips := cfg.show in ("forward", "reverse")) else cfg.n
-    labels, x = draw_labels(cfg, attributes, n), noise(n, C * S * S, cfg.seed).view(n, C, S, S)
+    device = pick_device(cfg.device)
+    shape = state["shape"]
+    C, S, size, attributes = shape
+    check(cfg, S)
+    net = make_nets(cfg, shape, state)["average"].to(device)
+    n = 4 if cfg.show in ("forward", "reverse") else cfg.n
+    labels = draw_labels(cfg, attributes, n)
+    x = noise(n, C * S * S, cfg.seed).view(n, C, S, S)
+    known = mask = None
     if cfg.show == "walk":
-        x, labels = walks(x), labels[torch.arange(n) // 8]      # 8 to a row
+        x = walks(x)
+        labels = labels[torch.arange(n) // 8]                   # 8 to a row
     if cfg.show in ("forward", "inpaint"):
-        *known, labels = (tensor.to(device) for tensor in to_mend(cfg, n, shape))
-    predict = guided(net, one_hot(labels, attributes).to(device), cfg)
-    chain = sample_chain(predict, x.to(device), cfg, torch.Generator().manual_seed(cfg.seed + 1), *known)
+        known, mask, labels = to_mend(cfg, n, shape)
+    abar = make_abar(cfg.T, cfg.schedule)
     if cfg.show == "forward":
-        chain = ((add_noise(known[0].cpu(), x, a),) for a in make_abar(cfg.T, cfg.schedule).roll(1).tolist())
-    images = film(list(chain)) if strips else collections.deque(chain, 1)[0][1]     # all moments, or the last
+        levels = abar.roll(1).tolist()                          # from ᾱ = 1, the image itself, on
+        images = film([(add_noise(known, x, level),) for level in levels])
+    else:
+        y = one_hot(labels, attributes).to(device)
+        predict = guided(net, y, abar, cfg.predict, cfg.guidance)
+        step_back = make_step(cfg.sampler, cfg.eta, cfg.variance)
+        rng = torch.Generator().manual_seed(cfg.seed + 1)
+        if cfg.show == "inpaint":
+            known = known.to(device)
+            mask = mask.to(device)
+        moments = []
+        with autocast(device, cfg.matmul):
+            for xt, x0 in sample_chain(predict, x.to(device), abar, cfg.sample_steps, step_back,
+                                       rng, known, mask):
+                if cfg.show == "reverse":
+                    moments.append((xt, x0))
+        images = film(moments) if cfg.show == "reverse" else x0
     if cfg.show == "inpaint":                                   # each beside what was given
-        images = torch.stack([known[0] * (1 - known[1]), images], dim=1).flatten(0, 1)
-    write_png(path := f"{cfg.out_dir}/samples/{cfg.show}.png", sheet(crop(images, size)))
+        images = torch.stack([known * (1 - mask), images], dim=1).flatten(0, 1)
+    path = f"{cfg.out_dir}/samples/{cfg.show}.png"
+    write_png(path, sheet(crop(images, size)))
     print(f"wrote {path}")
 
 
@@ -382,26 +472,39 @@ def evaluate(cfg: Config) -> dict:
     """How many of the T steps does each sampler need? What does guidance do? Also in evaluate.json, and in
     samples/evaluate.png: a row for each line of the table, each column from the same noise."""
     cfg, state = own_checkpoint(cfg, "diffusion")
-    net, shape = make_nets(cfg, state["shape"], state)["average"], state["shape"]
+    device = pick_device(cfg.device)
+    shape = state["shape"]
+    check(cfg, shape[1])
+    net = make_nets(cfg, shape, state)["average"].to(device)
     judge = Judge(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), n=512)
-    require(judge.model, f"--data={cfg.data} has no labels, so there is no judge of the images")
-    settings = {f"{sampler}, {steps} steps": dict(sampler=sampler, sample_steps=steps)
-                for sampler in ("dpm", "ddim", "ddpm") for steps in (5, 10, 20, 50, cfg.T)
-                if steps < cfg.T or steps == cfg.T and sampler == "ddpm"}
-    settings |= {f"guidance {w}": dict(guidance=w) for w in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0) if shape[-1]}
-    distance, right, rows = {}, {}, []
+    require(judge.n > 0, f"--data={cfg.data} has no labels, so there is no judge of the images")
+    settings = {}
+    for sampler in ("dpm", "ddim", "ddpm"):
+        for steps in (5, 10, 20, 50, cfg.T):
+            if steps < cfg.T or steps == cfg.T and sampler == "ddpm":
+                settings[f"{sampler}, {steps} steps"] = dict(sampler=sampler, sample_steps=steps)
+    if shape[-1]:                                               # there are labels to be guided by
+        for w in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0):
+            settings[f"guidance {w}"] = dict(guidance=w)
+    y = one_hot(judge.labels, shape[-1]).to(device)
+    distance = {}
+    right = {}
+    rows = []
     for name, flags in settings.items():
         print(f"drawing by {name}", flush=True)
-        images = draw(net, judge.labels, shape, replace(cfg, **flags))
-        shares, rows = accuracy(judge.model, images, judge.labels), [*rows, images[:8]]
-        distance[name], right[name] = judge.frechet(images), sum(shares.values()) / len(shares)
+        with autocast(device, cfg.matmul):
+            images = draw(net, y, shape, replace(cfg, **flags))
+        shares = judge.accuracy(images, judge.labels)
+        distance[name] = judge.frechet(images)
+        right[name] = sum(shares.values()) / len(shares)
+        rows.append(images[:8])
     write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(rows)))
     return metrics.print_tables(cfg, Fréchet_distance=distance, mean_accuracy=right)
 
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --width or --n")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --width or --n")
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import pick_device
 from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float, walks
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -57,6 +57,8 @@ class Config(RunConfig):
     ema: float = 0.99           # how much of G's average is kept at each step
     # run
     out_dir: str = "runs/gan"   # folder of the run
+    # images to score (0: 2,048; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     interpolate: bool = False   # each row a walk from one z to another
@@ -144,10 +146,15 @@ def draw(G, z, size: int):
 
 
 # ---- the run
+def check(cfg):
+    """Raise UserError for flags that cannot be used."""
+    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr")
+    require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
+    require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
+
+
 def make_nets(cfg, C: int, S: int, state):
     """G, D and the average of G, with the weights of a checkpoint if there is one."""
-    require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
-            "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
     torch.manual_seed(cfg.seed)
     G = Generator(cfg, C, S)
     nets = nn.ModuleDict({"G": G, "D": Discriminator(cfg, C, S), "average": copy.deepcopy(G)})
@@ -159,6 +166,7 @@ def make_nets(cfg, C: int, S: int, state):
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "gan", cfg.resume)
+    check(cfg)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     size, device = learn.images.size(2), pick_device(cfg.device)
     images = pad(learn.images).to(device)
@@ -166,8 +174,7 @@ def train(cfg: Config) -> dict:
     check_shape(state, C, S, size)
     nets = make_nets(cfg, C, S, state)
     G, D, average = nets.values()
-    judge = Judge(cfg, learn, held_out)
-    untrained = draw(make_nets(cfg, C, S, None)["G"], noise(judge.n, cfg.z_dim, cfg.seed), size)
+    judge = Judge(cfg, learn, held_out, n=2048)         # of the images that are drawn at the end
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
@@ -227,7 +234,11 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores = judge.scores(draw(average, noise(judge.n, cfg.z_dim, cfg.seed), size), untrained)
+        scores = {}
+        if judge.n > 0:
+            z = noise(judge.n, cfg.z_dim, cfg.seed)
+            untrained = make_nets(cfg, C, S, None)["G"]
+            scores = judge.scores(draw(average, z, size), draw(untrained, z, size))
         run.say(image_metrics.image_report(scores))
         return run.finish(**scores)
 
@@ -235,6 +246,7 @@ def train(cfg: Config) -> dict:
 def load(cfg):
     """(nets, size of the images, config) as trained in out_dir."""
     cfg, state = own_checkpoint(cfg, "gan")
+    check(cfg)
     C, S, size = state["shape"]
     return make_nets(cfg, C, S, state), size, cfg
 
@@ -278,7 +290,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --ngf or --ndf")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,31 @@
 """GPT-2: a Transformer decoder that learns to write by predicting the next token.
 
-By the chain rule p(x₁ … xₙ) = Π p(xₜ | x₁ … xₜ₋₁), so a model of the next token is a model of whole texts.
-The causal mask lets all positions learn at once: none sees what comes after it. The loss:
+A token is a character or a piece of a word. By the chain rule p(x₁ … x_T) = Πₜ p(xₜ | x₁ … xₜ₋₁),
+so a model of the next token is a model of whole texts. One pass predicts the next token at every
+position at once: a mask hides from each position what comes after it. The loss is the mean over all
+positions of all texts in a batch, in nats (natural logarithms):
 
-    L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)      in nats; a model that knows nothing scores ln V
+    L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
-Papers: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; Vaswani et al. 2017.
-Departure: Muon (Jordan et al. 2024) trains the weight matrices, in a fraction of AdamW's steps.
+A model that knows nothing gives each of V tokens the probability 1/V; its loss is ln V.
 
-    python train_gpt.py                                 our own tales
-    python train_gpt.py --data=my_novel.txt             your own text
+Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens to
+choose from.
+
+Papers: Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762, and
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). What GPT-2
+changes in the decoder of Vaswani et al.: there is no encoder to look at; each branch reads a
+normalised copy of its input (pre-norm), and so does the head; positions are learnt vectors, not
+sines, and embeddings are not multiplied by √C; GELU, not ReLU.
+
+Our departures: a small model with dropout by default; the weight matrices of the blocks are trained
+by Muon (Jordan et al. 2024), which needs fewer steps than AdamW (--optimizer=adamw); the learning
+rate stays at its peak for a while, then falls in a line to 0.
+
+    python train_gpt.py                                 learn from our own tales
+    python train_gpt.py --data=my_novel.txt             learn from your own text
     python train_gpt.py sample --prompt="The ferry"     let it write on
-    python train_gpt.py evaluate                        what does context buy? loss by position
+    python train_gpt.py evaluate                        the loss after 1, 2, 4, … tokens of context
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
 
 Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.py, mini/bert.py.
@@ -24,104 +38,93 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# texts and tokenizers, the command line, devices, the folder of a run: not needed to follow this
+# file
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
-from mini.data.weights import load_weights, starting_point
-from mini.utils import metrics
-from mini.utils.config import RunConfig, command_line, require
-from mini.utils.device import pick_device, start_processes
+from mini.data.text.tokenizers import load_tokenizer
+from mini.data.weights import read_gpt
+from mini.utils.config import RunConfig, command_line, require, require_positive
+from mini.utils.device import (data_parallel, matmul_precision, my_share, pick_device,
+                               start_processes)
 from mini.utils.fast_vectors import fast_vectors
-from mini.utils.run import Run, restore
-from mini.utils.text import encode_prompt, pick, print_copying, print_texts
+from mini.utils.metrics import text_report, text_scores
+from mini.utils.optim import Muon
+from mini.utils.run import Run, own_checkpoint, restore
+from mini.utils.text import check_prompt, print_copying, print_others, printer
+
+# ---- attention
+
+def attention(q, k, v, mask, dropout=None):
+    """softmax(q kᵀ / √hs) v, where each query looks at the keys that the mask allows.
+
+    q: (B, nh, T, hs); k, v: (B, nh, S, hs) with S = T, but in sampling with a cache; mask: (T, S).
+    Returns (B, nh, T, hs). (Vaswani et al., eq. 1, where hs is d_k. Without the division by √hs the
+    scores would be larger the larger hs is, and a softmax of large scores has hardly any gradient.)
+    """
+    hs = q.size(-1)
+    scores = (q / math.sqrt(hs)) @ k.mT                     # (B, nh, T, hs) @ (B, nh, hs, S)
+    scores = scores.masked_fill(~mask, -math.inf)           # (B, nh, T, S): not allowed, weight 0
+    weights = F.softmax(scores, dim=-1)                     # each row sums to 1
+    if dropout is not None:
+        weights = dropout(weights)
+    return weights @ v                                      # (B, nh, T, S) @ (B, nh, S, hs)
 
 
-@dataclass
-class Config(RunConfig):
-    # data
-    data: str = "tales"            # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt files
-    tokenizer: str = "bpe"         # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
-    vocab_size: int = 1024         # tokens of the bpe tokenizer
-    # model
-    block_size: int = 64           # T, the context: how many tokens the model sees at once
-    n_layer: int = 4               # blocks
-    n_head: int = 4                # attention heads per block
-    n_embd: int = 192              # C, the width
-    # optimisation
-    steps: int = 700               # optimiser steps
-    batch_size: int = 32           # sequences per step, over all processes
-    grad_accum: int = 1            # compute the batch in so many parts: the same gradient in less memory
-    # Muon for weight matrices (AdamW for the rest), or AdamW
-    optimizer: Literal["muon", "adamw"] = "muon"
-    muon_lr: float = 0.04          # Muon's peak learning rate
-    lr: float = 0.01               # AdamW's peak learning rate
-    warmup: int = 3                # steps until the rate is at its peak
-    schedule: Literal["linear", "cosine"] = "linear"  # how the rate falls after the warm-up
-    hold: float = 0.4              # linear only: the fraction of the run after the warm-up without a fall
-    final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
-    momentum: float = 0.85         # Muon's: how much of the old direction is kept
-    beta2: float = 0.99            # AdamW's: how much of the old mean squared gradient is kept
-    weight_decay: float = 0.0      # of weight matrices and embeddings
-    grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
-    dropout: float = 0.2           # of embeddings, attention weights, and what blocks add to the stream
-    # run
-    out_dir: str = "runs/gpt"      # folder of the run
-    init_from: str = ""            # begin with these weights: a checkpoint.pt, or GPT-2's model.safetensors
-    fused: bool = False            # torch's fused attention and AdamW instead of the written-out ones
-    # sampling
-    prompt: str = ""               # text to continue
-    tokens: int = 250              # tokens to write
-    samples: int = 1               # texts to write
-    temperature: float = 0.6       # 0: always the likeliest token; 1: as the model believes; above: wilder
-    top_k: int = 0                 # draw from the k likeliest tokens only (0: all)
-    top_p: float = 1.0             # draw from the likeliest tokens that together have this probability
-    cache: bool = True             # keep past keys and values: the same text, faster
-
-    # what a resumed run must keep: the saved weights have this shape, or these data
-    fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+def causal_mask(T: int, device=None):
+    """(T, T): True where query t (row) may look at key s (column), which is where s ≤ t."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
-PRESETS = {
-    "gpu": dict(tokenizer="char", n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64, steps=2000,
-                muon_lr=0.02, lr=0.003, fused=True, tokens=1000),
-    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=32, grad_accum=4, steps=5000,
-                 vocab_size=16384, dropout=0.1, muon_lr=0.02, lr=0.003, fused=True),
-    "nanogpt-cpu": dict(tokenizer="char", n_embd=128, batch_size=12, steps=2000, optimizer="adamw", lr=1e-3,
-                        final_lr=0.1, schedule="cosine", warmup=100, weight_decay=0.1, dropout=0.0),
-    "speedrun": dict(tokenizer="char", n_embd=128, steps=180, dropout=0.0),
-    "finetune": dict(optimizer="adamw", lr=5e-5, hold=0.0, steps=100, batch_size=4, block_size=256,
-                     dropout=0.1, eval_every=50, sample_every=50, log_every=5),
-}
+def fused_attention(q, k, v, mask, dropout=None):
+    """The same by one kernel of torch's, which never stores the weights: faster on a GPU."""
+    p = dropout.p if dropout is not None and dropout.training else 0.0
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
 
 
-# ---- the network
 class CausalSelfAttention(nn.Module):
-    """Every position reads from the positions up to itself: softmax(q kᵀ/√hs + mask) v, in n_head heads."""
+    """Attention in n_head heads, each with queries, keys and values of its own.
+
+    c_attn, c_proj and c_fc have these names in the published GPT-2.
+    """
 
     def __init__(self, cfg):
         super().__init__()
-        self.n_head, self.p, self.fused = cfg.n_head, cfg.dropout, cfg.fused
+        self.n_head = cfg.n_head
+        self.attention = fused_attention if cfg.fused else attention
         self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)     # q, k and v in one product
         self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.attn_dropout = nn.Dropout(cfg.dropout)             # on the attention weights
+        self.resid_dropout = nn.Dropout(cfg.dropout)            # on what the block adds to x
 
-    def forward(self, x, mask, past=None, n=0):     # past: (2, B, nh, block_size, hs), n tokens of it in use
+    def forward(self, x):
+        """(B, T, C) -> (B, T, C), in two steps: CachedGPT, below, steps in between them."""
+        q, k, v = self.qkv(x)
+        mask = causal_mask(x.size(1), x.device)
+        return self.attend(q, k, v, mask)
+
+    def qkv(self, x):
+        """Queries, keys and values, (B, nh, T, hs) each, of x (B, T, C)."""
         B, T, C = x.shape
-        nh, hs = self.n_head, C // self.n_head
-        qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)   # (B, T, 3C) -> (3, B, nh, T, hs)
-        q, k, v = qkv                                           # (B, nh, T, hs) each
-        if past is not None:                                    # k, v of the n tokens before: S = n + T keys
-            past[:, :, :, n:n + T] = qkv[1:]
-            k, v = past[:, :, :, :n + T]                        # (B, nh, S, hs)
-        if self.fused:      # is_causal would let query t see the first t keys only: wrong once n > 0
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=n == 0, attn_mask=mask if n else None,
-                                               dropout_p=self.p if self.training else 0.0)
-        else:
-            att = (q / math.sqrt(hs)) @ k.transpose(2, 3) + mask            # (B, nh, T, S)
-            y = self.dropout(F.softmax(att, dim=-1)) @ v                    # (B, nh, T, S) @ (B, nh, S, hs)
-        y = y.transpose(1, 2).reshape(B, T, C)                  # (B, nh, T, hs) -> (B, T, C)
-        return self.dropout(self.c_proj(y))
+        hs = C // self.n_head
 
+        q, k, v = self.c_attn(x).split(C, dim=-1)               # (B, T, 3C) -> 3 × (B, T, C)
+        q = q.view(B, T, self.n_head, hs).transpose(1, 2)       # (B, T, C) -> (B, nh, T, hs)
+        k = k.view(B, T, self.n_head, hs).transpose(1, 2)
+        v = v.view(B, T, self.n_head, hs).transpose(1, 2)
+        return q, k, v
+
+    def attend(self, q, k, v, mask):
+        """Attention in every head, the heads' outputs side by side, and a projection: (B, T, C)."""
+        y = self.attention(q, k, v, mask, self.attn_dropout)    # (B, nh, T, hs)
+        y = y.transpose(1, 2).flatten(2)                        # -> (B, T, nh, hs) -> (B, T, C)
+        return self.resid_dropout(self.c_proj(y))
+
+
+# ---- the network
 
 class MLP(nn.Module):
+    """Two linear layers with GELU between them, applied to each position by itself."""
+
     def __init__(self, cfg):
         super().__init__()
         self.c_fc = nn.Linear(cfg.n_embd, 4 * cfg.n_embd)
@@ -129,19 +132,27 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
 
     def forward(self, x):
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x), approximate="tanh")))
+        x = self.c_fc(x)                                        # (B, T, C) -> (B, T, 4C)
+        x = F.gelu(x, approximate="tanh")                       # as in the published GPT-2
+        x = self.c_proj(x)                                      # (B, T, 4C) -> (B, T, C)
+        return self.dropout(x)
 
 
 class Block(nn.Module):
-    """Pre-norm: the residual stream x itself is never normalised, only what attention and MLP read of it."""
+    """Attention, then an MLP, each with a residual connection around it: x + f(norm(x)).
+
+    CachedGPT, below, goes through the same steps: change both.
+    """
 
     def __init__(self, cfg):
         super().__init__()
-        self.ln_1, self.attn = nn.LayerNorm(cfg.n_embd), CausalSelfAttention(cfg)
-        self.ln_2, self.mlp = nn.LayerNorm(cfg.n_embd), MLP(cfg)
+        self.ln_1 = nn.LayerNorm(cfg.n_embd)
+        self.attn = CausalSelfAttention(cfg)
+        self.ln_2 = nn.LayerNorm(cfg.n_embd)
+        self.mlp = MLP(cfg)
 
-    def forward(self, x, mask, past=None, n=0):
-        x = x + self.attn(self.ln_1(x), mask, past, n)
+    def forward(self, x):                                       # (B, T, C) -> (B, T, C)
+        x = x + self.attn(self.ln_1(x))
         x = x + self.mlp(self.ln_2(x))
         return x
 
@@ -151,258 +162,502 @@ class GPT(nn.Module):
 
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
-        C, L = cfg.n_embd, cfg.n_layer
-        require(min(C, L, cfg.n_head, cfg.block_size) > 0 == C % cfg.n_head and 0 <= cfg.dropout < 1,
-                f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
-        self.wte = nn.Embedding(vocab_size, C)                  # what a token means
-        self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands
+        self.wte = nn.Embedding(vocab_size, cfg.n_embd)         # a vector for each token
+        self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)     # a vector for each position, learnt
         self.dropout = nn.Dropout(cfg.dropout)
-        self.h = nn.ModuleList(Block(cfg) for _ in range(L))
-        self.ln_f = nn.LayerNorm(C)
-        self.lm_head = nn.Linear(C, vocab_size, bias=False)
-        self.lm_head.weight = self.wte.weight                   # tied: one matrix reads and writes tokens
+        self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
+        self.ln_f = nn.LayerNorm(cfg.n_embd)
+        self.lm_head = nn.Linear(cfg.n_embd, vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight                   # tied: one matrix for both
+        self.init_weights()
+
+    def init_weights(self):
+        """Matrices and embeddings are drawn from N(0, 0.02²), biases are 0.
+
+        2 n_layer branches add up in x, and so do their variances. So the last matrix of each branch
+        is drawn smaller, by 1/√(2 n_layer): x then is about as large for any n_layer (GPT-2, §2.3).
+        """
         for name, p in self.named_parameters():
-            if name.endswith("c_proj.weight"):                  # 2L branches add up in the residual stream
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * L))
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * self.cfg.n_layer))
             elif p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
-    def forward(self, idx, targets=None, cache=None, n=0):
-        """Logits (B, T, V) for tokens idx (B, T), and the mean loss in nats for targets (B, T) if given.
+    def forward(self, idx):
+        """Logits (B, T, V) of the token after each of the tokens idx (B, T), T ≤ block_size."""
+        return self.lm_head(self.hidden(idx))
 
-        With a cache (see new_cache), idx are the new tokens only; the n before them are in the cache.
-        """
-        T = idx.size(1)
-        x = self.dropout(self.wte(idx) + self.wpe.weight[n:n + T])              # (B, T, C)
-        mask = torch.full((T, n + T), -math.inf, device=idx.device).triu(n + 1)  # t sees keys ≤ n + t
-        for i, block in enumerate(self.h):
-            x = block(x, mask, None if cache is None else cache[i], n)
-        logits = self.lm_head(self.ln_f(x))
-        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return logits, loss
+    def hidden(self, idx):
+        """The vectors (B, T, C) from which the head predicts, for tokens idx (B, T)."""
+        x = self.embed(idx, start=0)
+        for block in self.h:
+            x = block(x)
+        return self.ln_f(x)
 
-    def new_cache(self, B: int):
-        """Room for the keys and values of a whole context: (n_layer, 2, B, nh, block_size, hs)."""
-        c = self.cfg
-        return self.wpe.weight.new_empty(c.n_layer, 2, B, c.n_head, c.block_size, c.n_embd // c.n_head)
+    def embed(self, idx, start: int):
+        """Vectors (B, T, C) of tokens idx (B, T) at the positions start, start + 1, …"""
+        positions = torch.arange(start, start + idx.size(1), device=idx.device)
+        x = self.wte(idx) + self.wpe(positions)                 # (B, T, C) + (T, C)
+        return self.dropout(x)
 
-
-# ---- optimisers, and the learning rate as a function of the step
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024): a matrix moves along U Vᵀ, where U S Vᵀ is the singular
-    value decomposition of its momentum; so rare directions are learnt as fast as frequent ones."""
-
-    def __init__(self, params, lr, momentum, weight_decay):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "m" not in self.state[p]:
-                    self.state[p]["m"] = torch.zeros_like(p)
-                m = self.state[p]["m"].lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(m, group["momentum"])           # Nesterov: look one step ahead
-                rows, columns = p.shape
-                g = g.view(3 if rows == 3 * columns else 1, -1, columns)    # c_attn: (3C, C) -> q, k, v
-                scale = math.sqrt(max(1, g.size(1) / columns))  # so that tall matrices change outputs as much
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.sub_(orthogonalise(g).view_as(p), alpha=group["lr"] * scale)
+    @property
+    def device(self):
+        return self.wte.weight.device
 
 
-def orthogonalise(G, steps: int = 5):
-    """U Vᵀ, nearly, for matrices G = U S Vᵀ (N, rows, columns): Newton–Schulz iteration s ← a·s + b·s³ +
-    c·s⁵, on all singular values s at once, takes those in (0, 1] near 1."""
-    a, b, c = 3.4445, -4.7750, 2.0315                           # Jordan's: steep at 0; s ends in 1 ± 0.3
-    X = G if G.size(1) <= G.size(2) else G.mT
-    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        A = X @ X.mT
-        B = torch.baddbmm(A, A, A, beta=b, alpha=c)             # b·A + c·A A
-        X = torch.baddbmm(X, B, X, beta=a)                      # a·X + B X
-    return X if G.size(1) <= G.size(2) else X.mT
+# ---- batches and the loss
+
+def get_batch(tokens, block_size: int, batch_size: int, generator):
+    """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
+    start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
+    positions = start[:, None] + torch.arange(block_size + 1)   # (B, 1) + (T + 1,) -> (B, T + 1)
+    pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
+    x = pieces[:, :-1]
+    y = pieces[:, 1:]                                           # y[b, t] follows x[b, t]
+    return x, y
 
 
-def make_optimizers(model, cfg):
-    """AdamW for everything, or Muon for the matrices inside the blocks and AdamW for the rest."""
-    hidden = [p for p in model.h.parameters() if p.ndim == 2] if cfg.optimizer == "muon" else []
-    others = [p for p in model.parameters() if not any(p is q for q in hidden)]
-    groups = [{"params": [p for p in others if p.ndim == 2], "weight_decay": cfg.weight_decay},
-              {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}]       # biases and norms
-    optimizers = [torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, cfg.beta2), fused=cfg.fused)]
-    return optimizers + ([Muon(hidden, cfg.muon_lr, cfg.momentum, cfg.weight_decay)] if hidden else [])
+IGNORED = -100      # as a target: not to be predicted, only there to fill up a row
 
 
-def lr_factor(step: int, cfg) -> float:
-    """The learning rate at a step as a fraction of its peak: linear warm-up, then a fall to final_lr."""
-    if step < cfg.warmup:
-        return (step + 1) / (cfg.warmup + 1)
-    t = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)    # 0 -> 1
-    linear, cosine = max(0.0, t - cfg.hold) / max(1e-9, 1 - cfg.hold), (1 - math.cos(math.pi * t)) / 2
-    return 1 - (1 - cfg.final_lr) * (cosine if cfg.schedule == "cosine" else linear)
-
-
-# ---- batches, and the loss on held-out text
-def draw_batch(tokens, T: int, B: int, generator):
-    """B random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
-    start = torch.randint(len(tokens) - T, (B,), generator=generator)
-    pieces = tokens[(start[:, None] + torch.arange(T + 1)).to(tokens.device)]   # (B, T + 1)
-    return pieces[:, :-1], pieces[:, 1:]
+def next_token_loss(logits, y, reduction: str = "mean"):
+    """−log p(y) in nats, for logits (B, T, V) and the tokens y (B, T) that are to be predicted."""
+    logits = logits.flatten(0, 1)                               # (B, T, V) -> (B·T, V)
+    return F.cross_entropy(logits, y.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 @torch.no_grad()
-def held_out_loss(model, tokens, at_once: int = 4096):
-    """Loss in nats summed at each position of the context, and how many tokens were predicted there: two
-    tensors (T,). It predicts tokens[1:] in consecutive windows, each begun with an empty context."""
-    model.eval()
+def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
+    """The mean loss in nats of predicting tokens[1:], all of them, in consecutive windows.
+
+    Each window begins with no context, so its first tokens are harder to predict than later ones.
+    """
+    was_training = model.training
+    model.eval()                                                # no dropout
     T = model.cfg.block_size
-    pad = -(len(tokens) - 1) % T            # fills up the last window, ignored in the loss
-    x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
-    y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
-    total = torch.zeros(T, dtype=torch.float64)
-    for x_i, y_i in zip(x.split(max(1, at_once // T)), y.split(max(1, at_once // T))):
-        logits = model(x_i)[0].float()
-        loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), ignore_index=-100, reduction="none")
-        total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (T,)
-    model.train()
-    return total, (y >= 0).sum(0).cpu()
+    n_targets = len(tokens) - 1
+
+    # cut the text into rows of T; what fills up the last row stands behind the text, where it
+    # changes nothing before it, and its own targets are not counted
+    missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
+    x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
+    y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
+
+    total = 0.0
+    for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
+        total += next_token_loss(model(x_i), y_i, reduction="sum").item()
+    model.train(was_training)
+    return total / n_targets
 
 
 # ---- sampling
-@torch.inference_mode()
-def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
-    """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn.
 
-    A full context starts afresh from its last half: positions are absolute, so it cannot slide.
+def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """Draw one token (B,) for each row of logits (B, V).
+
+    temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
+    top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
+    together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
     """
+    logits = logits.float().cpu()                               # where the generator is
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+
+    if top_k > 0:
+        top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
+        logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
+
+    if top_p < 1:
+        p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
+        p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
+        drop_sorted = p_before >= top_p                                 # top_p = 0.7: the last
+        drop = torch.empty_like(drop_sorted)
+        drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
+        logits = logits.masked_fill(drop, -math.inf)
+
+    probs = F.softmax(logits, dim=-1)
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
+@torch.inference_mode()
+def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None,
+             on_token=None):
+    """Continue the tokens idx (B, T): returns (B, T + max_new_tokens).
+
+    When the context is full, its older half is forgotten. (If it slid on by a token at each step,
+    every token would get another position each time, and a cache, see below, could keep nothing.)
+    If given, on_token is called with each new token (B,) as soon as it is drawn, to print it.
+    """
+    was_training = model.training
     model.eval()
-    start, cache, n = 0, None, 0                # it sees idx[:, start:], n of them cached
-    for _ in range(n_tokens):
+    start = 0                                                   # the context is idx[:, start:]
+
+    for _ in range(max_new_tokens):
         if idx.size(1) - start > model.cfg.block_size:
-            start, cache, n = idx.size(1) - max(1, model.cfg.block_size // 2), None, 0
-        if use_cache and cache is None:
-            cache = model.new_cache(len(idx))
-        logits, _ = model(idx[:, start + n:], cache=cache, n=n)                 # (B, T, V)
-        token = pick(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator).to(idx.device)
-        n = idx.size(1) - start if use_cache else 0
-        idx = torch.cat([idx, token[:, None]], dim=1)
-        yield token
+            start = idx.size(1) - model.cfg.block_size // 2
+        logits = model(idx[:, start:])[:, -1]                   # (B, T, V) -> (B, V)
+        token = sample_token(logits, temperature, top_k, top_p, generator).to(idx.device)
+        idx = torch.cat([idx, token[:, None]], dim=1)           # (B, T) -> (B, T + 1)
+        if on_token:
+            on_token(token)
+
+    model.train(was_training)
+    return idx
 
 
-# ---- the run
+# ---- a second lesson, to be skipped at first: the same tokens, faster, with a cache
+
+class CachedGPT(nn.Module):
+    """A GPT for `generate` that reads each token once; cached(idx) is model(idx)[:, -1:].
+
+    The mask hides from a token all that comes after it, so its keys and values never change. They
+    are kept, and of idx only the tokens are read that were not there at the last call.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        self.cfg = model.cfg
+        self.n = 0                                              # how many tokens it has read
+        self.train(model.training)
+
+    def forget(self, B: int):
+        """Make room for the keys and values of B texts, none of which has been read."""
+        cfg = self.cfg
+        shape = (cfg.n_layer, B, cfg.n_head, cfg.block_size, cfg.n_embd // cfg.n_head)
+        self.k = torch.empty(shape, device=self.model.device, dtype=self.model.wte.weight.dtype)
+        self.v = torch.empty_like(self.k)
+        self.n = 0
+
+    def forward(self, idx):
+        """Logits (B, 1, V) of the token after idx (B, T)."""
+        B, T = idx.shape
+        if self.n == 0 or T <= self.n:                          # a new text, or a shorter context
+            self.forget(B)
+        new = idx[:, self.n:]                                   # (B, T − n)
+        mask = causal_mask(T, idx.device)[self.n:]              # (T − n, T): the new tokens' rows
+
+        x = self.model.embed(new, start=self.n)
+        for layer, block in enumerate(self.model.h):
+            q, k, v = block.attn.qkv(block.ln_1(x))             # of the new tokens
+            self.k[layer, :, :, self.n:T] = k
+            self.v[layer, :, :, self.n:T] = v
+            k = self.k[layer, :, :, :T]                         # of all tokens
+            v = self.v[layer, :, :, :T]
+            x = x + block.attn.attend(q, k, v, mask)
+            x = x + block.mlp(block.ln_2(x))
+        self.n = T
+        return self.model.lm_head(self.model.ln_f(x[:, -1:]))
+
+
+# ---- settings
+
+@dataclass
+class Config(RunConfig):
+    """From RunConfig it also has, with these defaults: preset (none), eval_every 200, sample_every
+    500, log_every 50, seed 1, device auto, matmul medium (how exact products are), compile false,
+    resume false, stop_after 0 (leave after so many steps, as if interrupted)."""
+    # data
+    data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
+    tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
+    vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
+
+    # model
+    block_size: int = 64        # T, the context: how many tokens the model sees at once
+    n_layer: int = 4            # blocks
+    n_head: int = 4             # attention heads in each block
+    n_embd: int = 192           # C, the width
+    dropout: float = 0.2        # of embeddings, attention weights, and what blocks add to x
+
+    # optimisation
+    steps: int = 700            # optimiser steps
+    batch_size: int = 32        # sequences in a step, over all processes
+    grad_accum: int = 1         # divide the batch into so many parts: same gradient, less memory
+    # what trains the weight matrices of the blocks; AdamW trains the rest, or everything
+    optimizer: Literal["muon", "adamw"] = "muon"
+    lr: float = 0.0             # its peak learning rate (0: its own, in PEAK_LR below)
+    rest_lr: float = 0.01       # with muon: AdamW's peak learning rate
+    warmup: int = 3             # steps in which the learning rate rises to its peak
+    stable_frac: float = 0.4    # then it stays there for this fraction of the rest, and falls to 0
+    momentum: float = 0.85      # of Muon: the weight of old gradients in their moving average
+    beta2: float = 0.99         # of AdamW: the weight of old squared gradients in their average
+    weight_decay: float = 0.0   # of matrices and embeddings
+    grad_clip: float = 1.0      # a longer gradient is scaled down to this norm (0: never)
+
+    # run
+    out_dir: str = "runs/gpt"   # folder of the run
+    init_from: str = ""         # begin with these weights: a checkpoint.pt or model.safetensors
+    fused: bool = False         # torch's fused kernels for attention and for AdamW
+
+    # sampling
+    prompt: str = ""            # text to continue
+    max_new_tokens: int = 250   # tokens to write
+    num_samples: int = 1        # texts to write
+    temperature: float = 0.6    # 0: always the likeliest token; 1: the model's probabilities
+    top_k: int = 0              # draw from the k likeliest tokens only (0: all)
+    top_p: float = 1.0          # draw from the fewest tokens that together have this probability
+    cache: bool = True          # keep past keys and values: the same text, faster
+
+    # what a resumed run must keep, since the saved weights depend on it
+    fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
+
+
+PRESETS = {
+    # 10.8M parameters that learn characters: one GPU, minutes
+    "gpu": dict(tokenizer="char", n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64,
+                steps=2000, lr=0.02, rest_lr=0.003, fused=True, max_new_tokens=1000),
+    # GPT-2's depth, width and context, from scratch, on much text of your own: one GPU, hours
+    "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=32, grad_accum=4,
+                 steps=5000, vocab_size=16384, dropout=0.1, lr=0.02, rest_lr=0.003, fused=True),
+    # a small model of Shakespeare's characters, on a CPU, as soon as possible (see the README)
+    "speedrun": dict(tokenizer="char", n_embd=128, steps=180, dropout=0.0),
+    # go on from --init_from in small steps: published weights know most of it already
+    "finetune": dict(optimizer="adamw", lr=5e-5, stable_frac=0.0, steps=100, batch_size=4,
+                     block_size=256, dropout=0.1, eval_every=50, sample_every=50, log_every=5),
+}
+
+
+def check(cfg):
+    """Raise UserError, naming the flag, for settings that make no sense."""
+    require(cfg.block_size >= 2, f"--block_size={cfg.block_size} must be at least 2")
+    require_positive(cfg, "n_layer", "n_head", "n_embd", "batch_size", "grad_accum")
+    require_positive(cfg, "max_new_tokens", "num_samples", "top_p")
+    require(cfg.n_embd % cfg.n_head == 0,
+            f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
+    require(0 <= cfg.dropout < 1, f"--dropout={cfg.dropout} must be from 0 to below 1")
+    require(0 <= cfg.stable_frac < 1, f"--stable_frac={cfg.stable_frac} must be from 0 to below 1")
+    require(cfg.temperature >= 0, f"--temperature={cfg.temperature} must not be negative")
+    require(cfg.top_k >= 0, f"--top_k={cfg.top_k} must not be negative")
+
+
+# ---- optimisers and the learning rate
+
+PEAK_LR = {"muon": 0.04, "adamw": 0.001}
+
+
+def make_optimizers(model, cfg) -> list:
+    """[Muon for the weight matrices of the blocks, AdamW for the rest], or [AdamW for all].
+
+    Where the averaged gradient of a matrix is U S Vᵀ (singular value decomposition), Muon moves the
+    matrix along U Vᵀ: by the same amount in all directions.
+    """
+    lr = cfg.lr or PEAK_LR[cfg.optimizer]
+    if cfg.optimizer == "adamw":
+        return [make_adamw(list(model.parameters()), lr, cfg)]
+
+    qkv = []
+    matrices = []
+    rest = []
+    for name, p in model.named_parameters():
+        if name.endswith("attn.c_attn.weight"):
+            qkv.append(p)
+        elif name.startswith("h.") and p.ndim == 2:
+            matrices.append(p)
+        else:
+            rest.append(p)
+
+    groups = [{"params": matrices},
+              {"params": qkv, "n_matrices": 3}]         # q, k and v in one: Muon takes them apart
+    muon = Muon(groups, lr, cfg.momentum, cfg.weight_decay)
+    return [muon, make_adamw(rest, cfg.rest_lr, cfg)]
+
+
+def make_adamw(parameters: list, lr: float, cfg):
+    """AdamW (Loshchilov & Hutter 2019). Biases and norms, which have one dimension, do not
+    decay."""
+    groups = [{"params": [p for p in parameters if p.ndim == 2], "weight_decay": cfg.weight_decay},
+              {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr, betas=(0.9, cfg.beta2), fused=cfg.fused)
+
+
+def lr_factor(step: int, cfg) -> float:
+    """The learning rate at a step as a fraction of its peak."""
+    if step < cfg.warmup:                                           # it rises
+        return (step + 1) / (cfg.warmup + 1)
+    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)         # 0 -> 1
+    if progress < cfg.stable_frac:                                  # it stays
+        return 1.0
+    return 1 - (progress - cfg.stable_frac) / (1 - cfg.stable_frac)         # it falls to 0
+
+
+def set_learning_rate(optimizers: list, factor: float):
+    """Set every learning rate to this fraction of its peak, which is the one it was made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * optimizer.defaults["lr"]
+
+
+# ---- training
+
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
-    cfg, state, tokenizer, weights = starting_point(cfg, cfg.resume)
+    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+    # settings: the flags that were typed come first, then those of the run that goes on, or the
+    # sizes of the published weights, and then the defaults
+    if cfg.resume:
+        cfg, checkpoint = own_checkpoint(cfg, "gpt")
+    elif cfg.init_from:
+        cfg, pretrained = read_gpt(cfg, longest_context=cfg.block_size)
     device = pick_device(cfg.device)
-    rank, world = start_processes(device)
-    torch.manual_seed(cfg.seed)
-    text = read_text(cfg.data)
-    tokenizer = tokenizer or make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
-    tokens, held_out = encode_split(tokenizer, text, cfg.block_size, device)
-    encode_prompt(cfg, tokenizer)                               # refuses a wrong one now, not after hours
-    model = load_weights(GPT(cfg, tokenizer.vocab_size), weights).to(device)
-    torch.manual_seed(cfg.seed + rank)                          # dropout differs between processes
-    optimizers = make_optimizers(model, cfg)
-    data_rng = torch.Generator().manual_seed(cfg.seed)          # alike in all processes: each takes its share
-    if state:
-        restore(state, optimizers, data_rng)
-    net = torch.compile(model) if cfg.compile else model
-    net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
-    B, parts, V, bf16 = cfg.batch_size, cfg.grad_accum, tokenizer.vocab_size, device.type == "cuda"
-    require(B > 0 and parts > 0 and B % (parts * world) == 0,
-            f"--batch_size={B} must be a multiple of --grad_accum={parts} times {world} process(es)")
+    rank, n_processes = start_processes(device)                 # 0 and 1 without torchrun
+    require(cfg.batch_size % (cfg.grad_accum * n_processes) == 0,
+            f"--batch_size={cfg.batch_size} must be a multiple of --grad_accum={cfg.grad_accum} "
+            f"times {n_processes} process(es)")
 
-    with Run(cfg, "gpt", model, ["loss", "lr", "val_loss"], state, rank) as run:
-        run.say(f"{len(tokens):,} tokens to learn from, {len(held_out):,} held out\n"
-                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+    # the model and its tokenizer: resumed, published, or new
+    text = read_text(cfg.data)
+    torch.manual_seed(cfg.seed)                                 # for the initial weights
+    if cfg.resume:
+        model, tokenizer = from_checkpoint(checkpoint, cfg)
+    elif cfg.init_from:
+        model, tokenizer = from_checkpoint(pretrained, cfg)
+    else:
+        tokenizer = make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
+        model = GPT(cfg, tokenizer.vocab_size)
+    model = model.to(device)
+    check_prompt(cfg.prompt, tokenizer, cfg.block_size)
+
+    # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
+    train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
+    train_text, val_text = split_text(text)
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
+
+    # optimisers
+    optimizers = make_optimizers(model, cfg)
+    torch.manual_seed(cfg.seed + rank)                          # for dropout
+    if cfg.resume:                                              # moments, and all random states
+        restore(checkpoint, optimizers, data_rng)
+
+    # net computes with the parameters of model: as they are, compiled, or in several processes
+    net = torch.compile(model) if cfg.compile else model
+    net = data_parallel(net)
+
+    # run keeps the folder out_dir: log writes log.csv and prints, write_sample fills samples/, save
+    # writes checkpoint.pt, finish result.json. due(step, every) is true after every so many steps
+    # and after the last. After Ctrl-C stopping is true, and leave says how to resume. The first
+    # step is 0, or the one that the checkpoint was saved after.
+    columns = ["loss", "lr", "val_loss"]
+    run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
+    with run, matmul_precision(cfg.matmul):
+        V = model.wte.num_embeddings
+        run.say(f"{len(train_tokens):,} tokens to learn from, {len(val_tokens):,} held out")
+        run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
-            factor = lr_factor(step, cfg)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = factor * (cfg.muon_lr if isinstance(optimizer, Muon) else cfg.lr)
-            # batch; this process's share of it
-            x, y = draw_batch(tokens, cfg.block_size, B, data_rng)
-            x, y = x[rank::world], y[rank::world]
-            # loss and backward, in grad_accum parts
+            set_learning_rate(optimizers, lr_factor(step, cfg))
+
+            # batch
+            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
+            x, y = my_share(x, y)                               # all of it, if there is one process
+
+            # loss and backward, in grad_accum equal parts, whose gradients add up
             loss = 0.0
-            for i, (x_i, y_i) in enumerate(zip(x.chunk(parts), y.chunk(parts))):
-                net.require_backward_grad_sync = i == parts - 1     # processes average their gradients once
-                with torch.autocast("cuda" if bf16 else "cpu", torch.bfloat16, enabled=bf16):
-                    _, loss_i = net(x_i, y_i)
-                (loss_i / parts).backward()
-                loss += loss_i.item() / parts
-            run.check_finite(step, loss=loss)
+            for x_i, y_i in zip(x.chunk(cfg.grad_accum), y.chunk(cfg.grad_accum)):
+                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                    loss_i = next_token_loss(net(x_i), y_i) / cfg.grad_accum
+                loss_i.backward()
+                loss += loss_i.item()
+            run.check_finite(step, loss=loss)                   # NaN stops here, weights still good
+
             # step
-            if cfg.grad_clip:
+            if cfg.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            # log; now and then evaluate, sample, save
-            done, val_loss = step + 1, None
-            with run.untimed():
+
+            # evaluate, log, sample and save, each when it is due, and after the last step
+            done = step + 1
+            with run.untimed():                                 # not part of the training time
+                val_loss = None
                 if run.due(done, cfg.eval_every):
-                    val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
+                    val_loss = estimate_loss(model, val_tokens)
                     run.check_finite(done, val_loss=val_loss)
-                if val_loss or run.due(done, cfg.log_every):
-                    run.log(done, loss=loss, lr=factor * cfg.lr, val_loss=val_loss)
+                if val_loss is not None or run.due(done, cfg.log_every):
+                    lr = optimizers[0].param_groups[0]["lr"]    # the one that trains the blocks
+                    run.log(done, loss=loss, lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
-                    run.write_sample(done, ".txt", write(model, tokenizer, cfg)[0].encode())
-                stop = run.stopping(done)
-                if val_loss or stop:
+                    run.write_sample(done, ".txt", write(model, tokenizer)[0])
+                stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
+                if val_loss is not None or stopping:
+                    # settings, weights, optimisers, random states, tokenizer
                     run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
-            if stop and done < cfg.steps:
+            if stopping and done < cfg.steps:
                 return run.leave(done)
 
-        total, sample = held_out_loss(model, held_out)[0].sum().item(), write(model, tokenizer, cfg)[0]
-        scores = metrics.text_scores(total, tokens, held_out, V, split_text(text), sample[len(cfg.prompt):])
-        run.say(f"\n{sample}\n\n{metrics.text_report(**scores)}")
+        if run.first == cfg.steps:                              # resumed, but no step was left
+            val_loss = estimate_loss(model, val_tokens)
+        written = write(model, tokenizer)[0]
+        scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
+                             sample=written[len(cfg.prompt):])
+        run.say(f"\n{written}\n\n{text_report(**scores)}")
         return run.finish(**scores)
 
 
-def write(model, tokenizer, cfg, show: bool = False) -> list:
-    """cfg.samples continuations of cfg.prompt, the same at every call; with `show`, printed as they come."""
-    ids = torch.tensor([encode_prompt(cfg, tokenizer)] * cfg.samples)
-    generator = torch.Generator().manual_seed(cfg.seed)
-    columns = generate(model, ids.to(model.wte.weight.device), cfg.tokens, cfg.temperature, cfg.top_k,
-                       cfg.top_p, generator, cfg.cache)
-    texts = print_texts(tokenizer, columns, cfg.prompt, show)
-    model.train()           # generate() left it in eval mode
-    return texts
+# ---- using what was trained
+
+def from_checkpoint(checkpoint: dict, cfg):
+    """(model, tokenizer) of a checkpoint."""
+    V = len(checkpoint["model"]["wte.weight"])
+    model = GPT(cfg, V)
+    model.load_state_dict(checkpoint["model"])
+    return model, load_tokenizer(checkpoint["tokenizer"])
 
 
 def load(cfg):
-    """(model, tokenizer, config) as trained in out_dir, or from --init_from."""
-    cfg, _, tokenizer, weights = starting_point(cfg, not cfg.init_from, whole_context=True)
-    model = load_weights(GPT(cfg, tokenizer.vocab_size), weights)
-    return model.to(pick_device(cfg.device)), tokenizer, cfg
+    """(model, tokenizer) of --init_from if it is given, else as trained in --out_dir."""
+    if cfg.init_from:
+        cfg, checkpoint = read_gpt(cfg)
+    else:
+        cfg, checkpoint = own_checkpoint(cfg, "gpt")
+    model, tokenizer = from_checkpoint(checkpoint, cfg)
+    return model.to(pick_device(cfg.device)), tokenizer
+
+
+def write(model, tokenizer, on_token=None) -> list:
+    """Texts that continue --prompt, by the settings in model.cfg: the same at every call."""
+    cfg = model.cfg
+    ids = tokenizer.encode(cfg.prompt or tokenizer.start)
+    idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
+    rng = torch.Generator().manual_seed(cfg.seed)
+    if cfg.cache:
+        model = CachedGPT(model)
+    idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
+                   top_p=cfg.top_p, generator=rng, on_token=on_token)
+    new = idx[:, len(ids):].tolist()
+    return [cfg.prompt + tokenizer.decode(row) for row in new]
 
 
 def sample(cfg: Config) -> list:
-    """Print continuations of --prompt, and how much of them is copied from the training text."""
-    model, tokenizer, cfg = load(cfg)
-    with fast_vectors(model):
-        texts = write(model, tokenizer, cfg, show=True)
+    """Print texts that continue --prompt, and how much of them is copied from the training text."""
+    model, tokenizer = load(cfg)
+    prompt = model.cfg.prompt
+    with fast_vectors(model):                                   # changes nothing but speed on CPUs
+        texts = write(model, tokenizer, on_token=printer(tokenizer, prompt))
+    print_others(texts)
     if not cfg.init_from:
-        print_copying(texts, cfg.prompt, cfg.data)
+        print_copying(texts, prompt, model.cfg.data)
     return texts
 
 
 def evaluate(cfg: Config) -> dict:
-    """What looking back buys: held-out loss by the number of tokens before; also in evaluate.json."""
-    model, tokenizer, cfg = load(cfg)
-    _, held_out = encode_split(tokenizer, read_text(cfg.data), cfg.block_size, model.wte.weight.device)
-    table = metrics.by_position(*held_out_loss(model, held_out))
-    return metrics.print_tables(cfg, loss_after_so_many_tokens=table)
+    """The held-out loss by the length of the context: see mini/studies/context.py."""
+    from mini.studies.context import loss_by_context  # only this command needs it
+    model, tokenizer = load(cfg)
+    return loss_by_context(model, tokenizer)
 
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, or raise --grad_accum")
+    return command_line(Config, PRESETS, commands, argv, __doc__,
+                        out_of_memory="lower --batch_size, or raise --grad_accum")
 
 
 if __name__ == "__main__":

@@ -27,20 +27,21 @@ Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini
 """
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from mini.data.text.pieces import PieceTokenizer, as_ascii, chat_lines, transcript
 from mini.data.text.questions import (ALONE, DO_NOT_KNOW, HELD_OUT, Writer, known_words, share,
                                       tables)
 from mini.data.text.tools import FACTS, read_facts, run_call
 from mini.utils import metrics
-from mini.utils.config import RunConfig, UserError, command_line, require
+from mini.utils.config import RunConfig, UserError, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
+from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
-from train_gpt import GPT, Muon, lr_factor, make_optimizers
+from train_gpt import GPT, CachedGPT
 
 
 @dataclass
@@ -56,14 +57,10 @@ class Config(RunConfig):
     # optimisation
     steps: int = 2300              # optimiser steps
     batch_size: int = 64           # dialogues per step
-    # Muon for weight matrices (AdamW for the rest), or AdamW
-    optimizer: Literal["muon", "adamw"] = "muon"
-    muon_lr: float = 0.03          # Muon's peak learning rate
-    lr: float = 0.006              # AdamW's peak learning rate
+    muon_lr: float = 0.03          # Muon's peak learning rate, for the matrices of the blocks
+    lr: float = 0.006              # AdamW's peak learning rate, for the rest
     warmup: int = 20               # steps until the rate is at its peak
-    schedule: Literal["linear", "cosine"] = "linear"  # how the rate falls after the warm-up
-    hold: float = 0.4              # linear only: the fraction of the run after the warm-up without a fall
-    final_lr: float = 0.0          # learning rate at the end, as a fraction of the peak
+    hold: float = 0.4              # the fraction of the run after the warm-up without a fall
     momentum: float = 0.9          # Muon's: how much of the old direction is kept
     beta2: float = 0.99            # AdamW's: how much of the old mean squared gradient is kept
     weight_decay: float = 0.0      # of weight matrices and embeddings
@@ -72,7 +69,8 @@ class Config(RunConfig):
     # run
     out_dir: str = "runs/assistant"     # folder of the run
     fused: bool = True             # torch's fused attention and AdamW instead of train_gpt's written-out ones
-    n_test: int = 500              # questions in each held-out set
+    # questions in each held-out set (0: 500; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     prompt: str = ""               # one question; without it sample is a chat
     data: str = "facts"            # facts (ours), or your own: lines of entity, tab, property, tab, value
@@ -87,6 +85,7 @@ class Config(RunConfig):
 PRESETS = {"gpu": dict(n_dialogues=400000, n_layer=6, n_head=6, n_embd=384, batch_size=256, steps=3000)}
 SETS = {**{name: (name,) for name in HELD_OUT}, "all three": HELD_OUT}          # what is new in each test
 WAYS = ("with tools", "without")
+N_TEST = 500                        # questions in each held-out set, if --n_test does not say
 IGNORED = -100                                                                  # as a target: not learnt
 
 
@@ -117,6 +116,11 @@ def lengths(y):                 # (N, T) -> (N,): the last target is the end of 
     return ((y != IGNORED) * torch.arange(1, y.size(1) + 1, device=y.device)).amax(1)
 
 
+def assistant_loss(logits, y):
+    """−log p(y) in nats, the mean over what the assistant writes; logits (B, T, V), y (B, T)."""
+    return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORED)
+
+
 # ---- the loop that runs the tools
 @torch.inference_mode()
 def respond(model, question: str, cfg, facts=FACTS):
@@ -125,16 +129,15 @@ def respond(model, question: str, cfg, facts=FACTS):
     The answer is DO_NOT_KNOW where the context ends before it, or cfg.max_calls were not enough. Raises
     UserError for an empty question, and for one longer than half of the context.
     """
-    text, T, n, line, steps = as_ascii(question), model.cfg.block_size, 0, "", []
+    text, T, line, steps = as_ascii(question), model.cfg.block_size, "", []
     ids = model.tokenizer.encode(f"{text}\n{'' if cfg.tools else ALONE}")
     require(text, "there is no question")
     require(len(ids) <= T // 2, f"the question has {len(text):,} characters, too many: ask for less")
     model.eval()
-    cache = model.new_cache(1) if cfg.cache else None
+    reader = CachedGPT(model) if cfg.cache else model
     while len(ids) <= T:
-        new = torch.tensor([ids[n:]], device=model.wpe.weight.device)
-        n, logits = n + new.size(1) if cfg.cache else 0, model(new, cache=cache, n=n)[0]    # (1, T, V)
-        ids.append(int(logits[0, -1].argmax()))
+        logits = reader(torch.tensor([ids], device=model.device))[0, -1]        # (V,)
+        ids.append(int(logits.argmax()))
         line += model.tokenizer.decode(ids[-1:])
         if line[-1] == "\n":
             return line[:-1], steps
@@ -154,12 +157,20 @@ def all_right(model, x, y, at_once: int = 128) -> list:
     It reads the right text here, at once. If it is right at every place, `respond` writes the same."""
     model.eval()
     right = []
+    progress = metrics.Progress("dialogues read:", len(x))
     for x_i, y_i in zip(x.split(at_once), y.split(at_once)):
         T = lengths(y_i).max()
-        best = model(x_i[:, :T].long())[0].argmax(2)                                    # (B, T, V) -> (B, T)
+        best = model(x_i[:, :T].long()).argmax(2)                                    # (B, T, V) -> (B, T)
         right += ((best == y_i[:, :T]) | (y_i[:, :T] == IGNORED)).all(1).tolist()
+        progress.add(len(x_i))
     model.train()
     return right
+
+
+def held_out_sets(cfg, model) -> dict:
+    """{name: held_out_set} of all SETS, with as many questions as --n_test says (see Config)."""
+    n = cfg.n_test or metrics.n_to_score(cfg, N_TEST, "questions of each held-out set")
+    return {name: held_out_set(name, n, model) for name in SETS}
 
 
 def held_out_set(name: str, n: int, model) -> dict:
@@ -167,16 +178,44 @@ def held_out_set(name: str, n: int, model) -> dict:
     writer = Writer(seed=1, new=SETS[name])
     dialogues, test = [writer.write() for _ in range(n)], {}
     for way, pieces in zip(WAYS, ([d.pieces() for d in dialogues], [d.alone() for d in dialogues])):
-        test[way] = [t.to(model.wpe.weight.device) for t in encode_dialogues(model.tokenizer, pieces)]
+        test[way] = [t.to(model.device) for t in encode_dialogues(model.tokenizer, pieces)]
     return {"dialogues": dialogues, **test}
+
+
+# ---- optimisers, and the learning rate as a function of the step
+def make_optimizers(model, cfg):
+    """AdamW for all but the matrices inside the blocks, and Muon for those."""
+    qkv = [block.attn.c_attn.weight for block in model.h]
+    matrices = [p for p in model.h.parameters() if p.ndim == 2]
+    matrices = [p for p in matrices if not any(p is q for q in qkv)]
+    rest = [p for p in model.parameters() if not any(p is q for q in matrices + qkv)]
+    decayed = {"params": [p for p in rest if p.ndim == 2], "weight_decay": cfg.weight_decay}
+    others = {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}       # biases, norms
+    groups = [{"params": matrices}, {"params": qkv, "n_matrices": 3}]   # q, k and v, stored as one
+    betas = (0.9, cfg.beta2)
+    return [torch.optim.AdamW([decayed, others], lr=cfg.lr, betas=betas, fused=cfg.fused),
+            Muon(groups, cfg.muon_lr, cfg.momentum, cfg.weight_decay)]
+
+
+def lr_factor(step: int, cfg) -> float:
+    """The learning rate as a fraction of its peak: it rises, stays, and falls to 0 in a line."""
+    if step < cfg.warmup:
+        return (step + 1) / (cfg.warmup + 1)
+    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)     # 0 -> 1
+    return 1 - max(0.0, progress - cfg.hold) / max(1e-9, 1 - cfg.hold)
 
 
 # ---- the run
 def load(cfg, resume: bool = True):
     """(config, model, checkpoint): of the run that was, or if not `resume` of a new one."""
     cfg, state = own_checkpoint(cfg, "assistant", resume)
-    require(min(cfg.n_dialogues, cfg.batch_size, cfg.n_test, cfg.max_calls) > 0 <= cfg.alone < 1,
+    require(min(cfg.n_dialogues, cfg.batch_size, cfg.max_calls) > 0 <= cfg.alone < 1,
             "no size may be 0; --alone is a share below 1")
+    require_positive(cfg, "n_layer", "n_head", "n_embd")
+    require(cfg.n_embd % cfg.n_head == 0,
+            f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
+    require(0 <= cfg.dropout < 1, f"--dropout={cfg.dropout} must be from 0 to below 1")
+    require(cfg.n_test >= 0, f"--n_test={cfg.n_test} must be at least 0")
     require(cfg.block_size >= Config.block_size, "--block_size is too short for some dialogues")
     torch.manual_seed(cfg.seed)
     tokenizer = PieceTokenizer(state["words"] if state else known_words())
@@ -190,10 +229,11 @@ def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     require(cfg.data == "facts", "--data is for sample: other facts need no training")
     cfg, model, state = load(cfg, cfg.resume)
-    device, V = model.wpe.weight.device, model.tokenizer.vocab_size
+    device, V = model.device, model.tokenizer.vocab_size
     dialogues = Writer(seed=0).training_set(cfg.n_dialogues, cfg.alone)
     x, y = (t.to(device) for t in encode_dialogues(model.tokenizer, dialogues))
-    test = {name: held_out_set(name, cfg.n_test, model) for name in SETS}
+    test = held_out_sets(cfg, model)
+    n_test = len(test["all three"]["dialogues"])
     optimizers = make_optimizers(model, cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
@@ -201,19 +241,20 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
 
     with Run(cfg, "assistant", model, ["loss", "lr", "right"], state) as run:
-        run.say(f"{len(x):,} dialogues to learn from, {cfg.n_test:,} in each of {len(test)} held-out sets\n"
+        run.say(f"{len(x):,} dialogues to learn from, "
+                f"{n_test:,} in each of {len(test)} held-out sets\n"
                 f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             factor = lr_factor(step, cfg)
-            for optimizer in optimizers:
+            for optimizer, peak in zip(optimizers, (cfg.lr, cfg.muon_lr)):
                 for group in optimizer.param_groups:
-                    group["lr"] = factor * (cfg.muon_lr if isinstance(optimizer, Muon) else cfg.lr)
+                    group["lr"] = factor * peak
             # batch
             x_b, y_b = draw_batch(x, y, cfg.batch_size, data_rng)
             # loss over what the assistant writes, backward
             with autocast(device, cfg.matmul):
-                _, loss = net(x_b, y_b)
+                loss = assistant_loss(net(x_b), y_b)
             run.check_finite(step, loss=loss.item())
             loss.backward()
             # step
@@ -237,11 +278,12 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
+        run.say(f"scoring {n_test:,} questions of each held-out set, with tools and without …")
         scores = {name: {way: share(all_right(model, *t[way])) for way in WAYS} for name, t in test.items()}
         run.say(f"\n{show(model, test, cfg)}\n" + "\n".join(
             f"new {name}: {row['with tools']:.1%} right (all calls and the answer); the same model without "
             f"tools: {row['without']:.1%}" for name, row in scores.items()))
-        return run.finish(exact_match=scores)
+        return run.finish(n=n_test, exact_match=scores)
 
 
 def show(model, test: dict, cfg, n: int = 2) -> str:
@@ -272,11 +314,18 @@ def evaluate(cfg: Config) -> dict:
     """Shares of right dialogues, all held-out sets together, by kind, number of calls and longest number; of
     right answers by `respond` itself. Also in evaluate.json."""
     cfg, model, _ = load(cfg)
-    test = {name: held_out_set(name, cfg.n_test, model) for name in SETS}
+    test = held_out_sets(cfg, model)
     right = {way: [ok for t in test.values() for ok in all_right(model, *t[way])] for way in WAYS}
     by_group = tables([d for t in test.values() for d in t["dialogues"]], right)
-    answers = {name: share([respond(model, d.question, cfg)[0] == d.answer for d in t["dialogues"][:100]])
-               for name, t in test.items()}
+    answers = {}
+    for name, t in test.items():
+        dialogues, right_answers = t["dialogues"][:100], []
+        print(f"answering {len(dialogues)} questions, new: {name} …", flush=True)
+        progress = metrics.Progress("answered", len(dialogues))
+        for d in dialogues:
+            right_answers.append(respond(model, d.question, cfg)[0] == d.answer)
+            progress.add()
+        answers[name] = share(right_answers)
     return metrics.print_tables(cfg, **by_group, right_answers_of_the_loop=answers)
 
 

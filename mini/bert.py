@@ -35,8 +35,8 @@ from mini.data.weights import read_bert
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
+from mini.utils.optim import Muon
 from mini.utils.run import Run, atomic_open, load_checkpoint, own_checkpoint, restore, write_json
-from train_gpt import Muon
 
 
 @dataclass
@@ -62,12 +62,14 @@ class Config(RunConfig):
     mask_share: float = 0.15       # of the tokens, chosen to be named
     grad_clip: float = 1.0         # largest norm of the gradient
     dropout: float = 0.0           # in pre-training
-    tune_steps: int = 300          # optimiser steps of each task
+    tune_steps: int = 0            # optimiser steps of each task (0: 300, but no more than --steps)
     tune_batch: int = 32           # texts per step of a task
     tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
     tune_dropout: float = 0.1      # in a task
     # run
     out_dir: str = "runs/bert"     # folder of the run
+    # held-out texts of each task to score (0: all; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     task: Literal["fill", "sentiment", "entities", "answer"] = "fill"  # what to do with the text
     text: str = ""                 # a text; "[MASK]" in it is to be filled in
@@ -82,6 +84,7 @@ PRESETS = {"gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, 
                        steps=20000, batch_size=128, lr=2e-4, dropout=0.1),
            "published": dict(steps=0, block_size=512, tune_lr=5e-5, tune_batch=16)}
 TASKS, N_HELD_OUT = ("sentiment", "entities", "answer"), 300
+TUNE_STEPS = 300                    # of each task, if --tune_steps does not say
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
 
@@ -227,6 +230,15 @@ def task_loss(task: str, logits, y):
     return F.cross_entropy(logits.flatten(0, -2).float(), y.flatten())
 
 
+def tune_steps(cfg) -> int:
+    """Optimiser steps of each task: as --tune_steps says; if it says 0, TUNE_STEPS, but no more
+    than the pre-training has. (Published weights, used with --steps=0, had theirs elsewhere.)"""
+    require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
+    if cfg.tune_steps > 0:
+        return cfg.tune_steps
+    return TUNE_STEPS if cfg.steps == 0 else min(TUNE_STEPS, cfg.steps)
+
+
 def tune(bert, task, cfg, pad: int):
     """A copy of a BERT, trained on the labelled texts of a task."""
     torch.manual_seed(cfg.seed)
@@ -235,8 +247,10 @@ def tune(bert, task, cfg, pad: int):
     optimizer = torch.optim.AdamW(model.parameters())
     *x, y = [part.to(device) for part in task.learn]
     length, data_rng = (x[0] != pad).sum(1), torch.Generator().manual_seed(cfg.seed)
-    for step in range(cfg.tune_steps):
-        optimizer.param_groups[0]["lr"] = cfg.tune_lr * lr_factor(step, cfg.tune_steps, cfg.tune_steps // 10)
+    steps = tune_steps(cfg)
+    progress = metrics.Progress(f"{task.name}: step", steps)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = cfg.tune_lr * lr_factor(step, steps, steps // 10)
         i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(y.device)
         S = length[i].max()                                     # y (B, T) of entities is cut to S too
         with autocast(y.device, cfg.matmul):
@@ -247,6 +261,7 @@ def tune(bert, task, cfg, pad: int):
         nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        progress.add()
     return model
 
 
@@ -291,21 +306,32 @@ def start(cfg, from_run: bool):
     return cfg, model.to(pick_device(cfg.device)), tokenizer, state
 
 
+def load_tasks(cfg, tokenizer) -> list:
+    """The three tasks, with as many held-out texts as are scored: see metrics.n_to_score."""
+    tasks = [make_task(name, cfg, tokenizer) for name in TASKS]
+    longest = max(len(task.truth) for task in tasks)
+    n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
+    return [task.cut(n) for task in tasks]
+
+
 def train(cfg: Config) -> dict:
     """Pre-train, tune for each task; return what result.json holds. Raises UserError for bad input."""
     cfg, model, tokenizer, state = start(cfg, cfg.resume)
     device, pad, V = model.bias.device, tokenizer.pad, tokenizer.vocab_size
-    tasks = [make_task(name, cfg, tokenizer) for name in TASKS]         # refuses wrong data now, not later
+    tasks = load_tasks(cfg, tokenizer)                          # refuses wrong data now, not later
     torch.manual_seed(cfg.seed)
     fresh = BERT(cfg, len(model.bias)).to(device)               # what "from scratch" begins with
     rows = pretraining_rows(unlabelled_texts(cfg), tokenizer, cfg.block_size).to(device)
     held_out, rows = rows.tensor_split([max(1, min(len(rows) // 50, N_HELD_OUT))])
     hidden = hide(held_out, tokenizer, cfg.mask_share, torch.Generator().manual_seed(0))
     length = (rows != pad).sum(1)
+    qkv = [block.attn.c_attn.weight for block in model.h]
     matrices = [p for p in model.h.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if not any(p is q for q in matrices)]
+    matrices = [p for p in matrices if not any(p is q for q in qkv)]
+    others = [p for p in model.parameters() if not any(p is q for q in matrices + qkv)]
+    groups = [{"params": matrices}, {"params": qkv, "n_matrices": 3}]   # q, k and v, stored as one
     optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
-                  Muon(matrices, cfg.muon_lr, momentum=0.9, weight_decay=0.0)]
+                  Muon(groups, cfg.muon_lr, momentum=0.9)]
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
         restore(state, optimizers, data_rng)
@@ -352,16 +378,21 @@ def train(cfg: Config) -> dict:
         run.write_sample(cfg.steps, ".txt", filled.encode())
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; knowing nothing {math.log(V):.4f}")
         for task in tasks:
+            n = len(task.truth)
+            run.say(f"tuning for {task.name}: {tune_steps(cfg)} steps from the pre-trained weights, "
+                    f"as many from scratch; then {n:,} held-out texts …")
             row, tuned = compare(model, fresh, task, cfg, pad)
             if run.signal:
                 return run.leave(cfg.steps)
             scores[task.name] = row
-            run.say(f"held-out {task.name}: pre-trained {row['learnt']:.1%}; "
+            run.say(f"held-out {task.name} (n = {n:,}): pre-trained {row['learnt']:.1%}; "
                     f"from scratch {row['scratch']:.1%}; {task.baseline_name} {row['baseline']:.1%}")
             with atomic_open(run.folder / f"{task.name}.pt") as file:
                 torch.save({"name": f"bert for {task.name}", "config": asdict(cfg), "names": task.names,
                             "tokenizer": tokenizer.state(), "model": tuned.state_dict()}, file)
-        return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few, scores=scores)
+        return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
+                          tune_steps=tune_steps(cfg),
+                          n={task.name: len(task.truth) for task in tasks}, scores=scores)
 
 
 def sample(cfg: Config):
@@ -388,11 +419,13 @@ def sample(cfg: Config):
 def evaluate(cfg: Config) -> dict:
     """Scores by the draw of the labelled texts, and by their number; also in evaluate.json."""
     (cfg, model, tokenizer, _), tables = start(cfg, True), {name: {} for name in TASKS}
+    n = max(len(task.truth) for task in load_tasks(cfg, tokenizer))
     for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (cfg.few // 3, 1), (cfg.few * 3, 1)):
         cfg = replace(cfg, few=few, seed=seed)
         torch.manual_seed(seed)
         fresh = BERT(cfg, len(model.bias)).to(model.bias.device)
-        for task in (make_task(name, cfg, tokenizer) for name in TASKS):
+        for task in (make_task(name, cfg, tokenizer).cut(n) for name in TASKS):
+            print(f"{few} labelled texts, seed {seed}: tuning for {task.name} …", flush=True)
             tables[task.name][f"{few}, seed {seed}"] = compare(model, fresh, task, cfg, tokenizer.pad)[0]
     for name, rows in tables.items():
         print(f"{name}, by labelled texts\n{metrics.table(rows, shares=['learnt', 'scratch', 'baseline'])}")

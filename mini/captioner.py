@@ -61,6 +61,8 @@ class Config(RunConfig):
     # run
     out_dir: str = "runs/captioner"     # folder of the run
     eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
+    # held-out images of each set to score (0: all; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     image: str = ""             # picture to describe, of any size
     n: int = 8                  # without one: held-out images to describe
@@ -264,10 +266,12 @@ def beam_search(model, x, k: int, alpha: float = 0.6, use_cache: bool = True):
 def describe(model, images, cfg, at_once: int = 256) -> list:
     """Captions of uint8 images (N, 3, H, W), lists of numbers: by beam search, or greedy if cfg.beam is 1."""
     training, rows = model.training, []
+    progress = metrics.Progress("described", len(images))
     for part in images.split(at_once):
         x = to_float(part.to(model.positions_y.device))
         y = greedy(model, x) if cfg.beam == 1 else beam_search(model, x, cfg.beam, cfg.alpha)
         rows += [[i for i in row if i != PAD] for row in y.tolist()]
+        progress.add(len(part))
     model.train(training)
     return rows
 
@@ -313,18 +317,26 @@ def load(cfg, resume: bool = True, n_images: int | None = 1):
     return cfg, model.to(pick_device(cfg.device)), words, parts[:1], test, state
 
 
+def to_score(cfg, test: dict) -> dict:
+    """Of each held-out set {name: Captioned} as many images as metrics.n_to_score says."""
+    n = metrics.n_to_score(cfg, len(test["held out"].images), "held-out images of each set")
+    return {name: part.first(n) for name, part in test.items()}
+
+
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, model, words, (learn,), test, state = load(cfg, cfg.resume, n_images=None)
     N, K, device = len(learn.images), len(learn.captions[0]), model.positions_y.device
     y = F.pad(words.encode_all(list(chain(*learn.captions)), cfg.max_len), (1, 0), value=BOS)     # (N · K, T)
     x, y, V = learn.images.to(device), y.view(N, K, -1).to(device), len(words) - 1
+    examples = test["held out"].images[:cfg.n]
+    test = to_score(cfg, test)
     held_out, greedily = test["held out"], replace(cfg, beam=1)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
         restore(state, [optimizer], data_rng)
-    net, examples = torch.compile(model) if cfg.compile else model, held_out.images[:cfg.n]
+    net = torch.compile(model) if cfg.compile else model
 
     with Run(cfg, "captioner", model, ["loss", "lr", "right"], state) as run:
         run.say(f"{N:,} images with {K} captions each to learn from; "
@@ -359,11 +371,13 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
+        n = {name: len(part.images) for name, part in test.items()}
+        run.say(f"describing {sum(n.values()):,} held-out images with a beam of {cfg.beam} …")
         scores = {name: caption_scores.scores(write(model, words, p.images, cfg), learn, p)
                   for name, p in test.items()}
         draw_attention(model, words, examples[0], cfg)
-        run.say(caption_scores.report(scores))
-        return run.finish(scores=scores)
+        run.say(caption_scores.report(scores, n))
+        return run.finish(n=n, scores=scores)
 
 
 def draw_attention(model, words, image, cfg):
@@ -391,10 +405,13 @@ def evaluate(cfg: Config) -> dict:
     """The share of captions that are right, by the width of the beam; of faces also whether the model looks
     at what it names: see caption_scores.places. Also in evaluate.json."""
     (cfg, model, words, _, test, _), tables = load(cfg), {}
-    for name, part in test.items():
-        tables[f"{name}_right_with_a_beam_of"] = {
-            str(k): caption_scores.share_right(write(model, words, part.images, replace(cfg, beam=k)), part)
-            for k in (1, 2, 4, 8)}
+    for name, part in to_score(cfg, test).items():
+        by_width = tables[f"{name}_right_with_a_beam_of"] = {}
+        for k in (1, 2, 4, 8):
+            n = len(part.images)
+            print(f"describing {n:,} images, {name}, with a beam of {k} …", flush=True)
+            lines = write(model, words, part.images, replace(cfg, beam=k))
+            by_width[str(k)] = caption_scores.share_right(lines, part)
     if test["held out"].attributes:
         tables |= caption_scores.places(lambda image: attention_maps(model, words, image, cfg),
                                         cfg.size, cfg.patch)
@@ -403,7 +420,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size or --beam")
 
 
 if __name__ == "__main__":

@@ -25,13 +25,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import classifier
-from mini.classifier import Judge
 from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
 from mini.utils import image_metrics, metrics
-from mini.utils.config import command_line, require
+from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import pick_device
-from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float
+from mini.utils.images import crop, disturb, even_out, noise, sheet, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -56,6 +55,8 @@ class Config(LabelConfig):
     ema: float = 0.995          # how much of G's average is kept at each step
     # run
     out_dir: str = "runs/cgan"  # folder of the run
+    # images to score (0: 2,048; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     vary: str = ""              # an attribute: each row has one of its values, each column one z
@@ -152,10 +153,15 @@ def draw(G, z, y, size: int):
 
 
 # ---- the run
+def check(cfg):
+    """Raise UserError for flags that cannot be used."""
+    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr")
+    require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
+    require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
+
+
 def make_nets(cfg, C: int, S: int, attributes: dict, state):
     """G, D and the average of G, with the weights of a checkpoint if there is one."""
-    require(min(cfg.z_dim, cfg.ngf, cfg.ndf, cfg.n, cfg.batch_size - 1, cfg.lr, 1 - cfg.beta1) > 0,
-            "--batch_size must be at least 2, --beta1 below 1, --lr and every size above 0")
     torch.manual_seed(cfg.seed)
     V = sum(len(names) for names in attributes.values())
     G = Generator(cfg, C, S, V)
@@ -168,17 +174,18 @@ def make_nets(cfg, C: int, S: int, attributes: dict, state):
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "cgan", cfg.resume)
+    check(cfg)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     require(learn.attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
     size, device = learn.images.size(2), pick_device(cfg.device)
-    images, labels = pad(learn.images).to(device), one_hot(learn.labels, learn.attributes).to(device)
+    images, labels = learn.tensors(device)
     N, C, S, _ = images.shape
     check_shape(state, C, S, learn.attributes)
     nets = make_nets(cfg, C, S, learn.attributes, state)
     G, D, average = nets.values()
-    judge = Judge(cfg, learn, held_out)
-    z, y = noise(judge.n, cfg.z_dim, cfg.seed), one_hot(held_out.labels[:judge.n], learn.attributes)
-    untrained = draw(make_nets(cfg, C, S, learn.attributes, None)["G"], z, y, size)
+    judge = Judge(cfg, learn, held_out, n=2048)         # of the images that are drawn at the end
+    y = one_hot(held_out.labels[:max(judge.n, cfg.n)], learn.attributes)
+    z = noise(len(y), cfg.z_dim, cfg.seed)
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
@@ -240,7 +247,13 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores = judge.scores(draw(average, z, y, size), untrained, held_out.labels[:judge.n])
+        scores = {}
+        if judge.n > 0:
+            z = z[:judge.n]
+            y = y[:judge.n]
+            drawn = draw(average, z, y, size)
+            untrained = make_nets(cfg, C, S, learn.attributes, None)["G"]
+            scores = judge.scores(drawn, draw(untrained, z, y, size), judge.labels)
         run.say(image_metrics.image_report(scores))
         return run.finish(**scores)
 
@@ -248,6 +261,7 @@ def train(cfg: Config) -> dict:
 def load(cfg):
     """(average of G, size of the images, attributes, config) as trained in out_dir."""
     cfg, state = own_checkpoint(cfg, "cgan")
+    check(cfg)
     return make_nets(cfg, *state["shape"], state)["average"], state["size"], state["shape"][2], cfg
 
 
@@ -271,18 +285,19 @@ def sample(cfg: Config):
 def evaluate(cfg: Config) -> dict:
     """Data augmentation: classifiers that learn from few real images, without and with 4,000 generated ones
     (by a generator that has seen all real ones: it hands on what it learnt). Also in evaluate.json."""
+    from mini.studies.few_labels import from_few
     G, size, attributes, cfg = load(cfg)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     require(learn.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
     labels = learn.labels[:4000]
     new = draw(G, noise(len(labels), cfg.z_dim, cfg.seed + 1), one_hot(labels, attributes), size)
     more = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
-    return metrics.print_tables(cfg, mean_accuracy_from=classifier.from_few(cfg, learn, held_out, more))
+    return metrics.print_tables(cfg, mean_accuracy_from=from_few(cfg, learn, held_out, more))
 
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --ngf or --ndf")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 A discriminative model learns p(label | image): from 3,072 numbers to one of a few words. A generative model
 learns p(image), the whole picture: harder, and harder to score. So this small convolutional network serves as
-the judge: it says which attributes an image has, and how far generated images are from real ones, by the
-Fréchet distance between its features of both. (FID is that distance with a large network's features, Heusel
-et al. 2017, "GANs trained by a two time-scale update rule"; ours cannot be compared with it.)
+the judge (mini/utils/judge.py): it says which attributes an image has, and how far generated images are from
+real ones, by the Fréchet distance between its features of both. (FID is that distance with a large network's
+features, Heusel et al. 2017, "GANs trained by a two time-scale update rule"; ours cannot be compared with it.)
 
 The loss is the sum over attributes of the cross-entropy; for one image with the labels y₁ … y_A
 
@@ -16,23 +16,16 @@ The loss is the sum over attributes of the cross-entropy; for one image with the
 
 Measured times and scores: README.md. Read next: train_gan.py.
 """
-import contextlib
-import hashlib
-import io
-import itertools
 import math
-import os
-import tempfile
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
 from mini.data.images.image_sets import load_images
-from mini.utils import image_metrics, metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.utils import metrics
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import pick_device
 from mini.utils.images import to_float, to_size
 from mini.utils.png import read_image
@@ -71,7 +64,6 @@ class Classifier(nn.Module):
 
     def __init__(self, cfg, channels: int, size: int, attributes: dict):
         super().__init__()
-        require(min(cfg.width, cfg.n_features, cfg.batch_size) > 0, "every size must be at least 1")
         self.attributes = attributes
         C = cfg.width
         layers = [nn.Conv2d(channels, C, 3, 1, 1, bias=False), nn.BatchNorm2d(C), nn.ReLU()]
@@ -113,15 +105,26 @@ def predict(model, images, at_once: int = 512):
 
 def accuracy(model, images, labels) -> dict:
     """{attribute: the share of images whose label is read right}; labels (N, A)."""
-    right = (predict(model, images)[0] == labels.cpu()).double().mean(0).tolist()
-    return dict(zip(model.attributes, right))
+    read, _ = predict(model, images)
+    return share_right(model.attributes, read, labels.cpu())
+
+
+def share_right(attributes: dict, read, labels) -> dict:
+    """{attribute: how often two tensors of labels (N, A) agree}."""
+    return dict(zip(attributes, (read == labels).double().mean(0).tolist()))
 
 
 # ---- the run
+def check(cfg):
+    """Raise UserError for flags that cannot be used."""
+    require_positive(cfg, "width", "n_features", "batch_size")
+
+
 def train(cfg: Config, data=None) -> dict:
     """Train, and return what result.json holds; `data` is what load_images would return, if it is there
     already. Raises UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "classifier", cfg.resume)
+    check(cfg)
     device = pick_device(cfg.device)
     learn, held_out = data or load_images(cfg.data, cfg.size, cfg.n_images)
     require(learn.attributes, f"--data={cfg.data} has no labels to learn; bring a folder with a "
@@ -183,27 +186,7 @@ def train(cfg: Config, data=None) -> dict:
 def most_frequent(learn, labels) -> dict:
     """{attribute: accuracy of always saying its most frequent value}, the baseline, where these are true."""
     said = learn.labels.mode(dim=0).values
-    return dict(zip(learn.attributes, (labels == said).double().mean(0).tolist()))
-
-
-def from_few(cfg, learn, held_out, more=None, few=(50, 100, 200), seeds: int = 3) -> dict:
-    """{what it learnt from: mean accuracy over attributes and seeds} of classifiers trained on so few images
-    of the ImageSet `learn`, and on those and `more`, an ImageSet of generated ones, if it is given."""
-    table, few = {}, [n for n in few if n <= len(learn.images)] or [len(learn.images)]
-    for n, extra in itertools.product(few, [[], [more]] if more else [[]]):
-        scores = []
-        for seed in range(seeds):
-            i = torch.randperm(len(learn.images), generator=torch.Generator().manual_seed(seed))[:n]
-            parts = [replace(learn, images=learn.images[i], labels=learn.labels[i]), *extra]
-            images, labels = (torch.cat([getattr(p, name) for p in parts]) for name in ("images", "labels"))
-            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                own = Config(steps=200, eval_every=0, seed=seed, device=cfg.device, out_dir=folder)
-                result = train(own, (replace(learn, images=images, labels=labels), held_out))
-            if "interrupted" in result:
-                raise KeyboardInterrupt
-            scores += result["accuracy"].values()
-        table[f"{n} real" + " + generated" * len(extra)] = sum(scores) / len(scores)
-    return table
+    return share_right(learn.attributes, said, labels)
 
 
 def load(cfg):
@@ -232,50 +215,10 @@ def sample(cfg: Config) -> dict:
 
 def evaluate(cfg: Config) -> dict:
     """How few images would do? Also in evaluate.json."""
+    from mini.studies.few_labels import from_few
     _, cfg, _ = load(cfg)
     table = from_few(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), few=(100, 300, 1000, 3000))
     return metrics.print_tables(cfg, mean_accuracy_from_so_few_images=table)
-
-
-# ---- the judge of generated images
-class Judge:
-    """The classifier of a data set, trained when first asked for and kept under runs/, and real images beside
-    which to put generated ones. `model` is None if the images have no labels: then nothing is scored."""
-    def __init__(self, cfg, learn, held_out, steps: int = Config.steps, n: int = 2048):
-        """cfg: of the run (data, size, n_images, device); its images; n: as many a distance compares."""
-        self.learn, self.model, self.n = learn, None, min(n, len(learn.images), len(held_out.images))
-        self.labels = held_out.labels[:self.n]
-        if not learn.attributes or self.n < 2 or os.environ.get("RANK", "0") != "0":    # torchrun's others
-            return
-        self.name = "face features" if cfg.data == "faces" else f"features of a classifier of {cfg.data}"
-        own = Config(data=cfg.data, size=cfg.size, n_images=cfg.n_images, steps=steps)
-        content = hashlib.sha256(repr(own).encode() + Path(__file__).read_bytes())  # edited: trained anew
-        for tensor in (learn.images, learn.labels):
-            content.update(tensor.numpy())
-        folder = Path(f"runs/judge-{Path(cfg.data).stem}-{content.hexdigest()[:8]}")
-        own = replace(own, device=cfg.device, out_dir=str(folder), resume=(folder / "checkpoint.pt").exists())
-        if not (folder / "result.json").exists():
-            print(f"first the judge of the images is trained, once; it is kept in {folder}", flush=True)
-            if "interrupted" in train(own, (learn, held_out)):
-                raise KeyboardInterrupt
-        self.model = load(own)[0]
-        self.real = predict(self.model, held_out.images[:self.n])[1]
-
-    def frechet(self, images) -> float:
-        """The Fréchet distance of n images, (n, C, H, W) uint8 or in [-1, 1], from n held-out ones."""
-        return image_metrics.frechet_distance(predict(self.model, images[:self.n])[1], self.real)
-
-    def scores(self, images, untrained, asked=None) -> dict:
-        """The distance of generated images, of the untrained network's, and the floor: of training images.
-        With `asked`, labels (n, A), also how often each attribute is read as asked for, and by guessing."""
-        if not self.model:
-            return {}
-        scores = {"frechet": self.frechet(images), "frechet_floor": self.frechet(self.learn.images),
-                  "frechet_untrained": self.frechet(untrained), "frechet_n": self.n, "features": self.name}
-        if asked is not None:
-            scores["accuracy"] = accuracy(self.model, images, asked)
-            scores["most_frequent"] = most_frequent(self.learn, asked)
-        return scores
 
 
 def main(argv=None):

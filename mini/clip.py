@@ -356,15 +356,18 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores = {"recall": {}, "zero_shot": {}}
+        scores = {"n": {}, "recall": {}, "zero_shot": {}}
         for name, part in {"held out": held_out, "combinations never seen": unseen}.items():
             if len(part.images):
+                scores["n"][name] = len(part.images)
+                run.say(f"scoring {len(part.images):,} images, {name} …")
                 scores["recall"][name] = retrieval(model, words, part)
                 run.say(f"\n{name}: recall among {min(256, len(part.images))}")
                 run.say(table(scores["recall"][name]))
             if part.attributes:
                 scores["zero_shot"][name] = zero_shot(model, words, learn, part)
-                run.say(f"{name}: classified by prompts (baseline: most frequent value; of all six, chance)")
+                run.say(f"{name}: {len(part.images):,} images classified by prompts "
+                        "(baseline: most frequent value; of all six, chance)")
                 run.say(table(scores["zero_shot"][name]))
         return run.finish(**scores)
 
@@ -450,7 +453,7 @@ def partial_captions(model, words, part, k: int = 10) -> tuple:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size")
 
 
 if __name__ == "__main__":

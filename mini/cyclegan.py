@@ -29,14 +29,14 @@ from typing import Literal
 import torch
 import torch.nn as nn
 
-from mini import classifier
-from mini.classifier import Judge, accuracy
 from mini.data.images.faces import ATTRIBUTES, draw_parameters, render
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import even_out, sheet, to_float, to_size
+from mini.utils.judge import judge_of_faces
+from mini.utils.metrics import n_to_score
 from mini.utils.png import read_image, write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
@@ -67,6 +67,8 @@ class Config(RunConfig):
     pool: int = 50              # translated images kept to be shown to D again (0: only new ones)
     # run
     out_dir: str = "runs/cyclegan"  # folder of the run
+    # held-out images of each domain to score (0: all; in a run of fewer steps, their share)
+    n_test: int = 0
     # sampling
     image: str = ""             # picture to translate (default: n held-out ones)
     direction: Literal["ab", "ba"] = "ab"  # from A to B, or from B to A
@@ -191,6 +193,13 @@ class Domain:
     labels: torch.Tensor | None     # (M, 6), of the held-out images if they are faces
     nuisance: torch.Tensor | None   # (M, 10), what else they have been drawn from
 
+    def first(self, n: int):
+        """The same with the first n of the held-out images."""
+        if self.labels is None:
+            return replace(self, held_out=self.held_out[:n])
+        return replace(self, held_out=self.held_out[:n], labels=self.labels[:n],
+                       nuisance=self.nuisance[:n])
+
 
 def load_domain(source: str, size: int, n: int, which: int) -> Domain:
     """Domain number `which`, 0 or 1, of what --data_a or --data_b names. Of no face in it there is one in the
@@ -248,8 +257,8 @@ def translate(G, images):
     return torch.cat([G(part.to(device)).float().cpu() for part in images.split(128)])
 
 
-def score(G_ab, G_ba, cfg, a, b, model) -> dict:
-    """{"a → b": {name: number}, "b → a": …} on held-out images. `model`: the judge that reads faces, or None.
+def score(G_ab, G_ba, cfg, a, b, judge) -> dict:
+    """{"a → b": {name: number}, "b → a": …} on held-out images. `judge`: reads faces, or None.
 
     right, kept, worst: in what share of the translations the judge reads the attribute as the target's, and
     the others as they were (the mean over these, and the least); PSNR in dB and SSIM from the true
@@ -261,7 +270,7 @@ def score(G_ab, G_ba, cfg, a, b, model) -> dict:
         made, scores[name] = translate(G, given), {}
         labels, true = truth(cfg, x, y)
         if len(true):
-            read, true = accuracy(model, made, labels), to_float(true)
+            read, true = judge.accuracy(made, labels), to_float(true)
             right, kept = read.pop(same_attribute(cfg, x, y)), read.values()
             scores[name] = {"right": right, "kept": sum(kept) / len(kept), "worst": min(kept),
                             "PSNR": image_metrics.psnr(made, true).mean().item(),
@@ -271,12 +280,14 @@ def score(G_ab, G_ba, cfg, a, b, model) -> dict:
     return scores
 
 
-def make_judge(cfg, a, b):
-    """The classifier of all faces, or None where there is nothing that it could read."""
-    if not same_attribute(cfg, a, b):
-        return None
-    own = classifier.Config(size=cfg.size, device=cfg.device)   # as of other runs on faces: trained once
-    return Judge(own, *load_images(own.data, own.size, own.n_images)).model
+def to_score(cfg, a, b):
+    """(A, B, judge): the domains with as many held-out images as are scored; the judge of faces,
+    or None where there is nothing that it could read."""
+    n = n_to_score(cfg, max(len(a.held_out), len(b.held_out)), "held-out images of each domain")
+    judge = None
+    if same_attribute(cfg, a, b):
+        judge = judge_of_faces(replace(cfg, n_test=n), n)
+    return a.first(n), b.first(n), judge
 
 
 def copying(*given) -> dict:
@@ -293,16 +304,22 @@ def pictures(nets, x, direction: str, true=()):
 
 
 # ---- the run
+def check(cfg, S: int):
+    """Raise UserError for flags that cannot be used. S: height and width of the images."""
+    require_positive(cfg, "ngf", "ndf", "d_halvings", "n", "batch_size", "lr")
+    for name in ("blocks", "halvings", "pool", "constant", "ablation_steps", "n_test"):
+        value = getattr(cfg, name)
+        require(value >= 0, f"--{name}={value} must be at least 0")
+    require(cfg.constant < 1, f"--constant={cfg.constant} must be below 1")
+    require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
+    least = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
+    require(S >= least and S % 2**cfg.halvings == 0,
+            f"images of {S} × {S}: --size must be at least {least} and a multiple of "
+            f"{2**cfg.halvings}, for so many --halvings and --d_halvings")
+
+
 def make_nets(cfg, C: int, S: int, state):
     """The four networks, with the weights of a checkpoint if there is one."""
-    not_negative = cfg.blocks, cfg.halvings, cfg.pool, cfg.constant, cfg.ablation_steps
-    require(min(cfg.ngf, cfg.ndf, cfg.d_halvings, cfg.n, cfg.batch_size) >= 1
-            and min(cfg.lr, 1 - cfg.constant, 1 - cfg.beta1) > 0 <= min(not_negative),
-            "--lr must be above 0, --constant and --beta1 below 1, --blocks, --halvings, --pool, "
-            "--constant and --ablation_steps at least 0, and every other size at least 1")
-    least = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
-    require(S % 2**cfg.halvings == 0 and S >= least, f"images of {S} × {S}: --size must be at least "
-            f"{least} and a multiple of {2**cfg.halvings}, for so many --halvings and --d_halvings")
     torch.manual_seed(cfg.seed)
     nets = nn.ModuleDict({"G_ab": Generator(cfg, C), "G_ba": Generator(cfg, C),
                           "D_a": Discriminator(cfg, C), "D_b": Discriminator(cfg, C)})
@@ -319,10 +336,10 @@ def train(cfg: Config) -> dict:
     images_a, images_b = domain_a.learn.to(device), domain_b.learn.to(device)
     _, C, S, _ = images_a.shape
     check_shape(state, C, S)
+    check(cfg, S)
     nets = make_nets(cfg, C, S, state)
     generators, discriminators = (nn.ModuleList([nets[name] for name in pair])
                                   for pair in (("G_ab", "G_ba"), ("D_a", "D_b")))
-    model = make_judge(cfg, domain_a, domain_b)
     n = min(cfg.n, len(domain_a.held_out), len(domain_b.held_out))
     fixed = [(to_float(x.held_out[:n]), direction, truth(cfg, x, y, n)[1])          # for the samples
              for x, y, direction in ((domain_a, domain_b, "ab"), (domain_b, domain_a, "ba"))]
@@ -394,8 +411,9 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
-        scores = score(nets["G_ab"], nets["G_ba"], cfg, domain_a, domain_b, model)
-        scores |= copying(cfg, domain_a, domain_b, model)
+        a, b, judge = to_score(cfg, domain_a, domain_b)
+        scores = score(nets["G_ab"], nets["G_ba"], cfg, a, b, judge)
+        scores |= copying(cfg, a, b, judge)
         run.say(metrics.table(scores, shares=SHARES))
         return run.finish(scores=scores)
 
@@ -405,6 +423,7 @@ def sample(cfg: Config):
     given, its translation, this translated back, and the true translation of faces."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
     C, S = state["shape"]
+    check(cfg, S)
     nets, true = make_nets(cfg, C, S, state), ()
     if cfg.image:
         x = to_size(read_image(cfg.image), S)[None]             # (1, 1 or 3, S, S)
@@ -422,22 +441,24 @@ def evaluate(cfg: Config) -> dict:
     neither: the means of both directions, also in evaluate.json. These runs, and their samples, are kept in
     folders of their own in out_dir; what was interrupted goes on."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
-    a, b = load_domains(cfg)
-    model, steps = make_judge(cfg, a, b), cfg.ablation_steps or cfg.steps
+    check(cfg, state["shape"][1])
+    a, b, judge = to_score(cfg, *load_domains(cfg))
+    n_test = max(len(a.held_out), len(b.held_out))              # as many after fewer steps
+    steps = cfg.ablation_steps or cfg.steps
     no_cycle, no_identity, rows = dict(lambda_cycle=0.0), dict(lambda_identity=0.0), {}
     for name, weights in {"full": {}, "no cycle": no_cycle, "no identity": no_identity,
                           "neither": no_cycle | no_identity}.items():
         if name == "full" and not cfg.ablation_steps:
             nets = make_nets(cfg, *state["shape"], state)
-            rows[name] = mean(score(nets["G_ab"], nets["G_ba"], cfg, a, b, model))
+            rows[name] = mean(score(nets["G_ab"], nets["G_ba"], cfg, a, b, judge))
             continue
         folder = Path(cfg.out_dir, f"{name.replace(' ', '-')}-{steps}")
-        own = replace(cfg, steps=steps, stop_after=0, out_dir=str(folder), **weights)
+        own = replace(cfg, steps=steps, n_test=n_test, stop_after=0, out_dir=str(folder), **weights)
         result = train(replace(own, resume=(folder / "checkpoint.pt").exists()))
         if "interrupted" in result:
             raise KeyboardInterrupt
         rows[name] = mean({key: result["scores"][key] for key in ("a → b", "b → a")})
-    rows["copied"] = mean(copying(cfg, a, b, model))
+    rows["copied"] = mean(copying(cfg, a, b, judge))
     print(metrics.table(rows, shares=SHARES))
     write_json(f"{cfg.out_dir}/evaluate.json", rows)
     return rows
@@ -451,7 +472,7 @@ def mean(rows: dict) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --ngf or --ndf")
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ class Config(RunConfig):
     few: int = 300              # labelled texts to learn from (0: all)
     # model
     init_from: str = ""         # the GPT: a checkpoint.pt of train_gpt.py, or GPT-2's model.safetensors
-    base_steps: int = 800       # steps of training the GPT that is made if there is none
+    # steps of training the GPT that is made if there is none (0: 800, at most ten times --steps)
+    base_steps: int = 0
     block_size: int = 96        # T, its context
     rank: int = 8               # r, of LoRA
     alpha: float = 16.0         # α, of LoRA
@@ -60,6 +61,8 @@ class Config(RunConfig):
     dropout: float = 0.1        # in the blocks
     # run
     out_dir: str = "runs/finetune"  # folder of the run
+    # held-out texts to score (0: all; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     text: str = ""              # a text to judge
     method: Literal["frozen", "last", "all", "lora", "scratch"] = "all"  # whose weights judge it
@@ -70,6 +73,8 @@ class Config(RunConfig):
 
 PRESETS = {}
 RATES = dict(frozen=1e-2, last=2e-3, all=1e-3, lora=5e-3, scratch=1e-3)     # AdamW's, at the peak
+BASE_STEPS = 800                    # of the GPT to build on, if --base_steps does not say
+SECONDS_A_STEP = 0.2                # of training it, on two cores
 CONTINUATIONS = {"good": " It was a delight.", "bad": " It was a mess."}    # zero-shot
 
 
@@ -98,13 +103,9 @@ class Classifier(nn.Module):
     def forward(self, idx, length):
         """Logits (B, n_classes) for texts idx (B, T), of which the first `length` (B,) tokens count. What
         fills up a row stands behind the text, where the causal mask lets no token of the text look."""
-        gpt, (B, T) = self.gpt, idx.shape
-        x = gpt.dropout(gpt.wte(idx) + gpt.wpe.weight[:T])                          # (B, T, C)
-        mask = torch.full((T, T), -math.inf, device=idx.device).triu(1)
-        for block in gpt.h:
-            x = block(x, mask)
-        last = x[torch.arange(B, device=idx.device), length - 1]                    # (B, T, C) -> (B, C)
-        return self.head(gpt.ln_f(last))
+        x = self.gpt.hidden(idx)                                                    # (B, T, C)
+        last = x[torch.arange(len(x), device=x.device), length - 1]                 # (B, T, C) -> (B, C)
+        return self.head(last)
 
 
 def matrices(gpt):
@@ -119,7 +120,7 @@ def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
     torch.manual_seed(cfg.seed)
     gpt = train_gpt.GPT(base.cfg, len(base.wte.weight)) if method == "scratch" else copy.deepcopy(base)
     for module in gpt.modules():
-        if hasattr(module, "p"):                                # nn.Dropout, and attention if it is fused
+        if isinstance(module, nn.Dropout):
             module.p = cfg.dropout
     model = Classifier(gpt, n_classes).requires_grad_(method in ("all", "scratch"))
     model.head.requires_grad_(True)
@@ -127,7 +128,7 @@ def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
         part.requires_grad_(True)
     for part, name, linear in matrices(gpt) if method == "lora" else ():
         setattr(part, name, LoRA(linear, cfg.rank, cfg.alpha))
-    return model.to(base.wte.weight.device)
+    return model.to(base.device)
 
 
 def merge(model: Classifier) -> Classifier:
@@ -144,8 +145,12 @@ def merge(model: Classifier) -> Classifier:
 def predict(model, idx, length, at_once: int = 128):
     """Logits (N, n_classes) of texts (N, T)."""
     model.eval()
-    device, parts = model.head.weight.device, zip(idx.split(at_once), length.split(at_once))
-    return torch.cat([model(x[:, :n.max()].to(device), n.to(device)).float().cpu() for x, n in parts])
+    device, logits = model.head.weight.device, []
+    progress = metrics.Progress("judged", len(idx))
+    for x, n in zip(idx.split(at_once), length.split(at_once)):
+        logits.append(model(x[:, :n.max()].to(device), n.to(device)).float().cpu())
+        progress.add(len(x))
+    return torch.cat(logits)
 
 
 @torch.no_grad()
@@ -158,14 +163,27 @@ def zero_shot(base, tokenizer, texts, names: list):
         idx, n = encode_texts([text + tail for text in ("", *texts)], tokenizer, base.cfg.block_size)
         t, begin = torch.arange(idx.size(1)), n[:, None] - len(tokenizer.encode(tail))
         target = idx.where((t >= begin) & (t < n[:, None]), -100)[:, 1:]            # (N + 1, T − 1)
-        logits = (base(x[:, :-1].to(base.wte.weight.device))[0].float().cpu() for x in idx.split(64))
-        log_p = -torch.cat([F.cross_entropy(z.mT, y, reduction="none").sum(1)
-                            for z, y in zip(logits, target.split(64))])
+        log_p = []
+        progress = metrics.Progress("read", len(idx))
+        for x, y in zip(idx.split(64), target.split(64)):
+            logits = base(x[:, :-1].to(base.device)).float().cpu()
+            log_p.append(-F.cross_entropy(logits.mT, y, reduction="none").sum(1))
+            progress.add(len(x))
+        log_p = torch.cat(log_p)
         scores.append(log_p[1:] - log_p[0])
     return torch.stack(scores).argmax(dim=0)
 
 
 # ---- the base
+def base_steps(cfg) -> int:
+    """Steps of training the GPT to build on: as --base_steps says; if it says 0, BASE_STEPS, but at
+    most ten times the steps of the run itself, so that a short trial needs no long preparation."""
+    require(cfg.base_steps >= 0, f"--base_steps={cfg.base_steps} must be at least 0")
+    if cfg.base_steps > 0:
+        return cfg.base_steps
+    return min(BASE_STEPS, 10 * max(1, cfg.steps))
+
+
 def make_base(cfg, state=None):
     """(GPT, tokenizer) to build on: a checkpoint's, --init_from's, or one trained here, kept under runs/."""
     if state:
@@ -173,31 +191,39 @@ def make_base(cfg, state=None):
         base.load_state_dict(state["base"])
         return base.to(pick_device(cfg.device)), load_tokenizer(state["tokenizer"])
     if cfg.init_from:
-        return train_gpt.load(train_gpt.Config(init_from=cfg.init_from, device=cfg.device))[:2]
+        return train_gpt.load(train_gpt.Config(init_from=cfg.init_from, device=cfg.device))
     text = "\n".join([*read_text("tales").split("\n\n"), *load_reviews(cfg.reviews, few=0).unlabelled])
-    name = f"{cfg.base_steps} {cfg.block_size} {text}"
+    steps = base_steps(cfg)
+    name = f"{steps} {cfg.block_size} {text}"
     folder = Path(f"runs/base-{hashlib.sha256(name.encode()).hexdigest()[:8]}")
-    own = train_gpt.Config(data=f"{folder}.txt", out_dir=str(folder), steps=cfg.base_steps, device=cfg.device,
-                           block_size=cfg.block_size, dropout=0.0, resume=(folder / "checkpoint.pt").exists())
+    own = train_gpt.Config(data=f"{folder}.txt", out_dir=str(folder), steps=steps, log_every=20,
+                           device=cfg.device, block_size=cfg.block_size, dropout=0.0,
+                           resume=(folder / "checkpoint.pt").exists())
     if not (folder / "result.json").exists():
-        print(f"first a GPT is trained to build on, once; it is kept in {folder}", flush=True)
+        seconds = SECONDS_A_STEP * steps
+        print(f"first a GPT is trained to build on, once: {steps} steps, some {seconds:.0f} s on "
+              f"two cores; it is kept in {folder}", flush=True)
         Path("runs").mkdir(exist_ok=True)
         Path(own.data).write_text(text, "utf-8")
         if "interrupted" in train_gpt.train(own):
             raise KeyboardInterrupt
-    return train_gpt.load(train_gpt.Config(out_dir=str(folder), device=cfg.device))[:2]
+    return train_gpt.load(train_gpt.Config(out_dir=str(folder), device=cfg.device))
 
 
 # ---- the run
 def train(cfg: Config) -> dict:
     """Train by every method, on the same batches, and return what result.json holds. May raise UserError."""
     cfg, state = own_checkpoint(cfg, "finetune", cfg.resume)
+    if not state and not cfg.init_from:
+        cfg = replace(cfg, base_steps=base_steps(cfg))  # so that the checkpoint holds the number
     data = load_reviews(cfg.reviews, cfg.few, cfg.seed)
+    n_test = metrics.n_to_score(cfg, len(data.test), "held-out texts")
     require(not state or state["names"] == data.names,
             f"the checkpoint's head is for other labels than {', '.join(data.names)}")
     base, tokenizer = make_base(cfg, state)
-    device, T = base.wte.weight.device, base.cfg.block_size
-    (texts, y), (test_texts, test_y) = ((x, torch.tensor(y)) for x, y in (zip(*data.learn), zip(*data.test)))
+    device, T = base.device, base.cfg.block_size
+    test = data.test[:n_test]
+    (texts, y), (test_texts, test_y) = ((x, torch.tensor(y)) for x, y in (zip(*data.learn), zip(*test)))
     (x, length), test = (encode_texts(some, tokenizer, T) for some in (texts, test_texts))
     models = nn.ModuleDict({method: prepare(method, base, len(data.names), cfg) for method in RATES})
     optimizers = [torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
@@ -209,6 +235,8 @@ def train(cfg: Config) -> dict:
         seconds = state["each"]
 
     with Run(cfg, "finetune", base, list(RATES), state) as run:
+        if not cfg.init_from and cfg.base_steps < BASE_STEPS:
+            run.say(f"note: the GPT to build on had {cfg.base_steps} steps, not {BASE_STEPS}")
         run.say(f"{len(y)} labelled texts, {len(test_y)} held out; a head that knows nothing has loss "
                 f"ln {len(data.names)} = {math.log(len(data.names)):.3f}")
         for step in range(run.first, cfg.steps):
@@ -239,6 +267,7 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
+        run.say(f"judging {len(test_y):,} held-out texts by each method …")
         found = {method: predict(model, *test).argmax(1) for method, model in models.items()}
         found |= {"bag of words": bag_of_words(texts, y, test_texts), "most frequent": y.mode()[0]}
         if set(data.names) == set(CONTINUATIONS):
@@ -248,8 +277,8 @@ def train(cfg: Config) -> dict:
         rows = {name: {"trained": sizes.get(name, 0), "seconds": seconds.get(name, 0.0),
                        "accuracy": (labels == test_y).float().mean().item()}
                 for name, labels in found.items()}
-        run.say("\n" + metrics.table(rows, shares=["accuracy"]))
-        return run.finish(few=len(texts), table=rows)
+        run.say(f"\nn = {len(test_y):,}\n{metrics.table(rows, shares=['accuracy'])}")
+        return run.finish(few=len(texts), n=len(test_y), table=rows)
 
 
 def sample(cfg: Config) -> dict:

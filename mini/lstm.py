@@ -1,279 +1,438 @@
-"""LSTM: a recurrent network that learns to write by predicting the next token, as was done before GPT.
+"""LSTM: a recurrent network that learns to write by predicting the next token, as was done before
+GPT.
 
-It reads one token after the other, and all it keeps of them is a state of one size, however long the text:
-two vectors in each layer, h and c. Like GPT it models p(x₁ … xₙ) = Π p(xₜ | x₁ … xₜ₋₁), with the loss
+It reads one token after the other, and all it keeps of them is a state of one size, however long
+the text: two vectors in each layer, h and c. Like GPT it models p(x₁ … xₙ) = Π p(xₜ | x₁ … xₜ₋₁),
+with the same loss, in nats; a model that knows nothing scores ln V, with V different tokens:
 
-    L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)      in nats; a model that knows nothing scores ln V
+    L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
-Truncated backpropagation through time: it learns from windows of T tokens, each begun with an empty state as
-GPT's with an empty context, so that windows may start anywhere and training meets what the test will ask.
+Shapes: B sequences of T tokens in a batch, C the width, V tokens.
 
-Papers: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory"; Gers et al. 2000 (forget gate); Press & Wolf
-2017 (tied head); Gal & Ghahramani 2016, Merity et al. 2018 (dropouts). Departure: Adam, not plain descent.
+Training is backpropagation through time over windows of T tokens. Each window begins with an empty
+state, as GPT's begins with an empty context, so that windows may start anywhere in the text.
 
-    python -m mini.lstm                                 our own tales
-    python -m mini.lstm --data=my_novel.txt             your own text
+Papers: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory"; Gers et al. 2000 (forget gate);
+Press & Wolf 2017 (tied head); Gal & Ghahramani 2016, Merity et al. 2018 (dropouts).
+Departure: Adam, not plain gradient descent.
+
+    python -m mini.lstm                                 learn from our own tales
+    python -m mini.lstm --data=my_novel.txt             learn from your own text
     python -m mini.lstm sample --prompt="The ferry"     let it write on
     python -m mini.lstm evaluate                        what does memory buy? loss by position
 
 Measured times and scores: README.md. Read beside it: git diff --no-index train_gpt.py mini/lstm.py.
 """
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# texts and tokenizers, the command line, devices, the folder of a run: not needed to follow this
+# file
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
-from mini.utils import metrics
-from mini.utils.config import RunConfig, command_line, require
-from mini.utils.device import autocast, pick_device
+from mini.utils.config import RunConfig, command_line, require, require_positive
+from mini.utils.device import autocast, matmul_precision, pick_device
+from mini.utils.metrics import text_report, text_scores
 from mini.utils.run import Run, own_checkpoint, restore
-from mini.utils.text import encode_prompt, pick, print_copying, print_texts
-
-
-@dataclass
-class Config(RunConfig):
-    # data
-    data: str = "tales"            # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt files
-    tokenizer: str = "bpe"         # char, bpe (trained on the data), or a folder with GPT-2's tokenizer
-    vocab_size: int = 1024         # tokens of the bpe tokenizer
-    # model
-    block_size: int = 64           # T, the window: how many tokens gradients flow back through
-    n_layer: int = 1               # layers, each reading the h of the one below
-    n_embd: int = 440              # C, the width of x, h and c
-    # optimisation
-    steps: int = 700               # optimiser steps
-    batch_size: int = 64           # sequences per step
-    lr: float = 0.01               # peak learning rate
-    warmup: int = 3                # steps until the rate is at its peak
-    hold: float = 0.4              # the fraction of the run after the warm-up without a fall
-    beta2: float = 0.99            # Adam's: how much of the old mean squared gradient is kept
-    grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
-    dropout: float = 0.5           # of embeddings, and of h on its way to the next layer or the head
-    weight_drop: float = 0.3       # dropout of U, the weights on the way of h to the next step
-    # run
-    out_dir: str = "runs/lstm"     # folder of the run
-    # sampling
-    prompt: str = ""               # text to continue
-    tokens: int = 250              # tokens to write
-    samples: int = 1               # texts to write
-    temperature: float = 0.6       # 0: always the likeliest token; 1: as the model believes; above: wilder
-    top_k: int = 0                 # draw from the k likeliest tokens only (0: all)
-    top_p: float = 1.0             # draw from the likeliest tokens that together have this probability
-
-    # what a resumed run must keep: the saved weights have this shape, or these data
-    fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_embd")
-
-
-PRESETS = {"gpu": dict(tokenizer="char", n_layer=2, n_embd=816, block_size=256, steps=2000, lr=0.003)}
-
+from mini.utils.text import check_prompt, print_copying, print_others, printer
 
 # ---- the network
-class Layer(nn.Module):
-    """At each step x comes from below, h and c from the step before. With σ(z) = 1 / (1 + e⁻ᶻ), which makes
-    gates between shut (0) and open (1), and the product ⊙ of each entry by itself:
+
+class LSTMLayer(nn.Module):
+    """One recurrent layer. At each step x comes from below, h and c from the step before.
+
+    σ(z) = 1 / (1 + e⁻ᶻ) makes gates, which are between shut (0) and open (1); ⊙ multiplies entry by
+    entry:
 
         i = σ(Wᵢ x + Uᵢ h + bᵢ)         input gate: how much of g is written
-        f = σ(W_f x + U_f h + b_f)      forget gate: how much of c is kept (Gers et al. 2000; before, f = 1)
+        f = σ(W_f x + U_f h + b_f)      forget gate: how much of c is kept (Gers et al. 2000)
         g = tanh(W_g x + U_g h + b_g)   candidate: what could be written
         o = σ(Wₒ x + Uₒ h + bₒ)         output gate: how much of c is shown
-        c ← f ⊙ c + i ⊙ g               changed by addition: while f ≈ 1, gradients live through many steps
+        c ← f ⊙ c + i ⊙ g               changed by addition: where f ≈ 1, gradients live long
         h ← o ⊙ tanh(c)
     """
 
     def __init__(self, C: int, weight_drop: float):
         super().__init__()
-        self.W = nn.Linear(C, 4 * C)                            # of i, f, g and o in one product; b too
-        self.U = nn.Linear(C, 4 * C, bias=False)
+        self.W = nn.Linear(C, 4 * C)                            # Wᵢ, W_f, W_g, Wₒ and the biases
+        self.U = nn.Linear(C, 4 * C, bias=False)                # Uᵢ, U_f, U_g, Uₒ
         self.dropout = nn.Dropout(weight_drop)
-        nn.init.ones_(self.W.bias[C:2 * C])                     # f begins near 0.7: at first, remember
+        nn.init.ones_(self.W.bias[C:2 * C])                     # b_f = 1: at first, remember
 
-    def forward(self, x, h, c):             # x (T, B, C); h and c (B, C)
-        from_x = self.W(x)                                      # (T, B, 4C); no x waits for an h: all at once
-        U = self.dropout(self.U.weight).to(from_x.dtype).t()    # (C, 4C), dropped and rounded once
-        hs = []
-        for from_x_t in from_x.unbind():                        # the loop that attention does without
-            i, f, g, o = torch.addmm(from_x_t, h, U).chunk(4, dim=1)            # (B, 4C) -> 4 × (B, C)
+    def forward(self, x, h, c):
+        """Outputs h₁ … h_T (T, B, C), and the last h and c (B, C), of inputs x (T, B, C)."""
+        from_x = self.W(x)                                      # (T, B, 4C): all steps at once
+        U = self.dropout(self.U.weight)                         # DropConnect: the same in all steps
+        U = U.to(from_x.dtype).t()                              # (4C, C) -> (C, 4C)
+        outputs = []
+        for from_x_t in from_x:                                 # a loop: each step needs the last h
+            gates = torch.addmm(from_x_t, h, U)                 # W x + b + U h: (B, 4C)
+            i, f, g, o = gates.chunk(4, dim=1)                  # (B, C) each
             c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
             h = torch.sigmoid(o) * torch.tanh(c)
-            hs.append(h)
-        return torch.stack(hs), h, c                            # (T, B, C), (B, C), (B, C)
+            outputs.append(h)
+        return torch.stack(outputs), h, c
 
 
 class LSTM(nn.Module):
-    """The whole network. Its head is tied: one of its own would cost the layers a quarter of the weights."""
+    """The whole network: embedding, layers, and a head tied to the embedding."""
 
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
-        C, L, p = cfg.n_embd, cfg.n_layer, (cfg.dropout, cfg.weight_drop)
-        require(min(C, L, cfg.block_size, cfg.batch_size) > 0 and 0 <= min(p) <= max(p) < 1,
-                f"--n_embd={C} and every other size must be at least 1, dropout from 0 to below 1")
         self.cfg = cfg
-        self.wte = nn.Embedding(vocab_size, C)                  # what a token means
+        self.wte = nn.Embedding(vocab_size, cfg.n_embd)         # a vector for each token
         self.dropout = nn.Dropout(cfg.dropout)
-        self.layers = nn.ModuleList(Layer(C, cfg.weight_drop) for _ in range(L))
-        self.lm_head = nn.Linear(C, vocab_size)                 # its bias: how frequent a token is
-        self.lm_head.weight = self.wte.weight                   # tied: one matrix reads and writes tokens
-        nn.init.normal_(self.wte.weight, std=0.1)               # GPT's 0.02 is faint: no norm lifts it here
+        layers = [LSTMLayer(cfg.n_embd, cfg.weight_drop) for _ in range(cfg.n_layer)]
+        self.layers = nn.ModuleList(layers)
+        self.lm_head = nn.Linear(cfg.n_embd, vocab_size)        # its bias: how frequent a token is
+        self.lm_head.weight = self.wte.weight                   # tied: it reads and writes tokens
+        nn.init.normal_(self.wte.weight, std=0.1)               # larger than GPT's: no norm follows
 
-    def forward(self, idx, targets=None, state=None):
-        """Logits (B, T, V) for tokens idx (B, T), the mean loss in nats for targets (B, T) if given, and the
-        state after them, h and c of each layer (n_layer, 2, B, C); given it, the next call reads on."""
-        x, after = self.drop(self.wte(idx.t())), []                             # (B, T) -> (T, B, C)
-        state = x.new_zeros(len(self.layers), 2, *x.shape[1:]) if state is None else state
+    def forward(self, idx, state=None):
+        """Logits (B, T, V) of the token after each of the tokens idx (B, T).
+
+        Before the first token the network is in this state, or in the empty one.
+        """
+        x, _ = self.hidden(idx, state)
+        return self.lm_head(x)
+
+    def hidden(self, idx, state=None):
+        """The vectors (B, T, C) from which the head predicts, for tokens idx (B, T); and the state
+        after them, h and c of each layer: (n_layer, 2, B, C)."""
+        B = idx.size(0)
+        x = self.wte(idx.t())                                   # (B, T) -> (T, B) -> (T, B, C)
+        x = self.drop(x)
+        if state is None:
+            state = x.new_zeros(len(self.layers), 2, B, self.cfg.n_embd)
+        new_state = []
         for layer, (h, c) in zip(self.layers, state):
             x, h, c = layer(x, h, c)
             x = self.drop(x)
-            after.append(torch.stack([h, c]))
-        logits = self.lm_head(x.transpose(0, 1))                                # (T, B, C) -> (B, T, V)
-        loss = None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        return logits, loss, torch.stack(after)
+            new_state.append(torch.stack([h, c]))
+        x = x.transpose(0, 1)                                   # (T, B, C) -> (B, T, C)
+        return x, torch.stack(new_state)
 
-    def drop(self, x):      # dropout with one mask for all steps (Gal & Ghahramani 2016)
-        return x * self.dropout(torch.ones_like(x[:1]))                         # (T, B, C) * (1, B, C)
+    def drop(self, x):
+        """Dropout with one mask for all steps (Gal & Ghahramani 2016)."""
+        mask = self.dropout(torch.ones_like(x[:1]))             # (1, B, C)
+        return x * mask
 
-
-# ---- the learning rate, batches, and the loss on held-out text
-def lr_factor(step: int, cfg) -> float:
-    """The learning rate at a step as a fraction of its peak: linear warm-up, then a fall to 0."""
-    t = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)    # 0 -> 1
-    return min((step + 1) / (cfg.warmup + 1), 1.0, (1 - t) / max(1e-9, 1 - cfg.hold))
+    @property
+    def device(self):
+        return self.wte.weight.device
 
 
-def draw_batch(tokens, T: int, B: int, generator):
-    """B random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
-    start = torch.randint(len(tokens) - T, (B,), generator=generator)
-    pieces = tokens[(start[:, None] + torch.arange(T + 1)).to(tokens.device)]   # (B, T + 1)
-    return pieces[:, :-1], pieces[:, 1:]
+# ---- batches and the loss
+
+def get_batch(tokens, block_size: int, batch_size: int, generator):
+    """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
+    start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
+    positions = start[:, None] + torch.arange(block_size + 1)   # (B, 1) + (T + 1,) -> (B, T + 1)
+    pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
+    x = pieces[:, :-1]
+    y = pieces[:, 1:]                                           # y[b, t] follows x[b, t]
+    return x, y
+
+
+IGNORED = -100      # as a target: not to be predicted, only there to fill up a row
+
+
+def next_token_loss(logits, y, reduction: str = "mean"):
+    """−log p(y) in nats, for logits (B, T, V) and the tokens y (B, T) that are to be predicted."""
+    logits = logits.flatten(0, 1)                               # (B, T, V) -> (B·T, V)
+    return F.cross_entropy(logits, y.flatten(), ignore_index=IGNORED, reduction=reduction)
 
 
 @torch.no_grad()
-def held_out_loss(model, tokens, at_once: int = 4096):
-    """Loss in nats summed at each position of the window, and how many tokens were predicted there: two
-    tensors (T,). It predicts tokens[1:] in consecutive windows, each begun with an empty state."""
-    model.eval()
+def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
+    """The mean loss in nats of predicting tokens[1:], all of them, in consecutive windows.
+
+    Each window begins with no context, so its first tokens are harder to predict than later ones.
+    """
+    was_training = model.training
+    model.eval()                                                # no dropout
     T = model.cfg.block_size
-    pad = -(len(tokens) - 1) % T            # fills up the last window, ignored in the loss
-    x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
-    y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
-    total = torch.zeros(T, dtype=torch.float64)
-    for x_i, y_i in zip(x.split(max(1, at_once // T)), y.split(max(1, at_once // T))):
-        logits = model(x_i)[0].float()
-        loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), ignore_index=-100, reduction="none")
-        total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (T,)
-    model.train()
-    return total, (y >= 0).sum(0).cpu()
+    n_targets = len(tokens) - 1
+
+    # cut the text into rows of T; what fills up the last row stands behind the text, where it
+    # changes nothing before it, and its own targets are not counted
+    missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
+    x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
+    y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
+
+    total = 0.0
+    for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
+        total += next_token_loss(model(x_i), y_i, reduction="sum").item()
+    model.train(was_training)
+    return total / n_targets
 
 
 # ---- sampling
+
+def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """Draw one token (B,) for each row of logits (B, V).
+
+    temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
+    top_k keeps only the k likeliest tokens (0: all). top_p keeps the fewest likeliest tokens that
+    together have this probability (1: all; nucleus sampling, Holtzman et al. 2020, §3.1).
+    """
+    logits = logits.float().cpu()                               # where the generator is
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+
+    if top_k > 0:
+        top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
+        logits = logits.masked_fill(logits < top[:, -1:], -math.inf)
+
+    if top_p < 1:
+        p, order = F.softmax(logits, dim=-1).sort(descending=True)      # 0.5  0.3  0.2
+        p_before = p.cumsum(dim=-1) - p                                 # 0.0  0.5  0.8
+        drop_sorted = p_before >= top_p                                 # top_p = 0.7: the last
+        drop = torch.empty_like(drop_sorted)
+        drop.scatter_(1, order, drop_sorted)                    # back to the order of the tokens
+        logits = logits.masked_fill(drop, -math.inf)
+
+    probs = F.softmax(logits, dim=-1)
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
 @torch.inference_mode()
-def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None):
-    """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn."""
+def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None,
+             on_token=None):
+    """Continue the tokens idx (B, T): returns (B, T + max_new_tokens).
+
+    After the first step the model reads one token at a time: the state is all it needs of what was
+    before. If given, on_token is called with each new token (B,) as soon as it is drawn, to print
+    it.
+    """
+    was_training = model.training
     model.eval()
+    new = idx                                                   # the tokens not read yet
     state = None
-    for _ in range(n_tokens):
-        logits, _, state = model(idx, state=state)                              # (B, T, V)
-        token = pick(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator).to(idx.device)
-        idx = token[:, None]                                    # the state is all it needs of what was before
-        yield token
+    for _ in range(max_new_tokens):
+        x, state = model.hidden(new, state)
+        logits = model.lm_head(x[:, -1])                        # (B, C) -> (B, V)
+        token = sample_token(logits, temperature, top_k, top_p, generator).to(idx.device)
+        new = token[:, None]
+        idx = torch.cat([idx, new], dim=1)                      # (B, T) -> (B, T + 1)
+        if on_token:
+            on_token(token)
+    model.train(was_training)
+    return idx
 
 
-# ---- the run
+# ---- settings
+
+@dataclass
+class Config(RunConfig):
+    """From RunConfig it also has, with these defaults: preset (none), eval_every 200, sample_every
+    500, log_every 50, seed 1, device auto, matmul medium (how exact products are), compile false,
+    resume false, stop_after 0 (leave after so many steps, as if interrupted)."""
+    # data
+    data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
+    tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
+    vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
+
+    # model
+    block_size: int = 64        # T, the window: how many tokens gradients flow back through
+    n_layer: int = 1            # layers, each reading the h of the one below
+    n_embd: int = 440           # C, the width of x, h and c
+    dropout: float = 0.5        # of embeddings, and of h on its way to the next layer or the head
+    weight_drop: float = 0.3    # dropout of U, the weights on the way of h to the next step
+
+    # optimisation
+    steps: int = 700            # optimiser steps
+    batch_size: int = 64        # sequences in a step
+    lr: float = 0.01            # peak learning rate
+    warmup: int = 3             # steps in which the learning rate rises to its peak
+    stable_frac: float = 0.4    # then it stays there for this fraction of the rest, and falls to 0
+    beta2: float = 0.99         # Adam's: the weight of old squared gradients in their average
+    grad_clip: float = 1.0      # a longer gradient is scaled down to this norm (0: never)
+
+    # run
+    out_dir: str = "runs/lstm"  # folder of the run
+
+    # sampling
+    prompt: str = ""            # text to continue
+    max_new_tokens: int = 250   # tokens to write
+    num_samples: int = 1        # texts to write
+    temperature: float = 0.6    # 0: always the likeliest token; 1: the model's probabilities
+    top_k: int = 0              # draw from the k likeliest tokens only (0: all)
+    top_p: float = 1.0          # draw from the fewest tokens that together have this probability
+
+    # what a resumed run must keep, since the saved weights depend on it
+    fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_embd")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
+
+
+PRESETS = {
+    # two layers that learn characters: one GPU
+    "gpu": dict(tokenizer="char", n_layer=2, n_embd=816, block_size=256, steps=2000, lr=0.003),
+}
+
+
+def check(cfg):
+    """Raise UserError, naming the flag, for settings that make no sense."""
+    require_positive(cfg, "block_size", "n_layer", "n_embd", "batch_size")
+    require_positive(cfg, "max_new_tokens", "num_samples", "top_p")
+    require(0 <= cfg.dropout < 1, f"--dropout={cfg.dropout} must be from 0 to below 1")
+    require(0 <= cfg.weight_drop < 1, f"--weight_drop={cfg.weight_drop} must be from 0 to below 1")
+    require(0 <= cfg.stable_frac < 1, f"--stable_frac={cfg.stable_frac} must be from 0 to below 1")
+    require(cfg.temperature >= 0, f"--temperature={cfg.temperature} must not be negative")
+    require(cfg.top_k >= 0, f"--top_k={cfg.top_k} must not be negative")
+
+
+# ---- training
+
+def lr_factor(step: int, cfg) -> float:
+    """The learning rate at a step as a fraction of its peak."""
+    if step < cfg.warmup:                                           # it rises
+        return (step + 1) / (cfg.warmup + 1)
+    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)         # 0 -> 1
+    if progress < cfg.stable_frac:                                  # it stays
+        return 1.0
+    return 1 - (progress - cfg.stable_frac) / (1 - cfg.stable_frac)         # it falls to 0
+
+
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
-    cfg, state = own_checkpoint(cfg, "lstm", cfg.resume)
+    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+    # settings: the flags that were typed come first, then those of the run that goes on, and then
+    # the defaults
+    if cfg.resume:
+        cfg, checkpoint = own_checkpoint(cfg, "lstm")
     device = pick_device(cfg.device)
-    torch.manual_seed(cfg.seed)
+
+    # the model and its tokenizer: resumed, or new
     text = read_text(cfg.data)
-    tokenizer = (load_tokenizer(state["tokenizer"]) if state else
-                 make_tokenizer(cfg.tokenizer, text, cfg.vocab_size))
-    tokens, held_out = encode_split(tokenizer, text, cfg.block_size, device)
-    encode_prompt(replace(cfg, block_size=math.inf), tokenizer)     # refuses a wrong one now, not after hours
-    model = LSTM(cfg, tokenizer.vocab_size).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, cfg.beta2))
-    V, data_rng = tokenizer.vocab_size, torch.Generator().manual_seed(cfg.seed)
-    if state:
-        model.load_state_dict(state["model"])
-        restore(state, [optimizer], data_rng)
+    torch.manual_seed(cfg.seed)                                 # for initial weights and dropout
+    if cfg.resume:
+        model, tokenizer = from_checkpoint(checkpoint, cfg)
+    else:
+        tokenizer = make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
+        model = LSTM(cfg, tokenizer.vocab_size)
+    model = model.to(device)
+    check_prompt(cfg.prompt, tokenizer)
+
+    # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
+    train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
+    train_text, val_text = split_text(text)
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
+
+    # optimiser
+    optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr, betas=(0.9, cfg.beta2))
+    if cfg.resume:                                              # moments, and all random states
+        restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    with Run(cfg, "lstm", model, ["loss", "lr", "val_loss"], state) as run:
-        run.say(f"{len(tokens):,} tokens to learn from, {len(held_out):,} held out\n"
-                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+    # run keeps the folder out_dir: log writes log.csv and prints, write_sample fills samples/, save
+    # writes checkpoint.pt, finish result.json. due(step, every) is true after every so many steps
+    # and after the last. After Ctrl-C stopping is true, and leave says how to resume. The first
+    # step is 0, or the one that the checkpoint was saved after.
+    columns = ["loss", "lr", "val_loss"]
+    run = Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None)
+    with run, matmul_precision(cfg.matmul):
+        V = model.wte.num_embeddings
+        run.say(f"{len(train_tokens):,} tokens to learn from, {len(val_tokens):,} held out")
+        run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             lr = cfg.lr * lr_factor(step, cfg)
             optimizer.param_groups[0]["lr"] = lr
+
             # batch
-            x, y = draw_batch(tokens, cfg.block_size, cfg.batch_size, data_rng)
+            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
+
             # loss and backward
             with autocast(device, cfg.matmul):
-                _, loss, _ = net(x, y)
-            run.check_finite(step, loss=loss.item())
+                loss = next_token_loss(net(x), y)
+            run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
             loss.backward()
+
             # step
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
+            if cfg.grad_clip > 0:
+                nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            # log; now and then evaluate, sample, save
-            done, val_loss = step + 1, None
-            with run.untimed():
+
+            # evaluate, log, sample and save, each when it is due, and after the last step
+            done = step + 1
+            with run.untimed():                                 # not part of the training time
+                val_loss = None
                 if run.due(done, cfg.eval_every):
-                    val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
+                    val_loss = estimate_loss(model, val_tokens)
                     run.check_finite(done, val_loss=val_loss)
-                if val_loss or run.due(done, cfg.log_every):
+                if val_loss is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
-                    run.write_sample(done, ".txt", write(model, tokenizer, cfg)[0].encode())
-                stop = run.stopping(done)
-                if val_loss or stop:
+                    run.write_sample(done, ".txt", write(model, tokenizer)[0])
+                stopping = run.stopping(done)                   # Ctrl-C, or --stop_after
+                if val_loss is not None or stopping:
+                    # settings, weights, optimiser, random states, tokenizer
                     run.save(done, model, [optimizer], data_rng, tokenizer=tokenizer.state())
-            if stop and done < cfg.steps:
+            if stopping and done < cfg.steps:
                 return run.leave(done)
 
-        total, sample = held_out_loss(model, held_out)[0].sum().item(), write(model, tokenizer, cfg)[0]
-        scores = metrics.text_scores(total, tokens, held_out, V, split_text(text), sample[len(cfg.prompt):])
-        run.say(f"\n{sample}\n\n{metrics.text_report(**scores)}")
+        if run.first == cfg.steps:                              # resumed, but no step was left
+            val_loss = estimate_loss(model, val_tokens)
+        written = write(model, tokenizer)[0]
+        scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
+                             sample=written[len(cfg.prompt):])
+        run.say(f"\n{written}\n\n{text_report(**scores)}")
         return run.finish(**scores)
 
 
-def write(model, tokenizer, cfg, show: bool = False) -> list:
-    """cfg.samples continuations of cfg.prompt, the same at every call; with `show`, printed as they come."""
-    ids = encode_prompt(replace(cfg, block_size=math.inf), tokenizer)   # of any length: a state is never full
-    ids = torch.tensor([ids] * cfg.samples, device=model.wte.weight.device)
-    columns = generate(model, ids, cfg.tokens, cfg.temperature, cfg.top_k, cfg.top_p,
-                       torch.Generator().manual_seed(cfg.seed))
-    texts = print_texts(tokenizer, columns, cfg.prompt, show)
-    model.train()           # generate() left it in eval mode
-    return texts
+# ---- using what was trained
+
+def from_checkpoint(checkpoint: dict, cfg):
+    """(model, tokenizer) of a checkpoint."""
+    V = len(checkpoint["model"]["wte.weight"])
+    model = LSTM(cfg, V)
+    model.load_state_dict(checkpoint["model"])
+    return model, load_tokenizer(checkpoint["tokenizer"])
 
 
 def load(cfg):
-    """(model, tokenizer, config) as trained in out_dir."""
-    cfg, state = own_checkpoint(cfg, "lstm")
-    tokenizer = load_tokenizer(state["tokenizer"])
-    model = LSTM(cfg, tokenizer.vocab_size)
-    model.load_state_dict(state["model"])
-    return model.to(pick_device(cfg.device)), tokenizer, cfg
+    """(model, tokenizer) as trained in --out_dir."""
+    cfg, checkpoint = own_checkpoint(cfg, "lstm")
+    model, tokenizer = from_checkpoint(checkpoint, cfg)
+    return model.to(pick_device(cfg.device)), tokenizer
+
+
+def write(model, tokenizer, on_token=None) -> list:
+    """Texts that continue --prompt, by the settings in model.cfg: the same at every call."""
+    cfg = model.cfg
+    ids = tokenizer.encode(cfg.prompt or tokenizer.start)       # of any length
+    idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
+    rng = torch.Generator().manual_seed(cfg.seed)
+    idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
+                   top_p=cfg.top_p, generator=rng, on_token=on_token)
+    new = idx[:, len(ids):].tolist()
+    return [cfg.prompt + tokenizer.decode(row) for row in new]
 
 
 def sample(cfg: Config) -> list:
-    """Print continuations of --prompt, and how much of them is copied from the training text."""
-    model, tokenizer, cfg = load(cfg)
-    texts = write(model, tokenizer, cfg, show=True)
-    print_copying(texts, cfg.prompt, cfg.data)
+    """Print texts that continue --prompt, and how much of them is copied from the training text."""
+    model, tokenizer = load(cfg)
+    prompt = model.cfg.prompt
+    texts = write(model, tokenizer, on_token=printer(tokenizer, prompt))
+    print_others(texts)
+    print_copying(texts, prompt, model.cfg.data)
     return texts
 
 
 def evaluate(cfg: Config) -> dict:
-    """What memory buys: held-out loss by the number of tokens before; also in evaluate.json."""
-    model, tokenizer, cfg = load(cfg)
-    _, held_out = encode_split(tokenizer, read_text(cfg.data), cfg.block_size, model.wte.weight.device)
-    table = metrics.by_position(*held_out_loss(model, held_out))
-    return metrics.print_tables(cfg, loss_after_so_many_tokens=table)
+    """The held-out loss by the number of tokens read before: see mini/studies/context.py."""
+    from mini.studies.context import loss_by_context  # only this command needs it
+    model, tokenizer = load(cfg)
+    return loss_by_context(model, tokenizer)
 
 
 def main(argv=None):

@@ -39,8 +39,8 @@ from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
 from mini.utils.fast_vectors import fast_vectors
+from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
-from mini.utils.text import pick
 
 
 @dataclass
@@ -67,6 +67,8 @@ class Config(RunConfig):
     dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
     # run
     out_dir: str = "runs/music"    # folder of the run
+    # held-out pieces to score (0: all; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     primer: str = ""               # a .mid file whose beginning is to be continued
     primer_seconds: float = 8.0    # how much of it
@@ -198,45 +200,15 @@ class MusicTransformer(nn.Module):
 
 
 # ---- optimisers, and the learning rate as a function of the step
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised (Jordan et al. 2024): see train_gpt.py."""
-
-    def __init__(self, params, lr, momentum):
-        super().__init__(params, dict(lr=lr, momentum=momentum))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "m" not in self.state[p]:
-                    self.state[p]["m"] = torch.zeros_like(p)
-                m = self.state[p]["m"].lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(m, group["momentum"])           # Nesterov: look one step ahead
-                rows, columns = p.shape
-                g = g.view(3 if rows == 3 * columns else 1, -1, columns)    # c_attn: (3C, C) -> q, k, v
-                scale = math.sqrt(max(1, g.size(1) / columns))  # so that tall matrices change outputs as much
-                p.sub_(orthogonalise(g).view_as(p), alpha=group["lr"] * scale)
-
-
-def orthogonalise(G, steps: int = 5):
-    """U Vᵀ, nearly, for matrices G = U S Vᵀ (N, rows, columns): Newton–Schulz iteration s ← a·s + b·s³ +
-    c·s⁵, on all singular values s at once, takes those in (0, 1] near 1."""
-    a, b, c = 3.4445, -4.7750, 2.0315                           # Jordan's: steep at 0; s ends in 1 ± 0.3
-    X = G if G.size(1) <= G.size(2) else G.mT
-    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        A = X @ X.mT
-        B = torch.baddbmm(A, A, A, beta=b, alpha=c)             # b·A + c·A A
-        X = torch.baddbmm(X, B, X, beta=a)                      # a·X + B X
-    return X if G.size(1) <= G.size(2) else X.mT
-
-
 def make_optimizers(model, cfg):
-    """Muon for the matrices inside the blocks, AdamW for the rest."""
-    hidden = [p for p in model.h.parameters() if p.ndim == 2]
-    others = [p for p in model.parameters() if not any(p is q for q in hidden)]
-    return [torch.optim.AdamW(others, lr=cfg.lr, betas=(0.9, cfg.beta2), weight_decay=0.0),
-            Muon(hidden, cfg.muon_lr, cfg.momentum)]
+    """AdamW for all but the matrices inside the blocks, and Muon for those."""
+    qkv = [block.attn.c_attn.weight for block in model.h]
+    matrices = [p for p in model.h.parameters() if p.ndim == 2]
+    matrices = [p for p in matrices if not any(p is q for q in qkv)]
+    rest = [p for p in model.parameters() if not any(p is q for q in matrices + qkv)]
+    groups = [{"params": matrices}, {"params": qkv, "n_matrices": 3}]   # q, k and v, stored as one
+    return [torch.optim.AdamW(rest, lr=cfg.lr, betas=(0.9, cfg.beta2), weight_decay=0.0),
+            Muon(groups, cfg.muon_lr, cfg.momentum)]
 
 
 def lr_factor(step: int, cfg) -> float:
@@ -269,15 +241,42 @@ def held_out_loss(model, tokens, at_once: int = 4096):
     x = F.pad(tokens[:-1], (0, pad)).view(-1, T)
     y = F.pad(tokens[1:], (0, pad), value=-100).view(-1, T)
     total = torch.zeros(T, dtype=torch.float64)
+    progress = metrics.Progress("held-out stretches read:", len(x))
     for x_i, y_i in zip(x.split(max(1, at_once // T)), y.split(max(1, at_once // T))):
         logits = model(x_i)[0].float()
         loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), ignore_index=-100, reduction="none")
         total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (T,)
+        progress.add(len(x_i))
     model.train()
     return total, (y >= 0).sum(0).cpu()
 
 
 # ---- sampling
+def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    """Draw one event (B,) for each row of logits (B, V).
+
+    temperature divides the logits: below 1, likely events become likelier; 0 takes the likeliest.
+    top_k keeps only the k likeliest events (0: all). top_p keeps the fewest likeliest events that
+    together have this probability (1: all); it is nucleus sampling, Holtzman et al. 2020, §3.1.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits / temperature
+    if top_k > 0:
+        top = logits.topk(min(top_k, logits.size(-1))).values   # (B, k), the largest first
+        smallest = top[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -math.inf)
+    if top_p < 1:
+        p, order = F.softmax(logits, dim=-1).sort(descending=True)
+        p_before = p.cumsum(dim=-1) - p                         # of all likelier events
+        drop = p_before >= top_p                                # they are enough without it
+        drop[:, 0] = False                                      # the likeliest always stays
+        drop = torch.zeros_like(drop).scatter(1, order, drop)   # sorted -> by event number
+        logits = logits.masked_fill(drop, -math.inf)
+    probs = F.softmax(logits, dim=-1)
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
 @torch.inference_mode()
 def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None, use_cache=True):
     """Continue the tokens idx (B, T); yields each new column (B,) as soon as it is drawn."""
@@ -285,7 +284,8 @@ def generate(model, idx, n_tokens: int, temperature=1.0, top_k=0, top_p=1.0, gen
     cache, new = [] if use_cache else None, idx
     for _ in range(n_tokens):
         logits, _ = model(new, cache=cache)                                     # (B, T, V)
-        token = pick(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator).to(idx.device)
+        token = sample_token(logits[:, -1].float().cpu(), temperature, top_k, top_p, generator)
+        token = token.to(idx.device)
         new = token[:, None] if use_cache else torch.cat([new, token[:, None]], dim=1)
         yield token
 
@@ -298,6 +298,8 @@ def train(cfg: Config) -> dict:
     torch.manual_seed(cfg.seed)
     begin_with(cfg)                                             # refuses a wrong primer now, not after hours
     pieces, held_out_pieces, beat = read_corpus(cfg.data, cfg.pieces)
+    n_test = metrics.n_to_score(cfg, len(held_out_pieces), "held-out pieces")
+    held_out_pieces = held_out_pieces[:n_test]
     tokens, held_out = to_tokens(pieces, device), to_tokens(held_out_pieces, device)
     require(len(tokens) > cfg.block_size, f"only {len(tokens)} events to learn from, too few for a "
             f"window of {cfg.block_size}: bring more music, or lower --block_size")
@@ -346,13 +348,14 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
+        run.say(f"scoring {cfg.samples} pieces of the model beside {n_test:,} held-out ones …")
         val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
         scores = {"val_loss": val_loss, "chance": math.log(V),
                   "bigram": metrics.bigram_loss(tokens, held_out, V),
                   "samples": music_scores(write(model, cfg), beat),
                   "corpus": music_scores(held_out_pieces, beat)}
         run.say(music_report(**scores))
-        return run.finish(**scores)
+        return run.finish(n=n_test, **scores)
 
 
 def write(model, cfg) -> list:
@@ -361,7 +364,12 @@ def write(model, cfg) -> list:
     ids = torch.tensor([first] * cfg.samples, device=model.wte.weight.device)
     generator = torch.Generator().manual_seed(cfg.seed)
     columns = generate(model, ids, cfg.tokens, cfg.temperature, cfg.top_k, cfg.top_p, generator, cfg.cache)
-    rows = torch.stack(list(columns), dim=1).tolist()           # (B, tokens)
+    progress = metrics.Progress("events written:", cfg.tokens)
+    events = []
+    for column in columns:
+        events.append(column)
+        progress.add()
+    rows = torch.stack(events, dim=1).tolist()                  # (B, tokens)
     model.train()           # generate() left it in eval mode
     return [midi.decode(first + row) for row in rows]
 
@@ -391,7 +399,10 @@ def sample(cfg: Config) -> list:
 def evaluate(cfg: Config) -> dict:
     """What looking back buys: held-out loss by the number of events before; also in evaluate.json."""
     model, _, cfg = load(cfg)
-    held_out = to_tokens(read_corpus(cfg.data, cfg.pieces)[1], model.wte.weight.device)
+    _, pieces, _ = read_corpus(cfg.data, cfg.pieces)
+    pieces = pieces[:metrics.n_to_score(cfg, len(pieces), "held-out pieces")]
+    print(f"reading {len(pieces):,} held-out pieces …", flush=True)
+    held_out = to_tokens(pieces, model.wte.weight.device)
     table = metrics.by_position(*held_out_loss(model, held_out))
     return metrics.print_tables(cfg, loss_after_so_many_events=table)
 

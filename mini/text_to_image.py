@@ -32,13 +32,13 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge, accuracy
 from mini.data.images.captions import Words, load_captions
-from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import film, noise, sheet, to_float
+from mini.utils.judge import judge_of_faces
+from mini.utils.metrics import n_to_score
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
@@ -67,6 +67,9 @@ class Config(RunConfig):
     ema: float = 0.995          # how much of the average of the weights is kept at each step
     # run
     out_dir: str = "runs/text_to_image"
+    # images to score, half of them of held-out prompts, half of unseen ones (0: 1,024; in a run of
+    # fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     prompt: str = "*"           # what to draw, several with | between; empty: anything; *: held-out captions
     n: int = 8                  # images for each prompt
@@ -250,8 +253,7 @@ def step_back(xt, x0, abar_t: float, abar_s: float, z, cfg, before=None):
 
 def sample_chain(predict, x, cfg, rng):
     """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image. predict(x_t,
-    t) returns x̂₀. Raises UserError for less than 1 step or more than T."""
-    require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+    t) returns x̂₀."""
     times = torch.linspace(cfg.T - 1, 0, cfg.sample_steps, dtype=torch.float64).round().int().tolist()
     abar, before = make_abar(cfg.T).tolist(), None
     for t, s in zip(times, [*times[1:], -1]):               # abar[-1] = 1
@@ -293,14 +295,25 @@ def draw(nets, y, cfg, low=None) -> list:
 
 
 # ---- the run
+def check(cfg):
+    """Raise UserError for flags that do not go together."""
+    require_positive(cfg, "size", "stages", "width", "levels", "stem", "n_layer", "T", "n",
+                     "batch_size", "max_weight")
+    require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
+    multiple = 1
+    for k in range(cfg.stages):             # in the stage of images 2^k times smaller
+        stem = max(1, cfg.stem // 2**k)
+        multiple = math.lcm(multiple, 2**k * stem * 2**(cfg.levels - 1))
+    require(cfg.size % multiple == 0, f"--size={cfg.size} must be a multiple of {multiple}, for "
+            "so many --stages, --levels and --stem")
+    require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+    require(0 <= cfg.s < 1, f"--s={cfg.s} must be at least 0 and below 1")
+    require(0 <= cfg.max_s < 1, f"--max_s={cfg.max_s} must be at least 0 and below 1")
+
+
 def make_nets(cfg, shape, state):
     """{"nets", "averages"} of all stages, or a checkpoint's. shape: channels, size, words, longest prompt."""
-    (C, size, V, L), some = shape, (cfg.levels, cfg.stem, cfg.stages, cfg.n_layer, cfg.T, cfg.n)
-    require(min(*some, size, cfg.width, cfg.batch_size, cfg.max_weight) > 0 == cfg.width % 32,
-            "every size, and --max_weight, must be above 0, and --width a multiple of 32")
-    parts = math.lcm(*(2**k * max(1, cfg.stem // 2**k) * 2**(cfg.levels - 1) for k in range(cfg.stages)))
-    require(size % parts == 0 <= min(cfg.s, cfg.max_s) <= max(cfg.s, cfg.max_s) < 1,
-            f"--size={size} must be a multiple of {parts}, --s and --max_s from 0 to below 1")
+    C, size, V, L = shape
     torch.manual_seed(cfg.seed)
     nets = nn.ModuleList(UNet(cfg, C, size // 2**k, None if k + 1 < cfg.stages else TextEncoder(cfg, V, L))
                          for k in reversed(range(cfg.stages)))
@@ -325,14 +338,13 @@ def draw_batch(images, tokens, B: int, net, cfg, abar, rng):
 
 
 def load_data(cfg, state):
-    """Words of all captions, or a checkpoint's; parts of load_captions; their tokens (N, K, L); the judge."""
+    """Words of all captions, or a checkpoint's; parts of load_captions; their tokens (N, K, L)."""
     parts = load_captions(cfg.data, cfg.size, cfg.n_images)
     texts = [[text for captions in part.captions for text in captions] for part in parts if len(part.images)]
     words = Words.of(sum(texts, []))
     require(not state or state["words"] == words.state(), "made with other captions; leave out --data")
     tokens = [words.encode_all(some).unflatten(0, (-1, len(parts[0].captions[0]))) for some in texts]
-    seen = load_images("faces", cfg.size, cfg.n_images) if parts[0].attributes else parts[:2]   # by the judge
-    return words, parts, tokens, Judge(cfg, *seen, n=512)
+    return words, parts, tokens
 
 
 def read_prompts(cfg, words, saved):
@@ -345,15 +357,16 @@ def read_prompts(cfg, words, saved):
 def judged(judge, images, labels) -> dict:
     """{attribute: share of images (n, C, H, H), enlarged if small, that the judge reads as labels (n, A) say,
     "mean": of these, "Fréchet": distance from held-out images}."""
-    images = resize(images, judge.learn.images.size(2))
-    shares = accuracy(judge.model, images, labels)
+    images = resize(images, judge.train_set.images.size(2))
+    shares = judge.accuracy(images, labels)
     return {**shares, "mean": sum(shares.values()) / len(shares), "Fréchet": judge.frechet(images)}
 
 
 def train(cfg: Config) -> dict:
     """Train the stages in turn; return what result.json holds. Raises UserError for bad input."""
     cfg, state = own_checkpoint(cfg, "text_to_image", cfg.resume)
-    words, parts, tokens, judge = load_data(cfg, state)
+    check(cfg)
+    words, parts, tokens = load_data(cfg, state)
     saved = {"shape": (parts[0].images.size(1), cfg.size, len(words), max(part.size(2) for part in tokens)),
              "words": words.state(), "examples": [captions[0] for captions in parts[1].captions[:8]]}
     check_shape(state, *saved["shape"])
@@ -366,7 +379,6 @@ def train(cfg: Config) -> dict:
     if state:
         restore(state, optimizers, data_rng)
     shown = read_prompts(cfg, words, saved)[1].to(device)
-    draw(averages, shown[:1], cfg)                          # refuses wrong flags now, not after minutes
     with Run(cfg, "text_to_image", nets["nets"], ["stage", "loss", "lr", "val_loss"], state) as run:
         run.say(f"{len(learn[0]):,} images of {cfg.size} × {cfg.size}; {len(words)} words")
         for k, (model, average, optimizer) in enumerate(zip(nets["nets"], averages, optimizers)):
@@ -402,14 +414,26 @@ def train(cfg: Config) -> dict:
                     return run.leave(done)
 
         losses = [loss_of(net, text, *test, abar, cfg).item() for net, test in zip(averages, tests)]
-        rows, n = {}, judge.n
-        for name, part, y in zip(("held out", "unseen"), parts[1:], tokens[1:]) if judge.model else ():
+        rows = {}
+        sets = {}
+        n = 0
+        if parts[0].attributes:             # faces; of others a judge could read nothing
+            n = n_to_score(cfg, max(1024, cfg.n_test), "images") // 2
+            judge = judge_of_faces(replace(cfg, n_test=n), n, cfg.n_images)
+            n = judge.n
+        if n > 0:
+            sets = {"held out": (parts[1], tokens[1]), "unseen": (parts[2], tokens[2])}
+        for name, (part, y) in sets.items():
+            run.say(f"drawing {n} images from prompts {name}")
             real, labels = to_float(part.images[-n:]), part.labels[-n:]     # not those of judge.frechet
             for net, made in zip(averages, draw(averages, y[-n:, 0].to(device), cfg)):
                 rows[f"{name}, {net.S}"] = judged(judge, made[-1], labels)
                 rows[f"{name}, {net.S}, real"] = judged(judge, resize(real, net.S), labels)
-            rows[f"{name}, other faces"] = judged(judge, to_float(judge.learn.images[:n]), labels)
-        table = metrics.table(rows, {"mean", *judge.learn.attributes}) if rows else "no labels, no judge"
+            others = to_float(judge.train_set.images[:n])
+            rows[f"{name}, other faces"] = judged(judge, others, labels)
+        table = "no labels, no judge"
+        if rows:
+            table = metrics.table(rows, {"mean", *parts[0].attributes})
         run.say(f"held-out losses {losses}; how often the judge reads what the prompt says:\n{table}")
         return run.finish(val_loss=losses, n=n, scores=rows)
 
@@ -417,6 +441,7 @@ def train(cfg: Config) -> dict:
 def sample(cfg: Config):
     """Into samples/ what --show says: n images for each prompt, or from left to right how each came about."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
+    check(cfg)
     prompts, y = read_prompts(cfg, Words(state["words"]), state)
     made = draw(make_nets(cfg, state["shape"], state)["averages"], y.to(pick_device(cfg.device)), cfg)
     images, columns = made[-1][-1], 8 if len(prompts) == 1 else cfg.n
@@ -431,8 +456,12 @@ def sample(cfg: Config):
 def evaluate(cfg: Config) -> dict:
     """Guidance, steps; the last stage against bicubic interpolation. PSNR means something for "real" only."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
-    nets, (_, parts, tokens, judge) = make_nets(cfg, state["shape"], state)["averages"], load_data(cfg, state)
-    require(judge.model and cfg.stages > 1, "this needs a run of two stages, on images with labels")
+    check(cfg)
+    nets = make_nets(cfg, state["shape"], state)["averages"]
+    _, parts, tokens = load_data(cfg, state)
+    require(parts[0].attributes and cfg.stages > 1,
+            "this needs a run of two stages, on images with labels")
+    judge = judge_of_faces(cfg, 512, cfg.n_images)
     rows, shown, real, labels = {}, [], to_float(parts[1].images[-judge.n:]), parts[1].labels[-judge.n:]
     y, low = tokens[1][-judge.n:, 0].to(pick_device(cfg.device)), resize(real, cfg.size // 2)
     ways = {f"w {w:g}, {steps} steps": dict(cfg=replace(cfg, guidance=w, sample_steps=min(steps, cfg.T)))
@@ -446,7 +475,7 @@ def evaluate(cfg: Config) -> dict:
                       "PSNR": image_metrics.psnr(images, real).mean().item(), **judged(judge, images, labels)}
         shown.append(images[:8])
     write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(shown)))
-    print(metrics.table(rows, {"mean", *judge.learn.attributes}))
+    print(metrics.table(rows, {"mean", *parts[0].attributes}))
     write_json(f"{cfg.out_dir}/evaluate.json", rows)
     return rows
 

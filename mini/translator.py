@@ -58,6 +58,8 @@ class Config(RunConfig):
     # run
     out_dir: str = "runs/translator"    # folder of the run
     eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
+    # held-out sentences of each set to score (0: all; in a run shorter than usual, its share)
+    n_test: int = 0
     # sampling
     text: str = ""              # what to translate: a sentence, or a file with one on each line
     beam: int = 4               # translations that beam search follows at once (1: greedy)
@@ -261,10 +263,12 @@ def beam_search(model, x, k: int, alpha: float = 0.6, use_cache: bool = True):
 def translate(model, x, cfg, at_once: int = 256) -> list:
     """Translations of x (N, S), lists of numbers up to EOS: by beam search, or greedy if cfg.beam is 1."""
     training, rows = model.training, []
+    progress = metrics.Progress("translated", len(x))
     for part in x.split(at_once):
         part = part[:, :(part != PAD).sum(1).max()].to(model.positions.device)
         y = greedy(model, part) if cfg.beam == 1 else beam_search(model, part, cfg.beam, cfg.alpha)
         rows += [[i for i in row if i != PAD] for row in y.tolist()]
+        progress.add(len(part))
     model.train(training)
     return rows
 
@@ -293,6 +297,10 @@ def load(cfg, resume: bool = True, data: bool = True):
     require(max(cfg.smoothing, cfg.dropout) < 1 and min(cfg.smoothing, cfg.dropout, cfg.alpha) >= 0,
             "--smoothing and --dropout must be at least 0 and below 1, --alpha at least 0")
     training, held_out = load_pairs(cfg.data, cfg.n_pairs) if data else ([], {})
+    if held_out:
+        longest = max(len(pairs) for pairs in held_out.values())
+        n = metrics.n_to_score(cfg, longest, "held-out sentences of each set")
+        held_out = {name: pairs[:n] for name, pairs in held_out.items()}
     words = [Vocabulary(known) for known in state["words"]] if state else \
         [Vocabulary.of(sentences, cfg.vocab_size) for sentences in zip(*training)]
     torch.manual_seed(cfg.seed)
@@ -348,13 +356,16 @@ def train(cfg: Config) -> dict:
             if stop and done < cfg.steps:
                 return run.leave(done)
 
+        n = {name: len(x_t) for name, (x_t, _, _) in test.items()}
+        run.say(f"translating {sum(n.values()):,} held-out sentences with a beam of {cfg.beam} …")
         outputs = {name: {"model": write(model, words, x_t, cfg), **baselines(words, x, y, x_t)}
                    for name, (x_t, _, _) in test.items()}
         references = {name: [fr for _, fr in held_out] for name, (_, _, held_out) in test.items()}
         scores = translation_metrics.translation_scores(outputs, references)
         draw_attention(model, words, test["sentences"][0][:1], cfg)
-        run.say(f"\n{show(model, words, examples, cfg)}\n{translation_metrics.translation_report(**scores)}")
-        return run.finish(**scores)
+        run.say(f"\n{show(model, words, examples, cfg)}\n"
+                f"{translation_metrics.translation_report(**scores, n=n)}")
+        return run.finish(n=n, **scores)
 
 
 def show(model, words, pairs: list, cfg) -> str:
@@ -389,6 +400,7 @@ def evaluate(cfg: Config) -> dict:
         by_width, by_length = {}, {}
         tables |= {f"{name}_right_with_a_beam_of": by_width, f"{name}_right_of_so_many_words": by_length}
         for k in (1, 2, 4, 8):
+            print(f"translating {len(x):,} held-out {name} with a beam of {k} …", flush=True)
             right = [a == fr for a, (_, fr) in zip(write(model, words, x, replace(cfg, beam=k)), pairs)]
             by_width[str(k)] = sum(right) / len(right)
         for low in range(1, cfg.max_len + 1, 4):
@@ -399,7 +411,7 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size or --beam")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size or --beam")
 
 
 if __name__ == "__main__":

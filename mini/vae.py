@@ -27,12 +27,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.classifier import Judge, accuracy
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
 from mini.utils import image_metrics, metrics
-from mini.utils.config import command_line, require
+from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import crop, even_out, film, noise, pad, plane, sheet, to_float, walks
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -54,6 +54,8 @@ class Config(LabelConfig):
     beta: float = 30.0          # weight of the KL in the loss
     # run
     out_dir: str = "runs/vae"   # folder of the run
+    # samples to score (0: 512; in a run of fewer steps than usual, its share of them)
+    n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     show: Literal["samples", "reconstruct", "walk", "map", "arithmetic"] = "samples"  # what to draw
@@ -157,12 +159,19 @@ def mean_codes(net, learn):
 
 
 # ---- the run
+def check(cfg):
+    """Raise UserError for flags that cannot be used."""
+    require_positive(cfg, "z_dim", "n", "lr")
+    require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
+    require(cfg.width >= 2, f"--width={cfg.width} must be at least 2")
+    require(cfg.beta >= 0, f"--beta={cfg.beta} must be at least 0")
+
+
 def load(cfg, resume: bool = True, without=()):
     """(config, network, training and held-out ImageSet, (C, S, size, attributes), checkpoint): of a run that
     was, or if not `resume` a new one; the ImageSets are None if config.show is in `without`."""
     cfg, state = own_checkpoint(cfg, "vae", resume)
-    require(min(cfg.lr, cfg.z_dim, cfg.width - 1, cfg.n, cfg.batch_size - 1) > 0 <= cfg.beta,
-            "--batch_size and --width must be at least 2, --beta at least 0, the others above 0")
+    check(cfg)
     learn, held_out, shape = None, None, state and state["shape"]
     if cfg.show not in without:
         learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
@@ -180,7 +189,7 @@ def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     cfg, model, learn, held_out, shape, state = load(cfg, cfg.resume)
     untrained, judge = VAE(cfg, *shape[:3]), Judge(cfg, learn, held_out, n=512)
-    device, z = model.var.device, noise(max(cfg.n, 512), cfg.z_dim, cfg.seed)
+    device, z = model.var.device, noise(max(cfg.n, judge.n, 512), cfg.z_dim, cfg.seed)
     data_rng, opt = torch.Generator().manual_seed(cfg.seed), torch.optim.Adam(model.parameters(), cfg.lr)
     if state:
         restore(state, [opt], data_rng)
@@ -222,7 +231,10 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)
 
         log_p, rate = (term.double().mean().item() for term in apply(model, model, *test))
-        scores, elbo = judge.scores(*(draw(net, z[:judge.n]) for net in (model, untrained))), log_p - rate
+        elbo = log_p - rate
+        scores = {}
+        if judge.n > 0:
+            scores = judge.scores(draw(model, z[:judge.n]), draw(untrained, z[:judge.n]))
         run.say(f"held-out ELBO {elbo:.1f} nats per image, log p(x|z) {log_p:.1f} − KL {rate:.1f}; of the "
                 f"mean image, without z, {baseline:.1f}\n{image_metrics.image_report(scores)}")
         return run.finish(elbo=elbo, log_p=log_p, kl=rate, mean_image=baseline, **scores)
@@ -263,25 +275,25 @@ def evaluate(cfg: Config) -> dict:
         tables["log_p(x)_at_least"][f"k = {k}"] = bound.mean().item()
     tables["used_of_z"] = {"numbers": (z.var(0, correction=0) > 0.01).sum().item(), "of": cfg.z_dim}
     judge = Judge(cfg, learn, held_out, n=512)
-    if judge.model:
+    if judge.n > 0:
         hot, means, changed, kept = one_hot(labels, attributes), mean_codes(net, learn), {}, {}
         for a, (name, values) in enumerate(attributes.items()):
             for old in labels[:, a].unique().tolist():                      # each value to the next
                 i, new = labels[:, a] == old, (old + 1) % len(values)
                 to = labels[i].index_fill(1, torch.tensor([a]), new)
                 z_to = z[i] + (one_hot(to, attributes) - hot[i]) @ means
-                read = accuracy(judge.model, draw(net, z_to), to)
+                read = judge.accuracy(draw(net, z_to), to)
                 changed[row := f"{name}: {values[old]} → {values[new]}"] = read.pop(name)
                 kept |= {row: sum(read.values()) / len(read)} if read else {}
         tables["Fréchet_distance"] = {"encoded and decoded": judge.frechet(decoded := draw(net, z))}
-        tables |= {"read_right_if_only_decoded": accuracy(judge.model, decoded, labels),
+        tables |= {"read_right_if_only_decoded": judge.accuracy(decoded, labels),
                    "read_as_changed": changed, "others_kept": kept}
     return metrics.print_tables(cfg, **{title: rows for title, rows in tables.items() if rows})
 
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, memory="--batch_size, --width or --n")
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --width or --n")
 
 
 if __name__ == "__main__":

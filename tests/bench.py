@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 import train_gan
 import train_gpt
-from mini import classifier, cyclegan, lstm, translator, vae
+from mini import cyclegan, lstm, translator, vae
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import load_images, one_hot
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text
@@ -43,19 +43,23 @@ from mini.utils.config import require
 from mini.utils.device import autocast
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.images import noise, sheet, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import own_checkpoint
-from train_gpt import GPT, Config, generate, held_out_loss
+from train_gpt import GPT, Config
 
+# nanoGPT's recipe for CPUs: its sizes, batch, rates, decay; its cosine is in `nanogpt`
+NANOGPT_CPU = dict(tokenizer="char", n_embd=128, batch_size=12, steps=2000, optimizer="adamw", lr=1e-3, warmup=100,
+                   stable_frac=0.0, weight_decay=0.1, dropout=0.0)
 TARGET = 1.898      # nats per character on the last tenth of Shakespeare, in windows of 64
 
 
-def ours(data: str, preset: str, seed: int, steps: int = 0):
-    """(seconds of training, held-out loss, steps) of one of our presets, through the real train()."""
-    options = {**train_gpt.PRESETS[preset], **({"steps": steps} if steps else {})}
+def ours(data: str, settings: dict, seed: int, steps: int = 0):
+    """(seconds of training, held-out loss, steps) with these settings, through the real train()."""
+    options = {**settings, **({"steps": steps} if steps else {})}
     with tempfile.TemporaryDirectory() as folder:
         cfg = Config(**{"data": data, "tokenizer": "char", **options, "seed": seed, "device": "cpu", "log_every": 0,
-                        "out_dir": f"{folder}/run", "eval_every": 10**9, "sample_every": 0, "tokens": 1})
+                        "out_dir": f"{folder}/run", "eval_every": 10**9, "sample_every": 0, "max_new_tokens": 1})
         result = train_gpt.train(cfg)
     return result["seconds"], result["val_loss"], result["steps"]
 
@@ -72,11 +76,11 @@ def nanogpt(folder: str, data: str, seed: int, steps: int = 2000):
     model = module.GPT(module.GPTConfig(block_size=64, vocab_size=tokenizer.vocab_size, n_layer=4, n_head=4,
                                         n_embd=128, dropout=0.0, bias=False))
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
-    recipe = Config(**{**train_gpt.PRESETS["nanogpt-cpu"], "steps": 2000})
     start = time.perf_counter()
     for step in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * train_gpt.lr_factor(step, recipe)
+            cosine = 0.5 * (1 + math.cos(math.pi * (step - 100) / (2000 - 100)))
+            group["lr"] = 1e-3 * (step + 1) / 101 if step < 100 else 1e-4 + 9e-4 * cosine
         at = torch.randint(len(tokens) - 64, (12,))
         x = torch.stack([tokens[i:i + 64] for i in at])
         y = torch.stack([tokens[i + 1:i + 65] for i in at])
@@ -88,22 +92,21 @@ def nanogpt(folder: str, data: str, seed: int, steps: int = 2000):
         loss.item()
     seconds = time.perf_counter() - start
 
-    model.cfg, forward = recipe, model.forward      # its forward returns all logits only when it has targets
-    model.forward = lambda idx: forward(idx, idx)
-    total, _ = held_out_loss(model, held_out)
-    return seconds, total.sum().item() / (len(held_out) - 1), steps
+    model.cfg, forward = Config(**NANOGPT_CPU), model.forward
+    model.forward = lambda idx: forward(idx, idx)[0]    # its forward returns all logits only when it has targets
+    return seconds, train_gpt.estimate_loss(model, held_out), steps
 
 
 def bench_gpt(args):
     def baseline(seed, steps=2000):
         if args.nanogpt:
             return nanogpt(args.nanogpt, args.data, seed, steps)
-        return ours(args.data, "nanogpt-cpu", seed, steps)
+        return ours(args.data, NANOGPT_CPU, seed, steps)
 
-    print(f"baseline: {'nanoGPT in ' + args.nanogpt if args.nanogpt else 'our preset nanogpt-cpu'}")
+    print(f"baseline: {'nanoGPT in ' + args.nanogpt if args.nanogpt else 'our file with the recipe nanogpt-cpu'}")
     steps = {"baseline": [], "nanogpt-cpu": []}
     for seed in range(args.pairs):
-        for name, run in (("baseline", baseline), ("nanogpt-cpu", lambda s, n: ours(args.data, "nanogpt-cpu", s, n))):
+        for name, run in (("baseline", baseline), ("nanogpt-cpu", lambda s, n: ours(args.data, NANOGPT_CPU, s, n))):
             seconds, _, n = run(seed, 100)
             steps[name].append(1000 * seconds / n)
     ratios = [b / a for a, b in zip(steps["baseline"], steps["nanogpt-cpu"])]
@@ -112,40 +115,51 @@ def bench_gpt(args):
           f"({min(ratios):.2f} to {max(ratios):.2f})")
     rows = []
     for seed in range(1, args.seeds + 1):
-        a, b = baseline(seed), ours(args.data, "speedrun", seed)
+        a, b = baseline(seed), ours(args.data, train_gpt.PRESETS["speedrun"], seed)
         rows.append((*a[:2], *b[:2], b[0] / a[0]))
         print(f"seed {seed}: baseline {a[0]:.1f} s to {a[1]:.4f}; our speedrun {b[0]:.1f} s to {b[1]:.4f} in {b[2]} "
               f"steps (target {TARGET}); ratio {b[0] / a[0]:.3f}", flush=True)
     if not args.nanogpt or args.all:
-        print("our nanogpt-cpu: {:.1f} s to {:.4f}".format(*ours(args.data, "nanogpt-cpu", 1)[:2]))
+        print("our nanogpt-cpu: {:.1f} s to {:.4f}".format(*ours(args.data, NANOGPT_CPU, 1)[:2]))
     a, x, b, y, ratio = (statistics.median(column) for column in zip(*rows))
     print(f"median of {args.seeds}: baseline {a:.1f} s to {x:.4f}; speedrun {b:.1f} s to {y:.4f}; time ratio {ratio:.3f}")
 
 
-def tokens_per_second(model, prompt: int, new: int, use_cache=True) -> float:
-    """Tokens per second after the first, which reads the prompt."""
-    text = torch.randint(1000 if len(model.wte.weight) > 1000 else 60, (1, prompt))
-    stream = generate(model, text, new, temperature=0.8, use_cache=use_cache)
-    next(stream)
-    start = time.perf_counter()
-    count = sum(1 for _ in stream)
-    return count / (time.perf_counter() - start)
+class Clock:
+    """Notes when each token comes; as on_token of a `generate`. The first one, which reads the prompt, starts it."""
+
+    def __init__(self, before=lambda: None):
+        self.before, self.times, self.mark = before, [], None
+
+    def __call__(self, token):
+        if self.mark is not None:
+            self.times.append(time.perf_counter() - self.mark)
+        self.before()
+        self.mark = time.perf_counter()
+
+
+def tokens_per_second(model, prompt: int, new: int, cache=True) -> float:
+    """Tokens per second after the first."""
+    text, clock = torch.randint(1000 if len(model.wte.weight) > 1000 else 60, (1, prompt)), Clock()
+    model = train_gpt.CachedGPT(model) if cache else model
+    train_gpt.generate(model, text, new, on_token=clock, temperature=0.8)
+    return len(clock.times) / sum(clock.times)
 
 
 def beside_reading(model, prompt: int, new: int):
     """(bytes per second of summing half a gigabyte of float32, tokens per second): medians of one sum and one token
     in turn, since the memory's speed on a shared machine changes from second to second."""
-    x, reading, writing = torch.randn(125_000_000), [], []
-    stream = generate(model, torch.randint(1000, (1, prompt)), new, temperature=0.8)
-    next(stream)
-    for _ in range(new - 1):
+    x, reading = torch.randn(125_000_000), []
+
+    def read():
         start = time.perf_counter()
         x.sum()
-        middle = time.perf_counter()
-        next(stream)
-        reading.append(middle - start)
-        writing.append(time.perf_counter() - middle)
-    return x.numel() * 4 / statistics.median(reading), 1 / statistics.median(writing)
+        reading.append(time.perf_counter() - start)
+
+    clock = Clock(before=read)
+    train_gpt.generate(train_gpt.CachedGPT(model), torch.randint(1000, (1, prompt)), new, on_token=clock,
+                       temperature=0.8)
+    return x.numel() * 4 / statistics.median(reading), 1 / statistics.median(clock.times)
 
 
 def bench_generate(args):
@@ -158,7 +172,7 @@ def bench_generate(args):
         plain = tokens_per_second(model, 64, 24)
         with fast_vectors(model):
             bandwidth, fast = beside_reading(model, 64, 64)
-        uncached = tokens_per_second(model, 64, 8, use_cache=False)
+        uncached = tokens_per_second(model, 64, 8, cache=False)
         rows.append((bandwidth / 1e9, fast, fast * size / bandwidth, plain, uncached))
         print("read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it; with plain products {:.1f}; "
               "uncached {:.1f}".format(*rows[-1]), flush=True)
@@ -179,7 +193,7 @@ def bench_generate(args):
     for _ in range(args.pairs):
         with fast_vectors(model):
             fast = tokens_per_second(model, 1, 255)
-        uncached = tokens_per_second(model, 1, 255, use_cache=False)
+        uncached = tokens_per_second(model, 1, 255, cache=False)
         rows.append((fast, uncached, fast / uncached))
     print("preset gpu, 10.77M, 255 characters: cached {:.0f} tokens/s, uncached {:.0f}, ratio {:.1f}".format(
         *(statistics.median(column) for column in zip(*rows))))
@@ -409,17 +423,17 @@ def bench_lstm(args, steps=5):
             self.head.weight = self.wte.weight
             self.lstm, self.dropout = nn.LSTM(cfg.n_embd, cfg.n_embd, cfg.n_layer, batch_first=True), nn.Dropout(cfg.dropout)
 
-        def forward(self, x, y):
+        def forward(self, x):
             h, _ = self.lstm(self.dropout(self.wte(x)))
-            return None, F.cross_entropy(self.head(self.dropout(h)).flatten(0, 1), y.flatten())
+            return self.head(self.dropout(h))
 
     sides, seconds = {"ours": lstm.LSTM(cfg, V), "torch.nn.LSTM": Theirs()}, {"ours": [], "torch.nn.LSTM": []}
     optimizers = {name: torch.optim.Adam(model.parameters()) for name, model in sides.items()}
 
     def step(name):
-        x, y = lstm.draw_batch(tokens, cfg.block_size, cfg.batch_size, rng)
+        x, y = lstm.get_batch(tokens, cfg.block_size, cfg.batch_size, rng)
         with autocast(device, cfg.matmul):
-            loss = sides[name](x, y)[1]
+            loss = lstm.next_token_loss(sides[name](x), y)
         loss.backward()
         nn.utils.clip_grad_norm_(sides[name].parameters(), cfg.grad_clip)
         optimizers[name].step()
@@ -438,12 +452,11 @@ def bench_lstm(args, steps=5):
 
     gpt, rates = train_gpt.GPT(train_gpt.Config(), V), {"LSTM": [], "GPT": []}
     for _ in range(args.pairs):
-        for name, stream in (("LSTM", lstm.generate(sides["ours"], tokens[None, :1], 500)),
-                             ("GPT", train_gpt.generate(gpt, tokens[None, :1], 500))):
-            next(stream)
-            start = time.perf_counter()
-            count = sum(1 for _ in stream)
-            rates[name].append(count / (time.perf_counter() - start))
+        for name, model, generate in (("LSTM", sides["ours"], lstm.generate),
+                                      ("GPT", train_gpt.CachedGPT(gpt), train_gpt.generate)):
+            clock = Clock()
+            generate(model, tokens[None, :1], 500, on_token=clock)
+            rates[name].append(len(clock.times) / sum(clock.times))
     print("writing 500 tokens: " + ", ".join(f"{name} {statistics.median(rate):.0f} tokens/s" for name, rate in rates.items()))
 
 
@@ -541,8 +554,9 @@ def bench_families(args):
         return (torch.stack(p) > 0.9).all(0).float().mean().item()
 
     n, (learn, held_out) = 2048, load_images("faces")
-    judge = classifier.Judge(classifier.Config(device="cpu"), learn, held_out, n=n)
-    print(f"{judge.name}, n = {n:,}: training images {judge.frechet(learn.images):.1f} (the floor), the judge is sure of "
+    judge = Judge(train_gan.Config(device="cpu"), learn, held_out, n=n)
+    judge.prepare()
+    print(f"face features, n = {n:,}: training images {judge.frechet(learn.images):.1f} (the floor), the judge is sure of "
           f"{sure(to_float(learn.images[:n])):.1%}")
     for folder in args.runs.split(","):
         result = json.loads(Path(folder, "result.json").read_text())
@@ -557,7 +571,8 @@ def bench_families(args):
             cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
             require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")
             net = train_diffusion.make_nets(cfg, state["shape"], state)["average"]
-            images = train_diffusion.draw(net, torch.zeros(n, 0, dtype=torch.long), state["shape"], cfg)
+            with autocast(torch.device("cpu"), cfg.matmul):
+                images = train_diffusion.draw(net, torch.zeros(n, 0), state["shape"], cfg)
         write_png(f"{folder}/samples/judged.png", sheet(images[:16]))
         print(f"{name}: {judge.frechet(images):.1f}, sure of {sure(images):.1%}, after {result['steps']:,} steps, {result['seconds']:.0f} s; "
               f"{result['parameters']:,} parameters; {folder}/samples/judged.png", flush=True)

@@ -20,7 +20,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 SIZES = ["--tokenizer=char", "--n_layer=4", "--n_embd=64", "--block_size=32", "--batch_size=4", "--dropout=0.1",
-         "--sample_every=0", "--log_every=1", "--device=cpu", "--tokens=20",
+         "--sample_every=0", "--log_every=1", "--device=cpu", "--max_new_tokens=20",
          "--data=mini/data/text/tales/01_ferry.txt"]
 
 
@@ -141,9 +141,9 @@ def broken_files(where: Path, rng, count: int = 300):
         else:
             data = rng.randbytes(rng.randrange(2000))
         path.write_bytes(data)
-        args = {"checkpoint.pt": ["sample", f"--out_dir={folder}", "--tokens=5", "--device=cpu"],
+        args = {"checkpoint.pt": ["sample", f"--out_dir={folder}", "--max_new_tokens=5", "--device=cpu"],
                 "text.txt": [*SIZES, f"--data={path}", f"--out_dir={where / 'text_run'}", "--steps=1"]}.get(
-                    path.name, ["sample", f"--init_from={gpt2}/model.safetensors", "--tokens=5", "--device=cpu"])
+                    path.name, ["sample", f"--init_from={gpt2}/model.safetensors", "--max_new_tokens=5", "--device=cpu"])
         err = io.StringIO()
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):

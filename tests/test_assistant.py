@@ -7,6 +7,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,17 +46,13 @@ class Scripted(torch.nn.Module):
     def __init__(self, *texts, block_size=192):
         super().__init__()
         self.tokenizer = TOKENIZER
-        self.cfg, self.wpe, self.read = assistant.Config(block_size=block_size), torch.nn.Embedding(1, 1), []
+        self.cfg, self.device, self.read = assistant.Config(block_size=block_size), torch.device("cpu"), []
         self.tokens = [i for text in texts for i in TOKENIZER.encode(text)]
 
-    def new_cache(self, B):
-        return []
-
-    def forward(self, idx, cache=None, n=0):
-        del self.read[n:]
-        self.read += idx[0].tolist()
+    def forward(self, idx):
+        self.read = idx[0].tolist()
         token = self.tokens.pop(0) if len(self.tokens) > 1 else self.tokens[0]
-        return F.one_hot(torch.full(idx.shape, token), TOKENIZER.vocab_size).float(), None
+        return F.one_hot(torch.full(idx.shape, token), TOKENIZER.vocab_size).float()
 
     def has_read(self):
         return TOKENIZER.decode(self.read)
@@ -81,7 +78,8 @@ def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
     """Cross-entropy by hand over the assistant's places; the logits for all other places may be anything."""
     model, dialogues = small_model(), [w.pieces() for w in (Writer(1).write() for _ in range(3))]
     x, y = assistant.encode_dialogues(TOKENIZER, dialogues)
-    logits, loss = model(x.long(), y.long())
+    logits = model(x.long())
+    loss = assistant.assistant_loss(logits, y.long())
     log_p, total, count = F.log_softmax(logits, dim=2), 0.0, 0
     for b, pieces in enumerate(dialogues):
         t = 0
@@ -96,11 +94,13 @@ def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
 
 
 def test_training_takes_the_masked_targets(tmp_path, monkeypatch):
-    seen, forward = [], train_gpt.GPT.forward
-    monkeypatch.setattr(train_gpt.GPT, "forward", lambda self, idx, targets=None, **kw: (
-        seen.append((idx, targets)) if targets is not None else None, forward(self, idx, targets, **kw))[1])
+    inputs, targets, forward, loss = [], [], train_gpt.GPT.forward, assistant.assistant_loss
+    monkeypatch.setattr(train_gpt.GPT, "forward", lambda self, idx: (
+        inputs.append(idx) if self.training else None, forward(self, idx))[1])
+    monkeypatch.setattr(assistant, "assistant_loss", lambda logits, y: targets.append(y) or loss(logits, y))
     assistant.train(tiny(tmp_path, steps=2, alone=0.0))
-    for x, y in seen:
+    assert len(inputs) == len(targets) == 2
+    for x, y in zip(inputs, targets):
         kept = y != assistant.IGNORED
         assert torch.equal(x[:, 1:][kept[:, :-1]], y[:, :-1][kept[:, :-1]])     # the next token
         for row, targets in zip(x, y):
@@ -131,7 +131,7 @@ def test_batches_hold_whole_dialogues_of_like_length():
 
 def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
     model = Scripted("lookup(capital of France)=", "calculator(2*calculator(3+4))=", "Paris\n")
-    answer, steps = assistant.respond(model, "  Où  est-ce?\n", assistant.Config())
+    answer, steps = assistant.respond(model, "  Où  est-ce?\n", assistant.Config(cache=False))
     assert answer == "Paris" and steps == [("lookup(capital of France)", "Paris"), ("calculator(2*calculator(3+4))", "14")]
     assert model.has_read() == ("Ou est-ce?\nlookup(capital of France)=Paris\ncalculator(2*calculator(3+4))=14\nParis")
 
@@ -140,25 +140,26 @@ def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
                                          ("lookup(capital of Atlantis)", UNKNOWN), ("rm(1)", ERROR + "no such tool")])
 def test_errors_of_tools_are_read_too(call, value):
     model = Scripted(call + "=", "Sorry\n")
-    assert assistant.respond(model, "Q", assistant.Config()) == ("Sorry", [(call, value)])
+    assert assistant.respond(model, "Q", assistant.Config(cache=False)) == ("Sorry", [(call, value)])
     assert f"={value}\n" in model.has_read()
 
 
 def test_the_number_of_calls_and_the_context_are_bounded(tmp_path):
     steps = [("calculator(1+1)", "2"), *[("", ERROR + "no such tool")] * 2]
-    assert assistant.respond(Scripted("calculator(1+1)="), "Q", assistant.Config(max_calls=3)) == (DO_NOT_KNOW, steps)
+    cfg = assistant.Config(max_calls=3, cache=False)
+    assert assistant.respond(Scripted("calculator(1+1)="), "Q", cfg) == (DO_NOT_KNOW, steps)
     model = Scripted("x")
-    assert assistant.respond(model, "Q", assistant.Config()) == (DO_NOT_KNOW, []) and len(model.read) == 192
+    assert assistant.respond(model, "Q", assistant.Config(cache=False)) == (DO_NOT_KNOW, []) and len(model.read) == 192
     (tmp_path / "facts.tsv").write_text("B\ta\t" + "zq" * 5000 + "\n")             # longer than the context
-    answer, steps = assistant.respond(Scripted("lookup(a of B)=", "x\n"), "Q", assistant.Config(),
+    answer, steps = assistant.respond(Scripted("lookup(a of B)=", "x\n"), "Q", assistant.Config(cache=False),
                                       facts=str(tmp_path / "facts.tsv"))
     assert answer == DO_NOT_KNOW and len(steps) == 1
 
 
 def test_without_tools_nothing_is_run():
     model = Scripted("1 = 1\n")
-    assert assistant.respond(model, "Q",
-                             assistant.Config(tools=False)) == ("1 = 1", []) and model.has_read() == f"Q\n{ALONE}1 = 1"
+    assert assistant.respond(model, "Q", assistant.Config(tools=False, cache=False)) == ("1 = 1", [])
+    assert model.has_read() == f"Q\n{ALONE}1 = 1"
 
 
 def test_cached_equals_uncached_and_reads_only_what_is_new():
@@ -166,8 +167,8 @@ def test_cached_equals_uncached_and_reads_only_what_is_new():
         model = small_model(seed)
         model.wte.weight.data[[TOKENIZER.index[c] for c in "=\n"]] *= 3        # so that it calls, and ends
         question = Writer(seed).write().question
-        sizes, plain = [], model.forward
-        model.forward = lambda idx, **kw: sizes.append(idx.size(1)) or plain(idx, **kw)
+        sizes, plain = [], model.embed
+        model.embed = lambda idx, *args, **kw: sizes.append(idx.size(1)) or plain(idx, *args, **kw)
         cached = assistant.respond(model, question, assistant.Config())
         steps = len(sizes)
         assert cached == assistant.respond(model, question, assistant.Config(cache=False))
@@ -186,7 +187,7 @@ def test_right_everywhere_means_that_the_loop_writes_the_same():
             for d, ok in zip(dialogues, assistant.all_right(model, x, y, at_once=3)):
                 assert ok == (assistant.respond(model, d.question, cfg) == (d.answer, d.steps))
                 agreed.add(ok)
-        loss = model(x.long(), y.long())[1]
+        loss = assistant.assistant_loss(model(x.long()), y.long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -201,6 +202,13 @@ def test_held_out_sets():
         assert set(t) == {"dialogues", *assistant.WAYS}
         assert all(len(x) == len(y) == 20 for x, y in (t[way] for way in assistant.WAYS))
         assert max(x.size(1) for x, _ in (t[way] for way in assistant.WAYS)) <= assistant.Config().block_size
+
+
+def test_the_held_out_sets_are_as_large_as_asked_for():
+    model = SimpleNamespace(tokenizer=TOKENIZER, device=torch.device("cpu"))
+    for changes, n in (({}, 500), (dict(steps=3), 100), (dict(n_test=3), 3), (dict(n_test=600, steps=3), 600)):
+        cfg = assistant.Config(**changes)
+        assert {len(t["dialogues"]) for t in assistant.held_out_sets(cfg, model).values()} == {n}
 
 
 # ---- the run
@@ -220,6 +228,7 @@ def test_end_to_end(tmp_path, capsys):
     args = [f"--out_dir={run}", "--device=cpu"]
     assert isinstance(assistant.main(["sample", *args, "--prompt=What is 1 plus 2?"]), str)
     assert isinstance(assistant.main(["sample", *args, "--prompt=What is 1 plus 2?", "--tools=false"]), str)
+    assert result["n"] == 10 and "scoring 10 questions of each held-out set" in out
     tables = assistant.main(["evaluate", *args, "--n_test=5"])
     assert json.loads((run / "evaluate.json").read_text()) == tables
     assert set(tables["right_answers_of_the_loop"]) == set(assistant.SETS)
@@ -283,7 +292,7 @@ def test_your_own_facts(trained, tmp_path, capsys, monkeypatch):
 def test_bad_sizes(tmp_path, capsys):
     run = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1"]
     for flag, word in (("n_embd=6", "--n_head"), ("n_dialogues=0", "no size"), ("batch_size=0", "no size"), ("max_calls=0", "no size"),
-                       ("alone=1", "share"), ("block_size=64", "--block_size"), ("n_test=0", "no size")):
+                       ("alone=1", "share"), ("block_size=64", "--block_size"), ("n_test=-1", "--n_test")):
         assert word in refused(capsys, *run, f"--{flag}")
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError):

@@ -394,6 +394,20 @@ def test_bad_reviews(text_file, tmp_path, capsys):
     assert set(result["scores"]["sentiment"]) == {"learnt", "scratch", "baseline"}
 
 
+def test_n_test_is_honoured_and_reported(text_file, tmp_path, capsys):
+    result = bert.train(tiny(text_file, tmp_path, steps=2, n_test=7))
+    assert result["n"] == {"sentiment": 7, "entities": 7, "answer": 7} and result["tune_steps"] == 2
+    assert "held-out answer (n = 7)" in capsys.readouterr().out
+    result = bert.train(tiny(text_file, tmp_path, steps=2))
+    assert result["n"] == {"sentiment": 30, "entities": 30, "answer": 30}
+
+
+def test_a_task_is_not_trained_for_longer_than_the_model():
+    published = bert.Config(**bert.PRESETS["published"])
+    assert bert.tune_steps(bert.Config()) == bert.tune_steps(published) == bert.TUNE_STEPS
+    assert bert.tune_steps(bert.Config(steps=3)) == 3 and bert.tune_steps(bert.Config(steps=3, tune_steps=9)) == 9
+
+
 def test_evaluate(text_file, tmp_path):
     cfg = tiny(text_file, tmp_path, few=9)
     bert.train(cfg)

@@ -409,12 +409,20 @@ def test_overfits_one_batch():
     assert torch.equal(captioner.greedy(model, x), y[:, 1:])
 
 
+def test_n_test_is_honoured_and_reported(tmp_path, capsys):
+    result = captioner.train(tiny(tmp_path, n_test=5))
+    assert result["n"] == {"held out": 5, "unseen combinations": 5} and "held out (n = 5)" in capsys.readouterr().out
+    captioner.main(["evaluate", f"--out_dir={tmp_path}/run", "--device=cpu"])
+    assert "describing 5 images, unseen combinations, with a beam of 8" in capsys.readouterr().out
+
+
 def test_end_to_end(tmp_path, capsys):
     result = captioner.train(tiny(tmp_path))
     run = tmp_path / "run"
     assert json.loads((run / "result.json").read_text()) == result
     assert {"model", "steps", "seconds", "parameters", "device"} <= set(result)
     assert set(result["scores"]) == {"held out", "unseen combinations"}
+    assert result["n"] == {"held out": 12, "unseen combinations": 12}
     for table in result["scores"].values():
         assert set(table) == {"model", "most frequent", "nearest image"}
         assert all(set(row) == {"right", "bleu", "accuracy"} for row in table.values())

@@ -15,7 +15,10 @@ from mini import classifier
 from mini.data.images import image_sets
 from mini.data.images.faces import ATTRIBUTES, draw_parameters, faces, render
 from mini.data.images.image_sets import ImageSet, load_images
+from mini.studies.few_labels import from_few
+from mini.utils import image_metrics
 from mini.utils.images import make_square, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import load_checkpoint
 from tests.helpers import close, refused_by
@@ -352,7 +355,7 @@ def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(m
     monkeypatch.setattr(classifier, "train", fake)
     learn, more, held_out = (ImageSet(*faces(n, 8, first=first), ATTRIBUTES) for n, first in
                              ((100, 0), (40, 1000), (30, 2000)))
-    table = classifier.from_few(tiny(), learn, held_out, more, few=(10, 20), seeds=3)
+    table = from_few(tiny(), learn, held_out, more, few=(10, 20), seeds=3)
     assert list(table) == ["10 real", "10 real + generated", "20 real", "20 real + generated"]
     for (name, value), n in zip(table.items(), (10, 50, 20, 60)):
         assert abs(value - (0.1 + n / 1000) / 2) < 1e-9, name
@@ -371,7 +374,7 @@ def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(m
         assert (n, seed) == (m, other) and torch.equal(images, others)              # the same, with and without
     assert len({(n, seed) for n, seed, _ in chosen}) == 6
     assert not torch.equal(chosen[0][2], chosen[1][2])                              # each seed has its own
-    assert list(classifier.from_few(tiny(), learn, held_out, few=(5,), seeds=1)) == ["5 real"]
+    assert list(from_few(tiny(), learn, held_out, few=(5,), seeds=1)) == ["5 real"]
 
 
 def test_from_few_for_real(monkeypatch, capsys):
@@ -379,7 +382,7 @@ def test_from_few_for_real(monkeypatch, capsys):
     plain = classifier.train
     monkeypatch.setattr(classifier, "train", lambda cfg, data: plain(dataclasses.replace(cfg, steps=3, width=4), data))
     learn, held_out = load_images("faces", 16, 100)
-    table = classifier.from_few(tiny(), learn, held_out, learn, few=(20,), seeds=1)
+    table = from_few(tiny(), learn, held_out, learn, few=(20,), seeds=1)
     assert list(table) == ["20 real", "20 real + generated"] and all(0 < value < 1 for value in table.values())
     assert capsys.readouterr().out.count("\n") < 4 and not list(Path().iterdir())
 
@@ -401,14 +404,26 @@ def test_ctrl_c_ends_the_evaluation(monkeypatch, capsys):
     learn, held_out = load_images("faces", 16, 50)
     monkeypatch.setattr(classifier, "train", lambda cfg, data: {"model": "classifier", "steps": 1, "interrupted": 2})
     with pytest.raises(KeyboardInterrupt):
-        classifier.from_few(tiny(), learn, held_out, few=(10,), seeds=1)
+        from_few(tiny(), learn, held_out, few=(10,), seeds=1)
 
 
 # ---- the judge
 
-def judge(learn, held_out, steps=4, **changes):
-    """A small one: the defaults of Config, but for `steps`."""
-    return classifier.Judge(tiny(**changes), learn, held_out, steps)
+@dataclasses.dataclass
+class RunConfig(classifier.Config):
+    """That of a run which is judged."""
+    n_test: int = 0
+
+
+def judge(learn, held_out, steps=4, steps_of_the_run=classifier.Config.steps, **changes):
+    """A small one, ready to judge: the defaults of Config, but for `steps`."""
+    cfg = RunConfig(**{**TINY, "steps": steps_of_the_run, **changes})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mini.utils.judge.STEPS", steps)
+        made = Judge(cfg, learn, held_out)
+        if made.n:
+            made.prepare()
+    return made
 
 
 @pytest.fixture
@@ -438,7 +453,7 @@ def test_a_judge_is_trained_once(data, monkeypatch, capsys):
     monkeypatch.setattr(classifier, "train", None)
     second = judge(*data)
     assert "trained" not in capsys.readouterr().out
-    assert torch.equal(first.real, second.real) and first.frechet(data[0].images) == second.frechet(data[0].images)
+    assert torch.equal(first.real_features, second.real_features) and first.frechet(data[0].images) == second.frechet(data[0].images)
     assert list(Path("runs").iterdir()) == [folder]
     assert files == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -457,8 +472,18 @@ def test_other_data_or_steps_have_a_judge_of_their_own(data, trained):
     judge(learn, held_out, 2)
     assert len(trained) == len(set(trained)) == 5 == len(list(Path("runs").iterdir()))
     judge(learn, held_out, 1), judge(changed, held_out, 1)
-    classifier.Judge(tiny(seed=5, steps=77, lr=1.0), learn, held_out, 1)
+    judge(learn, held_out, 1, seed=5, lr=1.0, batch_size=7)
     assert len(trained) == 5                        # what the run is otherwise does not matter
+
+
+def test_a_trial_has_a_judge_of_few_steps(data, trained, monkeypatch, capsys):
+    """Guards against a run of three steps that is followed by half a minute of judging, and against a short run whose
+    judge is none of those of long ones."""
+    monkeypatch.setattr("mini.utils.judge.TRIAL_STEPS", 3)
+    taken = [len(judge(*data, steps=30, steps_of_the_run=n).labels) for n in (40, 41, 400)]
+    out = capsys.readouterr().out
+    assert len(trained) == 2 and out.count("step 3/3") == 1 and out.count("step 30/30") == 1
+    assert "not 30, since this run is a trial" in out and taken == [64, 64, 64]
 
 
 def test_an_interrupted_judge_goes_on(data, monkeypatch):
@@ -474,7 +499,7 @@ def test_an_interrupted_judge_goes_on(data, monkeypatch):
     assert done == [True] and len(list(Path("runs").iterdir())) == 1
     monkeypatch.setattr(classifier, "train", plain)
     Path("runs").rename("before")
-    assert torch.equal(judge(*data).real, resumed.real)
+    assert torch.equal(judge(*data).real_features, resumed.real_features)
 
 
 def test_scores_of_the_judge(monkeypatch):
@@ -482,7 +507,7 @@ def test_scores_of_the_judge(monkeypatch):
     monkeypatch.setattr(image_sets, "HELD_OUT", 128)
     learn, held_out = load_images("faces", 16, 150)
     it = judge(learn, held_out, 25)
-    assert it.n == 128 and it.real.shape == (128, classifier.Config.n_features)
+    assert it.n == 128 and it.real_features.shape == (128, classifier.Config.n_features)
     noise = torch.randint(256, (128, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     gray = torch.full_like(noise, 128)
     scores = it.scores(faces(128, 16, first=5000)[0], noise)
@@ -502,7 +527,7 @@ def test_scores_of_the_judge(monkeypatch):
     assert sum(scores["accuracy"].values()) > sum(guess.values()) + 1.5
     other = it.scores(held_out.images, noise, asked.roll(1, 0))                 # they show what was not asked for
     assert abs(sum(other["accuracy"].values()) - sum(guess.values())) < 1
-    report = classifier.image_metrics.image_report(scores)
+    report = image_metrics.image_report(scores)
     assert f"{scores['frechet_untrained']:.0f}" in report and report.count("\n") >= 6
 
 
@@ -510,10 +535,10 @@ def test_no_judge_without_labels(data, trained):
     """Guards against a traceback for a folder of unlabelled images."""
     learn, held_out = (ImageSet(part.images, part.labels[:, :0], {}) for part in data)
     it = judge(learn, held_out)
-    assert it.model is None and it.scores(learn.images, learn.images) == {} and it.n == 64
-    assert "without labels" in classifier.image_metrics.image_report(it.scores(learn.images, learn.images))
+    assert it.n == 0 and it.scores(learn.images, learn.images) == {}
+    assert "without labels" in image_metrics.image_report(it.scores(learn.images, learn.images))
     few = dataclasses.replace(data[1], images=data[1].images[:1], labels=data[1].labels[:1])
-    assert judge(data[0], few).model is None                                    # one image has no distribution
+    assert judge(data[0], few).n == 0                                    # one image has no distribution
     assert not trained and not Path("runs").exists()
 
 
@@ -524,7 +549,7 @@ def test_the_judge_of_a_file_is_named_after_it(trained):
     Path("gray.npz").rename("my data/gray.npz")
     source = str(Path("my data/gray.npz").absolute())
     it = judge(*load_images(source, 16), 2, data=source)
-    assert trained[0].startswith("runs/judge-gray-") and it.scores(it.learn.images, it.learn.images)["features"] == (
+    assert trained[0].startswith("runs/judge-gray-") and it.scores(it.train_set.images, it.train_set.images)["features"] == (
         f"features of a classifier of {source}")
 
 

@@ -372,7 +372,7 @@ def own_data(n=6):
 def test_own_captions(capsys):
     own_data()
     result = clip.train(tiny(data="own.tsv", steps=3))
-    assert set(result["recall"]) == {"held out"} and result["zero_shot"] == {}
+    assert set(result["recall"]) == {"held out"} and result["zero_shot"] == {} and result["n"] == {"held out": 1}
     clip.main(["sample", "--prompt=grey number3", "--out_dir=run", "--device=cpu"])
     assert "the nearest of 6 images" in capsys.readouterr().out
     clip.main(["sample", "--image=2.png", "--out_dir=run", "--device=cpu"])

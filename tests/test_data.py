@@ -19,10 +19,10 @@ import torch
 
 import mini.data.text.corpus
 from mini.data.download import download
-from mini.data.safetensors import read_safetensors
 from mini.data.text.corpus import (TALES, encode_split, make_tokenizer, read_file, read_text,
                                    split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
+from mini.data.weights import read_safetensors
 from mini.utils.images import grid
 from mini.utils.metrics import (bigram_loss, bits_per_byte, longest_copied_run, text_report,
                                 text_scores)
@@ -555,9 +555,9 @@ def test_text_scores():
     parts = ("the cat sat on the mat. " * 9, "the mat sat on the cat. é")
     tokenizer = CharTokenizer.train("".join(parts))
     tokens, held_out = (torch.tensor(tokenizer.encode(part)) for part in parts)
-    scores = text_scores(48.0, tokens, held_out, tokenizer.vocab_size, parts, "a cat sat on it")
+    scores = text_scores(2.0, tokens, held_out, tokenizer.vocab_size, *parts, sample="a cat sat on it")
     assert scores == {
-        "val_loss": pytest.approx(2), "bits_per_byte": pytest.approx(48 / math.log(2) / 26),
+        "val_loss": 2.0, "bits_per_byte": pytest.approx(48 / math.log(2) / 26),
         "chance": pytest.approx(math.log(tokenizer.vocab_size)),
         "bigram": bigram_loss(tokens, held_out, tokenizer.vocab_size), "copied": len(" cat sat on "),
         "copied_held_out": longest_copied_run("the mat sat on ", parts[0])}

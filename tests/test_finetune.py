@@ -1,4 +1,5 @@
 """mini/finetune.py: LoRA, which weights learn, the last token, zero-shot, resume; each beside a second way to get it."""
+import dataclasses
 import math
 from functools import partial
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_dropout_is_the_runs_and_acts_in_training_only():
     idx, n = draw(2, 12), torch.tensor([12, 4])
     for fused in (False, True):
         model = wild_head(finetune.prepare("all", make_base(fused=fused), 2, finetune.Config(dropout=0.5)))
-        assert {m.p for m in model.modules() if hasattr(m, "p")} == {0.5} and model.gpt.h[0].attn.p == 0.5
+        assert {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)} == {0.5}
         assert not torch.equal(model(idx, n), model(idx, n))
         assert torch.equal(finetune.predict(model, idx, n), finetune.predict(model, idx, n))
 
@@ -150,7 +151,7 @@ def test_zero_shot_is_the_likelier_continuation_by_bayes(monkeypatch):
     def log_p(text, continuation):      # token by token, from the chain rule
         ids, total = tokenizer.encode("\n" + text), 0.0
         for token in tokenizer.encode(continuation):
-            total += F.log_softmax(base(torch.tensor([ids]))[0][0, -1].double(), dim=0)[token].item()
+            total += F.log_softmax(base(torch.tensor([ids]))[0, -1].double(), dim=0)[token].item()
             ids.append(token)
         return total
     found = finetune.zero_shot(base, tokenizer, texts, ["bad", "good"]).tolist()
@@ -174,7 +175,7 @@ def own(tmp_path_factory):
     (folder / "own.tsv").write_text("".join(f"{text}\t{['bad', 'good'][label]}\n" for text, label in pairs))
     (folder / "text.txt").write_text("\n".join(text for text, _ in pairs))
     train_gpt.train(train_gpt.Config(data=f"{folder}/text.txt", out_dir=f"{folder}/base", steps=2, n_layer=2, n_head=2,
-                                     n_embd=16, block_size=32, batch_size=4, vocab_size=300, tokens=5, device="cpu"))
+                                     n_embd=16, block_size=32, batch_size=4, vocab_size=300, max_new_tokens=5, device="cpu"))
     return dict(reviews=f"{folder}/own.tsv", init_from=f"{folder}/base/checkpoint.pt", few=40, batch_size=4, steps=4,
                 warmup=1, log_every=1, device="cpu")
 
@@ -200,6 +201,7 @@ def test_end_to_end(own, tmp_path, capsys):
     out = capsys.readouterr().out
     assert set(result["table"]) == {*finetune.RATES, "zero-shot", "bag of words", "most frequent"}
     assert "ln 2 = 0.693" in out and "bag of words" in out and result["few"] == 40
+    assert result["n"] == 12 and "judging 12 held-out texts" in out
     trained = {name: row["trained"] for name, row in result["table"].items()}
     assert trained["frozen"] == 16 * 2 < trained["last"] < trained["all"] == trained["scratch"]
     for row in result["table"].values():
@@ -213,6 +215,18 @@ def test_end_to_end(own, tmp_path, capsys):
         assert set(seen) == {"bad", "good"} and sum(seen.values()) == pytest.approx(1)
 
 
+def test_n_test_is_honoured_and_reported(own, tmp_path, capsys):
+    result = finetune.main(flags(own, tmp_path / "run", n_test=5))
+    assert result["n"] == 5 and "n = 5" in capsys.readouterr().out
+
+
+def test_a_short_run_makes_do_with_a_short_base():
+    usual = [finetune.Config(), finetune.Config(steps=1000), finetune.Config(steps=80)]
+    assert [finetune.base_steps(cfg) for cfg in usual] == [finetune.BASE_STEPS] * 3
+    assert finetune.base_steps(finetune.Config(steps=3)) == 30
+    assert finetune.base_steps(finetune.Config(steps=3, base_steps=7)) == 7
+
+
 def test_the_own_base_is_made_once_and_learns_no_held_out_review(tmp_path, monkeypatch, own):
     monkeypatch.chdir(tmp_path)
     calls, plain = [], train_gpt.train
@@ -220,6 +234,8 @@ def test_the_own_base_is_made_once_and_learns_no_held_out_review(tmp_path, monke
     cfg = finetune.Config(**{**own, "init_from": "", "base_steps": 1, "block_size": 16})
     a, b = finetune.make_base(cfg), finetune.make_base(cfg)
     assert len(calls) == 1 and torch.equal(a[0].wte.weight, b[0].wte.weight) and a[0].cfg.block_size == 16
+    finetune.make_base(dataclasses.replace(cfg, base_steps=2))      # a longer one is another: both are kept
+    assert [made.steps for made in calls] == [1, 2] and calls[0].out_dir != calls[1].out_dir
     text = Path(calls[0].data).read_text("utf-8")
     data = finetune.load_reviews(own["reviews"], 40)
     assert all(t in text for t in data.unlabelled) and not any(t in text for t, _ in data.test if len(t) > 60)

@@ -15,8 +15,10 @@ from torch.optim import Adam
 import train_gan
 from mini import cgan, classifier
 from mini.data.images import image_sets
+from mini.studies import few_labels
 from mini.utils import config
 from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
 from tests.helpers import close, refused_by
 
@@ -37,7 +39,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
-        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
+        patch.setattr("mini.utils.judge.STEPS", 2)
+        patch.setattr("mini.utils.judge.TRIAL_STEPS", 2)
         patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
@@ -464,7 +467,7 @@ def test_three_steps_equal_a_training_loop_written_out(script, loss, sigma, tmp_
     torch.set_default_dtype(torch.float64)                              # train() in float64: Adam makes much of little
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(script, "load_images", lambda *_: (learn, held_out))
-    monkeypatch.setattr(script, "Judge", lambda *_: SimpleNamespace(n=4, scores=lambda *_: {}))
+    monkeypatch.setattr(script, "Judge", lambda *_, n: SimpleNamespace(n=4, scores=lambda *_: {}, labels=held_out.labels[:4]))
     seen, wgan = watch(monkeypatch, script), loss.get("loss") == "wgan-gp"
     lr, keep = 0.003, 0.1
     script.train(tiny(script, tmp_path, steps=3, lr=lr, beta1=0.3, ema=keep, noise=sigma, **loss))
@@ -725,18 +728,18 @@ def test_the_pictures_of_a_run_are_of_the_average_from_fixed_noise(script, tmp_p
 
 def test_scores_are_of_the_average_and_of_what_was_asked_for(tmp_path, monkeypatch):
     """Scoring G, or its images beside labels that it was not given."""
-    seen, drawn, draw, scores = {}, [], cgan.draw, classifier.Judge.scores
+    seen, drawn, draw, scores = {}, [], cgan.draw, Judge.scores
 
     def spy(judge, images, untrained, asked=None):
         seen.update(images=images, untrained=untrained, asked=asked)
         return scores(judge, images, untrained, asked)
 
-    monkeypatch.setattr(classifier.Judge, "scores", spy)
+    monkeypatch.setattr(Judge, "scores", spy)
     monkeypatch.setattr(cgan, "draw", lambda G, z, y, size: drawn.append((z, y)) or draw(G, z, y, size))
     cfg = tiny(cgan, tmp_path, steps=2, lr=0.01)
     cgan.train(cfg)
     G, _, attributes, _ = cgan.load(cgan.Config(out_dir=cfg.out_dir, device="cpu"))
-    assert torch.equal(drawn[0][0], drawn[-1][0]) and torch.equal(drawn[0][1], drawn[-1][1])    # before and after
+    assert torch.equal(drawn[-2][0], drawn[-1][0]) and torch.equal(drawn[-2][1], drawn[-1][1])  # after and before
     assert torch.equal(drawn[-1][1], image_sets.one_hot(seen["asked"], attributes))
     assert torch.equal(seen["images"], draw(G, *drawn[-1], 16))
     first = cgan.make_nets(cfg, 3, 16, attributes, None)["G"]
@@ -939,12 +942,12 @@ def test_the_equilibrium_report(run, monkeypatch):
 
 def test_accuracy_with_generated_images(run, monkeypatch):
     """Generated images beside the wrong labels, or in another range of bytes."""
-    folder, calls, plain = run(cgan), drawn(cgan, monkeypatch), classifier.from_few
+    folder, calls, plain = run(cgan), drawn(cgan, monkeypatch), few_labels.from_few
     given = []
     monkeypatch.setattr(plain, "__defaults__", (None, (50,), 1))
     few = classifier.Config
     monkeypatch.setattr(classifier, "Config", lambda **fields: few(**{**fields, "steps": 2, "batch_size": 16}))
-    monkeypatch.setattr(classifier, "from_few", lambda *args: given.append(args) or plain(*args))
+    monkeypatch.setattr(few_labels, "from_few", lambda *args: given.append(args) or plain(*args))
     tables = command(cgan, folder, "evaluate")
     assert json.loads((folder / "evaluate.json").read_text()) == tables
     table, = tables.values()
@@ -967,9 +970,9 @@ def refused(capsys, script, *args):
 @both
 def test_bad_flags(script, arrays, capsys):
     run = flags(arrays, data=arrays / "gray.npz", out_dir=arrays / "new")
-    assert "--batch_size must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
+    assert "--batch_size=1 must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
     for wrong in ("--ngf=0", "--ndf=0", "--z_dim=0", "--n=0"):
-        assert "above 0" in refused(capsys, script, *run, wrong)
+        assert f"{wrong} must be at least 1" in refused(capsys, script, *run, wrong)
     assert "-4" in refused(capsys, script, *run, "--size=-4")
     assert "--n_images" in refused(capsys, script, *run, "--data=faces", "--n_images=0")
     if script is cgan:

@@ -18,10 +18,6 @@ SOURCES = [*ROOT.glob("*.py"), *(ROOT / "mini").rglob("*.py")]
 # Files whose subject is building on another model, and that model.
 BUILDS_ON = {"mini.finetune": ["train_gpt"], "mini.assistant": ["train_gpt"],
              "mini.utils.judge": ["mini.classifier"]}
-# As long as the judge of generated images stands in mini/classifier.py, and Muon in train_gpt.py.
-BUILDS_ON |= {name: ["mini.classifier"] for name in ("train_gan", "train_diffusion", "mini.cgan", "mini.cyclegan",
-                                                     "mini.vae", "mini.text_to_image")}
-BUILDS_ON |= {"mini.bert": ["train_gpt"]}
 
 # What stands at the top, and in mini/: files of Python or of settings, and folders that hold some.
 TOP = {"train_gan.py", "train_gpt.py", "train_diffusion.py", "mini", "tests", "pyproject.toml"}
@@ -32,15 +28,12 @@ STILL_WIDER = """
     mini.assistant mini.bert mini.captioner mini.cgan mini.classifier mini.clip mini.cyclegan
     mini.data.download mini.data.images.caption_scores mini.data.images.captions
     mini.data.images.faces mini.data.images.image_sets mini.data.music.midi
-    mini.data.music.music_scores mini.data.music.tunes mini.data.safetensors
-    mini.data.text.baselines mini.data.text.corpus mini.data.text.grammar mini.data.text.lexicon
-    mini.data.text.pairs mini.data.text.passages mini.data.text.pieces mini.data.text.questions
-    mini.data.text.reviews mini.data.text.tasks mini.data.text.tokenizers mini.data.text.tools
-    mini.data.text.wordpiece mini.data.weights mini.finetune mini.lstm mini.mini mini.music
-    mini.primitives mini.text_to_image mini.translator mini.utils.config mini.utils.device
-    mini.utils.fast_vectors mini.utils.image_metrics mini.utils.images mini.utils.lettering
-    mini.utils.metrics mini.utils.png mini.utils.run mini.utils.text
-    mini.utils.translation_metrics mini.vae train_diffusion train_gan train_gpt
+    mini.data.music.music_scores mini.data.music.tunes mini.data.text.baselines
+    mini.data.text.corpus mini.data.text.grammar mini.data.text.lexicon mini.data.text.pairs
+    mini.data.text.passages mini.data.text.pieces mini.data.text.questions mini.data.text.reviews
+    mini.data.text.tasks mini.data.text.tokenizers mini.data.text.tools mini.data.text.wordpiece
+    mini.data.weights mini.finetune mini.mini mini.music mini.text_to_image mini.translator mini.vae
+    train_diffusion train_gan
 """.split()
 
 

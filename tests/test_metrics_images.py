@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mini.utils.image_metrics import finest_pattern, frechet_distance, image_report, variety
+from mini.utils.image_metrics import checkerboard_power, frechet_distance, image_report, variety
 from mini.utils.metrics import shares
 from tests.helpers import refused
 
@@ -90,9 +90,9 @@ def test_power_in_checkerboards_by_the_formula():
             if k == 4 or m == 3:
                 wave = torch.exp(-2j * math.pi * (k * rows / 8 + m * columns / 6))
                 total += (x * wave).sum((2, 3)).abs().square().mean()
-    assert finest_pattern(x) == pytest.approx(total.item(), rel=1e-12)
+    assert checkerboard_power(x) == pytest.approx(total.item(), rel=1e-12)
     board = (-1.0) ** (rows + columns)
-    assert finest_pattern(board.expand(2, 3, -1, -1)) == pytest.approx(48**2) and finest_pattern(0 * x + 1) < 1e-20
+    assert checkerboard_power(board.expand(2, 3, -1, -1)) == pytest.approx(48**2) and checkerboard_power(0 * x + 1) < 1e-20
     table = variety(x, 2 * x, x)[0]["power_in_checkerboards,_relative"]
     assert table == {"samples": pytest.approx(0.25), "held out": 1.0}
     assert len(variety(x[:, :, :7], x[:, :, :7], x[:, :, :7])[0]) == 2

@@ -248,9 +248,15 @@ def test_a_run_on_a_folder(tmp_path, capsys):
     for i in range(4):
         midi.write_midi(tmp_path / f"midis/{i}.mid", compose(i)[0], 0.6)
     result = music.main(flags(tmp_path, data=tmp_path / "midis", transpose=5, steps=3))
-    assert result["steps"] == 3
+    assert result["steps"] == 3 and result["n"] == 1
     music.main(["sample", f"--out_dir={tmp_path}/run"])
     assert midi.read_midi(tmp_path / "run/sample_1.mid")[1] == 0.6
+
+
+def test_n_test_is_honoured_and_reported(tmp_path, capsys):
+    result = music.main(flags(tmp_path, pieces=40, n_test=2))
+    assert result["n"] == 2 and "beside 2 held-out ones" in capsys.readouterr().out
+    assert music.main(flags(tmp_path, pieces=40))["n"] == 4
 
 
 def test_bad_input_is_refused_in_one_line_within_a_second(tmp_path, capsys):

@@ -57,6 +57,12 @@ def test_softmax(shape):
     assert_parity(P.softmax, lambda x: F.softmax(x, dim=-1), 3 * rand(*shape))
 
 
+@pytest.mark.parametrize("shape", [(1,), (4, 1), (3, 5), (2, 3, 4)])
+def test_log_softmax(shape):
+    assert_parity(P.log_softmax, lambda x: F.log_softmax(x, dim=-1), 3 * rand(*shape))
+    assert_parity(P.log_softmax, lambda x: F.log_softmax(x, dim=-1), 1000 * rand(*shape))
+
+
 def test_softmax_of_huge_and_of_missing_entries():
     x = torch.tensor([[1000.0, 999.0, -1000.0], [-1000.0, -1001.0, -1000.0], [0.0, -math.inf, 1.0]]).double()
     assert_parity(P.softmax, lambda x: F.softmax(x, dim=-1), x)

@@ -86,7 +86,7 @@ def test_main_turns_trouble_into_one_line(capsys):
         def command(cfg):
             raise error
         with pytest.raises(SystemExit) as leaving:
-            command_line(Config, PRESETS, {"train": command}, [], memory="--width")
+            command_line(Config, PRESETS, {"train": command}, [], out_of_memory="lower --width")
         err = capsys.readouterr().err
         assert err.count("\n") <= 1
         return leaving.value.code, err

@@ -25,10 +25,10 @@ import pytest
 import torch
 
 import train_gpt
-from mini import classifier, cyclegan
+from mini import cyclegan
 from mini.data.images import captions, image_sets
 from mini.data.text import passages, reviews
-from mini.utils import config
+from mini.utils import config, judge
 from mini.utils.config import UserError
 from mini.utils.run import Run
 from tests.helpers import close, free_port, processes, refused_by
@@ -91,14 +91,15 @@ def labelled_texts_and_a_base(folder):
     pairs = reviews.write_reviews(120)
     (folder / "own.tsv").write_text("".join(f"{line}\t{['bad', 'good'][label]}\n" for line, label in pairs))
     (folder / "text.txt").write_text("\n".join(line for line, _ in pairs))
-    sizes = dict(n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, vocab_size=300, tokens=5)
+    sizes = dict(n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, vocab_size=300, max_new_tokens=5)
     train_gpt.train(train_gpt.Config(data=str(folder / "text.txt"), out_dir=str(folder / "base"), steps=2,
                                      device="cpu", **sizes))
     return {"reviews": str(folder / "own.tsv"), "init_from": str(folder / "base/checkpoint.pt")}
 
 
 GAN = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, n=4)
-GPT = dict(n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4, tokens=20, warmup=1, dropout=0.1)
+GPT = dict(n_layer=2, n_head=2, n_embd=16, block_size=16, batch_size=4, max_new_tokens=20, warmup=1,
+           dropout=0.1)
 IMAGE = str(ROOT / "tests/reference/png/size_3x5.png")
 
 SCRIPTS = {
@@ -128,7 +129,7 @@ SCRIPTS = {
         columns="loss log_p kl val_elbo", settings=dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, n=8),
         fixed={"z_dim": 4, "width": 8, "size": 32, "likelihood": "bernoulli"}, memory="batch_size width n"),
     "mini.lstm": Script(
-        columns="loss lr val_loss", settings=dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, tokens=20,
+        columns="loss lr val_loss", settings=dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, max_new_tokens=20,
                                                   warmup=1, tokenizer="char", dropout=0.1, weight_drop=0.1),
         fixed={"n_embd": 32}, samples=".txt", prepare=text, variants=(dict(tokenizer="bpe", vocab_size=270),)),
     "mini.translator": Script(
@@ -180,7 +181,8 @@ def place(tmp_path_factory):
         patch.setattr(captions, "HELD_OUT", 12)
         patch.setattr(cyclegan, "HELD_OUT", 24)
         patch.setattr(cyclegan, "load_images", lambda source, size, n=0: image_sets.load_images(source, size, 256))
-        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
+        patch.setattr(judge, "STEPS", 2)
+        patch.setattr(judge, "TRIAL_STEPS", 2)
         for number, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
             patch.setattr(reviews, number, n)
         patch.setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30))
@@ -459,7 +461,7 @@ torch.nn.modules.module.register_module_forward_pre_hook(note)
 script = importlib.import_module(sys.argv[1])
 if hasattr(script, "Judge"):                # of the images: it needs no second process, and here no first one
     from types import SimpleNamespace
-    script.Judge = lambda *_, **__: SimpleNamespace(model=None, labels=None, scores=lambda *_: {})
+    script.Judge = lambda *_, **__: SimpleNamespace(n=0, labels=None, scores=lambda *_: {})
 if os.environ["RANK"] == "0":               # one process takes the same steps alone
     os.environ["WORLD_SIZE"] = "1"
     script.main([*sys.argv[3:], "--out_dir=one"])

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import classifier, text_to_image
+from mini import text_to_image
 from mini.data.images import captions, image_sets
 from mini.data.images.captions import Words
 from mini.utils import config
@@ -38,7 +38,8 @@ def place(tmp_path_factory):
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
         patch.setattr(captions, "HELD_OUT", 64)
-        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
+        patch.setattr("mini.utils.judge.STEPS", 2)
+        patch.setattr("mini.utils.judge.TRIAL_STEPS", 2)
         patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
@@ -57,8 +58,8 @@ def normal(*shape, seed=0, dtype=torch.float64):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def no_judge(cfg, learn, held_out, n):
-    return SimpleNamespace(model=None, n=n)
+def no_judge(*_):
+    return SimpleNamespace(n=0)
 
 
 def rng_of(seed):
@@ -479,7 +480,7 @@ def test_bad_prompts_data_and_flags(trained, tsv, capsys):
     run = ["sample", f"--out_dir={trained[0]}", "--device=cpu"]
     refused(capsys, "'zebra', 'unicorn'", *run, "--prompt=a smiling face | a zebra unicorn zebra")
     refused(capsys, "room for", *run, "--prompt=" + "face " * 60)
-    for words, flag in (("every size", "--n=0"), ("from 1 to 20", "--sample_steps=21"), ("--s and --max_s", "--s=1")):
+    for words, flag in (("--n=0", "--n=0"), ("from 1 to 20", "--sample_steps=21"), ("--s=1", "--s=1")):
         refused(capsys, words, *run, flag)
     refused(capsys, "leave out --data", *run[1:], "--resume", f"--data={tsv}", "--steps=9")
 
@@ -488,7 +489,7 @@ def test_bad_prompts_data_and_flags(trained, tsv, capsys):
                                   "T=0", "n=0", "batch_size=0", "n_layer=0", "max_weight=0", "max_s=1", "s=-1",
                                   "sample_steps=0", "sampler=euler", "n_images=0", "prompt=zebra", "size=30", "size=0"])
 def test_bad_sizes(flag, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(text_to_image, "Judge", no_judge)
+    monkeypatch.setattr(text_to_image, "judge_of_faces", no_judge)
     args = {**TINY, "out_dir": tmp_path / "run", **dict([flag.split("=")])}
     refused(capsys, "", *(f"--{key}={value}" for key, value in args.items()))
     assert not (tmp_path / "run").exists()

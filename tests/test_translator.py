@@ -12,10 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from mini import translator
+from mini.utils.metrics import Progress, n_to_score
 from mini.utils.png import read_png
-from mini.utils.translation_metrics import (bleu, translation_report, translation_scores,
-                                            word_by_word, words_13a)
-from tests.helpers import as_torch_has_it, close, every_dropout_acts, refused_by
+from mini.utils.translation_metrics import (bleu, tokenize_13a, translation_report,
+                                            translation_scores, word_by_word)
+from tests.helpers import as_torch_has_it, close, every_dropout_acts
+from tests.helpers import refused as refused_call
+from tests.helpers import refused_by
 
 REFERENCE = Path(__file__).parent / "reference"
 TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12, batch_size=4, steps=6, eval_every=3, sample_every=3,
@@ -368,7 +371,7 @@ def test_bleu_equals_sacrebleu():
     for case in json.loads((REFERENCE / "bleu.json").read_text("utf-8"))["corpora"]:
         assert bleu(case["outputs"], case["references"]) == pytest.approx(case["bleu"], rel=1e-9, abs=1e-9), case
     for case in json.loads((REFERENCE / "bleu.json").read_text("utf-8"))["tokens"]:
-        assert words_13a(case["text"]) == case["tokens"].split()
+        assert tokenize_13a(case["text"]) == case["tokens"].split()
 
 
 def test_baselines_scores_and_report():
@@ -381,7 +384,7 @@ def test_baselines_scores_and_report():
     scores = translation_scores(outputs, {"sentences": ["Le chat dort ici .", "Oui"]})
     assert scores["exact_match"] == {"sentences": {"model": 0.5, "copying": 0.0}}
     assert scores["bleu"]["sentences"]["model"] == bleu(outputs["sentences"]["model"], ["Le chat dort ici .", "Oui"])
-    assert "held-out sentences: model 50.0% exactly right" in translation_report(**scores)
+    assert "held-out sentences (n = 2): model 50.0% exactly right" in translation_report(**scores, n={"sentences": 2})
 
 
 # ---- training
@@ -414,7 +417,8 @@ def test_end_to_end(pairs_file, tmp_path, capsys, monkeypatch):
     assert "\n    " in (run / "samples/step_000070.txt").read_text("utf-8")
     assert read_png(run / "samples/attention.png").shape[2] == 1
     out = capsys.readouterr().out
-    assert "ln V = ln 21" in out and "54 pairs" in out and "word by word" in out and "held-out sentences: model" in out
+    assert "ln V = ln 21" in out and "54 pairs" in out and "word by word" in out and "held-out sentences (n = 6): model" in out
+    assert result["n"] == {"sentences": 6} and "translating 6 held-out sentences" in out
     arguments = [f"--out_dir={run}", "--device=cpu"]
     Path(pairs_file).rename(tmp_path / "moved.tsv")             # the checkpoint is all that `sample` needs
     assert translator.main(["sample", *arguments, "--text=my mother  eats two eggs."]) == (
@@ -440,6 +444,36 @@ def test_the_grammar_end_to_end(tmp_path, monkeypatch, capsys):
                               "--d_ff=16", "--device=cpu", f"--out_dir={tmp_path}/run"])
     assert set(result["exact_match"]) == set(result["bleu"]) == {"sentences", "combinations"}
     assert "20 sentences, 20 combinations" in capsys.readouterr().out
+
+
+def test_a_short_run_is_scored_on_its_share_and_says_so(capsys):
+    """Untrained, it writes to the greatest length: 2,000 sentences took several times as long as three steps."""
+    usual = translator.Config.steps
+    for changes, n in (({}, 1000), (dict(steps=2 * usual), 1000), (dict(steps=0), 1000), (dict(n_test=7, steps=3), 7),
+                       (dict(n_test=2000, steps=3), 1000)):
+        cfg = translator.Config(**changes)
+        assert n_to_score(cfg, 1000, "sentences") == n and not capsys.readouterr().out
+    for cfg, n in ((translator.Config(steps=usual // 2), 500), (translator.Config(steps=3), 100)):
+        assert n_to_score(cfg, 1000, "sentences") == n
+        assert f"scored on {n} of the 1,000 sentences; --n_test=1000 scores all" in capsys.readouterr().out
+    assert n_to_score(translator.Config(steps=3), 60, "sentences") == 60 and not capsys.readouterr().out
+    refused_call(lambda: n_to_score(translator.Config(n_test=-1), 60, "sentences"), "--n_test=-1")
+
+
+def test_n_test_is_honoured_and_reported(pairs_file, tmp_path, capsys):
+    result = translator.train(tiny(pairs_file, tmp_path, n_test=4))
+    assert result["n"] == {"sentences": 4} and "held-out sentences (n = 4)" in capsys.readouterr().out
+    translator.main(["evaluate", f"--out_dir={tmp_path}/run", "--device=cpu"])
+    assert "translating 4 held-out sentences with a beam of 8" in capsys.readouterr().out
+
+
+def test_long_scoring_says_how_far_it_is(capsys):
+    progress = Progress("translated", 3, seconds=0.0)
+    for _ in range(3):
+        progress.add()
+    assert capsys.readouterr().out == "    translated 1 of 3\n    translated 2 of 3\n"
+    Progress("translated", 3).add()
+    assert capsys.readouterr().out == ""
 
 
 def test_rare_words_and_long_sentences_are_left_out_and_counted(pairs_file, tmp_path, capsys):

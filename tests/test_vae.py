@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
-from mini import classifier, vae
+from mini import vae
 from mini.data.images import image_sets
 from mini.utils import config
 from mini.utils.images import noise, plane, to_float
+from mini.utils.judge import Judge
 from mini.utils.png import read_png
 
 TINY = dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, steps=4, n=8, log_every=1, sample_every=2,
@@ -31,7 +32,8 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(image_sets, "HELD_OUT", 64)
-        patch.setattr(classifier.Judge.__init__, "__defaults__", (2, 2048))
+        patch.setattr("mini.utils.judge.STEPS", 2)
+        patch.setattr("mini.utils.judge.TRIAL_STEPS", 2)
         patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
         yield folder
 
@@ -373,7 +375,7 @@ def test_end_to_end(trained):
     log_p, rate = net(to_float(held_out.images), noise(64, 3, 1))
     for key, value in dict(log_p=log_p, kl=rate, elbo=log_p - rate).items():
         assert result[key] == pytest.approx(value.double().mean().item(), rel=1e-5)
-    made, judge = net.decode(noise(512, 3, 1)).clamp(-1, 1), classifier.Judge(tiny(), learn, held_out, n=512)
+    made, judge = net.decode(noise(512, 3, 1)).clamp(-1, 1), Judge(tiny(), learn, held_out, n=512)
     assert result["frechet"] == pytest.approx(judge.frechet(made), rel=1e-3)
     assert result["frechet_untrained"] != pytest.approx(result["frechet"], rel=1e-2)
     assert alike(pictures(run / "samples/step_000004.png")[0], made[:8])
@@ -525,9 +527,8 @@ def test_evaluate(lively, monkeypatch, capsys):
         assert model == "the judge" and images.abs().max() <= 1
         return dict(zip(FACES, waves.mean(0).tolist()))
 
-    monkeypatch.setattr(vae, "accuracy", read)
     monkeypatch.setattr(vae, "Judge", lambda cfg, *data, n: SimpleNamespace(
-        model="the judge", frechet=lambda images: images.square().sum().item()))
+        n=64, accuracy=functools.partial(read, "the judge"), frechet=lambda images: images.square().sum().item()))
     tables, net, (learn, held_out) = command(lively, "evaluate"), loaded(lively)[0], load()
     assert json.loads((lively / "evaluate.json").read_text()) == tables and "read as changed" in capsys.readouterr().out
     mu, z, x, labels = codes(net, learn.images), codes(net, held_out.images), to_float(held_out.images), held_out.labels

@@ -1,73 +1,120 @@
-"""Weights to begin with: a checkpoint of ours, or GPT-2's or BERT's as transformers saves them."""
-import dataclasses
+"""Published weights: GPT-2's and BERT's as transformers saves them, in the .safetensors format.
+
+A .safetensors file holds numbers only, never code: 8 bytes, the length N of the header (unsigned,
+little-endian); N bytes of JSON, {name: {"dtype", "shape", "data_offsets": [begin, end]}}; then the
+numbers, with offsets counted from the end of the header.
+"""
 import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from mini.data.safetensors import read_safetensors
-from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
-from mini.utils.config import UserError, require
-from mini.utils.run import load_checkpoint, own_checkpoint
+from mini.utils.config import UserError
+from mini.utils.run import load_checkpoint, merge_config
+
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+          "U8": torch.uint8, "BOOL": torch.bool}
+
+
+# ---- GPT-2
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 
-# transformers keeps these as (in, out), to be multiplied from the right; nn.Linear has (out, in).
-TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+# transformers keeps these as (in, out), to be multiplied from the right; nn.Linear has (out, in)
+TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
-def safe_path(path) -> Path:
-    """The path, unless it is that of a pickle: then a UserError."""
-    require(Path(path).suffix not in (".bin", ".pth"), f"{path}: such a file is a Python pickle, which can "
-            "run any code when it is opened; take model.safetensors from the same place")
-    return Path(path)
+def read_gpt(cfg, longest_context: int = 10**9):
+    """(config, checkpoint) of the trained GPT in cfg.init_from.
+
+    That is GPT-2's model.safetensors, with its vocab.json and merges.txt in the same folder, or a
+    checkpoint.pt of train_gpt.py. The checkpoint has, as train_gpt.py's own, "config" (here: only
+    sizes and tokenizer), "model" and "tokenizer"; the config is cfg with these sizes. A context
+    longer than longest_context is cut. Raises UserError for any other file, and for flags that ask
+    for other sizes.
+    """
+    path = cfg.init_from
+    if not path.endswith(".pt"):
+        sizes, weights = read_gpt2(path)
+        tokenizer = {"kind": "files", "folder": str(Path(path).parent)}
+    else:
+        checkpoint = load_checkpoint(path, "gpt")
+        sizes = {name: checkpoint["config"][name] for name in SIZES}
+        weights = dict(checkpoint["model"])
+        tokenizer = checkpoint["tokenizer"]
+    sizes["block_size"] = min(sizes["block_size"], longest_context)
+    sizes["tokenizer"] = str(Path(path).parent)
+    sizes["vocab_size"] = len(weights["wte.weight"])
+    if "wpe.weight" in weights:             # a fork with other positions may have none
+        weights["wpe.weight"] = weights["wpe.weight"][:longest_context]
+    checkpoint = {"config": sizes, "model": weights, "tokenizer": tokenizer}
+    return merge_config(cfg, checkpoint), checkpoint
 
 
 def read_gpt2(path):
     """(sizes, weights) of a GPT-2 `model.safetensors` of any size.
 
-    sizes: n_layer, n_head, n_embd, block_size. All but n_head are read off the tensors; n_head is taken from
-    config.json beside the file, and without one it is n_embd / 64, as in every published GPT-2. weights:
-    {name: float32 tensor}, named and turned as `train_gpt.GPT` has them. Raises UserError for any other file.
+    sizes: n_layer, n_head, n_embd, block_size. All but n_head are read off the tensors; n_head is
+    taken from config.json beside the file, and without one it is n_embd / 64, as in every published
+    GPT-2. weights: {name: float32 tensor}, named as in `train_gpt.GPT`. Raises UserError for any
+    other file.
     """
     path = safe_path(path)
-    tensors = {name.removeprefix("transformer."): tensor for name, tensor in read_safetensors(path).items()}
     weights = {}
-    for name, tensor in tensors.items():
-        if name == "lm_head.weight" or re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
-            continue  # the tied head; the causal mask, which old files hold
-        weights[name] = (tensor.t() if name.endswith(TURNED) else tensor).float().contiguous()
+    for name, tensor in read_safetensors(path).items():
+        name = name.removeprefix("transformer.")
+        if re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
+            continue                                        # the causal mask, which old files hold
+        if name.endswith(TRANSPOSED):
+            tensor = tensor.t()
+        weights[name] = tensor.float().contiguous()
     try:
-        n_embd, block_size = weights["wte.weight"].shape[1], len(weights["wpe.weight"])
-        n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
-        config = path.with_name("config.json")
-        config = json.loads(config.read_text("utf-8")) if config.exists() else {}
-        n_head = int(config.get("n_head", n_embd // 64))
+        layers = [int(name.split(".")[1]) for name in weights if name.startswith("h.")]
+        n_embd = weights["wte.weight"].shape[1]
+        config = read_config(path)
+        sizes = {"n_layer": 1 + max(layers),
+                 "n_head": int(config.get("n_head", n_embd // 64)),
+                 "n_embd": n_embd,
+                 "block_size": len(weights["wpe.weight"])}
     except (KeyError, ValueError, IndexError, TypeError, AttributeError):
         raise UserError(f"{path}: not the weights of a GPT-2 (or a broken config.json beside it); "
-                        f"it holds {', '.join(list(tensors)[:3])} …") from None
-    return dict(zip(SIZES, (n_layer, n_head, n_embd, block_size))), weights
+                        f"it holds {', '.join(list(weights)[:3])} …") from None
+    weights["lm_head.weight"] = weights["wte.weight"]       # tied
+    return sizes, weights
 
 
-# Names in BERT's published files, and ours; q, k and v are joined into c_attn.
-BERT_NAMES = (("embeddings.word_embeddings", "wte"), ("embeddings.position_embeddings", "wpe"),
-              ("embeddings.token_type_embeddings", "wtt"), ("embeddings.LayerNorm", "ln_e"),
-              ("encoder.layer", "h"), ("attention.output.dense", "attn.c_proj"),
+# ---- BERT
+
+# names in BERT's published files, and ours
+BERT_NAMES = (("embeddings.word_embeddings", "wte"),
+              ("embeddings.position_embeddings", "wpe"),
+              ("embeddings.token_type_embeddings", "wtt"),
+              ("embeddings.LayerNorm", "ln_e"),
+              ("encoder.layer", "h"),
+              ("attention.output.dense", "attn.c_proj"),
               ("attention.output.LayerNorm", "ln_1"),
-              ("intermediate.dense", "mlp.c_fc"), ("output.dense", "mlp.c_proj"),
-              ("output.LayerNorm", "ln_2"), ("cls.predictions.transform.dense", "transform"),
+              ("intermediate.dense", "mlp.c_fc"),
+              ("output.dense", "mlp.c_proj"),
+              ("output.LayerNorm", "ln_2"),
+              ("cls.predictions.transform.dense", "transform"),
               ("cls.predictions.transform.LayerNorm", "ln_f"),
-              ("cls.predictions.bias", "bias"), (".gamma", ".weight"), (".beta", ".bias"))
+              ("cls.predictions.bias", "bias"),
+              (".gamma", ".weight"),
+              (".beta", ".bias"))
 
 
 def read_bert(path, longest: int = 10**9):
-    """(sizes, weights) of a BERT `model.safetensors` with its masked-LM head, of any size, cut to `longest`
-    positions.
+    """(sizes, weights) of a BERT `model.safetensors` with its masked-LM head, of any size, cut to
+    `longest` positions.
 
-    sizes: n_layer, n_head, n_embd, block_size, d_ff. n_head is taken from config.json beside the file, and
-    without one it is n_embd / 64. weights: {name: float32 tensor}, named as `mini.bert.BERT` has them; the
-    pooler and the next-sentence head are left out. Raises UserError for any other file.
+    sizes: n_layer, n_head, n_embd, block_size, d_ff. n_head is taken from config.json beside the
+    file, and without one it is n_embd / 64. weights: {name: float32 tensor}, named as in
+    `mini.bert.BERT`; the pooler and the next-sentence head are left out. Raises UserError for any
+    other file.
     """
     path = safe_path(path)
     weights = {}
@@ -76,70 +123,98 @@ def read_bert(path, longest: int = 10**9):
         for theirs, ours in BERT_NAMES:
             name = name.replace(theirs, ours)
         weights[name] = tensor.float().contiguous()
-    tensors = list(weights)
+    first_names = ", ".join(list(weights)[:3])
     try:
         n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
-        for i, kind in ((i, kind) for i in range(n_layer) for kind in ("weight", "bias")):
-            parts = [weights.pop(f"h.{i}.attention.self.{part}.{kind}") for part in ("query", "key", "value")]
-            weights[f"h.{i}.attn.c_attn.{kind}"] = torch.cat(parts)
+        for i in range(n_layer):
+            join_qkv(weights, i)
         weights["wpe.weight"] = weights["wpe.weight"][:longest].clone()
-        config = path.with_name("config.json")
-        config = json.loads(config.read_text("utf-8")) if config.exists() else {}
-        require(config.get("hidden_act", "gelu") == "gelu" and config.get("model_type", "bert") == "bert",
-                f"{path}: of a model {config.get('model_type')!r} with {config.get('hidden_act')!r}; "
-                "it must be 'bert' with 'gelu'")
+        config = read_config(path)
+        kind = config.get("model_type", "bert")
+        activation = config.get("hidden_act", "gelu")
+        if kind != "bert" or activation != "gelu":
+            raise UserError(f"{path}: of a model {kind!r} with {activation!r}; "
+                            "it must be 'bert' with 'gelu'")
         block_size, n_embd = weights["wpe.weight"].shape
-        sizes = dict(n_layer=n_layer, n_head=int(config.get("num_attention_heads", max(1, n_embd // 64))),
-                     n_embd=n_embd, block_size=block_size, d_ff=len(weights["h.0.mlp.c_fc.weight"]))
-        ours = re.compile(r"(w..|ln_e|h|transform|ln_f|bias)(\.|$)")
-        weights = {name: weights[name] for name in weights if ours.match(name)}
+        sizes = {"n_layer": n_layer,
+                 "n_head": int(config.get("num_attention_heads", max(1, n_embd // 64))),
+                 "n_embd": n_embd,
+                 "block_size": block_size,
+                 "d_ff": len(weights["h.0.mlp.c_fc.weight"])}
         weights["bias"]
     except (KeyError, ValueError, IndexError, TypeError, AttributeError):
-        raise UserError(f"{path}: not the weights of a BERT with its masked-LM head (or a broken config.json "
-                        f"beside it); it holds {', '.join(tensors[:3])} …") from None
-    return sizes, weights
+        raise UserError(f"{path}: not the weights of a BERT with its masked-LM head (or a broken "
+                        f"config.json beside it); it holds {first_names} …") from None
+    used = re.compile(r"(w..|ln_e|h|transform|ln_f|bias)(\.|$)")
+    return sizes, {name: tensor for name, tensor in weights.items() if used.match(name)}
 
 
-def starting_point(cfg, from_run: bool, whole_context: bool = False):
-    """(config, state, tokenizer, weights) that training or sampling begins with.
-
-    from_run: from the checkpoint in cfg.out_dir, whose content is `state`; else from the file cfg.init_from,
-    if any. What is not there is None. Weights decide the sizes in the config, but training may cut their
-    context to its block_size. A model.safetensors needs GPT-2's vocab.json and merges.txt in its folder.
-    """
-    if from_run:
-        cfg, state = own_checkpoint(cfg, "gpt")
-        if whole_context:
-            cfg.init_from = ""      # where the run once began no longer matters
-        tokenizer = load_tokenizer(state["tokenizer"])
-        tokenizer.vocab_size = len(state["model"]["wte.weight"])
-        return cfg, state, tokenizer, state["model"]
-    if not cfg.init_from:
-        return cfg, None, None, None
-    if cfg.init_from.endswith(".pt"):
-        state = load_checkpoint(cfg.init_from, "gpt")
-        sizes, tokenizer = {name: state["config"][name] for name in SIZES}, load_tokenizer(state["tokenizer"])
-        weights = state["model"]
-    else:
-        sizes, weights = read_gpt2(cfg.init_from)
-        tokenizer = BPETokenizer.read(Path(cfg.init_from).parent)
-    for name in {"n_layer", "n_head", "n_embd", "tokenizer", "vocab_size"} & getattr(cfg, "given", set()):
-        require(getattr(cfg, name) == sizes.get(name), f"--{name} comes with the weights "
-                f"({sizes.get(name, 'the tokenizer beside them')}); leave the flag out")
-    if not whole_context:
-        sizes["block_size"] = min(sizes["block_size"], cfg.block_size)
-    tokenizer.vocab_size = max(tokenizer.vocab_size, len(weights["wte.weight"]))  # some embeddings are padded
-    return dataclasses.replace(cfg, **sizes), None, tokenizer, weights
+def join_qkv(weights: dict, layer: int):
+    """Replace the matrices of queries, keys and values of a layer, and their biases, by c_attn."""
+    for kind in ("weight", "bias"):
+        parts = []
+        for part in ("query", "key", "value"):
+            parts.append(weights.pop(f"h.{layer}.attention.self.{part}.{kind}"))
+        weights[f"h.{layer}.attn.c_attn.{kind}"] = torch.cat(parts)
 
 
-def load_weights(model, weights: dict):
-    """Copy the weights, if any, into a GPT, whose context may be shorter than theirs, and return it. Raises
-    UserError if they do not fit."""
-    if weights:
-        weights = {**weights, "lm_head.weight": weights["wte.weight"],
-                   "wpe.weight": weights["wpe.weight"][:len(model.wpe.weight)]}
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UserError(f"the weights do not fit a GPT-2: {str(error).splitlines()[1].strip()}") from None
-    return model
+# ---- files
+
+def safe_path(path) -> Path:
+    """The path, unless it is that of a pickle: then a UserError."""
+    path = Path(path)
+    if path.suffix in (".bin", ".pth"):
+        raise UserError(f"{path}: such a file is a Python pickle, which can run any code when it is "
+                        "opened; take model.safetensors from the same place")
+    return path
+
+
+def read_config(path) -> dict:
+    """The config.json beside a file of weights; {} if there is none."""
+    config = path.with_name("config.json")
+    if not config.exists():
+        return {}
+    return json.loads(config.read_text("utf-8"))
+
+
+def read_safetensors(path) -> dict:
+    """{name: tensor} of a .safetensors file, mapped from the disk rather than read. Raises
+    UserError if it is broken."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    size = path.stat().st_size
+    broken = UserError(f"{path}: not a .safetensors file, or a truncated one ({size} bytes); "
+                       "fetch it again")
+    if size < 8:
+        raise broken
+    raw = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
+    start = 8 + int.from_bytes(raw[:8].numpy().tobytes(), "little")     # where the numbers begin
+    if start > size:
+        raise broken
+    try:
+        header = json.loads(raw[8:start].numpy().tobytes())
+        header.pop("__metadata__", None)
+        tensors = {name: read_tensor(raw, start, entry) for name, entry in header.items()}
+        spans = sorted(entry["data_offsets"] for entry in header.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+        raise broken from None                              # RuntimeError: of torch's view
+    begins = [begin for begin, _ in spans]
+    ends = [end for _, end in spans]
+    if begins + [size - start] != [0] + ends:               # side by side, up to the end of the file
+        raise broken
+    return tensors
+
+
+def read_tensor(raw, start: int, entry: dict):
+    """The tensor of one entry of the header; raw: the bytes of the whole file, a uint8 tensor.
+    Raises ValueError if the entry contradicts itself."""
+    dtype = DTYPES[entry["dtype"]]
+    shape = entry["shape"]
+    begin, end = entry["data_offsets"]
+    if begin < 0 or start + end > len(raw) or end - begin != math.prod(shape) * dtype.itemsize:
+        raise ValueError
+    data = raw[start + begin:start + end]
+    if (start + begin) % dtype.itemsize:
+        data = data.clone()                 # a view must begin at a multiple of the number's size
+    return data.view(dtype).view(shape)

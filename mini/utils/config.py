@@ -1,8 +1,10 @@
-"""The command line of every script: a dataclass `Config` becomes flags, their help and their checks.
+"""The command line of every script: a dataclass `Config` becomes flags, their help and their
+checks.
 
-A script declares its settings as fields of a dataclass derived from `RunConfig`, each with a default and a comment,
-and hands the class to `command_line`. The comments are the text of --help and nothing more: a Config whose source
-is not at hand, pasted into a notebook for instance, works the same without them.
+A script declares its settings as fields of a dataclass derived from `RunConfig`, each with a
+default and a comment, and hands the class to `command_line`. The comments are the text of --help
+and nothing more: a Config whose source is not at hand, pasted into a notebook for instance, works
+the same without them.
 """
 import argparse
 import dataclasses
@@ -16,7 +18,8 @@ from typing import ClassVar, Literal
 
 
 class UserError(Exception):
-    """Something the user can mend: `command_line` prints its one line and leaves with exit status 2."""
+    """Something the user can mend: `command_line` prints its one line and leaves with exit status
+    2."""
 
 
 def require(condition, message: str):
@@ -37,13 +40,14 @@ def require_positive(cfg, *names: str):
 class RunConfig:
     """The fields that mean the same in every script; a script's Config adds its own.
 
-    Raises UserError if a field declared as Literal[...] is given a value that is not among its choices.
+    Raises UserError if a field declared as Literal[...] is given a value that is not among its
+    choices.
     """
     # run
     preset: str = ""            # a named set of other defaults
     out_dir: str = "runs/run"   # folder of the run
     steps: int = 1000           # optimiser steps
-    eval_every: int = 200       # steps between evaluations, each with a checkpoint saved (0: at the end)
+    eval_every: int = 200       # steps between evaluations; each saves a checkpoint (0: at the end)
     sample_every: int = 500     # steps between samples (0: only at the end)
     log_every: int = 50         # steps between lines of progress (0: at the end)
     seed: int = 1               # seed of all random numbers: weights, batches, dropout, samples
@@ -52,7 +56,7 @@ class RunConfig:
     matmul: Literal["medium", "high", "highest"] = "medium"
     compile: bool = False       # torch.compile the model
     resume: bool = False        # go on from the checkpoint in out_dir
-    stop_after: int = 0         # leave after so many steps with a checkpoint saved, as if interrupted
+    stop_after: int = 0         # leave after so many steps, saved, as if interrupted (0: never)
 
     # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed: ClassVar[tuple] = ()
@@ -61,8 +65,9 @@ class RunConfig:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             choices = choices_of(field)
+            known = ", ".join(map(str, choices))
             require(not choices or value in choices,
-                    f"--{field.name}={value}: invalid choice (choose from {', '.join(map(str, choices))})")
+                    f"--{field.name}={value}: invalid choice (choose from {known})")
 
 
 def choices_of(field) -> tuple:
@@ -73,10 +78,11 @@ def choices_of(field) -> tuple:
 
 
 def field_notes(Config) -> dict:
-    """{field: (group, help)}, read from the comments in the source of Config and of the classes it is derived from.
+    """{field: (group, help)}, read from the comments in the source of Config and of the classes it
+    is derived from.
 
-    A field's comment stands behind it, or on the lines above it. A single word alone on its line ("# model") is the
-    heading of the group of fields below it. Without source the dict is empty.
+    A field's comment stands behind it, or on the lines above it. A single word alone on its line
+    ("# model") is the heading of the group of fields below it. Without source the dict is empty.
     """
     notes = {}
     for cls in reversed(Config.__mro__):
@@ -84,7 +90,7 @@ def field_notes(Config) -> dict:
             continue
         try:
             source = inspect.getsource(cls)
-        except (OSError, TypeError):        # in a notebook, or made by exec: there is no file to read
+        except (OSError, TypeError):        # pasted into a notebook, or made by exec
             continue
         group = "options"
         above = []                          # comment lines seen since the last field
@@ -115,7 +121,8 @@ def boolean(text: str) -> bool:
 
 
 def add_flag(group, field, help_text: str, presets: dict):
-    """Add the flag of one dataclass field to an argparse group: its type is that of the field's default."""
+    """Add the flag of one dataclass field to an argparse group: its type is that of the field's
+    default."""
     kind = type(field.default)
     choices = choices_of(field)
     if field.name == "preset":
@@ -133,9 +140,9 @@ def add_flag(group, field, help_text: str, presets: dict):
 
 
 def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
-    """Read `[command] --key=value …` into (command, Config): explicit flags win over the preset, the preset over the
-    defaults. The attribute `given` of the config names the flags that were typed. Raises UserError for anything
-    unknown."""
+    """Read `[command] --key=value …` into (command, Config): explicit flags win over the preset,
+    the preset over the defaults. The attribute `given` of the config names the flags that were
+    typed. Raises UserError for anything unknown."""
     parser = _Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", default=commands[0], help=" | ".join(commands))
@@ -150,7 +157,8 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
     typed, unknown = parser.parse_known_args(argv)
     if unknown:
         name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
-        near = difflib.get_close_matches(name, [field.name for field in dataclasses.fields(Config)], n=1)
+        names = [field.name for field in dataclasses.fields(Config)]
+        near = difflib.get_close_matches(name, names, n=1)
         hint = f" (did you mean --{near[0]}?)" if near else ""
         raise UserError(f"unknown: {unknown[0]}{hint}; see --help")
     typed = vars(typed)
@@ -162,11 +170,24 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
     return command, cfg
 
 
-def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = "", memory: str = "--batch_size"):
+def explain(error, out_of_memory: str) -> str:
+    """One line for an error of torch's that users meet and can mend, or '' for any other."""
+    text = str(error)
+    if isinstance(error, MemoryError) or re.search("(out of|allocate|enough) memory", text):
+        return f"out of memory: {out_of_memory}"
+    if "loading state_dict" in text:
+        first = text.splitlines()[1].strip()
+        return f"the weights were made with another network than this file's ({first})"
+    return ""
+
+
+def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = "",
+                 out_of_memory: str = "lower --batch_size"):
     """Parse the command line, call commands[name](cfg), return its result.
 
-    Foreseeable trouble becomes one line on stderr and exit status 2, Ctrl-C becomes exit status 130. `memory` says
-    what to lower when memory runs out.
+    Foreseeable trouble becomes one line on stderr and exit status 2, Ctrl-C becomes exit status
+    130. `out_of_memory` says what to
+    do when memory runs out.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -178,12 +199,12 @@ def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = ""
     except UserError as error:
         message = str(error)
     except OSError as error:
-        message = f"{error.strerror or error} ({error.filename or 'while writing'}); what was saved is intact"
+        reason = error.strerror or error
+        message = f"{reason} ({error.filename or 'while writing'}); what was saved is intact"
     except (RuntimeError, MemoryError) as error:
-        out_of_memory = re.search("(out of|allocate|enough) memory", str(error))
-        if isinstance(error, RuntimeError) and not out_of_memory:
+        message = explain(error, out_of_memory)
+        if not message:
             raise
-        message = f"out of memory: lower {memory}"
     except KeyboardInterrupt:
         sys.exit(130)
     print(f"error: {message}", file=sys.stderr, flush=True)

@@ -1,26 +1,32 @@
-"""Where a model runs: the device, the precision of its products, and several processes started by torchrun."""
+"""Where a model runs: the device, the precision of its products, and several processes started by
+torchrun."""
+import contextlib
 import os
 
 import torch
 
-from mini.utils.config import require
+from mini.utils.config import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device named by --device; 'auto' takes CUDA, then Apple's MPS, then the CPU. Raises UserError if torch sees
-    no such device."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """The device named by --device; 'auto' takes CUDA, then Apple's MPS, then the CPU. Raises
+    UserError if torch sees no such device."""
+    available = {"cuda": torch.cuda.is_available(),
+                 "mps": torch.backends.mps.is_available(),
+                 "cpu": True}
     if name == "auto":
         name = next(kind for kind in available if available[kind])
-    require(available.get(name.split(":")[0]), f"--device={name}: torch sees no such device; use --device=cpu")
+    if not available.get(name.split(":")[0]):
+        raise UserError(f"--device={name}: torch sees no such device; use --device=cpu")
     if name == "cuda":
-        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"    # torchrun gives each process a GPU of its own
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"    # torchrun: a GPU for each process
     return torch.device(name)
 
 
 def autocast(device: torch.device, matmul: str):
-    """Inside it, matrix products and convolutions are computed in bfloat16: always on CUDA, and on a CPU that has
-    instructions for it if --matmul=medium (1.6 times as fast there; without the instructions it would be slower)."""
+    """Inside it, matrix products and convolutions are computed in bfloat16: always on CUDA, and on
+    a CPU that has instructions for it if --matmul=medium (1.6 times as fast there; without the
+    instructions it would be slower)."""
     if device.type == "cpu":
         has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         enabled = matmul == "medium" and has_instructions
@@ -30,8 +36,8 @@ def autocast(device: torch.device, matmul: str):
 
 
 def start_processes(device: torch.device):
-    """(rank, number of processes): (0, 1) without torchrun; under it the process also joins the group, which talks
-    by NCCL on CUDA and by gloo on a CPU."""
+    """(rank, number of processes): (0, 1) without torchrun; under it the process also joins the
+    group, which talks by NCCL on CUDA and by gloo on a CPU."""
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and not torch.distributed.is_initialized():
@@ -39,3 +45,34 @@ def start_processes(device: torch.device):
             torch.cuda.set_device(device)
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return rank, world
+
+
+def data_parallel(model):
+    """The model, or in one of several processes the model in DistributedDataParallel, whose
+    backward pass averages the gradient over all processes."""
+    if not torch.distributed.is_initialized():
+        return model
+    return torch.nn.parallel.DistributedDataParallel(model)
+
+
+def my_share(*batch):
+    """The part of each tensor of the batch that this process computes: every n-th item, for n
+    processes."""
+    if not torch.distributed.is_initialized():
+        return batch
+    rank = torch.distributed.get_rank()
+    world = torch.distributed.get_world_size()
+    return tuple(tensor[rank::world] for tensor in batch)
+
+
+@contextlib.contextmanager
+def matmul_precision(name: str):
+    """Inside it, float32 products are as exact as `--matmul` says. 'highest': all 24 bits of the
+    numbers; 'medium': their first 8 bits (bfloat16), with sums in float32, where the processor is
+    faster so."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

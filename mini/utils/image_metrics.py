@@ -1,4 +1,9 @@
-"""Scores of images: distances between sets of them and between pairs, variety, and the report of a run."""
+"""Scores of images, and the report of a run.
+
+Of a set of generated images: how far it is from real ones (Fréchet distance), whether it
+varies as they do, copies them, has checkerboards. Of an image beside the true one: PSNR and
+SSIM.
+"""
 import math
 
 import torch
@@ -6,94 +11,207 @@ import torch
 from mini.utils.config import require
 from mini.utils.metrics import shares
 
+# ---- a set of generated images beside a set of real ones
 
 def frechet_distance(a, b) -> float:
-    """How far apart two sets of feature vectors (N, F) and (M, F) are, each seen as one normal distribution:
+    """The Fréchet distance of two sets of feature vectors, seen as normal distributions.
 
-        |μₐ − μ_b|² + tr(Σₐ + Σ_b − 2 (Σₐ^½ Σ_b Σₐ^½)^½)    (Dowson & Landau 1982; Heusel et al. 2017, eq. 6)
+        d² = |μₐ − μ_b|² + tr(Σₐ + Σ_b − 2 (Σₐ^½ Σ_b Σₐ^½)^½)
 
-    In the features' unit squared; 0 if mean and covariance agree. It shrinks as N and M grow: compare only
-    at the same sizes. Raises UserError if there are fewer than two vectors.
+    a (N, F), b (M, F); μ and Σ are the mean and the covariance of each. The formula is
+    Dowson & Landau's (1982); of images it is used since Heusel et al. 2017, eq. 6. The unit
+    is that of the features, squared; 0 means that mean and covariance agree. The distance
+    of equal distributions shrinks as N and M grow, so compare only at the same sizes.
+    Raises UserError if a set has fewer than two vectors.
     """
     require(min(len(a), len(b)) > 1, "a Fréchet distance needs at least two images on both sides")
-    a, b = a.double().cpu(), b.double().cpu()
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    # With Σ = RᵀR, the trace of the root is the sum of the singular values of Rₐ R_bᵀ
-    R_a = torch.linalg.qr((a - mean_a) / math.sqrt(len(a) - 1), mode="r").R
-    R_b = torch.linalg.qr((b - mean_b) / math.sqrt(len(b) - 1), mode="r").R
-    root = torch.linalg.svdvals(R_a @ R_b.T).sum()
-    return (((mean_a - mean_b) ** 2).sum() + (R_a**2).sum() + (R_b**2).sum() - 2 * root).item()
+    a = a.double().cpu()
+    b = b.double().cpu()
+    mean_a = a.mean(0)
+    mean_b = b.mean(0)
+
+    # Roots of large matrices are slow and inexact, and none is needed. With Σ = RᵀR, where R
+    # comes from the QR decomposition of the centred vectors,
+    #     tr((Σₐ^½ Σ_b Σₐ^½)^½) = the sum of the singular values of Rₐ R_bᵀ,
+    # because their squares are the eigenvalues of Σₐ Σ_b, and so those of Σₐ^½ Σ_b Σₐ^½.
+    centred_a = (a - mean_a) / math.sqrt(len(a) - 1)
+    centred_b = (b - mean_b) / math.sqrt(len(b) - 1)
+    R_a = torch.linalg.qr(centred_a, mode="r").R            # (min(N, F), F)
+    R_b = torch.linalg.qr(centred_b, mode="r").R            # (min(M, F), F)
+    trace_of_root = torch.linalg.svdvals(R_a @ R_b.T).sum()
+    trace_a = (R_a**2).sum()                                # tr Σ = tr RᵀR, the sum of all R²
+    trace_b = (R_b**2).sum()
+
+    between_means = ((mean_a - mean_b) ** 2).sum()
+    return (between_means + trace_a + trace_b - 2 * trace_of_root).item()
 
 
 def image_report(scores: dict) -> str:
-    """The scores that a Judge (mini/classifier.py) gives to generated images, in words."""
+    """What a Judge says of generated images, in words, each score beside its baseline."""
     if not scores:
         return "no Fréchet distance: without labels, or with too few images, there is no judge"
-    text = ("Fréchet distance ({features}) from held-out images, n = {frechet_n:,}: {frechet:.1f}\n"
-            "beside it: training images {frechet_floor:.1f} (the floor), untrained {frechet_untrained:.0f}")
+    text = ("Fréchet distance ({features}) from held-out images, n = {frechet_n:,}: "
+            "{frechet:.1f}\n"
+            "beside it: training images {frechet_floor:.1f} (the floor), "
+            "untrained {frechet_untrained:.0f}")
     text = text.format(**scores)
     if "accuracy" in scores:
-        text += "\nread by the judge as it was asked for (in brackets: always the most frequent value)\n"
+        text += "\nread by the judge as it was asked for "
+        text += "(in brackets: always the most frequent value)\n"
         text += shares(scores["accuracy"], scores["most_frequent"])
     return text
 
 
-def finest_pattern(images) -> float:
-    """The mean power of images (N, C, H, W), H and W even, in patterns that change sign at every pixel, in
-    rows, columns or both: what a checkerboard is made of, and little else."""
-    power = torch.fft.rfft2(images.double()).abs().square().mean((0, 1))    # (H, W/2 + 1)
-    i, j = images.size(2) // 2, images.size(3) // 2
-    return (2 * power[i].sum() - power[i, 0] - 2 * power[i, j] + power[:, j].sum()).item()
+# ---- variety, copies, checkerboards
+
+def mean_pairwise_distance(images) -> float:
+    """The mean distance of two of the images (N, C, H, W): 0 if all are the same picture.
+
+    The distance of two images is the root mean square of the differences of their pixels.
+    """
+    flat = images.flatten(1)                                # (N, C, H, W) -> (N, C·H·W)
+    N, numbers = flat.shape
+    n_pairs = N * (N - 1) // 2
+    total = torch.pdist(flat).sum().item()                  # of roots of sums, not of means
+    return total / max(1, n_pairs) / math.sqrt(numbers)
+
+
+def nearest_images(images, training):
+    """The mean distance of images to the nearest one in training, and which one it is.
+
+    images (N, C, H, W), training (M, C, H, W). The distance is that of
+    `mean_pairwise_distance`: 0 if every image is a copy. Which: (N,), the index of the
+    nearest training image.
+    """
+    numbers = images[0].numel()
+    distances = torch.cdist(images.flatten(1), training.flatten(1))     # (N, M)
+    nearest, index = distances.min(dim=1)                               # (N,) each
+    return nearest.mean().item() / math.sqrt(numbers), index
+
+
+def checkerboard_power(images) -> float:
+    """The mean power of images (N, C, H, W), H and W even, at the finest frequencies.
+
+    These are the patterns that change sign from each row to the next, or from each column
+    to the next, or both: what a checkerboard is made of, and little else.
+    """
+    H, W = images.shape[2:]
+    spectrum = torch.fft.rfft2(images.double())             # (N, C, H, W/2 + 1)
+    power = spectrum.abs().square().mean((0, 1))            # (H, W/2 + 1)
+
+    # Row H/2 of the spectrum belongs to the change from row to row, column W/2 to that from
+    # column to column. rfft2 leaves out the columns above W/2, whose power is that of the
+    # columns 1 to W/2 − 1, mirrored: in the row these count twice.
+    row = power[H // 2]                                     # (W/2 + 1,)
+    column = power[:, W // 2]                               # (H,)
+    row_total = 2 * row.sum() - row[0] - row[-1]
+    column_total = column.sum()
+    counted_in_both = row[-1]                               # where row and column cross
+    return (row_total + column_total - counted_in_both).item()
 
 
 def variety(samples, held_out, training, n: int = 512):
-    """Do generated images vary as real ones do, and are they more than copies? Returns tables for
-    `print_tables`, and the first eight samples with the training image nearest to each, (16, C, H, W).
+    """(tables, neighbours): do generated images vary as real ones do, and are they copies?
 
-    All images are (N, C, H, W) in [-1, 1]. Distances are root mean squares over the pixels, of a range of 1.
+    Three tables for `print_tables`, each with the held-out images as the baseline: the mean
+    distance of two images, the mean distance to the nearest training image, and the power
+    of checkerboards (only of images with an even number of rows and columns). neighbours
+    (16, C, H, W): the first eight samples, then the training image nearest to each of them.
+
+    All images are (N, C, H, W) in [-1, 1]; of samples and held_out the first n are looked
+    at.
     """
-    pixels, training_pixels = samples[0].numel(), training.flatten(1) / 2
-    between, nearest = {}, {}
-    for name, images in (("samples", samples[:n]), ("held out", held_out[:n])):
-        flat = images.flatten(1) / 2
-        pairs = max(1, len(flat) * (len(flat) - 1) // 2)
-        between[name] = torch.pdist(flat).sum().item() / pairs / math.sqrt(pixels)
-        distance, which = torch.cdist(flat, training_pixels).min(dim=1)
-        nearest[name] = distance.mean().item() / math.sqrt(pixels)
-        like = which if name == "samples" else like
-    tables = {"mean_distance_of_two_images": between, "mean_distance_to_the_nearest_training_image": nearest}
-    if samples.size(2) % 2 == samples.size(3) % 2 == 0:
-        share = finest_pattern(samples[:n]) / max(finest_pattern(held_out[:n]), 1e-30)
-        tables["power_in_checkerboards,_relative"] = {"samples": share, "held out": 1.0}
-    return tables, torch.cat([samples[:8], training[like[:8]]])
+    # Distances are those of pixels with a range of 1, as in [0, 1]; here the range is 2.
+    halved_samples = samples[:n] / 2
+    halved_held_out = held_out[:n] / 2
+    halved_training = training / 2
 
+    between = {
+        "samples": mean_pairwise_distance(halved_samples),
+        "held out": mean_pairwise_distance(halved_held_out),
+    }
+    samples_to_nearest, nearest_index = nearest_images(halved_samples, halved_training)
+    held_out_to_nearest, _ = nearest_images(halved_held_out, halved_training)
+    tables = {
+        "mean_distance_of_two_images": between,
+        "mean_distance_to_the_nearest_training_image": {
+            "samples": samples_to_nearest,
+            "held out": held_out_to_nearest,
+        },
+    }
+    H, W = samples.shape[2:]
+    if H % 2 == 0 and W % 2 == 0:
+        usual = max(checkerboard_power(held_out[:n]), 1e-30)    # 0 of images in one colour
+        relative = checkerboard_power(samples[:n]) / usual
+        tables["power_in_checkerboards,_relative"] = {"samples": relative, "held out": 1.0}
+
+    neighbours = torch.cat([samples[:8], training[nearest_index[:8]]])
+    return tables, neighbours
+
+
+# ---- an image beside the true one
 
 def psnr(a, b, peak: float = 2.0):
-    """Peak signal-to-noise ratio in dB of each image of a (N, C, H, W) from the one of b: 10 log₁₀ (peak² /
-    mean squared error), float64 (N,); infinite where they are equal. peak: the range of the pixels."""
-    error = (a.double() - b.double()).square().flatten(1).mean(1)
-    return 10 * (peak**2 / error).log10()
+    """The peak signal-to-noise ratio of each image of a and the one of b: float64 (N,), in dB.
+
+        PSNR = 10 log₁₀ (peak² / mean squared error)
+
+    a and b (N, C, H, W); peak: the range of the pixels. Infinite where the images are
+    equal.
+    """
+    squared_error = (a.double() - b.double()).square()
+    mse = squared_error.flatten(1).mean(1)                  # (N, C, H, W) -> (N,)
+    return 10 * (peak**2 / mse).log10()
+
+
+def ssim_windows(size: int, window: int = 11, sigma: float = 1.5):
+    """The weights of all windows along a line of `size` pixels: float64 (places, size).
+
+    Row i holds the weights of the window that begins at pixel i: a normal distribution
+    around the middle of the window, 0 outside, and 1 in total (Wang et al. 2004, §III.C).
+    There is a row for every place where the window lies inside the line; on a shorter line
+    it is as long as the line.
+    """
+    window = min(window, size)
+    half = (window - 1) / 2
+    places = size - window + 1
+    middle = torch.arange(places, dtype=torch.float64)[:, None] + half      # (places, 1)
+    pixel = torch.arange(size, dtype=torch.float64)                         # (size,)
+    distance = pixel - middle                                               # (places, size)
+    weights = torch.exp(-distance**2 / (2 * sigma**2))
+    weights = torch.where(distance.abs() <= half, weights, 0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def ssim(a, b, peak: float = 2.0):
-    """Structural similarity of each image of a (N, C, H, W) and the one of b, float64 (N,), at most 1:
+    """The structural similarity of each image of a and the one of b: float64 (N,), at most 1.
 
-        (2 μₐμ_b + c₁)(2 σₐ_b + c₂) / ((μₐ² + μ_b² + c₁)(σₐ² + σ_b² + c₂))    (Wang et al. 2004, eq. 13)
+        SSIM = (2 μₐμ_b + c₁)(2 σₐ_b + c₂) / ((μₐ² + μ_b² + c₁)(σₐ² + σ_b² + c₂))
 
-    with means, variances and covariance in a window of 11 × 11 pixels, weighted by a normal distribution with
-    σ = 1.5 (§III.C), at every place where it lies in the image; the mean over these places and the channels.
-    c₁ = (0.01 peak)², c₂ = (0.03 peak)². Of smaller images the window is as large as they are.
+    Wang et al. 2004, eq. 13. a and b (N, C, H, W); peak: the range of the pixels; c₁ =
+    (0.01 peak)², c₂ = (0.03 peak)². Means μ, variances σ² and the covariance σₐ_b are those
+    in a window of 11 × 11 pixels (see `ssim_windows`). Returned is the mean over all places
+    of the window and all channels.
     """
-    def average(size):
-        """(places, size): how a line of pixels is weighted in the window at each place."""
-        half = (min(11, size) - 1) / 2
-        d = torch.arange(size, dtype=torch.float64) - half - torch.arange(size - 2 * half)[:, None]
-        weights = torch.where(d.abs() <= half, torch.exp(-d**2 / (2 * 1.5**2)), 0)
-        return (weights / weights.sum(1, keepdim=True)).to(a.device)
+    a = a.double()
+    b = b.double()
+    H, W = a.shape[2:]
+    row_weights = ssim_windows(H).to(a.device)              # (H', H), H' places
+    column_weights = ssim_windows(W).to(a.device)           # (W', W)
 
-    rows, columns, a, b = average(a.size(2)), average(a.size(3)), a.double(), b.double()
-    μ_a, μ_b, aa, bb, ab = (rows @ x @ columns.T for x in (a, b, a * a, b * b, a * b))
-    c_1, c_2 = (0.01 * peak)**2, (0.03 * peak)**2
-    similar = ((2 * μ_a * μ_b + c_1) * (2 * (ab - μ_a * μ_b) + c_2)
-               / ((μ_a**2 + μ_b**2 + c_1) * (aa - μ_a**2 + bb - μ_b**2 + c_2)))
-    return similar.flatten(1).mean(1)
+    def local_mean(x):
+        """The weighted mean in each window: (N, C, H, W) -> (N, C, H', W')."""
+        return row_weights @ x @ column_weights.T
+
+    mean_a = local_mean(a)
+    mean_b = local_mean(b)
+    var_a = local_mean(a * a) - mean_a**2
+    var_b = local_mean(b * b) - mean_b**2
+    cov = local_mean(a * b) - mean_a * mean_b
+
+    c_1 = (0.01 * peak) ** 2
+    c_2 = (0.03 * peak) ** 2
+    numerator = (2 * mean_a * mean_b + c_1) * (2 * cov + c_2)
+    denominator = (mean_a**2 + mean_b**2 + c_1) * (var_a + var_b + c_2)
+    similarity = numerator / denominator                    # (N, C, H', W')
+    return similarity.flatten(1).mean(1)                    # -> (N,)

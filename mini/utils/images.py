@@ -1,4 +1,4 @@
-"""Images as tensors: made square, scaled to [-1, 1], padded and cropped, and laid out in grids."""
+"""Images as tensors: made square, scaled to [-1, 1], padded, cropped, laid out in grids."""
 import math
 
 import numpy as np
@@ -7,37 +7,51 @@ import torch.nn.functional as F
 
 
 def to_size(pixels: np.ndarray, size: int) -> torch.Tensor:
-    """Pixels (H, W, C) to a uint8 tensor (C, size, size): the middle square, resized."""
-    return make_square(torch.tensor(pixels).permute(2, 0, 1)[None], size)[0]
+    """The middle square of a picture, resized: uint8 (H, W, C) -> uint8 (C, size, size)."""
+    image = torch.tensor(pixels).permute(2, 0, 1)           # (H, W, C) -> (C, H, W)
+    return make_square(image[None], size)[0]
 
 
 def make_square(images: torch.Tensor, size: int) -> torch.Tensor:
-    """uint8 images (N, C, H, W) to (N, C, size, size): the middle squares, resized with antialiasing."""
+    """The middle squares of images, resized: uint8 (N, C, H, W) -> uint8 (N, C, size, size).
+
+    They are resized with antialiasing: each new pixel is an average over all that it
+    replaces.
+    """
     H, W = images.shape[2:]
     side = min(H, W)
-    top, left = (H - side) // 2, (W - side) // 2
-    images = images[:, :, top:top + side, left:left + side].contiguous()
+    top = (H - side) // 2
+    left = (W - side) // 2
+    images = images[:, :, top:top + side, left:left + side]
+    images = images.contiguous()
     if side == size:
         return images
     parts = []
-    for part in images.split(256):                          # not all of them as floats at once
+    for part in images.split(256):                          # not all as floats at once
         part = F.interpolate(part.float(), size=(size, size), mode="bicubic", antialias=True)
-        parts.append(part.round().clamp(0, 255).byte())     # bicubic overshoots at edges
+        part = part.round().clamp(0, 255)                   # bicubic overshoots at edges
+        parts.append(part.byte())
     return torch.cat(parts)
 
 
 # ---- for the models
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 images in [0, 255] to float32 in [-1, 1], the range of every image model here."""
+    """uint8 images in [0, 255] as float32 in [-1, 1], the range of every image model here."""
     return images.float() / 127.5 - 1
 
 
 def pad(images: torch.Tensor) -> torch.Tensor:
-    """Repeat the edges of images (N, C, H, H) until they are (N, C, S, S): S a power of two, at least 16."""
+    """Images (N, C, H, H) made larger by repeating their edges: (N, C, S, S).
+
+    S is a power of two, at least 16: a network can halve it until 4 is left.
+    """
     H = images.size(2)
     S = max(16, 2 ** (H - 1).bit_length())
-    at = (torch.arange(S, device=images.device) - (S - H) // 2).clamp(0, H - 1)
-    return images[:, :, at][:, :, :, at]
+    edge = (S - H) // 2
+    index = torch.arange(S, device=images.device) - edge    # −edge … S − edge − 1
+    index = index.clamp(0, H - 1)                           # 0 0 0 1 2 … H−1 H−1 H−1
+    images = images[:, :, index]                            # (N, C, H, H) -> (N, C, S, H)
+    return images[:, :, :, index]                           # -> (N, C, S, S)
 
 
 def crop(images: torch.Tensor, size: int) -> torch.Tensor:
@@ -47,71 +61,124 @@ def crop(images: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def noise(n: int, columns: int, seed: int) -> torch.Tensor:
-    """Normal random numbers (n, columns), the same at every call: what samples to be compared begin from."""
-    return torch.randn(n, columns, generator=torch.Generator().manual_seed(seed))
+    """Normal random numbers (n, columns), the same at every call: samples can be compared."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, columns, generator=generator)
 
 
 def walks(x: torch.Tensor) -> torch.Tensor:
-    """Noise x (n, …) to rows of 8 steps from one noise to another, (n, …): row r goes from x[r] to x[r + 1].
-    Each mixture has variance 1, as noise must have."""
+    """Walks from noise to noise: (n, …) -> (n, …), in rows of 8 steps.
+
+        ((1 − t) · x[r] + t · x[r + 1]) / √((1 − t)² + t²),    t = 0, 1/7, …, 1
+
+    Row r goes from x[r] to x[r + 1]. A mixture of two noises has a smaller variance than
+    noise; the division makes it 1 again.
+    """
     n = len(x)
-    row, t = torch.arange(n) // 8, (torch.arange(n) % 8 / 7).view(-1, *[1] * (x.ndim - 1))
-    return ((1 - t) * x[row] + t * x[(row + 1) % n]) / ((1 - t) ** 2 + t**2).sqrt()
+    step = torch.arange(n)
+    row = step // 8
+    next_row = (row + 1) % n
+    t = step % 8 / 7                                        # (n,)
+    ones = [1] * (x.ndim - 1)
+    t = t.view(n, *ones)                                    # -> (n, 1, …), to multiply x by
+    mixture = (1 - t) * x[row] + t * x[next_row]
+    variance = (1 - t) ** 2 + t**2
+    return mixture / variance.sqrt()
 
 
 def plane(n: int):
-    """(k · k, 2), k: the largest grid of at most n points that cut N(0, 1) in both directions into equal
-    shares, row by row: the first number grows to the right, the second upwards."""
+    """A square grid of points in the plane, (k · k, 2), and k: the largest with k · k ≤ n.
+
+    In both directions the points divide the normal distribution into equal shares, so they
+    lie closer where noise is more frequent. They come row by row: the first number grows to
+    the right, the second upwards.
+    """
     k = math.isqrt(n)
-    at = torch.special.ndtri((torch.arange(k) + 0.5) / k)
-    return torch.cartesian_prod(-at, at).flip(1), k
+    shares = (torch.arange(k) + 0.5) / k                    # 0.5/k, 1.5/k, …: below each point
+    points = torch.special.ndtri(shares)                    # the inverse of Φ
+    pairs = torch.cartesian_prod(-points, points)           # (k · k, 2): upwards, rightwards
+    return pairs.flip(1), k                                 # rightwards, upwards
 
 
 def film(moments: list, pictures: int = 8) -> torch.Tensor:
-    """So many of the moments, evenly spread, as images (n · k · pictures, C, H, W), one film below the other.
-    A moment is a tuple of k tensors (n, C, H, W), whose films belong together."""
-    at = torch.linspace(0, len(moments) - 1, pictures).round().int().tolist()
-    return torch.stack([torch.stack(moments[i], dim=1) for i in at], dim=2).flatten(0, 2)
+    """Some of the moments, evenly spread, side by side: images (n · k · pictures, C, H, W).
+
+    A moment is a tuple of k tensors (n, C, H, W). Each of the n · k images becomes a row of
+    so many pictures; the k rows of an n stand one below the other.
+    """
+    chosen = torch.linspace(0, len(moments) - 1, pictures).round().int().tolist()
+    columns = [torch.stack(moments[i], dim=1) for i in chosen]      # each (n, k, C, H, W)
+    rows = torch.stack(columns, dim=2)                      # (n, k, pictures, C, H, W)
+    return rows.flatten(0, 2)                               # -> (n · k · pictures, C, H, W)
 
 
 def disturb(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
-    """What a discriminator is shown of images (B, C, H, W): each moved by nothing or a pixel to the right and
-    down, its edge repeated, plus normal noise with standard deviation sigma.
+    """Images (B, C, H, W) as a discriminator is shown them: moved a little, and noisy.
 
-    The noise keeps it from winning by what is too small to see (Sønderby et al. 2017, §3). Without the move
-    its BatchNorm can subtract, and so hide from it, a checkerboard that all generated images share.
+    Each image is moved by nothing or a pixel to the right, and by nothing or a pixel down;
+    its edge is repeated. Then normal noise with standard deviation sigma is added.
+
+    The noise keeps the discriminator from winning by what is too small to see (Sønderby et
+    al. 2017, §3). The move shows it checkerboards: without it, its BatchNorm can subtract,
+    and so hide from it, a checkerboard that all generated images share.
     """
-    right, down = (torch.rand(2, len(images), 1, 1, 1, generator=generator) < 0.5).to(images.device)
-    images = torch.where(right, torch.cat([images[:, :, :, :1], images[:, :, :, :-1]], dim=3), images)
-    images = torch.where(down, torch.cat([images[:, :, :1], images[:, :, :-1]], dim=2), images)
-    return images + sigma * torch.randn(images.shape, generator=generator).to(images.device)
+    B = len(images)
+    device = images.device
+    is_moved = torch.rand(2, B, 1, 1, 1, generator=generator) < 0.5
+    right, down = is_moved.to(device)                       # (B, 1, 1, 1) each
+
+    first_column = images[:, :, :, :1]
+    all_but_last = images[:, :, :, :-1]
+    moved_right = torch.cat([first_column, all_but_last], dim=3)
+    images = torch.where(right, moved_right, images)
+
+    first_row = images[:, :, :1]
+    all_but_last = images[:, :, :-1]
+    moved_down = torch.cat([first_row, all_but_last], dim=2)
+    images = torch.where(down, moved_down, images)
+
+    eps = torch.randn(images.shape, generator=generator)
+    return images + sigma * eps.to(device)
 
 
 @torch.no_grad()
 def even_out(G):
-    """Take out of a generator's weights what draws checkerboards (Odena, Dumoulin & Olah 2016, "Deconvolution
-    and checkerboard artifacts"). A transposed convolution of stride 2 makes 2 × 2 pixels of each, by parts of
-    its kernel that have nothing in common; where its input is even, they differ by the sums of these parts.
-    Afterwards the sums are alike."""
+    """Take out of the weights of a generator what draws checkerboards.
+
+    Odena, Dumoulin & Olah 2016, "Deconvolution and checkerboard artifacts". A transposed
+    convolution of stride 2 makes 2 × 2 pixels of each pixel, every one of them by a part of
+    the kernel of its own. Where the input is even, these pixels differ as the sums of the
+    parts do. Afterwards the sums are alike.
+    """
     for layer in G.modules():
         if isinstance(layer, torch.nn.ConvTranspose2d) and layer.stride == (2, 2):
             I, O, _, _ = layer.weight.shape
-            parts = layer.weight.view(I, O, 2, 2, 2, 2)     # rows 2 i + a, columns 2 j + b: part (a, b)
-            parts -= parts.mean((2, 4), keepdim=True) - parts.mean((2, 3, 4, 5), keepdim=True)
+            # Row 2i + a, column 2j + b of a 4 × 4 kernel belongs to part (a, b).
+            parts = layer.weight.view(I, O, 2, 2, 2, 2)             # (I, O, i, a, j, b)
+            mean_of_part = parts.mean((2, 4), keepdim=True)         # (I, O, 1, 2, 1, 2)
+            mean_of_all = parts.mean((2, 3, 4, 5), keepdim=True)    # (I, O, 1, 1, 1, 1)
+            parts -= mean_of_part - mean_of_all         # parts is a view: this changes the weights
 
 
 # ---- grids
 def grid(images, columns: int = 8, pad: int = 2) -> np.ndarray:
-    """Lay out images, a float tensor (N, C, H, W) in [0, 1] with C = 1 or 3, as one uint8 array (H', W',
-    C)."""
+    """Images laid out in rows on a white sheet: one uint8 array (H', W', C).
+
+    images: a float tensor (N, C, H, W) in [0, 1] with C = 1 or 3; pad: the pixels between
+    them.
+    """
     images = torch.as_tensor(images).detach().float().cpu().clamp(0, 1)
     N, C, H, W = images.shape
     columns = min(columns, N)
-    sheet = torch.ones(C, -(-N // columns) * (H + pad) + pad, columns * (W + pad) + pad)
+    rows = math.ceil(N / columns)
+    sheet = torch.ones(C, rows * (H + pad) + pad, columns * (W + pad) + pad)
     for i, image in enumerate(images):
-        y, x = pad + i // columns * (H + pad), pad + i % columns * (W + pad)
+        row, column = divmod(i, columns)
+        y = pad + row * (H + pad)
+        x = pad + column * (W + pad)
         sheet[:, y:y + H, x:x + W] = image
-    return (sheet * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    sheet = (sheet * 255).round().to(torch.uint8)
+    return sheet.permute(1, 2, 0).numpy()                   # (C, H', W') -> (H', W', C)
 
 
 def sheet(images: torch.Tensor, columns: int = 8) -> np.ndarray:

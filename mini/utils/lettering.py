@@ -1,142 +1,221 @@
-"""Letters as pixels, so that a picture can have words on its axes without a font or another package.
+"""Letters as pixels, so that a picture can have words on it without a font or a package.
 
-Our own letters: five pixels wide, seven high, drawn below as they look; accents are put on them.
+Our own letters: five pixels wide, seven high, drawn below as they look; accents are put on
+them.
 """
+import math
 import textwrap
 import unicodedata
 
 import numpy as np
 
-# A line of names, then seven lines of pixels. g, p, q, y, the comma and the semicolon stand two pixels lower.
+# A line of names, then seven lines of pixels, and so on. The letters in LOW stand two
+# pixels lower.
 LETTERS = """
-A     B     C     D     E     F     G     H     I     J     K     L     M     N     O     P     Q
-.###. ####. .###. ####. ##### ##### .###. #...# .###. ..### #...# #.... #...# #...# .###. ####. .###.
-#...# #...# #...# #...# #.... #.... #...# #...# ..#.. ...#. #..#. #.... ##.## ##..# #...# #...# #...#
-#...# #...# #.... #...# #.... #.... #.... #...# ..#.. ...#. #.#.. #.... #.#.# #.#.# #...# #...# #...#
-##### ####. #.... #...# ####. ####. #.### ##### ..#.. ...#. ##... #.... #.#.# #..## #...# ####. #...#
-#...# #...# #.... #...# #.... #.... #...# #...# ..#.. ...#. #.#.. #.... #...# #...# #...# #.... #.#.#
-#...# #...# #...# #...# #.... #.... #...# #...# ..#.. #..#. #..#. #.... #...# #...# #...# #.... #..#.
-#...# ####. .###. ####. ##### #.... .###. #...# .###. .##.. #...# ##### #...# #...# .###. #.... .##.#
-R     S     T     U     V     W     X     Y     Z     a     b     c     d     e     f     g     h
-####. .#### ##### #...# #...# #...# #...# #...# ##### ..... #.... ..... ....# ..... ..##. .#### #....
-#...# #.... ..#.. #...# #...# #...# #...# #...# ....# ..... #.... ..... ....# ..... .#... #...# #....
-#...# #.... ..#.. #...# #...# #...# .#.#. .#.#. ...#. .###. ####. .###. .#### .###. ####. #...# ####.
-####. .###. ..#.. #...# #...# #.#.# ..#.. ..#.. ..#.. ....# #...# #.... #...# #...# .#... #...# #...#
-#.#.. ....# ..#.. #...# #...# #.#.# .#.#. ..#.. .#... .#### #...# #.... #...# ##### .#... .#### #...#
-#..#. ....# ..#.. #...# .#.#. ##.## #...# ..#.. #.... #...# #...# #...# #...# #.... .#... ....# #...#
-#...# ####. ..#.. .###. ..#.. #...# #...# ..#.. ##### .#### ####. .###. .#### .###. .#... .###. #...#
-i     j     k     l     m     n     o     p     q     r     s     t     u     v     w     x     y
-..#.. ...#. #.... .##.. ..... ..... ..... ####. .#### ..... ..... .#... ..... ..... ..... ..... #...#
-..... ..... #.... ..#.. ..... ..... ..... #...# #...# ..... ..... .#... ..... ..... ..... ..... #...#
-.##.. ..##. #..#. ..#.. ##.#. ####. .###. #...# #...# #.##. .#### ####. #...# #...# #...# #...# #...#
-..#.. ...#. #.#.. ..#.. #.#.# #...# #...# #...# #...# ##..# #.... .#... #...# #...# #...# .#.#. #...#
-..#.. ...#. ##... ..#.. #.#.# #...# #...# ####. .#### #.... .###. .#... #...# #...# #.#.# ..#.. .####
-..#.. #..#. #.#.. ..#.. #.#.# #...# #...# #.... ....# #.... ....# .#..# #..## .#.#. #.#.# .#.#. ....#
-.###. .##.. #..#. .###. #.#.# #...# .###. #.... ....# #.... ####. ..##. .##.# ..#.. .#.#. #...# .###.
-z     œ     æ     0     1     2     3     4     5     6     7     8     9     .     ,     ;     :
-..... ..... ..... .###. ..#.. .###. ##### ...#. ##### ..##. ##### .###. .###. ..... ..... ..... .....
-..... ..... ..... #...# .##.. #...# ...#. ..##. #.... .#... ....# #...# #...# ..... ..... .##.. .....
-##### .#.#. ##.#. #..## ..#.. ....# ..#.. .#.#. ####. #.... ...#. #...# #...# ..... ..... ..... .##..
-...#. #.#.# ..#.# #.#.# ..#.. ...#. ...#. #..#. ....# ####. ..#.. .###. .#### ..... .##.. .##.. .....
-..#.. #.### .#### ##..# ..#.. ..#.. ....# ##### ....# #...# .#... #...# ....# ..... ..#.. ..#.. .....
-.#... #.#.. #.#.. #...# ..#.. .#... #...# ...#. #...# #...# .#... #...# ...#. .##.. .#... .#... .##..
-##### .#.## .#### .###. .###. ##### .###. ...#. .###. .###. .#... .###. .##.. .##.. ..... ..... .....
-!     ?     '     "     -     (     )     <     >     /     □
-..#.. .###. ..#.. .#.#. ..... ...#. .#... ...#. .#... ....# #####
-..#.. #...# ..#.. .#.#. ..... ..#.. ..#.. ..#.. ..#.. ....# #...#
-..#.. ....# .#... ..... ..... .#... ...#. .#... ...#. ...#. #...#
-..#.. ...#. ..... ..... .###. .#... ...#. #.... ....# ..#.. #...#
-..#.. ..#.. ..... ..... ..... .#... ...#. .#... ...#. .#... #...#
-..... ..... ..... ..... ..... ..#.. ..#.. ..#.. ..#.. #.... #...#
-..#.. ..#.. ..... ..... ..... ...#. .#... ...#. .#... #.... #####
+A     B     C     D     E     F     G     H     I     J     K     L     M     N     O
+.###. ####. .###. ####. ##### ##### .###. #...# .###. ..### #...# #.... #...# #...# .###.
+#...# #...# #...# #...# #.... #.... #...# #...# ..#.. ...#. #..#. #.... ##.## ##..# #...#
+#...# #...# #.... #...# #.... #.... #.... #...# ..#.. ...#. #.#.. #.... #.#.# #.#.# #...#
+##### ####. #.... #...# ####. ####. #.### ##### ..#.. ...#. ##... #.... #.#.# #..## #...#
+#...# #...# #.... #...# #.... #.... #...# #...# ..#.. ...#. #.#.. #.... #...# #...# #...#
+#...# #...# #...# #...# #.... #.... #...# #...# ..#.. #..#. #..#. #.... #...# #...# #...#
+#...# ####. .###. ####. ##### #.... .###. #...# .###. .##.. #...# ##### #...# #...# .###.
+P     Q     R     S     T     U     V     W     X     Y     Z     a     b     c     d
+####. .###. ####. .#### ##### #...# #...# #...# #...# #...# ##### ..... #.... ..... ....#
+#...# #...# #...# #.... ..#.. #...# #...# #...# #...# #...# ....# ..... #.... ..... ....#
+#...# #...# #...# #.... ..#.. #...# #...# #...# .#.#. .#.#. ...#. .###. ####. .###. .####
+####. #...# ####. .###. ..#.. #...# #...# #.#.# ..#.. ..#.. ..#.. ....# #...# #.... #...#
+#.... #.#.# #.#.. ....# ..#.. #...# #...# #.#.# .#.#. ..#.. .#... .#### #...# #.... #...#
+#.... #..#. #..#. ....# ..#.. #...# .#.#. ##.## #...# ..#.. #.... #...# #...# #...# #...#
+#.... .##.# #...# ####. ..#.. .###. ..#.. #...# #...# ..#.. ##### .#### ####. .###. .####
+e     f     g     h     i     j     k     l     m     n     o     p     q     r     s
+..... ..##. .#### #.... ..#.. ...#. #.... .##.. ..... ..... ..... ####. .#### ..... .....
+..... .#... #...# #.... ..... ..... #.... ..#.. ..... ..... ..... #...# #...# ..... .....
+.###. ####. #...# ####. .##.. ..##. #..#. ..#.. ##.#. ####. .###. #...# #...# #.##. .####
+#...# .#... #...# #...# ..#.. ...#. #.#.. ..#.. #.#.# #...# #...# #...# #...# ##..# #....
+##### .#... .#### #...# ..#.. ...#. ##... ..#.. #.#.# #...# #...# ####. .#### #.... .###.
+#.... .#... ....# #...# ..#.. #..#. #.#.. ..#.. #.#.# #...# #...# #.... ....# #.... ....#
+.###. .#... .###. #...# .###. .##.. #..#. .###. #.#.# #...# .###. #.... ....# #.... ####.
+t     u     v     w     x     y     z     œ     æ     0     1     2     3     4     5
+.#... ..... ..... ..... ..... #...# ..... ..... ..... .###. ..#.. .###. ##### ...#. #####
+.#... ..... ..... ..... ..... #...# ..... ..... ..... #...# .##.. #...# ...#. ..##. #....
+####. #...# #...# #...# #...# #...# ##### .#.#. ##.#. #..## ..#.. ....# ..#.. .#.#. ####.
+.#... #...# #...# #...# .#.#. #...# ...#. #.#.# ..#.# #.#.# ..#.. ...#. ...#. #..#. ....#
+.#... #...# #...# #.#.# ..#.. .#### ..#.. #.### .#### ##..# ..#.. ..#.. ....# ##### ....#
+.#..# #..## .#.#. #.#.# .#.#. ....# .#... #.#.. #.#.. #...# ..#.. .#... #...# ...#. #...#
+..##. .##.# ..#.. .#.#. #...# .###. ##### .#.## .#### .###. .###. ##### .###. ...#. .###.
+6     7     8     9     .     ,     ;     :     !     ?     '     "     -     (     )
+..##. ##### .###. .###. ..... ..... ..... ..... ..#.. .###. ..#.. .#.#. ..... ...#. .#...
+.#... ....# #...# #...# ..... ..... .##.. ..... ..#.. #...# ..#.. .#.#. ..... ..#.. ..#..
+#.... ...#. #...# #...# ..... ..... ..... .##.. ..#.. ....# .#... ..... ..... .#... ...#.
+####. ..#.. .###. .#### ..... .##.. .##.. ..... ..#.. ...#. ..... ..... .###. .#... ...#.
+#...# .#... #...# ....# ..... ..#.. ..#.. ..... ..#.. ..#.. ..... ..... ..... .#... ...#.
+#...# .#... #...# ...#. .##.. .#... .#... .##.. ..... ..... ..... ..... ..... ..#.. ..#..
+.###. .#... .###. .##.. .##.. ..... ..... ..... ..#.. ..#.. ..... ..... ..... ...#. .#...
+<     >     /     □
+...#. .#... ....# #####
+..#.. ..#.. ....# #...#
+.#... ...#. ...#. #...#
+#.... ....# ..#.. #...#
+.#... ...#. .#... #...#
+..#.. ..#.. #.... #...#
+...#. .#... #.... #####
 """
 LOW = "gpqy,;"
-ABOVE, BELOW = 3, 2         # lines of a character's cell above and below the seven
-CELL = ABOVE + 7 + BELOW, 6
-ACCENTS = {                 # combining characters: two lines of pixels
-    "\u0300": ".#... ..#..", "\u0301": "...#. ..#..", "\u0302": "..#.. .#.#.", "\u0303": ".##.# #..#.",
-    "\u0308": "..... .#.#.", "\u0327": "..#.. .##..",
+
+# Each character has a cell of pixels: its seven rows, room for accents above them and for a
+# cedilla or the letters in LOW below them; five columns, and one of space on the right.
+ROWS_ABOVE = 3
+ROWS_BELOW = 2
+CELL_HEIGHT = ROWS_ABOVE + 7 + ROWS_BELOW
+CELL_WIDTH = 6
+
+CEDILLA = "\u0327"
+ACCENTS = {                             # Unicode's combining characters: two rows of pixels
+    "\u0300": ".#... ..#..",            # grave
+    "\u0301": "...#. ..#..",            # acute
+    "\u0302": "..#.. .#.#.",            # circumflex
+    "\u0303": ".##.# #..#.",            # tilde
+    "\u0308": "..... .#.#.",            # diaeresis
+    CEDILLA: "..#.. .##..",
 }
 
 
-def _read_letters() -> dict:
-    letters, lines = {}, LETTERS.strip().split("\n")
-    for names, *rows in (lines[i:i + 8] for i in range(0, len(lines), 8)):
-        for i, name in enumerate(names.split()):
-            pixels = np.zeros(CELL, bool)
-            top = ABOVE + BELOW * (name in LOW)
-            pixels[top:top + 7, :5] = [[pixel == "#" for pixel in row.split()[i]] for row in rows]
-            letters[name] = pixels
-    return letters
+# ---- letters
+
+def to_pixels(rows: list) -> np.ndarray:
+    """Rows of pixels, written as "#" and ".", as an array of bools."""
+    return np.array([[pixel == "#" for pixel in row] for row in rows])
 
 
-PIXELS = _read_letters()
+def read_letters() -> dict:
+    """{character: its cell, bool (12, 6)} of all that are drawn in LETTERS."""
+    cells = {}
+    lines = LETTERS.strip().split("\n")
+    for start in range(0, len(lines), 8):
+        names = lines[start].split()
+        drawings = [line.split() for line in lines[start + 1:start + 8]]
+        for i, name in enumerate(names):
+            top = ROWS_ABOVE
+            if name in LOW:
+                top += ROWS_BELOW
+            cell = np.zeros((CELL_HEIGHT, CELL_WIDTH), bool)
+            cell[top:top + 7, :5] = to_pixels([drawing[i] for drawing in drawings])
+            cells[name] = cell
+    return cells
+
+
+PIXELS = read_letters()
 
 
 def letter(character: str) -> np.ndarray:
     """The pixels of one character, bool (12, 6): an empty box if it is not among LETTERS."""
-    base, *marks = unicodedata.normalize("NFD", character)
+    base, *marks = unicodedata.normalize("NFD", character)      # "é" -> "e", combining accent
     if base.isspace():
-        return np.zeros(CELL, bool)
-    if base not in PIXELS or not ACCENTS.keys() >= set(marks):
+        return np.zeros((CELL_HEIGHT, CELL_WIDTH), bool)
+    if base not in PIXELS or any(mark not in ACCENTS for mark in marks):
         return PIXELS["□"]
     pixels = PIXELS[base].copy()
     if base == "i" and marks:
-        pixels[:5] = False                  # the accent takes the place of the dot
+        pixels[:5] = False              # the accent takes the place of the dot
     for mark in marks:
-        top = 10 if mark == "\u0327" else 2 if base.islower() else 0
-        pixels[top:top + 2, :5] |= [[pixel == "#" for pixel in row] for row in ACCENTS[mark].split()]
+        if mark == CEDILLA:
+            top = 10
+        elif base.islower():
+            top = 2
+        else:
+            top = 0
+        pixels[top:top + 2, :5] |= to_pixels(ACCENTS[mark].split())
     return pixels
 
 
 def lettering(text: str) -> np.ndarray:
     """The pixels of a line of text, bool (12, 6 · its characters)."""
-    text = unicodedata.normalize("NFC", text)
-    return np.concatenate([np.zeros((CELL[0], 0), bool), *map(letter, text)], axis=1)
+    text = unicodedata.normalize("NFC", text)           # an accented letter is one character
+    nothing = np.zeros((CELL_HEIGHT, 0), bool)          # of an empty text
+    cells = [letter(character) for character in text]
+    return np.concatenate([nothing, *cells], axis=1)
+
+
+# ---- pictures with words
+
+def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
+    """Each pixel as a square of scale × scale pixels: (H, W) -> (scale · H, scale · W)."""
+    return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def paste(sheet: np.ndarray, picture: np.ndarray, y: int, x: int):
+    """Put a picture on the sheet, its upper left corner in row y, column x."""
+    height, width = picture.shape[:2]
+    sheet[y:y + height, x:x + width] = picture
+
+
+def black_on_white(text: str, scale: int) -> np.ndarray:
+    """A line of text as a gray picture, uint8 (scale · 12, scale · 6 · its characters)."""
+    letters = enlarge(lettering(text), scale)
+    return np.where(letters, 0, 255).astype(np.uint8)
 
 
 def heat_maps(maps, rows: list, columns: list, size: int = 28, scale: int = 2) -> np.ndarray:
-    """Tables of numbers in [0, 1] side by side as a picture, uint8 (H, W): white for 0, black for 1.
+    """Tables of numbers in [0, 1] side by side as a picture, uint8 (H, W): white 0, black 1.
 
-    maps: (len(rows), len(columns)) each; a number is a square of `size` pixels. The words of `rows` stand on
-    the left, those of `columns`, turned, on top; a pixel of a letter is a square of `scale` pixels.
+    maps: arrays of shape (len(rows), len(columns)); a number is a square of `size` pixels.
+    The words of `rows` stand on the left, those of `columns`, turned to read upwards, above
+    each map; a pixel of a letter is a square of `scale` pixels.
     """
-    def drawn(words):
-        large = [lettering(word).repeat(scale, 0).repeat(scale, 1) for word in words]
-        return [np.where(letters, 0, 255).astype(np.uint8) for letters in large]
+    row_words = [black_on_white(word, scale) for word in rows]
+    column_words = [np.rot90(black_on_white(word, scale)) for word in columns]
 
-    left, tops = drawn(rows), [np.rot90(word) for word in drawn(columns)]
-    x0, y0 = max(word.shape[1] for word in left) + size, max(word.shape[0] for word in tops) + size
-    wide = size * (len(columns) + 1)                                    # a map and the gap behind it
-    sheet = np.full((y0 + size * (len(rows) + 1), x0 + wide * len(maps)), 255, np.uint8)
-    edge = (size - CELL[0] * scale) // 2                                # to the middle of a row or column
-    for i, word in enumerate(left):
-        y, x = y0 + size * i + edge, x0 - size // 4 - word.shape[1]
-        sheet[y:y + word.shape[0], x:x + word.shape[1]] = word
+    # The first map begins at row y0, column x0; each is followed by a gap as wide as a
+    # square.
+    x0 = max(word.shape[1] for word in row_words) + size
+    y0 = max(word.shape[0] for word in column_words) + size
+    height = size * (len(rows) + 1)
+    width = size * (len(columns) + 1)
+    sheet = np.full((y0 + height, x0 + width * len(maps)), 255, np.uint8)
+
+    gap = size // 4                                     # between a word and the map
+    centring = (size - CELL_HEIGHT * scale) // 2        # puts a word in the middle of its row
+    for i, word in enumerate(row_words):
+        paste(sheet, word, y=y0 + size * i + centring, x=x0 - gap - word.shape[1])
     for m, numbers in enumerate(maps):
-        shades = np.round(255 * (1 - np.asarray(numbers, float))).astype(np.uint8)
-        for j, word in enumerate(tops):
-            y, x = y0 - size // 4 - word.shape[0], x0 + wide * m + size * j + edge
-            sheet[y:y + word.shape[0], x:x + word.shape[1]] = word
-        squares = shades.repeat(size, 0).repeat(size, 1)
-        squares[::size], squares[:, ::size] = 220, 220                  # lines between them
-        sheet[y0:y0 + squares.shape[0], x0 + wide * m:x0 + wide * m + squares.shape[1]] = squares
+        x_map = x0 + width * m
+        for j, word in enumerate(column_words):
+            paste(sheet, word, y=y0 - gap - word.shape[0], x=x_map + size * j + centring)
+        shades = np.round(255 * (1 - np.asarray(numbers, float)))
+        squares = enlarge(shades.astype(np.uint8), size)
+        squares[::size] = 220                           # light gray lines between the squares
+        squares[:, ::size] = 220
+        paste(sheet, squares, y=y0, x=x_map)
     return sheet
 
 
 def labelled(images, texts: list, columns: int = 4, scale: int = 6, gap: int = 8) -> np.ndarray:
-    """Images, uint8 (N, 3, H, W), each with its text below, as one picture, uint8 (H', W', 3). A pixel
-    becomes a square of `scale` pixels; a text is broken into lines as wide as its image."""
-    large = np.asarray(images).repeat(scale, 2).repeat(scale, 3).transpose(0, 2, 3, 1)
+    """Images with their texts below them, as one picture, uint8 (H', W', 3).
+
+    images: uint8 (N, 3, H, W). A pixel becomes a square of `scale` pixels; a text is broken
+    into lines as wide as its image; `gap` pixels lie between the images.
+    """
+    large = np.asarray(images).repeat(scale, axis=2).repeat(scale, axis=3)
+    large = large.transpose(0, 2, 3, 1)                 # (N, 3, H, W) -> (N, H, W, 3)
     N, H, W, _ = large.shape
-    broken = [textwrap.wrap(text, max(1, W // CELL[1])) for text in texts]
-    high, wide = H + CELL[0] * max(map(len, broken)) + gap, W + gap
-    sheet = np.full((-(-N // columns) * high + gap, min(N, columns) * wide + gap, 3), 255, np.uint8)
-    for i, (image, lines) in enumerate(zip(large, broken)):
-        y, x = gap + i // columns * high, gap + i % columns * wide
-        sheet[y:y + H, x:x + W] = image
+
+    characters = max(1, W // CELL_WIDTH)                # that stand below an image
+    captions = [textwrap.wrap(text, characters) for text in texts]
+    most_lines = max(len(lines) for lines in captions)
+    cell_height = H + CELL_HEIGHT * most_lines + gap    # of an image, its text and the gap
+    cell_width = W + gap
+    n_rows = math.ceil(N / columns)
+    n_columns = min(N, columns)
+    shape = (n_rows * cell_height + gap, n_columns * cell_width + gap, 3)
+    sheet = np.full(shape, 255, np.uint8)
+
+    for i, (image, lines) in enumerate(zip(large, captions)):
+        row, column = divmod(i, columns)
+        y = gap + row * cell_height
+        x = gap + column * cell_width
+        paste(sheet, image, y, x)
         for n, line in enumerate(lines):
-            letters = lettering(line)
-            top = y + H + CELL[0] * n
-            sheet[top:top + CELL[0], x:x + letters.shape[1]][letters] = 0
+            text = black_on_white(line, scale=1)[:, :, None]        # (12, width, 1)
+            paste(sheet, text, y=y + H + CELL_HEIGHT * n, x=x)
     return sheet

@@ -1,6 +1,7 @@
-"""Picture files: PNG written and read by the standard library and numpy, other formats read by Pillow.
+"""Picture files: PNG by the standard library and numpy, other formats by Pillow.
 
-Section numbers are those of the PNG specification (W3C, third edition). Gamma and colour profiles are ignored.
+Section numbers are those of the PNG specification (W3C, third edition). Gamma and colour
+profiles are ignored.
 """
 import collections
 import io
@@ -9,6 +10,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,165 +19,310 @@ from mini.utils.run import atomic_open
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 MAX_PIXELS = 100_000_000        # a few bytes can claim to be a picture that fills the memory
-CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}   # of gray, colour, palette, gray with alpha, colour with alpha
-DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}     # bits in a sample
-ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-# the passes of an interlaced picture: first column, first line, and the steps to the next (section 8.1)
 
+# Colour types (section 11.2.1)
+GRAY = 0
+COLOUR = 2
+PALETTE = 3
+GRAY_ALPHA = 4
+COLOUR_ALPHA = 6
+CHANNELS = {GRAY: 1, COLOUR: 3, PALETTE: 1, GRAY_ALPHA: 2, COLOUR_ALPHA: 4}
+DEPTHS = {                      # how many bits a sample may have
+    GRAY: (1, 2, 4, 8, 16),
+    COLOUR: (8, 16),
+    PALETTE: (1, 2, 4, 8),
+    GRAY_ALPHA: (8, 16),
+    COLOUR_ALPHA: (8, 16),
+}
+
+# An interlaced picture is stored in seven passes, each with some of the pixels (section 8.1).
+# Of each pass: the first column and the first line, and the steps to the next ones.
+ADAM7 = [
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+]
+ONE_PASS = [(0, 0, 1, 1)]       # a picture that is not interlaced
+
+
+# ---- writing
 
 def write_png(path, pixels: np.ndarray):
-    """Write a uint8 array (H, W), (H, W, 1) or (H, W, 3) as a PNG file (RFC 2083), atomically."""
+    """Write a uint8 array (H, W), (H, W, 1) or (H, W, 3) as a PNG file, atomically."""
     H, W = pixels.shape[:2]
-    colour_type = 2 if pixels.ndim == 3 and pixels.shape[2] == 3 else 0
-    no_filter = np.zeros((H, 1), np.uint8)      # each line begins with the number of its filter
+    is_colour = pixels.ndim == 3 and pixels.shape[2] == 3
+    colour_type = COLOUR if is_colour else GRAY
+    header = struct.pack(">IIBBBBB", W, H, 8, colour_type, 0, 0, 0)
+    no_filter = np.zeros((H, 1), np.uint8)      # each line begins with its filter's number
     lines = np.concatenate([no_filter, pixels.reshape(H, -1)], axis=1)
 
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     with atomic_open(path) as file:
-        file.write(b"\x89PNG\r\n\x1a\n")
-        file.write(chunk(b"IHDR", struct.pack(">IIBBBBB", W, H, 8, colour_type, 0, 0, 0)))
-        file.write(chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)) + chunk(b"IEND", b""))
+        file.write(SIGNATURE)
+        file.write(_chunk(b"IHDR", header))
+        file.write(_chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)))
+        file.write(_chunk(b"IEND", b""))
 
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    """Length, kind, data and checksum (section 5.3)."""
+    length = struct.pack(">I", len(data))
+    checksum = struct.pack(">I", zlib.crc32(kind + data))
+    return length + kind + data + checksum
+
+
+# ---- reading
 
 def read_png(path, content: bytes | None = None) -> np.ndarray:
-    """The pixels of a PNG file, uint8 (H, W, C): C = 1 for gray, 3 for colour. What is transparent is laid
-    over white, 16 bits are rounded to 8. `content`: the bytes, if they have been read already. Raises
-    UserError if it is no PNG, or a damaged one."""
+    """The pixels of a PNG file, uint8 (H, W, C): C = 1 for gray, 3 for colour.
+
+    What is transparent is laid over white, 16 bits are rounded to 8. content: the bytes of
+    the file, if they have been read already. Raises UserError if it is no PNG, or a damaged
+    one.
+    """
+    if content is None:
+        content = Path(path).read_bytes()
     try:
-        return _decode_png(Path(path).read_bytes() if content is None else content)
+        return _decode_png(content)
     except (UserError, zlib.error) as error:
-        raise UserError(f"{path}: not a PNG file, or a damaged one ({error}); save it again, or take it out "
-                        "of the folder") from None
+        raise UserError(f"{path}: not a PNG file, or a damaged one ({error}); save it again, "
+                        "or take it out of the folder") from None
 
 
 def _decode_png(content: bytes) -> np.ndarray:
-    chunks = _chunks(content)
-    header = chunks.get(b"IHDR", b"")
-    require(len(header) == 13, "without a header")
-    W, H, depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", header)
-    require(W and H and depth in DEPTHS.get(colour_type, ()) and interlace < 2
-            and compression == filtering == 0, "its header makes no sense")
-    require(W * H <= MAX_PIXELS, f"{W} × {H} pixels are too many")
-    channels, passes = CHANNELS[colour_type], []
-    for x, y, dx, dy in ADAM7 if interlace else [(0, 0, 1, 1)]:
-        h, w = len(range(y, H, dy)), len(range(x, W, dx))
-        if h and w:                             # lines, bytes of a line and its filter, place of the pixels
-            passes.append((h, 1 + math.ceil(w * channels * depth / 8), np.s_[y::dy, x::dx]))
-    length = sum(h * n for h, n, _ in passes)
-    data = zlib.decompressobj().decompress(chunks.get(b"IDAT", b""), length)    # more is not unpacked
-    require(len(data) == length, "it lacks pixels")
-    samples, at = np.empty((H, W, channels), np.uint16 if depth == 16 else np.uint8), 0
-    for h, n, place in passes:
-        lines, target = np.frombuffer(data, np.uint8, h * n, at).reshape(h, n), samples[place]
-        lines = _unpack(_unfilter(lines, max(1, channels * depth // 8)), depth)
-        target[:] = lines[:, :target[0].size].reshape(target.shape)
-        at += h * n
-    return _colours(samples, colour_type, depth, chunks)
+    """The pixels, uint8 (H, W, 1 or 3), of the bytes of a PNG file."""
+    chunks = _read_chunks(content)
+    header = _read_header(chunks)
+    passes = _passes(header)
+
+    # No more is unpacked than the pixels need: a few bytes can unpack to very many.
+    n_bytes = sum(h * line_length for h, line_length, _ in passes)
+    compressed = chunks.get(b"IDAT", b"")
+    data = zlib.decompressobj().decompress(compressed, n_bytes)
+    require(len(data) == n_bytes, "it lacks pixels")
+
+    channels = CHANNELS[header.colour_type]
+    bytes_per_pixel = max(1, channels * header.depth // 8)
+    dtype = np.uint16 if header.depth == 16 else np.uint8
+    samples = np.empty((header.height, header.width, channels), dtype)
+    start = 0
+    for h, line_length, place in passes:
+        lines = np.frombuffer(data, np.uint8, count=h * line_length, offset=start)
+        lines = lines.reshape(h, line_length)
+        lines = _unfilter(lines, bytes_per_pixel)
+        lines = _unpack(lines, header.depth)
+        target = samples[place]                             # (h, w, channels), a view
+        n_samples = target[0].size                          # the rest fills up the last byte
+        target[:] = lines[:, :n_samples].reshape(target.shape)
+        start += h * line_length
+    return _to_gray_or_colour(samples, header, chunks)
 
 
-def _chunks(content: bytes) -> dict:
-    """{kind: data} of the chunks up to the last, IEND (section 5.3); several of a kind are joined."""
+def _read_chunks(content: bytes) -> dict:
+    """{kind: data} of the chunks up to the last, IEND (section 5.3).
+
+    The data of several chunks of one kind are joined.
+    """
     require(content.startswith(SIGNATURE), "it does not begin like one")
-    parts, at, kind = collections.defaultdict(list), len(SIGNATURE), b""
+    parts = collections.defaultdict(list)
+    start = len(SIGNATURE)
+    kind = b""
     while kind != b"IEND":
-        end = at + 8 + int.from_bytes(content[at:at + 4], "big")
-        kind, data, crc = content[at + 4:at + 8], content[at + 8:end], content[end:end + 4]
-        require(len(crc) == 4, "it is truncated")
-        require(zlib.crc32(kind + data) == int.from_bytes(crc, "big"), "a checksum is wrong")
+        length = int.from_bytes(content[start:start + 4], "big")
+        end = start + 8 + length
+        kind = content[start + 4:start + 8]
+        data = content[start + 8:end]
+        checksum = content[end:end + 4]
+        require(len(checksum) == 4, "it is truncated")
+        is_right = zlib.crc32(kind + data) == int.from_bytes(checksum, "big")
+        require(is_right, "a checksum is wrong")
         parts[kind].append(data)
-        at = end + 4
+        start = end + 4
     return {kind: b"".join(data) for kind, data in parts.items()}
 
 
-def _unfilter(lines: np.ndarray, step: int) -> np.ndarray:
-    """Undo the filters (section 9): uint8 lines (h, 1 + n), led by the number of their filter, to (h, n).
+class Header(NamedTuple):
+    width: int
+    height: int
+    depth: int                  # bits of a sample
+    colour_type: int
+    interlaced: bool
 
-    A filter stores by how much a byte differs from what its neighbours predict, `step` bytes away: those on
-    the left, above, and above on the left. So all pixels of a diagonal, y + x = d, can be computed at once.
-    In a flat array, w + 1 pixels to a line, they lie w pixels apart, and so do their neighbours.
+
+def _read_header(chunks: dict) -> Header:
+    """What the chunk IHDR says (section 11.2.1)."""
+    data = chunks.get(b"IHDR", b"")
+    require(len(data) == 13, "without a header")
+    fields = struct.unpack(">IIBBBBB", data)
+    W, H, depth, colour_type, compression, filtering, interlace = fields
+    makes_sense = (
+        W > 0 and H > 0
+        and depth in DEPTHS.get(colour_type, ())
+        and compression == 0
+        and filtering == 0
+        and interlace in (0, 1)
+    )
+    require(makes_sense, "its header makes no sense")
+    require(W * H <= MAX_PIXELS, f"{W} × {H} pixels are too many")
+    return Header(W, H, depth, colour_type, interlaced=interlace == 1)
+
+
+def _passes(header: Header) -> list:
+    """Of each pass: how many lines it has, the bytes of a line, and where its pixels go."""
+    bits_per_pixel = CHANNELS[header.colour_type] * header.depth
+    passes = []
+    starts_and_steps = ADAM7 if header.interlaced else ONE_PASS
+    for x, y, x_step, y_step in starts_and_steps:
+        w = len(range(x, header.width, x_step))
+        h = len(range(y, header.height, y_step))
+        if w > 0 and h > 0:                     # a small picture has no pixel in some passes
+            line_length = 1 + math.ceil(w * bits_per_pixel / 8)     # 1: the filter
+            place = np.s_[y::y_step, x::x_step]
+            passes.append((h, line_length, place))
+    return passes
+
+
+def _unfilter(lines: np.ndarray, step: int) -> np.ndarray:
+    """The lines without their filters: uint8 (h, 1 + n) to (h, n) (section 9).
+
+    Each line begins with the number of its filter.
+
+    A filter stores by how much a byte differs from what its neighbours predict, `step`
+    bytes away: those on the left, above, and above on the left. So a pixel needs pixels of
+    earlier diagonals only, and all pixels of one diagonal, y + x = d, can be computed at
+    once. In a flat array with w + 1 pixels to a line, the pixels of a diagonal lie w pixels
+    apart, and so do their neighbours.
     """
-    kinds, h, w = lines[:, :1], len(lines), (lines.shape[1] - 1) // step
-    require(kinds.max() <= 4, "an unknown filter")
-    if not kinds.any():
+    filters = lines[:, :1]
+    require(filters.max() <= 4, "an unknown filter")
+    if not filters.any():
         return lines[:, 1:]
-    framed = np.zeros((h + 1, w + 1, step), np.uint8)   # above the picture and on its left are zeros
+    h = len(lines)
+    w = (lines.shape[1] - 1) // step
+    framed = np.zeros((h + 1, w + 1, step), np.uint8)   # with zeros above and on the left
     framed[1:, 1:] = lines[:, 1:].reshape(h, w, step)
-    flat = framed.reshape(-1, step)                     # the same memory: first differences, then pixels
+    flat = framed.reshape(-1, step)     # the same memory, in which differences become pixels
+
     for d in range(h + w - 1):
-        first, last = max(0, d - w + 1), min(d, h - 1)              # the lines that the diagonal meets
-        at, end = ((y + 1) * (w + 1) + d - y + 1 for y in (first, last))
-        left, above, corner = (flat[at - k:end - k + 1:w].astype(np.int16) for k in (1, w + 1, w + 2))
-        to_left, to_above = abs(above - corner), abs(left - corner)     # from left + above - corner
-        to_corner = abs(left + above - 2 * corner)
-        paeth = np.where((to_left <= to_above) & (to_left <= to_corner), left,
-                         np.where(to_above <= to_corner, above, corner))
-        predicted = np.choose(kinds[first:last + 1], [0, left, above, (left + above) // 2, paeth])
-        flat[at:end + 1:w] += predicted.astype(np.uint8)                # modulo 256
+        first = max(0, d - w + 1)                       # the lines that the diagonal meets
+        last = min(d, h - 1)
+        # Line y, column d − y of the picture lies in line y + 1, column d − y + 1 of the
+        # frame.
+        start = (first + 1) * (w + 1) + (d - first + 1)
+        end = (last + 1) * (w + 1) + (d - last + 1)
+        left = flat[start - 1:end:w].astype(np.int16)
+        above = flat[start - w - 1:end - w:w].astype(np.int16)
+        corner = flat[start - w - 2:end - w - 1:w].astype(np.int16)
+        average = (left + above) // 2
+        paeth = _paeth(left, above, corner)
+        predicted = np.choose(filters[first:last + 1], [0, left, above, average, paeth])
+        flat[start:end + 1:w] += predicted.astype(np.uint8)     # modulo 256
     return framed[1:, 1:].reshape(h, -1)
 
 
+def _paeth(left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
+    """Of three neighbours the one that is nearest to left + above − corner (section 9.4)."""
+    to_left = abs(above - corner)
+    to_above = abs(left - corner)
+    to_corner = abs(left + above - 2 * corner)
+    above_or_corner = np.where(to_above <= to_corner, above, corner)
+    left_is_nearest = (to_left <= to_above) & (to_left <= to_corner)
+    return np.where(left_is_nearest, left, above_or_corner)
+
+
 def _unpack(lines: np.ndarray, depth: int) -> np.ndarray:
-    """Bytes (h, n) to samples of `depth` bits (section 7.2), unused bits at the end of a line included."""
+    """Samples of `depth` bits from bytes (h, n), unused ones at the end too (section 7.2)."""
     if depth == 16:
         return np.ascontiguousarray(lines).view(">u2")
-    shifts = np.arange(8 - depth, -1, -depth, dtype=np.uint8)           # the first sample is in the high bits
-    return ((lines[:, :, None] >> shifts) & (2**depth - 1)).reshape(len(lines), -1)
+    # The first sample of a byte is in its high bits: 2 bits are found 6, 4, 2 and 0 bits up.
+    shifts = np.arange(8 - depth, -1, -depth, dtype=np.uint8)
+    samples = (lines[:, :, None] >> shifts) & (2**depth - 1)    # (h, n) -> (h, n, 8/depth)
+    return samples.reshape(len(lines), -1)
 
 
-def _colours(samples: np.ndarray, colour_type: int, depth: int, chunks: dict) -> np.ndarray:
-    """Samples (H, W, channels) to uint8 (H, W, 1 or 3): palette (section 11.2.2), transparency (11.3.1.1)."""
-    palette, transparent = chunks.get(b"PLTE", b""), chunks.get(b"tRNS", b"")
-    if colour_type == 3:
-        require(len(palette) % 3 == 0 and samples.max() < len(palette) // 3, "its palette lacks colours")
-        colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
-        alphas = np.frombuffer(transparent.ljust(len(colours), b"\xff"), np.uint8)  # not named there: opaque
-        return over_white(colours[samples[:, :, 0]], alphas[samples])
+def _to_gray_or_colour(samples: np.ndarray, header: Header, chunks: dict) -> np.ndarray:
+    """Pixels, uint8 (H, W, 1 or 3), from samples (H, W, channels); transparency over white."""
+    transparent = chunks.get(b"tRNS", b"")
+    if header.colour_type == PALETTE:
+        return _look_up_colours(samples, chunks.get(b"PLTE", b""), transparent)
+
     alpha = 255
-    if transparent and colour_type in (0, 2):           # one colour stands for transparent
-        require(len(transparent) == 2 * CHANNELS[colour_type], "its transparency makes no sense")
-        alpha = 255 * (samples != np.frombuffer(transparent, ">u2")).any(-1, keepdims=True)
-    samples = _to_8_bits(samples) if depth == 16 else samples * np.uint8(255 // (2**depth - 1))
-    if colour_type in (4, 6):
-        samples, alpha = samples[:, :, :-1], samples[:, :, -1:]
+    if transparent and header.colour_type in (GRAY, COLOUR):
+        # One colour stands for transparent (section 11.3.1.1).
+        n_bytes = 2 * CHANNELS[header.colour_type]
+        require(len(transparent) == n_bytes, "its transparency makes no sense")
+        transparent_colour = np.frombuffer(transparent, ">u2")
+        alpha = 255 * (samples != transparent_colour).any(-1, keepdims=True)
+    if header.depth == 16:
+        samples = _to_8_bits(samples)
+    else:
+        samples = samples * np.uint8(255 // (2**header.depth - 1))
+    if header.colour_type in (GRAY_ALPHA, COLOUR_ALPHA):
+        alpha = samples[:, :, -1:]
+        samples = samples[:, :, :-1]
     return over_white(samples, alpha)
 
 
+def _look_up_colours(samples: np.ndarray, palette: bytes, transparent: bytes) -> np.ndarray:
+    """The colours, uint8 (H, W, 3), that have these numbers (H, W, 1) in the palette.
+
+    Sections 11.2.2 and 11.3.1.1.
+    """
+    n_colours = len(palette) // 3
+    require(len(palette) % 3 == 0 and samples.max() < n_colours, "its palette lacks colours")
+    colours = np.frombuffer(palette, np.uint8).reshape(-1, 3)
+    alphas = transparent.ljust(n_colours, b"\xff")      # colours not named there are opaque
+    alphas = np.frombuffer(alphas, np.uint8)
+    return over_white(colours[samples[:, :, 0]], alphas[samples])
+
+
 def _to_8_bits(samples: np.ndarray) -> np.ndarray:
-    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)      # 65535 = 257 · 255
+    """uint16 samples as uint8, rounded: 65535 becomes 255, and 65535 = 257 · 255."""
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def over_white(colour: np.ndarray, alpha) -> np.ndarray:
-    """uint8 colours (…, C) seen on a white ground; alpha (…, 1): 0 where they are transparent, 255 opaque."""
-    colour, alpha = colour.astype(np.uint16), np.asarray(alpha, np.uint16)
-    return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    """uint8 colours (…, C) seen on white; alpha (…, 1): 0 transparent, 255 opaque."""
+    colour = colour.astype(np.uint16)
+    alpha = np.asarray(alpha, np.uint16)
+    mixed = colour * alpha + 255 * (255 - alpha)
+    return ((mixed + 127) // 255).astype(np.uint8)      # + 127: rounded
 
+
+# ---- any format
 
 def read_image(path, content: bytes | None = None) -> np.ndarray:
-    """The pixels of an image file, uint8 (H, W, 1 or 3): PNG by `read_png`, other formats by Pillow (told
-    apart by how they begin, whatever the name). `content`: the bytes, if they have been read already. Raises
-    UserError if they cannot be read, or if Pillow is needed and is not there."""
-    content = Path(path).read_bytes() if content is None else content
+    """The pixels of an image file, uint8 (H, W, 1 or 3): PNG by `read_png`, others by Pillow.
+
+    Formats are told apart by how the file begins, whatever its name. content: the bytes of
+    the file, if they have been read already. Raises UserError if they cannot be read, or if
+    Pillow is needed and is not there.
+    """
+    if content is None:
+        content = Path(path).read_bytes()
     if content.startswith(SIGNATURE):
         return read_png(path, content)
     try:
         from PIL import Image, ImageOps
     except ImportError:
-        raise UserError(f"{path}: not a PNG file; for others pip install pillow, or convert to PNG") from None
+        raise UserError(f"{path}: not a PNG file; for others pip install pillow, "
+                        "or convert to PNG") from None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                 # Pillow's remarks on odd details
-            image = Image.open(io.BytesIO(content))         # of an animation the first picture
+            warnings.simplefilter("ignore")             # Pillow's remarks on odd details
+            image = Image.open(io.BytesIO(content))     # of an animation the first picture
             require(image.width * image.height <= MAX_PIXELS, "too many pixels")
-            image = ImageOps.exif_transpose(image)          # a camera that was tilted only notes that it was
-            if image.mode.startswith("I;16"):               # Pillow would clip 16 bits, not round them
+            image = ImageOps.exif_transpose(image)      # a tilted camera only notes its tilt
+            if image.mode.startswith("I;16"):           # Pillow would clip 16 bits, not round
                 image = Image.fromarray(_to_8_bits(np.asarray(image)))
             require(image.mode not in ("I", "F"), "32 bits a pixel")
             C = 1 if image.mode in ("1", "L", "LA", "La") else 3
             pixels = np.asarray(image.convert("RGBA"))
     except Exception as error:      # Pillow's decoders raise whatever their format suggests
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: not an image, or a damaged one ({reason}); save it again, or take it out "
-                        "of the folder") from None
+        raise UserError(f"{path}: not an image, or a damaged one ({reason}); save it again, "
+                        "or take it out of the folder") from None
     return over_white(pixels[:, :, :C], pixels[:, :, 3:])

@@ -1,7 +1,9 @@
-"""The run folder: config.json, log.csv, samples/, checkpoint.pt and result.json; how a run is saved, stopped, resumed.
+"""The run folder: config.json, log.csv, samples/, checkpoint.pt and result.json; how a run is
+saved, stopped, resumed.
 
-A script's `train` opens a `Run`, which owns the folder `out_dir`. Files are written under a temporary name and then
-renamed, so that whatever happens, a file has either its old content or its new one.
+A script's `train` opens a `Run`, which owns the folder `out_dir`. Files are written under a
+temporary name and then renamed, so that whatever happens, a file has either its old content or its
+new one.
 """
 import contextlib
 import csv
@@ -23,7 +25,8 @@ from mini.utils.config import UserError, require
 
 @contextlib.contextmanager
 def atomic_open(path):
-    """Open path for binary writing, so that it ends up with the whole new content or keeps the old one."""
+    """Open path for binary writing, so that it ends up with the whole new content or keeps the old
+    one."""
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
@@ -45,41 +48,50 @@ def write_json(path, value):
 # ---- checkpoints
 
 def load_checkpoint(path, model: str) -> dict:
-    """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing or broken."""
-    require(Path(path).exists(), f"{path}: no checkpoint there; train first, or name its folder by --out_dir")
+    """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing or
+    broken."""
+    if not Path(path).exists():
+        raise UserError(f"{path}: no checkpoint there; train first, or name its folder by "
+                        "--out_dir")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a zip error, an unpickling error, an end of file: the same to the user
-        raise UserError(f"{path}: not a checkpoint, or a truncated one ({type(error).__name__})") from None
-    ours = isinstance(checkpoint, dict) and "name" in checkpoint and "config" in checkpoint
-    require(ours, f"{path}: not a checkpoint of ours")
+    except Exception as error:      # of zip, of pickle, an end of file: the same to the user
+        kind = type(error).__name__
+        raise UserError(f"{path}: not a checkpoint, or a truncated one ({kind})") from None
+    if not isinstance(checkpoint, dict) or not {"name", "config"} <= set(checkpoint):
+        raise UserError(f"{path}: not a checkpoint of ours")
     name = checkpoint["name"]
-    require(name == model, f"{path}: a checkpoint of the model {name!r}, not of {model!r}")
+    if name != model:
+        raise UserError(f"{path}: a checkpoint of the model {name!r}, not of {model!r}")
     return checkpoint
 
 
 def merge_config(cfg, checkpoint: dict):
     """The checkpoint's config, with the flags given in cfg put over it.
 
-    Given are the flags that were typed, or for a Config made in Python the fields that differ from their defaults.
-    Raises UserError for a new value of a field that the saved weights depend on (`Config.fixed`).
+    Given are the flags that were typed, or for a Config made in Python the fields that differ from
+    their defaults. Raises UserError for a new value of a field that the saved weights depend on
+    (`Config.fixed`).
     """
     old = checkpoint["config"]
-    names = [field.name for field in dataclasses.fields(cfg)]
-    changed = {field.name for field in dataclasses.fields(cfg) if getattr(cfg, field.name) != field.default}
+    fields = dataclasses.fields(cfg)
+    names = [field.name for field in fields]
+    changed = {field.name for field in fields if getattr(cfg, field.name) != field.default}
     given = getattr(cfg, "given", changed)
     for name in given & set(cfg.fixed):
         value = getattr(cfg, name)
-        require(value == old.get(name, value),
-                f"--{name}={value}: the checkpoint was made with {old.get(name)!r}; leave the flag out")
+        if value != old.get(name, value):
+            raise UserError(f"--{name}={value}: the weights were made with {old[name]!r}; "
+                            "leave the flag out")
     from_cfg = given | {"resume", "stop_after", "out_dir"}
     kept = {name: value for name, value in old.items() if name in names and name not in from_cfg}
     return dataclasses.replace(cfg, **kept)
 
 
 def own_checkpoint(cfg, model: str, wanted: bool = True):
-    """(config, checkpoint) of the run in cfg.out_dir, with the flags given in cfg put over its config; or (cfg, None)
-    if none is wanted. If it is to be used, not trained on, a run of few steps is remarked on."""
+    """(config, checkpoint) of the run in cfg.out_dir, with the flags given in cfg put over its
+    config; or (cfg, None) if none is wanted. If it is to be used, not trained on, a run of few
+    steps is remarked on."""
     if not wanted:
         return cfg, None
     checkpoint = load_checkpoint(Path(cfg.out_dir) / "checkpoint.pt", model)
@@ -89,8 +101,8 @@ def own_checkpoint(cfg, model: str, wanted: bool = True):
 
 
 def remark_on_short_run(folder, step: int, few: int = 100):
-    """Say so if the run in this folder has only a few steps, and name an older, longer run beside it if there is
-    one: a newcomer who tried three steps wonders why the samples are noise."""
+    """Say so if the run in this folder has only a few steps, and name an older, longer run beside
+    it if there is one: a newcomer who tried three steps wonders why the samples are noise."""
     if step >= few:
         return
     folder = Path(folder)
@@ -104,19 +116,21 @@ def remark_on_short_run(folder, step: int, few: int = 100):
 
 
 def check_shape(checkpoint, *shape):
-    """Raise UserError if a run goes on from a checkpoint that was made with images of another shape, or other labels:
-    `shape` is what was saved with it."""
-    require(not checkpoint or checkpoint["shape"] == shape, "the checkpoint was made with images of another size, or "
-            "with other labels; leave out --data, or --resume")
+    """Raise UserError if a run goes on from a checkpoint that was made with images of another
+    shape, or other labels: `shape` is what was saved with it."""
+    require(not checkpoint or checkpoint["shape"] == shape,
+            "the checkpoint was made with images of another size, or with other labels; "
+            "leave out --data, or --resume")
 
 
 def restore(checkpoint: dict, optimizers, data_rng):
     """Put a checkpoint's optimisers and random states back, for a run that goes on."""
-    require(len(optimizers) == len(checkpoint["optimizers"]), "the checkpoint has another --optimizer")
+    require(len(optimizers) == len(checkpoint["optimizers"]),
+            "the checkpoint has another --optimizer")
     for optimizer, saved in zip(optimizers, checkpoint["optimizers"]):
         for old, new in zip(saved["param_groups"], optimizer.param_groups):
             settings = {key: value for key, value in new.items() if key != "params"}
-            old.update(settings)            # learning rate, weight decay, …: the flags may have changed
+            old.update(settings)            # rates and the like: the flags may have changed
         optimizer.load_state_dict(saved)
     rng = checkpoint["rng"]
     data_rng.set_state(rng["data"])
@@ -128,11 +142,13 @@ def restore(checkpoint: dict, optimizers, data_rng):
 # ---- the run
 
 class Run:
-    """One training run and its folder: `with Run(cfg, "gpt", model, columns) as run:`, columns for log.csv.
+    """One training run and its folder: `with Run(cfg, "gpt", model, columns) as run:`, columns for
+    log.csv.
 
-    Opening it renames an older folder aside (runs/gpt.1, …), unless the run goes on from a checkpoint. Ctrl-C and
-    SIGTERM only raise a flag, so that no step is cut in two: after each one the loop asks `run.stopping(step)`.
-    Of several processes only rank 0 prints and writes. `first` is the step to begin with.
+    Opening it renames an older folder aside (runs/gpt.1, …), unless the run goes on from a
+    checkpoint. Ctrl-C and SIGTERM only raise a flag, so that no step is cut in two: after each one
+    the loop asks `run.stopping(step)`. Of several processes only rank 0 prints and writes. `first`
+    is the step to begin with.
     """
 
     def __init__(self, cfg, name: str, model, columns, checkpoint=None, rank: int = 0):
@@ -145,9 +161,9 @@ class Run:
         self.device = parameters[0].device
         self.first = checkpoint["step"] if checkpoint else 0
         self.seconds = checkpoint["seconds"] if checkpoint else 0.0     # of training
-        self.signal = 0                         # the number of the signal that asked the run to stop
+        self.signal = 0                     # the number of the signal that asked it to stop
         self.handlers = {}
-        self.live = sys.stdout.isatty()         # a terminal: one line of progress, written over and over
+        self.live = sys.stdout.isatty()     # on a terminal one line of progress is written over
         if rank == 0:
             self._open_folder(["step", "seconds", *columns], checkpoint)
 
@@ -156,8 +172,8 @@ class Run:
         rows = []
         if checkpoint and log.exists():
             for row in csv.DictReader(log.read_text().splitlines()):
-                if row["step"].isdigit() and int(row["step"]) <= self.first:    # later rows will come again
-                    rows.append(row)
+                if row["step"].isdigit() and int(row["step"]) <= self.first:
+                    rows.append(row)            # later ones will come again
         elif not checkpoint and self.folder.exists() and any(self.folder.iterdir()):
             self._rename_aside()
         (self.folder / "samples").mkdir(parents=True, exist_ok=True)
@@ -185,8 +201,9 @@ class Run:
             if self.signal:                             # a second Ctrl-C does not wait
                 raise KeyboardInterrupt
             self.signal = number
-        with contextlib.suppress(ValueError):           # outside the main thread signals are left alone
-            self.handlers = {s: signal.signal(s, note_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        with contextlib.suppress(ValueError):           # outside the main thread: left alone
+            for s in (signal.SIGINT, signal.SIGTERM):
+                self.handlers[s] = signal.signal(s, note_signal)
         self.precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.cfg.matmul)
         keep_freed_memory()
@@ -224,18 +241,21 @@ class Run:
         return step == self.cfg.steps or every > 0 and step % every == 0
 
     def stopping(self, step: int) -> bool:
-        """True if the loop should save and leave after this many steps: Ctrl-C, SIGTERM or --stop_after."""
-        if torch.distributed.is_initialized():          # all processes must leave after the same step
+        """True if the loop should save and leave after this many steps: Ctrl-C, SIGTERM or
+        --stop_after."""
+        if torch.distributed.is_initialized():          # all must leave after the same step
             flag = torch.tensor(self.signal, device=self.device)
             torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
             self.signal = int(flag)
         return bool(self.signal) or 0 < self.cfg.stop_after <= step - self.first
 
     def check_finite(self, step: int, **losses):
-        """Raise UserError if a loss is NaN or infinite: before the step that would spoil the weights."""
+        """Raise UserError if a loss is NaN or infinite: before the step that would spoil the
+        weights."""
         for name, value in losses.items():
-            require(math.isfinite(value), f"{name} is {value} at step {step}: lower the learning rate, or "
-                    f"clip the gradient. Any checkpoint in {self.folder} is from before, and good")
+            require(math.isfinite(value),
+                    f"{name} is {value} at step {step}: lower the learning rate, or clip the "
+                    f"gradient. Any checkpoint in {self.folder} is from before, and good")
 
     # -- what a run says and writes
     def say(self, text: str):
@@ -258,18 +278,21 @@ class Run:
         text += f"  {1000 * seconds_per_step:.0f} ms/step"
         text += f"  {seconds_per_step * (self.cfg.steps - step):.0f} s left"
         if self.live:
-            stays = self.due(step, self.cfg.eval_every)         # other lines are written over by the next one
+            stays = self.due(step, self.cfg.eval_every)         # the others are written over
             print(f"\r\x1b[K{text}", end="\n" if stays else "", flush=True)
         else:
             print(text, flush=True)
 
-    def write_sample(self, step: int, suffix: str, data: bytes):
+    def write_sample(self, step: int, suffix: str, data: bytes | str):
         """Write samples/step_000500.txt (or .png, …), named by the step and the suffix."""
         if self.rank == 0:
+            if isinstance(data, str):
+                data = data.encode()
             (self.folder / "samples" / f"step_{step:06d}{suffix}").write_bytes(data)
 
     def save(self, step: int, model, optimizers, data_rng, **more):
-        """Write checkpoint.pt: all that sampling and an exact resume need, and what else the script gives."""
+        """Write checkpoint.pt: all that sampling and an exact resume need, and what else the script
+        gives."""
         if self.rank > 0:
             return
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
@@ -286,12 +309,15 @@ class Run:
         try:
             with atomic_open(self.folder / "checkpoint.pt") as file:
                 torch.save(checkpoint, file)
-        except RuntimeError as error:       # torch's writer stumbles over a full disk in words of its own
-            raise OSError(f"could not write the checkpoint; is the disk full? ({error})") from None
+        except RuntimeError as error:       # torch's own words for a full disk
+            message = f"could not write the checkpoint; is the disk full? ({error})"
+            raise OSError(message) from None
 
     def leave(self, step: int) -> dict:
-        """Say how to go on, after the loop stopped early and saved; returns what `train` returns then."""
-        self.say(f"stopped after step {step} and saved; go on with --resume --out_dir={self.cfg.out_dir}")
+        """Say how to go on, after the loop stopped early and saved; returns what `train` returns
+        then."""
+        self.say(f"stopped after step {step} and saved; "
+                 f"go on with --resume --out_dir={self.cfg.out_dir}")
         return {"model": self.name, "steps": step, "interrupted": self.signal}
 
     def finish(self, **scores) -> dict:
@@ -305,8 +331,8 @@ class Run:
 
 
 def keep_freed_memory():
-    """On Linux, tell the C library to keep the memory that tensors free, and not to give it back to the system after
-    each step: fresh pages cost a tenth of a step."""
+    """On Linux, tell the C library to keep the memory that tensors free, and not to give it back to
+    the system after each step: fresh pages cost a tenth of a step."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 30)

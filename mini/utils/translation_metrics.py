@@ -1,76 +1,143 @@
-"""Scores of translations: BLEU and exact match, and the word-by-word translator that stands beside them."""
+"""Scores of translations: BLEU and exact match, and the word-by-word translator beside them."""
 import math
 import re
 from collections import Counter
 
 
 def bleu(outputs: list, references: list) -> float:
-    """Corpus BLEU in per cent, of sentences against one reference each (Papineni et al. 2002), as sacreBLEU
-    computes it by default (Post 2018): tokenizer 13a, upper case kept, exponential smoothing.
+    """Corpus BLEU, in per cent, of sentences against one reference each.
 
-        BLEU = min(1, e^(1 − r/c)) · (p₁ p₂ p₃ p₄)^¼        c, r: words of the outputs, of the references
+        BLEU = min(1, e^(1 − r/c)) · (p₁ p₂ p₃ p₄)^¼
 
-    pₙ is the share of the outputs' n-grams that stand in the reference, none counted oftener than there. If
-    pₙ = 0, smoothing takes ½ of an n-gram for it, the next time ¼, …
+    pₙ is the share of the outputs' n-grams (n words in a row) that stand in the reference
+    too, none counted more often than it stands there. c and r are the numbers of words of
+    all outputs and of all references: outputs that are too short are punished. Papineni et
+    al. 2002, section 2.3.
+
+    As sacreBLEU computes it by default (Post 2018): words by the tokenizer 13a, upper case
+    kept, exponential smoothing. Smoothing: if no n-gram is right, pₙ would be 0 and BLEU
+    too; so it counts as ½ n-gram, the next time as ¼, …
     """
-    right, of, c, r = [0] * 4, [0] * 4, 0, 0
+    right = [0, 0, 0, 0]            # for n = 1 … 4: how many n-grams of the outputs are right
+    total = [0, 0, 0, 0]            # and how many there are
+    c = 0                           # how many words the outputs have
+    r = 0                           # and the references
     for output, reference in zip(outputs, references, strict=True):
-        output, reference = words_13a(output), words_13a(reference)
-        c, r = c + len(output), r + len(reference)
-        for n in range(1, 5):
-            ours, theirs = (Counter(tuple(words[i:i + n]) for i in range(len(words) - n + 1))
-                            for words in (output, reference))
-            right[n - 1] += sum((ours & theirs).values())
-            of[n - 1] += sum(ours.values())
-    if not right[0] or not all(of):         # nothing is right, or no output has four words
+        output_words = tokenize_13a(output)
+        reference_words = tokenize_13a(reference)
+        c += len(output_words)
+        r += len(reference_words)
+        for i in range(4):
+            output_ngrams = count_ngrams(output_words, n=i + 1)
+            reference_ngrams = count_ngrams(reference_words, n=i + 1)
+            in_both = output_ngrams & reference_ngrams      # of each n-gram the smaller count
+            right[i] += sum(in_both.values())
+            total[i] += sum(output_ngrams.values())
+    if right[0] == 0 or total[3] == 0:      # no word is right, or no output has four words
         return 0.0
-    log_p, smooth = 0.0, 1.0
-    for n in range(4):
-        smooth = smooth if right[n] else smooth / 2
-        log_p += math.log((right[n] or smooth) / of[n]) / 4
-    return 100 * math.exp(log_p + min(0.0, 1 - r / c))
+
+    mean_log_p = 0.0
+    smoothed = 1.0
+    for i in range(4):
+        if right[i] > 0:
+            p = right[i] / total[i]
+        else:
+            smoothed /= 2
+            p = smoothed / total[i]
+        mean_log_p += math.log(p) / 4
+    log_brevity_penalty = min(0.0, 1 - r / c)
+    return 100 * math.exp(mean_log_p + log_brevity_penalty)
 
 
-def words_13a(text: str) -> list:
-    """Words and punctuation marks as the tokenizer 13a of mteval has them: ASCII marks stand alone, but for
-    the apostrophe, and for full stop, comma and hyphen inside numbers or words."""
-    text = text.rstrip().replace("<skipped>", "").replace("-\n", "")
-    for name, mark in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
-        text = text.replace(name, mark)
-    text = re.sub(r"([ -&(-+/:-@\[-`{-~])", r" \1 ", f" {text} ")
-    text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)
-    text = re.sub(r"([.,])([^0-9])", r" \1 \2", text)
-    return re.sub(r"([0-9])(-)", r"\1 \2 ", text).split()
+def count_ngrams(words: list, n: int) -> Counter:
+    """How often each n words in a row occur: {(word, …): count}."""
+    starts = range(len(words) - n + 1)
+    return Counter(tuple(words[start:start + n]) for start in starts)
+
+
+def tokenize_13a(text: str) -> list:
+    """The words and punctuation marks of a text, as mteval's tokenizer 13a has them.
+
+    ASCII marks stand alone, but for the apostrophe, and for full stop, comma and hyphen
+    inside numbers or words.
+    """
+    text = text.rstrip()
+    text = text.replace("<skipped>", "")
+    text = text.replace("-\n", "")              # a word that was broken at the end of a line
+    text = text.replace("&quot;", '"')
+    text = text.replace("&amp;", "&")
+    text = text.replace("&lt;", "<")
+    text = text.replace("&gt;", ">")
+    text = f" {text} "
+    text = re.sub(r"([ -&(-+/:-@\[-`{-~])", r" \1 ", text)      # all ASCII marks but ' , - .
+    text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)           # . and , unless a digit is before
+    text = re.sub(r"([.,])([^0-9])", r" \1 \2", text)           # . and , unless a digit follows
+    text = re.sub(r"([0-9])(-)", r"\1 \2 ", text)               # - after a digit
+    return text.split()
 
 
 def word_by_word(pairs: list) -> dict:
-    """The translator that knows nothing of sentences: {word: the word of the other language that goes with
-    it}, that of the largest 2 n(e, f) / (n(e) + n(f)) (Dice 1945), counted in pairs of sentences (lists)."""
-    n_e, n_f, n_ef = Counter(), Counter(), Counter()
-    for e, f in pairs:
-        n_e.update(set(e)), n_f.update(set(f)), n_ef.update((a, b) for a in set(e) for b in set(f))
-    best = {}
-    for (e, f), n in n_ef.items():
-        best[e] = max(best.get(e, (0, "")), (2 * n / (n_e[e] + n_f[f]), f))
+    """A dictionary {word: the word of the other language that goes with it most}.
+
+        Dice(e, f) = 2 n(e, f) / (n(e) + n(f))        Dice 1945
+
+    pairs: sentences (words, words) that translate each other. n(e) and n(f) say in how many
+    sentences a word stands, n(e, f) in how many pairs both stand. With this dictionary one
+    can translate word by word, knowing nothing of sentences: a baseline. Where two words go
+    equally well with e, it is the one later in the alphabet.
+    """
+    n_e = Counter()
+    n_f = Counter()
+    n_both = Counter()
+    for sentence_e, sentence_f in pairs:
+        words_e = set(sentence_e)
+        words_f = set(sentence_f)
+        n_e.update(words_e)
+        n_f.update(words_f)
+        for e in words_e:
+            for f in words_f:
+                n_both[e, f] += 1
+
+    best = {}                       # {e: (Dice, f)}, the largest so far
+    for (e, f), n in n_both.items():
+        dice = 2 * n / (n_e[e] + n_f[f])
+        if e not in best or (dice, f) > best[e]:
+            best[e] = (dice, f)
     return {e: f for e, (_, f) in best.items()}
-
-
-def translation_scores(outputs: dict, references: dict) -> dict:
-    """{"exact_match": {set: {name: share}}, "bleu": {set: {name: per cent}}} of outputs {set: {name:
-    sentences}} against references {set: sentences}."""
-    def table(score):
-        return {part: {name: score(lines, references[part]) for name, lines in by_name.items()}
-                for part, by_name in outputs.items()}
-    return {"exact_match": table(exact_match), "bleu": table(bleu)}
 
 
 def exact_match(outputs: list, references: list) -> float:
     """The share of sentences that are their reference, letter by letter."""
-    return sum(a == b for a, b in zip(outputs, references, strict=True)) / len(references)
+    right = 0
+    for output, reference in zip(outputs, references, strict=True):
+        if output == reference:
+            right += 1
+    return right / len(references)
 
 
-def translation_report(exact_match: dict, bleu: dict) -> str:
-    """The scores in words, each beside its baselines."""
-    return "\n".join(f"held-out {part}: " + "; ".join(
-        f"{name} {share:.1%} exactly right, BLEU {bleu[part][name]:.1f}" for name, share in by_name.items())
-        for part, by_name in exact_match.items())
+def translation_scores(outputs: dict, references: dict) -> dict:
+    """{"exact_match": {set: {name: share}}, "bleu": {set: {name: per cent}}}.
+
+    outputs: {set of sentences: {name of a translator: its sentences}}; references: {set:
+    sentences}.
+    """
+    scores = {"exact_match": {}, "bleu": {}}
+    for part, by_name in outputs.items():
+        scores["exact_match"][part] = {}
+        scores["bleu"][part] = {}
+        for name, sentences in by_name.items():
+            scores["exact_match"][part][name] = exact_match(sentences, references[part])
+            scores["bleu"][part][name] = bleu(sentences, references[part])
+    return scores
+
+
+def translation_report(exact_match: dict, bleu: dict, n: dict) -> str:
+    """The scores of `translation_scores` in words, a line for each set of sentences, of which
+    n[set] were scored."""
+    lines = []
+    for part, by_name in exact_match.items():
+        parts = []
+        for name, share in by_name.items():
+            parts.append(f"{name} {share:.1%} exactly right, BLEU {bleu[part][name]:.1f}")
+        lines.append(f"held-out {part} (n = {n[part]:,}): " + "; ".join(parts))
+    return "\n".join(lines)

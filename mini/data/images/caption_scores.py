@@ -63,12 +63,16 @@ def scores(outputs: list, learn, part) -> dict:
     return table
 
 
-def report(results: dict) -> str:
-    """The scores {set: {who: scores}} in words, each beside its baselines."""
+def report(results: dict, n: dict) -> str:
+    """The scores {set: {who: scores}} in words, each beside its baselines.
+
+    n: {set: how many images were scored}."""
     lines = []
     for name, table in results.items():
-        lines += [name + "".join(f"; {who} {s['right']:.1%} right, BLEU {s['bleu']:.1f}"
-                                 for who, s in table.items())]
+        line = f"{name} (n = {n[name]:,})"
+        for who, s in table.items():
+            line += f"; {who} {s['right']:.1%} right, BLEU {s['bleu']:.1f}"
+        lines += [line]
         if table["model"]["accuracy"]:
             lines += [metrics.shares(table["model"]["accuracy"], table["most frequent"]["accuracy"])]
             lines += ["right: every attribute is; in brackets: in the most frequent caption"]

@@ -38,6 +38,11 @@ class Captioned:
     captions: list          # N lists of K strings; of faces, first FULL full ones, then PARTIAL partial ones
     allowed: torch.Tensor   # bool (N, K, V): which of the attributes' V values each caption leaves possible
 
+    def first(self, n: int):
+        """The first n of the images, with all that belongs to them."""
+        return Captioned(self.images[:n], self.labels[:n], self.attributes, self.captions[:n],
+                         self.allowed[:n])
+
 
 def fits(allowed, labels, attributes: dict):
     """Bool (n, m): does a caption with allowed[i], of (n, V), describe a face with labels[j], of (m, A)? So
@@ -177,13 +182,15 @@ class Words(Vocabulary):
         """The numbers of a caption's words, then EOS: `longest` + 1 at most (0: any). Raises UserError for no
         word, too many, or unknown ones, which it names, with known ones like them."""
         words = self._split(text)
-        require(words, f"{text!r}: there is no word in it")
+        if not words:
+            raise UserError(f"{text!r}: there is no word in it")
         if unknown := [word for word in dict.fromkeys(words) if word not in self.index]:
             near = [known for word in unknown for known in difflib.get_close_matches(word, self.index, n=2)]
             some = dict.fromkeys([*near, *(word for word in self.index if len(word) > 3)])
             raise UserError(f"the model has never seen {', '.join(map(repr, unknown[:8]))}; some of the "
                             f"{len(self.index)} words that it knows: {', '.join(list(some)[:24])}")
-        require(not longest or len(words) <= longest, f"{text[:60]!r} …: there is room for {longest} words")
+        if 0 < longest < len(words):
+            raise UserError(f"{text[:60]!r} …: there is room for {longest} words")
         return self.numbers(text)
 
     def decode(self, ids) -> str:

@@ -13,7 +13,7 @@ import functools
 import numpy as np
 import torch
 
-from mini.utils.config import require
+from mini.utils.config import UserError
 
 ATTRIBUTES = {
     "hair": ["black", "brown", "blond", "red"],
@@ -70,7 +70,8 @@ def render(labels, nuisance, size: int = 32, at_once: int = 64):
     With some labels changed and the nuisance kept, it is the same face but for these. Raises UserError if
     size is too small.
     """
-    require(size >= 8, f"--size={size}: a face needs at least 8 pixels")
+    if size < 8:
+        raise UserError(f"--size={size}: a face needs at least 8 pixels")
     images = torch.empty(len(labels), 3, size, size, dtype=torch.uint8)
     for i in range(0, len(labels), at_once):        # few at a time: they stay in the processor's cache
         images[i:i + at_once] = _render(labels[i:i + at_once], nuisance[i:i + at_once], size)

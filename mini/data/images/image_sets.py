@@ -4,7 +4,7 @@ import math
 import re
 import tarfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,22 +57,42 @@ class ImageSet:
     images: torch.Tensor    # uint8 (N, C, H, W), H = W, C = 1 or 3
     labels: torch.Tensor    # int64 (N, A): of each attribute the number of its value
     attributes: dict        # {attribute: [names of its values]}, A of them; none if there are no labels
+    source: str = "faces"   # what --data named
+
+    def tensors(self, device, attributes=None):
+        """(images, labels) on a device, as a network learns from them: uint8 (N, C, S, S), S a
+        power of two, as `pad` makes them; one-hot (N, V). With attributes = {} V is 0."""
+        labels = one_hot(self.labels, self.attributes if attributes is None else attributes)
+        images = pad(self.images)
+        return images.to(device), labels.to(device)
 
 
 def load_images(source: str, size: int = 32, n_faces: int = 20000):
     """(training ImageSet, held-out ImageSet) of what --data names: `n_faces` and HELD_OUT faces drawn on the
     spot, or of everything else nine tenths and one, at random but always the same. Raises UserError as
     read_images does."""
-    if source == "faces":
-        require(n_faces > 0, f"--n_images={n_faces}: at least one face is needed to learn from")
-        first = 10**7                                       # the held-out faces begin far behind
-        return tuple(ImageSet(*faces(n, size or FOLDER_SIZE, first=i), ATTRIBUTES)
-                     for n, i in ((n_faces, 0), (HELD_OUT, first)))
-    data = read_images(source, size)
+    if source != "faces":
+        return split(read_images(source, size))
+    return load_faces(n_faces, size or FOLDER_SIZE)
+
+
+def split(data: ImageSet):
+    """(training ImageSet, held-out ImageSet): nine tenths and one, at random, always the same."""
     order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
     cut = max(1, len(order) * 9 // 10)
-    parts = order[:cut], order[cut:] if cut < len(order) else order     # one image is both
-    return tuple(ImageSet(data.images[part], data.labels[part], data.attributes) for part in parts)
+    train_part = order[:cut]
+    held_out_part = order[cut:] if cut < len(order) else order          # one image is both
+    return tuple(replace(data, images=data.images[part], labels=data.labels[part])
+                 for part in (train_part, held_out_part))
+
+
+def load_faces(n: int, size: int):
+    """(training ImageSet, held-out ImageSet): n faces, and HELD_OUT others."""
+    if n < 1:
+        raise UserError(f"--n_images={n}: at least one face is needed to learn from")
+    first_held_out = 10**7                                  # far behind any that is learnt from
+    return (ImageSet(*faces(n, size, first=0), ATTRIBUTES),
+            ImageSet(*faces(HELD_OUT, size, first=first_held_out), ATTRIBUTES))
 
 
 @dataclass
@@ -92,17 +112,25 @@ def draw_labels(cfg, attributes: dict, n: int, otherwise=None) -> torch.Tensor:
     """Labels (n, A) for samples: the values that flags such as --hair=blond ask for; without a flag, those of
     `otherwise` (n, A), or any, the same at every call. Raises UserError for a flag or a value that the data
     does not know."""
-    rng, labels = torch.Generator().manual_seed(cfg.seed), torch.zeros(n, len(attributes), dtype=torch.int64)
+    if n < 1:
+        raise UserError(f"--n={n} must be at least 1")
+    rng = torch.Generator().manual_seed(cfg.seed)
+    labels = torch.zeros(n, len(attributes), dtype=torch.int64)
     for column, names in zip(labels.T, attributes.values()):
-        column.copy_(torch.randint(len(names), (n,), generator=rng))
-    labels = labels if otherwise is None else otherwise.clone()
+        column[:] = torch.randint(len(names), (n,), generator=rng)
+    if otherwise is not None:
+        labels = otherwise.clone()
     for name in (*ATTRIBUTES, "label"):
-        if value := getattr(cfg, name):
-            known = ', '.join(attributes) or "no labels"
-            require(name in attributes, f"--{name}: the model knows {known} only")
-            names = attributes[name]
-            require(value in names, f"--{name}={value}: choose from {', '.join(names)}")
-            labels[:, list(attributes).index(name)] = names.index(value)
+        value = getattr(cfg, name)
+        if not value:
+            continue
+        if name not in attributes:
+            known = ", ".join(attributes) or "no labels"
+            raise UserError(f"--{name}: the model knows {known} only")
+        names = attributes[name]
+        if value not in names:
+            raise UserError(f"--{name}={value}: choose from {', '.join(names)}")
+        labels[:, list(attributes).index(name)] = names.index(value)
     return labels
 
 
@@ -148,20 +176,26 @@ def read_images(source: str, size: int = 0) -> ImageSet:
     MNIST's, or a folder of them, with the files of labels beside them; a .bin file of CIFAR-10, or their
     folder; a .npy or .npz file. Raises UserError if there is no such file, no image in it, or a damaged one.
     """
-    require(size >= 0, f"images cannot be {size} pixels wide; 0 leaves them as they are")
-    images, values, names = _read_named(source, size) if source in SETS else _read_path(source, size)
-    require(images.numel(), f"--data={source}: there is no image in it")
+    if size < 0:
+        raise UserError(f"images cannot be {size} pixels wide; 0 leaves them as they are")
+    if source in SETS:
+        images, values, names = _read_named(source, size)
+    else:
+        images, values, names = _read_path(source, size)
+    if not images.numel():
+        raise UserError(f"--data={source}: there is no image in it")
     if len(images) == 1:
         print("note: only 1 image: the model will learn it by heart", flush=True)
     images = make_square(images, size or min(images.shape[2:]))
     if values is None:
-        return ImageSet(images, torch.zeros(len(images), 0, dtype=torch.int64), {})
-    require(len(values) == len(images), f"--data={source}: {len(values)} labels for {len(images)} images; "
-            "bring the two that belong together")
+        return ImageSet(images, torch.zeros(len(images), 0, dtype=torch.int64), {}, source)
+    if len(values) != len(images):
+        raise UserError(f"--data={source}: {len(values)} labels for {len(images)} images; bring "
+                        "the two that belong together")
     if names is None:
         names, values = np.unique(values, return_inverse=True)
     labels = torch.from_numpy(values.astype(np.int64)).view(-1, 1)
-    return ImageSet(images, labels, {"label": [str(name) for name in names]})
+    return ImageSet(images, labels, {"label": [str(name) for name in names]}, source)
 
 
 # ---- each of these returns (images uint8 (N, C, H, W), the label of each image or None, their names or None)
@@ -181,8 +215,7 @@ def _read_named(name: str, size: int):
             return _read_cifar({Path(member.name): archive.extractfile(member).read()
                                 for member in archive if member.isfile()})
         print("note: reading the photographs takes minutes, once for each size", flush=True)
-        flowers = {member.name: to_size(read_image(member.name, archive.extractfile(member).read()),
-                                        size or FOLDER_SIZE)
+        flowers = {member.name: _read_picture(member.name, size, archive.extractfile(member).read())
                    for member in archive if member.name.endswith(".jpg")}
     images = torch.stack([flowers[name] for name in sorted(flowers)])
     with atomic_open(cache) as file:
@@ -192,8 +225,9 @@ def _read_named(name: str, size: int):
 
 def _read_path(source: str, size: int):
     path = Path(source)
-    require(path.exists(), f"--data={source}: no such file or folder (by name there are: faces, "
-            f"{', '.join(SETS)})")
+    if not path.exists():
+        raise UserError(f"--data={source}: no such file or folder (by name there are: faces, "
+                        f"{', '.join(SETS)})")
     if path.is_dir():
         return _read_folder(path, size)
     with open(path, "rb") as file:
@@ -204,8 +238,9 @@ def _read_path(source: str, size: int):
         return _read_arrays(path)
     if suffix == ".bin":
         return _read_cifar_files([path])
-    require(suffix in SUFFIXES, f"{path}: not images as we know them; bring a folder of images, an IDX file, "
-            "a .bin file of CIFAR-10, .npy or .npz")
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: not images as we know them; bring a folder of images, an IDX "
+                        "file, a .bin file of CIFAR-10, .npy or .npz")
     return _read_pictures([path], size), None, None
 
 
@@ -227,8 +262,12 @@ def _read_folder(folder: Path, size: int):
     return _read_pictures(paths, size), classes if labelled else None, None
 
 
+def _read_picture(path, size: int, content: bytes | None = None) -> torch.Tensor:
+    return to_size(read_image(path, content), size or FOLDER_SIZE)
+
+
 def _read_pictures(paths, size: int) -> torch.Tensor:
-    images = [to_size(read_image(path), size or FOLDER_SIZE) for path in paths]
+    images = [_read_picture(path, size) for path in paths]
     C = max(len(image) for image in images)             # one in colour, and the gray ones get three channels
     return torch.stack([image.expand(C, -1, -1) for image in images])
 

@@ -20,6 +20,7 @@ import torch
 from mini.data.music.midi import PIECE, Note, encode, piano_roll, read_midi, write_midi, write_wav
 from mini.data.music.music_scores import bar_similarity
 from mini.utils.config import UserError, require
+from mini.utils.metrics import Progress
 from mini.utils.png import write_png
 
 BEAT = 0.48                     # seconds: a sixteenth is then a whole number of the tokens' steps
@@ -232,7 +233,11 @@ def read_corpus(source: str, n_pieces: int) -> tuple:
     """
     if source == "tunes":
         require(n_pieces > 1, f"--pieces={n_pieces}: at least 2, as a tenth of them is held out")
-        pieces, beat = [compose(seed)[0] for seed in range(n_pieces)], BEAT
+        pieces, beat = [], BEAT
+        progress = Progress("tunes composed:", n_pieces)
+        for seed in range(n_pieces):
+            pieces.append(compose(seed)[0])
+            progress.add()
     else:
         folder = Path(source)
         require(folder.is_dir(), f"--data={source}: no such folder of .mid files (by name there is: tunes)")

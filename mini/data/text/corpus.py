@@ -78,3 +78,18 @@ def encode_texts(texts, tokenizer, T: int):
         print(f"note: {cut} of {len(rows)} texts are longer than {T} tokens, and lose their beginning")
     rows = [torch.tensor(row[-T:]) for row in rows]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True), torch.tensor([len(row) for row in rows])
+
+
+def longest_copied_run(sample: str, text: str) -> int:
+    """The length, in characters, of the longest piece of the sample that stands in the text.
+
+    For each end it finds the longest copied piece that ends there. That piece cannot begin
+    earlier than the one found for the end before, so `start` only moves to the right.
+    """
+    longest = 0
+    start = 0
+    for end in range(1, len(sample) + 1):
+        while sample[start:end] not in text:
+            start += 1
+        longest = max(longest, end - start)
+    return longest

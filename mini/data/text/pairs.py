@@ -19,6 +19,7 @@ from mini.data.download import FOLDER
 from mini.data.text.corpus import read_file
 from mini.data.text.grammar import Grammar, join
 from mini.utils.config import UserError, require
+from mini.utils.metrics import Progress
 from mini.utils.translation_metrics import word_by_word
 
 HELD_OUT = 1000         # sentences in each held-out set, at most
@@ -140,6 +141,7 @@ def write_pairs(n: int, seed: int = 0):
     """
     require(n >= 1000, f"--n_pairs={n}: below 1000 some words would hardly ever come")
     grammar, training, seen = Grammar(seed), [], set()
+    progress = Progress("pairs of sentences written:", n)
     held_out = {"sentences": [], "combinations": []}
 
     def draw():
@@ -153,6 +155,7 @@ def write_pairs(n: int, seed: int = 0):
         if not new:
             training.append(pair)
             seen.update(pair)
+            progress.add()
     vocabularies = [Vocabulary.of(side, 10**9) for side in zip(*training)]
     while any(len(pairs) < HELD_OUT for pairs in held_out.values()):
         pair, new = draw()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mini.data.text.corpus import read_file
 from mini.data.text.tools import ERROR, UNKNOWN, read_facts, run_call
+from mini.utils.metrics import Progress
 
 HELD_OUT = ("numbers", "entities", "phrasings")
 RARE = 4                        # one number or entity in so many is held out
@@ -277,7 +278,9 @@ class Writer:
     def training_set(self, n: int, alone: float) -> list:
         """The pieces of n dialogues, a share `alone` answered without tools and all facts in them true."""
         dialogues = []
+        progress = Progress("dialogues written:", n)
         for _ in range(n):
             self.made_up_share = 0.0 if self.rng.random() < alone else MADE_UP
             dialogues.append(self.write().pieces() if self.made_up_share else self.write().alone())
+            progress.add()
         return dialogues

@@ -1,7 +1,7 @@
 """What BERT learns from: rows of tokens without labels, and three tasks with few labels, with baselines."""
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
@@ -74,6 +74,11 @@ class Task:
     baseline: list
     baseline_name: str
     names: list         # of the outputs
+
+    def cut(self, n: int):
+        """The task with the first n texts of the test alone."""
+        return replace(self, test=tuple(part[:n] for part in self.test), truth=self.truth[:n],
+                       baseline=self.baseline[:n])
 
 
 def make_task(name: str, cfg, tokenizer) -> Task:

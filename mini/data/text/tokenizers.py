@@ -31,8 +31,10 @@ class CharTokenizer:
         """Token numbers. Raises UserError, naming the characters, if the text has some that were never
         trained."""
         unknown = "".join(sorted(set(text) - set(self.index)))
-        require(not unknown, f"the model has never seen {unknown[:20]!r}: its tokenizer knows the characters"
-                      " of its training text (one trained with --tokenizer=bpe knows all)")
+        if unknown:
+            raise UserError(f"the model has never seen {unknown[:20]!r}: its tokenizer knows the "
+                            "characters of its training text (one trained with --tokenizer=bpe "
+                            "knows all)")
         return [self.index[c] for c in text]
 
     def decode(self, ids) -> str:
@@ -96,20 +98,24 @@ class BPETokenizer:
         """Read GPT-2's vocab.json and merges.txt from a folder. Raises UserError if missing or broken."""
         vocab, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         for path in (vocab, merges):
-            require(path.exists(), f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
+            if not path.exists():
+                raise UserError(f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
         try:
             lines = merges.read_text("utf-8").split("\n")
             pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-            require(all(len(pair) == 2 for pair in pairs), f"{merges}: a line is not two tokens")
+            if any(len(pair) != 2 for pair in pairs):
+                raise UserError(f"{merges}: a line is not two tokens")
             tokenizer = cls(json.loads(vocab.read_text("utf-8")), pairs)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{vocab} and {merges}: not GPT-2's tokenizer files, or truncated ones") from None
         missing = [a + b for a, b in pairs if a + b not in tokenizer.vocab]
         missing += [c for c in CHAR_TO_BYTE if c not in tokenizer.vocab]
-        require(not missing, f"{vocab}: does not go with {merges}: no number for {missing[:1]}")
+        if missing:
+            raise UserError(f"{vocab}: does not go with {merges}: no number for {missing[:1]}")
         made = {*CHAR_TO_BYTE, *(a + b for a, b in pairs)}
         left = [token for token in tokenizer.vocab if token not in made and not re.fullmatch("<.*>", token)]
-        require(not left, f"{merges}: truncated, or of another {vocab}: it does not make {left[:1]}")
+        if left:
+            raise UserError(f"{merges}: truncated, or of another {vocab}: it does not make {left[:1]}")
         return tokenizer
 
     @classmethod
@@ -147,7 +153,8 @@ class BPETokenizer:
     def encode(self, text: str) -> list:
         """Token numbers; `<|endoftext|>` in the text becomes the special token where the vocabulary has
         it."""
-        require(not re.search("[\ud800-\udfff]", text), f"not valid text (UTF-8): {text[:40]!r}")
+        if re.search("[\ud800-\udfff]", text):
+            raise UserError(f"not valid text (UTF-8): {text[:40]!r}")
         ids = []
         for n, part in enumerate(text.split(END_OF_TEXT) if self.end is not None else [text]):
             if n:
@@ -199,6 +206,9 @@ def merge(parts: list, pair: tuple, joined) -> list:
 
 
 def load_tokenizer(state: dict):
-    """The CharTokenizer or BPETokenizer saved by its `state()`, which is what a checkpoint holds."""
+    """The tokenizer that a checkpoint holds: what its `state()` returned, or {"kind": "files",
+    "folder": …} for GPT-2's vocab.json and merges.txt. Raises KeyError on an unknown kind."""
+    if state["kind"] == "files":
+        return BPETokenizer.read(state["folder"])
     kinds = {"char": CharTokenizer, "bpe": BPETokenizer}
     return kinds[state["kind"]].from_state(state)
