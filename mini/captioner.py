@@ -292,10 +292,13 @@ def attention_maps(model, words, image, cfg):
 
 
 # ---- the run
-def load(cfg, resume: bool = True, n_images: int = 1):
+def load(cfg, resume: bool = True, n_images: int | None = 1):
     """(config, model, words, what to learn from, held-out data, checkpoint): of the run that was, or if not
-    `resume` of a new one. Held-out data: {name: Captioned}. n_images: faces to learn from (0: no data)."""
+    `resume` of a new one. Held-out data: {name: Captioned}. n_images: faces to learn from (0: no data; None: as
+    many as the config says, which may be the checkpoint's)."""
     cfg, state = own_checkpoint(cfg, "captioner", resume)
+    if n_images is None:
+        n_images = cfg.n_images
     sizes = (cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.d_ff, cfg.max_len, cfg.size, cfg.patch, cfg.batch_size,
              cfg.n_images, cfg.beam, cfg.n)
     require(min(sizes) > 0 == cfg.n_embd % cfg.n_head + cfg.size % cfg.patch,
@@ -322,7 +325,7 @@ def to_score(cfg, test: dict) -> dict:
 
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
-    cfg, model, words, (learn,), test, state = load(cfg, cfg.resume, cfg.n_images)
+    cfg, model, words, (learn,), test, state = load(cfg, cfg.resume, n_images=None)
     N, K, device = len(learn.images), len(learn.captions[0]), model.positions_y.device
     y = F.pad(words.encode_all(list(chain(*learn.captions)), cfg.max_len), (1, 0), value=BOS)     # (N · K, T)
     x, y, V = learn.images.to(device), y.view(N, K, -1).to(device), len(words) - 1

@@ -1,10 +1,18 @@
 """What several tests need."""
+import contextlib
+import os
 import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from mini.utils.config import UserError
+
+ROOT = Path(__file__).parent.parent
 
 
 def close(a, b, tolerance=1e-5):
@@ -69,3 +77,32 @@ def same_end(whole, other, step: int, *keys):
     logs = [[line.split(",")[:1] + line.split(",")[2:] for line in (run / "log.csv").read_text().split()]
             for run in (whole, other)]
     assert logs[0] == logs[1]
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def processes(folder):
+    """Processes that do not outlive the test, whatever happens: `with processes(tmp_path) as start:`, and in it
+    `start("worker.py", "an argument", RANK="0")` starts Python in that folder, with variables of its environment.
+    It returns a Popen whose stdin, stdout and stderr are pipes of text, the last two of them one unless
+    stderr=subprocess.PIPE is given."""
+    started = []
+
+    def start(*args, stderr=subprocess.STDOUT, **environment):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+        started.append(subprocess.Popen([sys.executable, *map(str, args)], cwd=folder, env=environment, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()                  # does nothing to one that has ended
+            process.communicate()           # until it is gone; closes the pipes

@@ -15,8 +15,6 @@ import torch.nn.functional as F
 
 import train_gpt
 from mini import assistant
-from mini.assistant import (IGNORED, SETS, WAYS, Config, all_right, draw_batch, encode_dialogues,
-                            held_out_set, respond)
 from mini.data.text.pieces import PieceTokenizer
 from mini.data.text.questions import ALONE, DO_NOT_KNOW, Dialogue, Writer, known_words
 from mini.data.text.tools import ERROR, UNKNOWN
@@ -29,12 +27,12 @@ TINY = dict(n_layer=1, n_head=2, n_embd=16, n_dialogues=200, batch_size=4, steps
 
 
 def tiny(tmp_path, **changes):
-    return Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
+    return assistant.Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
 
 
 def small_model(seed=0, **sizes):
     torch.manual_seed(seed)
-    cfg = Config(**{**dict(n_layer=2, n_head=2, n_embd=32, fused=False), **sizes})
+    cfg = assistant.Config(**{**dict(n_layer=2, n_head=2, n_embd=32, fused=False), **sizes})
     model = train_gpt.GPT(cfg, TOKENIZER.vocab_size)
     for p in model.parameters():
         p.data.add_(0.1 * torch.randn_like(p))
@@ -48,7 +46,7 @@ class Scripted(torch.nn.Module):
     def __init__(self, *texts, block_size=192):
         super().__init__()
         self.tokenizer = TOKENIZER
-        self.cfg, self.device, self.read = Config(block_size=block_size), torch.device("cpu"), []
+        self.cfg, self.device, self.read = assistant.Config(block_size=block_size), torch.device("cpu"), []
         self.tokens = [i for text in texts for i in TOKENIZER.encode(text)]
 
     def forward(self, idx):
@@ -65,21 +63,21 @@ class Scripted(torch.nn.Module):
 def test_only_what_the_assistant_writes_is_learnt():
     d = Dialogue("chain", "What is 2 times the area of Spain?", "1012000", [("lookup(area of Spain)", "506000"),
                                                                          ("calculator(2*506000)", "1012000")])
-    x, y = encode_dialogues(TOKENIZER, [d.pieces(), d.alone()])
-    rows = [TOKENIZER.decode([int(i) for i in row if i != IGNORED]) for row in y]
+    x, y = assistant.encode_dialogues(TOKENIZER, [d.pieces(), d.alone()])
+    rows = [TOKENIZER.decode([int(i) for i in row if i != assistant.IGNORED]) for row in y]
     assert rows == ["lookup(area of Spain)=calculator(2*506000)=1012000\n", "1012000\n"]
     for row, targets, pieces in zip(x.tolist(), y.tolist(), (d.pieces(), d.alone())):      # targets: one token later
         whole = TOKENIZER.encode("".join(text for text, _ in pieces))
         assert row[:len(whole) - 1] == whole[:-1]
         mine = [is_mine for text, is_mine in pieces for _ in TOKENIZER.encode(text)]
-        assert targets[:len(whole) - 1] == [t if m else IGNORED for t, m in zip(whole[1:], mine[1:])]
-        assert set(targets[len(whole) - 1:]) <= {IGNORED}
+        assert targets[:len(whole) - 1] == [t if m else assistant.IGNORED for t, m in zip(whole[1:], mine[1:])]
+        assert set(targets[len(whole) - 1:]) <= {assistant.IGNORED}
 
 
 def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
     """Cross-entropy by hand over the assistant's places; the logits for all other places may be anything."""
     model, dialogues = small_model(), [w.pieces() for w in (Writer(1).write() for _ in range(3))]
-    x, y = encode_dialogues(TOKENIZER, dialogues)
+    x, y = assistant.encode_dialogues(TOKENIZER, dialogues)
     logits = model(x.long())
     loss = assistant.assistant_loss(logits, y.long())
     log_p, total, count = F.log_softmax(logits, dim=2), 0.0, 0
@@ -92,7 +90,7 @@ def test_the_loss_does_not_depend_on_what_user_and_tools_would_say():
                 t += 1
     assert loss.item() == pytest.approx(total / count, rel=1e-5)
     grad, = torch.autograd.grad(loss, logits)
-    assert (grad[y == IGNORED] == 0).all() and (grad[y != IGNORED].abs().sum(-1) > 0).all()
+    assert (grad[y == assistant.IGNORED] == 0).all() and (grad[y != assistant.IGNORED].abs().sum(-1) > 0).all()
 
 
 def test_training_takes_the_masked_targets(tmp_path, monkeypatch):
@@ -103,26 +101,26 @@ def test_training_takes_the_masked_targets(tmp_path, monkeypatch):
     assistant.train(tiny(tmp_path, steps=2, alone=0.0))
     assert len(inputs) == len(targets) == 2
     for x, y in zip(inputs, targets):
-        kept = y != IGNORED
+        kept = y != assistant.IGNORED
         assert torch.equal(x[:, 1:][kept[:, :-1]], y[:, :-1][kept[:, :-1]])     # the next token
         for row, targets in zip(x, y):
             first = (row == 0).nonzero()[0, 0]                                  # the end of the question
-            assert (targets[:first] == IGNORED).all() and targets[first] != IGNORED
+            assert (targets[:first] == assistant.IGNORED).all() and targets[first] != assistant.IGNORED
             for n in (row == TOKENIZER.index["="]).nonzero()[:, 0]:             # after "=" the tool writes, to the line's end
                 if n > first:
                     end = n + (row[n:] == 0).nonzero()[0, 0]
-                    assert (targets[n:end] == IGNORED).all() and targets[n - 1] == TOKENIZER.index["="]
+                    assert (targets[n:end] == assistant.IGNORED).all() and targets[n - 1] == TOKENIZER.index["="]
 
 
 def test_batches_hold_whole_dialogues_of_like_length():
-    x, y = encode_dialogues(TOKENIZER, Writer(0).training_set(300, 0.2))
+    x, y = assistant.encode_dialogues(TOKENIZER, Writer(0).training_set(300, 0.2))
     rng, spreads = torch.Generator().manual_seed(0), []
     rows = {tuple(row) for row in torch.cat([x, y], dim=1).tolist()}
     for _ in range(60):
-        a, b = draw_batch(x, y, 4, rng)
+        a, b = assistant.draw_batch(x, y, 4, rng)
         T = a.size(1)
-        assert a.dtype == b.dtype == torch.int64 and (b[:, -1] != IGNORED).any()
-        whole = torch.cat([F.pad(a, (0, x.size(1) - T)), F.pad(b, (0, y.size(1) - T), value=IGNORED)], dim=1)
+        assert a.dtype == b.dtype == torch.int64 and (b[:, -1] != assistant.IGNORED).any()
+        whole = torch.cat([F.pad(a, (0, x.size(1) - T)), F.pad(b, (0, y.size(1) - T), value=assistant.IGNORED)], dim=1)
         assert all(tuple(row) in rows for row in whole.tolist())
         lengths = assistant.lengths(b)
         spreads.append((lengths.max() - lengths.min()).item())
@@ -133,7 +131,7 @@ def test_batches_hold_whole_dialogues_of_like_length():
 
 def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
     model = Scripted("lookup(capital of France)=", "calculator(2*calculator(3+4))=", "Paris\n")
-    answer, steps = respond(model, "  Où  est-ce?\n", Config(cache=False))
+    answer, steps = assistant.respond(model, "  Où  est-ce?\n", assistant.Config(cache=False))
     assert answer == "Paris" and steps == [("lookup(capital of France)", "Paris"), ("calculator(2*calculator(3+4))", "14")]
     assert model.has_read() == ("Ou est-ce?\nlookup(capital of France)=Paris\ncalculator(2*calculator(3+4))=14\nParis")
 
@@ -142,23 +140,26 @@ def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
                                          ("lookup(capital of Atlantis)", UNKNOWN), ("rm(1)", ERROR + "no such tool")])
 def test_errors_of_tools_are_read_too(call, value):
     model = Scripted(call + "=", "Sorry\n")
-    assert respond(model, "Q", Config(cache=False)) == ("Sorry", [(call, value)])
+    assert assistant.respond(model, "Q", assistant.Config(cache=False)) == ("Sorry", [(call, value)])
     assert f"={value}\n" in model.has_read()
 
 
 def test_the_number_of_calls_and_the_context_are_bounded(tmp_path):
     steps = [("calculator(1+1)", "2"), *[("", ERROR + "no such tool")] * 2]
-    assert respond(Scripted("calculator(1+1)="), "Q", Config(max_calls=3, cache=False)) == (DO_NOT_KNOW, steps)
+    cfg = assistant.Config(max_calls=3, cache=False)
+    assert assistant.respond(Scripted("calculator(1+1)="), "Q", cfg) == (DO_NOT_KNOW, steps)
     model = Scripted("x")
-    assert respond(model, "Q", Config(cache=False)) == (DO_NOT_KNOW, []) and len(model.read) == 192
+    assert assistant.respond(model, "Q", assistant.Config(cache=False)) == (DO_NOT_KNOW, []) and len(model.read) == 192
     (tmp_path / "facts.tsv").write_text("B\ta\t" + "zq" * 5000 + "\n")             # longer than the context
-    answer, steps = respond(Scripted("lookup(a of B)=", "x\n"), "Q", Config(cache=False), facts=str(tmp_path / "facts.tsv"))
+    answer, steps = assistant.respond(Scripted("lookup(a of B)=", "x\n"), "Q", assistant.Config(cache=False),
+                                      facts=str(tmp_path / "facts.tsv"))
     assert answer == DO_NOT_KNOW and len(steps) == 1
 
 
 def test_without_tools_nothing_is_run():
     model = Scripted("1 = 1\n")
-    assert respond(model, "Q", Config(tools=False, cache=False)) == ("1 = 1", []) and model.has_read() == f"Q\n{ALONE}1 = 1"
+    assert assistant.respond(model, "Q", assistant.Config(tools=False, cache=False)) == ("1 = 1", [])
+    assert model.has_read() == f"Q\n{ALONE}1 = 1"
 
 
 def test_cached_equals_uncached_and_reads_only_what_is_new():
@@ -168,9 +169,9 @@ def test_cached_equals_uncached_and_reads_only_what_is_new():
         question = Writer(seed).write().question
         sizes, plain = [], model.embed
         model.embed = lambda idx, *args, **kw: sizes.append(idx.size(1)) or plain(idx, *args, **kw)
-        cached = respond(model, question, Config())
+        cached = assistant.respond(model, question, assistant.Config())
         steps = len(sizes)
-        assert cached == respond(model, question, Config(cache=False))
+        assert cached == assistant.respond(model, question, assistant.Config(cache=False))
         assert sizes[0] > 1 and sum(sizes[:steps]) <= 192 < sum(sizes[steps:]) or steps < 4
 
 
@@ -178,13 +179,13 @@ def test_right_everywhere_means_that_the_loop_writes_the_same():
     """A model that has learnt eight dialogues by heart, and one that has not quite: `all_right` agrees with `respond`."""
     writer = Writer(4, ("entities",))
     dialogues = [writer.write() for _ in range(8)]
-    model, cfg = small_model(n_layer=1, n_embd=64), Config()
-    x, y = encode_dialogues(TOKENIZER, [d.pieces() for d in dialogues])
+    model, cfg = small_model(n_layer=1, n_embd=64), assistant.Config()
+    x, y = assistant.encode_dialogues(TOKENIZER, [d.pieces() for d in dialogues])
     optimizer, agreed = torch.optim.Adam(model.parameters(), 0.01), set()
     for step in range(31):
         if step in (0, 4, 8, 12, 30):
-            for d, ok in zip(dialogues, all_right(model, x, y, at_once=3)):
-                assert ok == (respond(model, d.question, cfg) == (d.answer, d.steps))
+            for d, ok in zip(dialogues, assistant.all_right(model, x, y, at_once=3)):
+                assert ok == (assistant.respond(model, d.question, cfg) == (d.answer, d.steps))
                 agreed.add(ok)
         loss = assistant.assistant_loss(model(x.long()), y.long())
         optimizer.zero_grad()
@@ -195,16 +196,18 @@ def test_right_everywhere_means_that_the_loop_writes_the_same():
 
 def test_held_out_sets():
     model = small_model()
-    for name, new in SETS.items():
-        t = held_out_set(name, 20, model)
+    for name, new in assistant.SETS.items():
+        t = assistant.held_out_set(name, 20, model)
         assert t["dialogues"] == [d for w in [Writer(1, new)] for d in (w.write() for _ in range(20))]
-        assert set(t) == {"dialogues", *WAYS} and all(len(x) == len(y) == 20 for x, y in (t[way] for way in WAYS))
-        assert max(x.size(1) for x, _ in (t[way] for way in WAYS)) <= Config().block_size
+        assert set(t) == {"dialogues", *assistant.WAYS}
+        assert all(len(x) == len(y) == 20 for x, y in (t[way] for way in assistant.WAYS))
+        assert max(x.size(1) for x, _ in (t[way] for way in assistant.WAYS)) <= assistant.Config().block_size
 
 
 def test_the_held_out_sets_are_as_large_as_asked_for():
     model = SimpleNamespace(tokenizer=TOKENIZER, device=torch.device("cpu"))
-    for cfg, n in ((Config(), 500), (Config(steps=3), 100), (Config(n_test=3), 3), (Config(n_test=600, steps=3), 600)):
+    for changes, n in (({}, 500), (dict(steps=3), 100), (dict(n_test=3), 3), (dict(n_test=600, steps=3), 600)):
+        cfg = assistant.Config(**changes)
         assert {len(t["dialogues"]) for t in assistant.held_out_sets(cfg, model).values()} == {n}
 
 
@@ -215,7 +218,8 @@ def test_end_to_end(tmp_path, capsys):
     run = tmp_path / "run"
     assert json.loads((run / "result.json").read_text()) == result
     assert {"model", "steps", "seconds", "parameters", "device"} <= set(result) and result["model"] == "assistant"
-    assert {name: set(row) for name, row in result["exact_match"].items()} == {name: set(WAYS) for name in SETS}
+    assert {name: set(row) for name,
+            row in result["exact_match"].items()} == {name: set(assistant.WAYS) for name in assistant.SETS}
     log = (run / "log.csv").read_text().splitlines()
     assert log[0] == "step,seconds,loss,lr,right" and len(log) == 7
     assert (run / "samples/step_000003.txt").read_text()
@@ -227,19 +231,8 @@ def test_end_to_end(tmp_path, capsys):
     assert result["n"] == 10 and "scoring 10 questions of each held-out set" in out
     tables = assistant.main(["evaluate", *args, "--n_test=5"])
     assert json.loads((run / "evaluate.json").read_text()) == tables
-    assert set(tables["right_answers_of_the_loop"]) == set(SETS) and "chain" in tables["right_with_tools_by_kind"]
-
-
-def test_resumed_equals_uninterrupted(tmp_path):
-    assistant.train(tiny(tmp_path, out_dir=str(tmp_path / "whole")))
-    assistant.train(tiny(tmp_path, stop_after=4))
-    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] == 4
-    assistant.train(tiny(tmp_path, resume=True))
-    a, b = (torch.load(tmp_path / f"{run}/checkpoint.pt", weights_only=True) for run in ("whole", "run"))
-    assert a["step"] == b["step"] == 6
-    for name in a["model"]:
-        assert torch.equal(a["model"][name], b["model"][name]), name
-    assert str(a["optimizers"]) == str(b["optimizers"])
+    assert set(tables["right_answers_of_the_loop"]) == set(assistant.SETS)
+    assert "chain" in tables["right_with_tools_by_kind"]
 
 
 # ---- the chat, and bad input: one line, exit status 2, no traceback, nothing lost
@@ -296,21 +289,11 @@ def test_your_own_facts(trained, tmp_path, capsys, monkeypatch):
     assert "for sample" in refused(capsys, f"--data={path}", f"--out_dir={tmp_path}/other")
 
 
-def test_bad_sizes_and_checkpoints(trained, tmp_path, capsys):
+def test_bad_sizes(tmp_path, capsys):
     run = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1"]
     for flag, word in (("n_embd=6", "--n_head"), ("n_dialogues=0", "no size"), ("batch_size=0", "no size"), ("max_calls=0", "no size"),
                        ("alone=1", "share"), ("block_size=64", "--block_size"), ("n_test=-1", "--n_test")):
         assert word in refused(capsys, *run, f"--{flag}")
     assert not (tmp_path / "run").exists()
-    assert "no checkpoint" in refused(capsys, "sample", *run)
-    path = tmp_path / "run/checkpoint.pt"
-    path.parent.mkdir()
-    whole = Path(trained.partition("=")[2], "checkpoint.pt").read_bytes()
-    path.write_bytes(whole[:-10])
-    assert "truncated" in refused(capsys, "sample", *run)
-    path.write_bytes(whole)
-    assert "leave the flag out" in refused(capsys, *run, "--resume", "--n_embd=32")
-    torch.save({"name": "gpt", "config": {}, "step": 1}, path)
-    assert "'gpt'" in refused(capsys, "sample", *run)
     with pytest.raises(UserError):
-        respond(Scripted("x"), "", Config())
+        assistant.respond(Scripted("x"), "", assistant.Config())

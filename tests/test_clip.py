@@ -1,7 +1,7 @@
 """mini/clip.py against transformers' CLIPModel, against numpy and loops, and against the classic bugs."""
 import json
 import math
-import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from mini import clip
-from mini.clip import (BOS, CLIP, EOS, PAD, Config, draw_batch, learning_rate, loss_of, recall,
-                       same_caption)
 from mini.data.images import captions
 from mini.data.images.captions import load_captions
 from mini.utils.png import read_png, write_png
-from tests.helpers import close
+from tests.helpers import close, refused_by
 
 GOLDEN = dict(np.load(Path(__file__).parent / "reference/clip.npz"))
 SMALL = dict(n_layer=2, n_head=2, n_embd=12, n_joint=8, patch=4)
@@ -31,18 +29,31 @@ def few_faces(tmp_path, monkeypatch):
 
 
 def tiny(**changes):
-    return Config(**{**TINY, "out_dir": "run", **changes})
+    return clip.Config(**{**TINY, "out_dir": "run", **changes})
 
 
 def golden_model(dtype):
-    model = CLIP(Config(**SMALL), 3, 12, *GOLDEN["weight/text.words.weight"].shape[:1], 9).to(dtype)
+    model = clip.CLIP(clip.Config(**SMALL), 3, 12, *GOLDEN["weight/text.words.weight"].shape[:1], 9).to(dtype)
     model.load_state_dict({name.removeprefix("weight/"): torch.tensor(value, dtype=dtype)
                            for name, value in GOLDEN.items() if name.startswith("weight/")})
     return model, torch.tensor(GOLDEN["images"], dtype=dtype), torch.tensor(GOLDEN["tokens"]).long()
 
 
+def small_model():
+    """A model with random weights, images of 12 × 12 and captions of four lengths, in float64."""
+    torch.manual_seed(0)
+    model = clip.CLIP(clip.Config(**SMALL), 3, 12, 13, 9).double()
+    for p in model.parameters():            # biases and norms too, far from their initial values
+        p.data.add_(0.2 * torch.randn_like(p))
+    tokens = torch.full((4, 9), clip.PAD)
+    for row, n in zip(tokens, (6, 9, 4, 7)):
+        row[:n] = torch.cat([torch.tensor([clip.BOS]), torch.randint(3, 13, (n - 2,)), torch.tensor([clip.EOS])])
+    return model, torch.randn(4, 3, 12, 12).double(), tokens
+
+
 # ---- parity
 
+@pytest.mark.paper
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 2e-7), (torch.float32, 1e-5)])
 def test_towers_logits_loss_and_every_gradient_equal_transformers(dtype, tolerance):
     model, images, tokens = golden_model(dtype)
@@ -50,7 +61,7 @@ def test_towers_logits_loss_and_every_gradient_equal_transformers(dtype, toleran
     close(u.detach(), GOLDEN["u"], tolerance)
     close(v.detach(), GOLDEN["v"], tolerance)
     close((model.log_scale.exp() * u @ v.T).detach(), GOLDEN["logits"], tolerance)
-    loss = loss_of(u, v, model.log_scale, same_caption(tokens))
+    loss = clip.loss_of(u, v, model.log_scale, clip.same_caption(tokens))
     close(loss.detach(), GOLDEN["loss"], tolerance)
     loss.backward()
     for name, p in model.named_parameters():
@@ -61,8 +72,9 @@ def test_towers_logits_loss_and_every_gradient_equal_transformers(dtype, toleran
         close(p.grad, want, 3 * tolerance)
 
 
+@pytest.mark.paper
 def test_patches_are_rows_of_pixels_times_a_matrix():
-    model, images, _ = golden_model(torch.float64)
+    model, images, _ = small_model()
     W, encoder = model.image.patches.weight.detach().numpy(), model.image
     x = np.zeros((4, 10, 12))
     for b in range(4):
@@ -81,7 +93,7 @@ def test_patches_are_rows_of_pixels_times_a_matrix():
 def test_attention_is_the_formula_in_numpy():
     """Guards the scale, 1/√hs and not 1/√C; and a mask that is added before the softmax."""
     torch.manual_seed(0)
-    attention, x = clip.Attention(Config(n_embd=6, n_head=2)).double(), torch.randn(1, 5, 6).double()
+    attention, x = clip.Attention(clip.Config(n_embd=6, n_head=2)).double(), torch.randn(1, 5, 6).double()
     torch.nn.init.normal_(attention.qkv.weight), torch.nn.init.normal_(attention.qkv.bias)
     mask = torch.full((5, 5), -math.inf).triu(1)
     W, b = attention.qkv.weight.detach().numpy(), attention.qkv.bias.detach().numpy()
@@ -106,10 +118,11 @@ def test_the_loss_by_loops_with_equal_captions():
         wrong = [j for j in range(5) if j != i and not {i, j} <= twins]
         total -= s[i, i] - np.log(np.exp(s[i, [i, *wrong]]).sum())          # image i finds its caption
         total -= s[i, i] - np.log(np.exp(s[[i, *wrong], i]).sum())          # caption i its image
-    assert loss_of(u, v, torch.tensor(1.5), same_caption(tokens)).item() == pytest.approx(total / 10, rel=1e-5)
+    assert clip.loss_of(u, v, torch.tensor(1.5),
+                        clip.same_caption(tokens)).item() == pytest.approx(total / 10, rel=1e-5)
     # a model that is right about everything has no loss left, equal captions or not
     u = v = F.one_hot(torch.tensor([0, 1, 0, 2, 0])).float()
-    assert loss_of(u, v, torch.tensor(math.log(100)), same_caption(tokens)).item() < 1e-6
+    assert clip.loss_of(u, v, torch.tensor(math.log(100)), clip.same_caption(tokens)).item() < 1e-6
 
 
 def test_sharing_the_answer_among_equal_captions_changes_nothing():
@@ -127,14 +140,16 @@ def test_sharing_the_answer_among_equal_captions_changes_nothing():
 def test_a_blind_model_has_loss_ln_B_and_the_loss_is_symmetric():
     tokens = torch.arange(24).view(8, 3)
     u = F.normalize(torch.ones(8, 4), dim=1)
-    assert loss_of(u, u, torch.tensor(2.0), same_caption(tokens)).item() == pytest.approx(math.log(8), rel=1e-6)
+    assert clip.loss_of(u, u, torch.tensor(2.0),
+                        clip.same_caption(tokens)).item() == pytest.approx(math.log(8), rel=1e-6)
     u, v = F.normalize(torch.randn(8, 4), dim=1), F.normalize(torch.randn(8, 4), dim=1)
-    a, b = (loss_of(*pair, torch.tensor(2.0), same_caption(tokens)).item() for pair in ((u, v), (v, u)))
+    a, b = (clip.loss_of(*pair, torch.tensor(2.0), clip.same_caption(tokens)).item() for pair in ((u, v), (v, u)))
     assert a == pytest.approx(b, rel=1e-6)
 
 
+@pytest.mark.paper
 def test_the_scale_begins_at_one_over_007_and_never_exceeds_100(monkeypatch):
-    assert CLIP(Config(), 3, 32, 50, 20).log_scale.item() == pytest.approx(math.log(1 / 0.07))
+    assert clip.CLIP(clip.Config(), 3, 32, 50, 20).log_scale.item() == pytest.approx(math.log(1 / 0.07))
     # a loss that falls as the scale grows, and nothing else
     monkeypatch.setattr(clip, "loss_of", lambda u, v, log_scale, q: -9.0 * log_scale + 0 * u.sum() + 0 * v.sum())
     clip.train(tiny(steps=5, lr=1.0, warmup=0, eval_every=0, sample_every=0))
@@ -146,9 +161,9 @@ def test_the_scale_begins_at_one_over_007_and_never_exceeds_100(monkeypatch):
 
 def test_a_word_changes_nothing_before_it_even_for_huge_scores():
     """Guards the causal mask: −∞, for −1e4 would be outvoted."""
-    model, _, tokens = golden_model(torch.float64)
+    model, _, tokens = small_model()
     seen, other = [], tokens.clone()
-    other[1, 5] = 11
+    other[1, 5] = 11 if tokens[1, 5] != 11 else 10
     model.text.blocks[-1].register_forward_hook(lambda m, args, out: seen.append(out.detach()))
     for _ in range(2):
         model.text(tokens), model.text(other)
@@ -161,13 +176,13 @@ def test_a_word_changes_nothing_before_it_even_for_huge_scores():
 
 def test_a_caption_has_the_same_vector_alone_and_among_longer_ones():
     """Guards the pooling at EOS and the padding behind it, whatever stands there."""
-    model, _, tokens = golden_model(torch.float64)
+    model, _, tokens = small_model()
     together = model.text(tokens).detach()
     for row, want in zip(tokens, together):
-        n = int((row != PAD).sum())
+        n = int((row != clip.PAD).sum())
         close(model.text(row[None, :n])[0].detach(), want, 1e-12)
         filled = row.clone()
-        filled[n:] = torch.tensor([EOS, 3, 7, 3, 4, 5])[:len(row) - n]
+        filled[n:] = torch.tensor([clip.EOS, 3, 7, 3, 4, 5])[:len(row) - n]
         close(model.text(filled[None])[0].detach(), want, 1e-12)
         other = row.clone()
         other[1] = 4 if row[1] != 4 else 6
@@ -175,7 +190,7 @@ def test_a_caption_has_the_same_vector_alone_and_among_longer_ones():
 
 
 def test_every_patch_and_its_place_count():
-    model, images, _ = golden_model(torch.float64)
+    model, images, tokens = small_model()
     want = model.image(images[:1])
     for row in range(0, 12, 4):
         for column in range(0, 12, 4):
@@ -183,7 +198,7 @@ def test_every_patch_and_its_place_count():
             other[:, :, row + 1, column + 2] += 1
             assert (model.image(other) - want).abs().max() > 1e-5
     assert (model.image(images[:1].flip(3)) - want).abs().max() > 1e-3
-    u, v = model(images, torch.tensor(GOLDEN["tokens"]).long())
+    u, v = model(images, tokens)
     close(u.norm(dim=1).detach(), torch.ones(4), 1e-12), close(v.norm(dim=1).detach(), torch.ones(4), 1e-12)
 
 
@@ -194,13 +209,13 @@ def test_recall_and_chance_by_simulation():
     right = torch.rand(40, 12) < 0.15
     right[torch.arange(40), torch.arange(40) % 12] = True
     similarity = torch.randn(40, 12)
-    row = recall(similarity, right)
+    row = clip.recall(similarity, right)
     for k in (1, 5):
         hits = [right[i, similarity[i].argsort(descending=True)[:k]].any() for i in range(40)]
         assert row[f"@{k}"] == pytest.approx(np.mean(hits))
-        simulated = np.mean([recall(torch.rand(40, 12), right)[f"@{k}"] for _ in range(400)])
+        simulated = np.mean([clip.recall(torch.rand(40, 12), right)[f"@{k}"] for _ in range(400)])
         assert row[f"chance@{k}"] == pytest.approx(simulated, abs=0.02)
-    assert recall(right.float(), right)["@1"] == 1 and recall(right.float() * -1, right)["@1"] == 0
+    assert clip.recall(right.float(), right)["@1"] == 1 and clip.recall(right.float() * -1, right)["@1"] == 0
 
 
 class Oracle:
@@ -258,19 +273,20 @@ def test_batches_hold_different_images_each_with_one_of_its_captions():
     tokens[0, 0, 5] = 7
     rng, seen, widths = torch.Generator().manual_seed(0), set(), set()
     for _ in range(60):
-        x, y = draw_batch(images, tokens, 8, rng)
+        x, y = clip.draw_batch(images, tokens, 8, rng)
         which = ((x[:, 0, 0, 0] + 1) * 127.5).round().long()
         assert torch.equal(y[:, 0], which + 100) and len(set(which.tolist())) == 8 and x.abs().max() <= 1
         seen |= {tuple(row) for row in y[:, :2].tolist()}
         widths.add(y.size(1))
     assert len(seen) == 90 and widths == {2, 3}         # no wider than the longest caption of the batch
-    assert len(draw_batch(images, tokens, 99, rng)[0]) == 30
+    assert len(clip.draw_batch(images, tokens, 99, rng)[0]) == 30
 
 
+@pytest.mark.paper
 def test_learning_rate_and_adamw_as_in_the_paper():
-    cfg = Config(steps=1000, warmup=100, lr=0.5)
-    assert learning_rate(0, cfg) == pytest.approx(0.5 / 101) and learning_rate(100, cfg) == pytest.approx(0.5)
-    assert learning_rate(550, cfg) == pytest.approx(0.25) and learning_rate(999, cfg) < 1e-5
+    cfg = clip.Config(steps=1000, warmup=100, lr=0.5)
+    assert clip.learning_rate(0, cfg) == pytest.approx(0.5 / 101) and clip.learning_rate(100, cfg) == pytest.approx(0.5)
+    assert clip.learning_rate(550, cfg) == pytest.approx(0.25) and clip.learning_rate(999, cfg) < 1e-5
     clip.train(tiny())
     state = torch.load("run/checkpoint.pt", weights_only=True)
     groups = state["optimizers"][0]["param_groups"]
@@ -286,13 +302,13 @@ def test_overfits_one_batch():
     learn = load_captions("faces", 8, 12)[0]
     words = captions.Words.of(text for texts in learn.captions for text in texts)
     tokens = clip.numbers(words, [texts[0] for texts in learn.captions])
-    assert (tokens[:, 0] == BOS).all() and ((tokens == EOS).sum(1) == 1).all()
+    assert (tokens[:, 0] == clip.BOS).all() and ((tokens == clip.EOS).sum(1) == 1).all()
     torch.manual_seed(0)
     cfg = tiny(n_embd=32, lr=3e-3, weight_decay=0.0)
-    model = CLIP(cfg, 3, 8, len(words), tokens.size(1))
+    model = clip.CLIP(cfg, 3, 8, len(words), tokens.size(1))
     optimizer = clip.make_optimizer(model, cfg)
     for _ in range(150):
-        loss = loss_of(*model(learn.images / 127.5 - 1, tokens), model.log_scale, same_caption(tokens))
+        loss = clip.loss_of(*model(learn.images / 127.5 - 1, tokens), model.log_scale, clip.same_caption(tokens))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -301,21 +317,13 @@ def test_overfits_one_batch():
     assert torch.equal(found, learn.images)
 
 
-def test_end_to_end_and_resume_bit_for_bit(capsys):
+def test_end_to_end(capsys):
     whole = clip.train(tiny())
     assert set(whole["recall"]) == set(whole["zero_shot"]) == {"held out", "combinations never seen"}
     out = capsys.readouterr().out
     assert "chance@1" in out and "baseline" in out and out.rstrip().splitlines()[-1].startswith("look in run")
     assert json.loads(Path("run/result.json").read_text())["recall"] == whole["recall"]
     assert read_png("run/samples/step_000006.png").shape[2] == 3
-    clip.main(["--resume", "--out_dir=run"])                    # nothing is left to do
-    shutil.rmtree("run")
-    clip.main([f"--{key}={value}" for key, value in dict(TINY, out_dir="half", stop_after=4).items()])
-    again = clip.main(["--resume", "--out_dir=half"])
-    clip.train(tiny())
-    a, b = (torch.load(f"{name}/checkpoint.pt", weights_only=True) for name in ("run", "half"))
-    assert a["step"] == b["step"] == 6 and all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    assert again["recall"] == whole["recall"] and torch.equal(a["rng"]["data"], b["rng"]["data"])
 
 
 def test_sample_and_evaluate(capsys):
@@ -374,22 +382,14 @@ def test_own_captions(capsys):
 
 # ---- bad input: one line, exit status 2, no traceback
 
-def refuses(capsys, *argv) -> str:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as leaving:
-        clip.main(list(argv))
-    err = capsys.readouterr().err
-    assert leaving.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1, err
-    return err
+refuses = partial(refused_by, clip.main)
 
 
 def test_bad_input(capsys):
     flags = [f"--{key}={value}" for key, value in TINY.items()]
-    assert "no such file" in refuses(capsys, *flags, "--data=none.tsv")
     assert "multiple of --patch=3" in refuses(capsys, *flags, "--patch=3")
     for name in ("n_head", "patch", "n_layer", "batch_size"):
         assert "at least 1" in refuses(capsys, *flags, f"--{name}=0")
-    assert "train first" in refuses(capsys, "sample", "--prompt=glasses")
     assert not Path("runs").exists()
     clip.train(tiny(steps=1))
     use = ["sample", "--out_dir=run", "--device=cpu"]
@@ -402,8 +402,3 @@ def test_bad_input(capsys):
     assert "text.png" in refuses(capsys, *use, "--image=text.png")
     own_data()
     assert "never seen 'number" in refuses(capsys, "--resume", "--out_dir=run", "--data=own.tsv", "--steps=4")
-    error = refuses(capsys, "--resume", "--out_dir=run", "--steps=40", "--lr=1e30")
-    assert "loss is" in error
-    path = Path("run/checkpoint.pt")
-    path.write_bytes(path.read_bytes()[:1000])
-    assert "truncated" in refuses(capsys, *use, "--prompt=glasses")

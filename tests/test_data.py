@@ -19,10 +19,10 @@ import torch
 
 import mini.data.text.corpus
 from mini.data.download import download
-from mini.data.weights import read_safetensors
 from mini.data.text.corpus import (TALES, encode_split, make_tokenizer, read_file, read_text,
                                    split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
+from mini.data.weights import read_safetensors
 from mini.utils.images import grid
 from mini.utils.metrics import (bigram_loss, bits_per_byte, longest_copied_run, text_report,
                                 text_scores)

@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def update(p, state: dict, lr: float, momentum: float, weight_decay: float, n_matrices: int):
-    """One step of Muon for the parameter p, whose gradient is p.grad; state is what it remembers."""
+    """One step of Muon for the parameter p, whose gradient is p.grad; state: what it remembers."""
     if "momentum" not in state:
         state["momentum"] = torch.zeros_like(p)
     m = state["momentum"]
