@@ -2,8 +2,9 @@
 
 A token is a character or a piece of a word. By the chain rule p(x₁ … x_T) = Πₜ p(xₜ | x₁ … xₜ₋₁),
 so a model of the next token is a model of whole texts. One pass predicts the next token at every
-position at once: a mask hides from each position what comes after it. The loss of a text, in nats
-(natural logarithms), is the mean over its positions; that of a batch is the mean over its texts:
+position at once: a mask hides from each position what comes after it. Of a piece of T + 1 tokens
+the first is given, and T are to be predicted. Its loss is the mean over them, in nats (natural
+logarithms); that of a batch is the mean over its pieces:
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
@@ -15,8 +16,8 @@ choose from.
 Papers: Vaswani et al. 2017, "Attention Is All You Need", https://arxiv.org/abs/1706.03762, and
 Radford et al. 2019, "Language Models are Unsupervised Multitask Learners" (GPT-2). What GPT-2
 changes in the decoder of Vaswani et al.: there is no encoder to look at; each branch reads a
-normalised copy of its input (pre-norm), and so does the head; positions are learnt vectors, not
-sines, and embeddings are not multiplied by √C; GELU, not ReLU.
+normalised copy of its input (pre-norm), and so does the last layer; positions are learnt vectors,
+not sines, and embeddings are not multiplied by √C; GELU, not ReLU.
 
 Our departures: a small model with dropout by default; the weight matrices of the blocks are trained
 by Muon (Jordan et al. 2024), which needs fewer steps than AdamW (--optimizer=adamw); the learning
@@ -24,6 +25,7 @@ rate stays at its peak for a while, then falls in a line to 0.
 
     python train_gpt.py                                 learn from our own tales
     python train_gpt.py --data=my_novel.txt             learn from your own text
+    python train_gpt.py --resume                        go on where it was stopped
     python train_gpt.py sample --prompt="The ferry"     let it write on
     python train_gpt.py evaluate                        the loss after 1, 2, 4, … tokens of context
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
@@ -38,8 +40,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# texts and tokenizers, the command line, devices, the folder of a run: not needed to follow this
-# file
+# texts and tokenizers, published weights, the command line, devices, the optimiser Muon, scores,
+# the folder of a run: this file can be followed without reading them
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
@@ -160,7 +162,8 @@ class Block(nn.Module):
 
     def forward(self, x, attn=None):
         """(B, T, C) -> (B, T, C). attn replaces the block's own attention (see the appendix)."""
-        attn = attn or self.attn
+        if attn is None:
+            attn = self.attn
         x = x + attn(self.ln_1(x))
         x = x + self.mlp(self.ln_2(x))
         return x
@@ -269,7 +272,7 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
     temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
     top_k > 0 allows only the k likeliest tokens. top_p < 1 allows only the fewest tokens that
-    together have this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
+    together have at least this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
     """
     logits = logits.float().cpu()                               # where the generator is
     if temperature == 0:
@@ -281,17 +284,11 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     if top_p < 1:
         logits = logits.masked_fill(~nucleus(logits, top_p), -math.inf)
     probs = F.softmax(logits, dim=-1)
-
-    # A random number between 0 and 1 falls between two of the sums of the probabilities so far:
-    # that token is drawn. (torch.multinomial draws a number for each token. At GPT-2's 50,257
-    # tokens it is seven times as slow.)
-    sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
-    u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
-    return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
+    return draw(probs, generator)                               # as torch.multinomial does, faster
 
 
 def nucleus(logits, top_p: float):
-    """(B, V): True for the fewest likeliest tokens that together have the probability top_p.
+    """(B, V): True for the fewest likeliest tokens that together have at least probability top_p.
 
     With probabilities 0.2, 0.5, 0.3 and top_p = 0.7 these are the second and the third.
     """
@@ -306,9 +303,8 @@ def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.
              on_token=None):
     """Continue the tokens idx (B, T): returns (B, T + max_new_tokens).
 
-    A full context forgets its older half. (Sliding by one token at a time would also work. But then
-    each token would get another position at each step, and the appendix could keep nothing.)
-    If given, on_token is called with each new token (B,) as soon as it is drawn, to print it.
+    A full context forgets its older half (the appendix says why). If given, on_token is called with
+    each new token (B,) as soon as it is drawn, to print it.
     """
     was_training = model.training
     model.eval()
@@ -375,7 +371,8 @@ class Config(RunConfig):
     top_p: float = 1.0          # draw from the fewest tokens that together have this probability
     cache: bool = True          # keep past keys and values: the same text, faster
 
-    # what a resumed run must keep, since the saved weights depend on it
+    # Not a setting: the names of those that a resumed run must keep, since its weights depend on
+    # them.
     fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_head", "n_embd")
 
     def __post_init__(self):
@@ -511,7 +508,7 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
     net = data_parallel(net)
 
-    # run keeps the folder out_dir
+    # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
     with run, matmul_precision(cfg.matmul):
@@ -578,7 +575,11 @@ def train(cfg: Config) -> dict:
 # ---- using what was trained
 
 def from_checkpoint(checkpoint: dict, cfg):
-    """(model, tokenizer) of a checkpoint."""
+    """(model, tokenizer) of a checkpoint.
+
+    A checkpoint is a dict: "model" (weights by name), "tokenizer", "config", and for a run to go on
+    "step", "optimizers" (the averages that they keep) and "rng" (the states of all random numbers).
+    """
     V = len(checkpoint["model"]["wte.weight"])
     model = GPT(cfg, V)
     model.load_state_dict(checkpoint["model"])
@@ -598,7 +599,7 @@ def load(cfg):
 def write(model, tokenizer, on_token=None) -> list:
     """Texts that continue --prompt, by the settings in model.cfg: the same at every call."""
     cfg = model.cfg
-    ids = tokenizer.encode(cfg.prompt or tokenizer.start)
+    ids = tokenizer.encode(cfg.prompt or tokenizer.start)       # start: a token that begins texts
     idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
     if cfg.cache:
@@ -627,8 +628,23 @@ def evaluate(cfg: Config) -> dict:
 
 # ---- appendix: the same tokens, faster
 
+def draw(probs, generator=None):
+    """Draw one token (B,) for each row of probabilities (B, V), as torch.multinomial(probs, 1)
+    does.
+
+    A random number between 0 and 1 falls between two of the sums of the probabilities so far: that
+    token is drawn. torch.multinomial draws a random number for each token, and takes seven times as
+    long at GPT-2's 50,257 tokens.
+    """
+    sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
+    u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
+    return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
+
+
 # The mask hides from a token all that comes after it. So its keys and values never change, and can
 # be kept. For each new token the model then has to read this token alone, not the whole context.
+# (This is why `generate` forgets half of a full context at once: after that every token has another
+# position, and all keys and values must be computed anew.)
 
 class CachedAttention:
     """Attention that keeps the keys and values of the n tokens that it has read."""
@@ -665,7 +681,7 @@ class CachedGPT(nn.Module):
         self.model = model
         self.cfg = model.cfg
         self.n = 0                                              # tokens read
-        self.train(model.training)
+        self.train(model.training)                              # in the mode of the model
 
     def forward(self, idx):
         """Logits (B, 1, V) of the token after idx (B, T)."""

@@ -21,6 +21,7 @@ gradient descent. c is the paper's state s_c, i and o are its gates y_in and y_o
 
     python -m mini.lstm                                 learn from our own tales
     python -m mini.lstm --data=my_novel.txt             learn from your own text
+    python -m mini.lstm --resume                        go on where it was stopped
     python -m mini.lstm sample --prompt="The ferry"     let it write on
     python -m mini.lstm evaluate                        what does memory buy? loss by position
 
@@ -33,8 +34,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# texts and tokenizers, the command line, devices, the folder of a run: not needed to follow this
-# file
+# texts and tokenizers, the command line, devices, scores, the folder of a run: this file can be
+# followed without reading them
 from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
@@ -186,7 +187,7 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
 
     temperature divides the logits: below 1, likely tokens become likelier; 0 takes the likeliest.
     top_k > 0 allows only the k likeliest tokens. top_p < 1 allows only the fewest tokens that
-    together have this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
+    together have at least this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
     """
     logits = logits.float().cpu()                               # where the generator is
     if temperature == 0:
@@ -198,17 +199,11 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     if top_p < 1:
         logits = logits.masked_fill(~nucleus(logits, top_p), -math.inf)
     probs = F.softmax(logits, dim=-1)
-
-    # A random number between 0 and 1 falls between two of the sums of the probabilities so far:
-    # that token is drawn. (torch.multinomial draws a number for each token. At GPT-2's 50,257
-    # tokens it is seven times as slow.)
-    sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
-    u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
-    return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
+    return draw(probs, generator)                               # as torch.multinomial does, faster
 
 
 def nucleus(logits, top_p: float):
-    """(B, V): True for the fewest likeliest tokens that together have the probability top_p.
+    """(B, V): True for the fewest likeliest tokens that together have at least probability top_p.
 
     With probabilities 0.2, 0.5, 0.3 and top_p = 0.7 these are the second and the third.
     """
@@ -216,6 +211,19 @@ def nucleus(logits, top_p: float):
     p_of_likelier = p.cumsum(dim=-1) - p                        # 0.0, 0.5, 0.8
     needed = p_of_likelier < top_p                              # True, True, False
     return torch.zeros_like(needed).scatter(1, order, needed)   # by token: False, True, True
+
+
+def draw(probs, generator=None):
+    """Draw one token (B,) for each row of probabilities (B, V), as torch.multinomial(probs, 1)
+    does.
+
+    A random number between 0 and 1 falls between two of the sums of the probabilities so far: that
+    token is drawn. torch.multinomial draws a random number for each token, and takes seven times as
+    long at GPT-2's 50,257 tokens.
+    """
+    sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
+    u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
+    return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
 
 
 @torch.inference_mode()
@@ -282,7 +290,7 @@ class Config(RunConfig):
     top_k: int = 0              # draw from the k likeliest tokens only (0: all)
     top_p: float = 1.0          # draw from the fewest tokens that together have this probability
 
-    # what a resumed run must keep, since the saved weights depend on it
+    # Not a setting: the names of those that a resumed run must keep.
     fixed = ("tokenizer", "vocab_size", "block_size", "n_layer", "n_embd")
 
     def __post_init__(self):
@@ -348,7 +356,7 @@ def train(cfg: Config) -> dict:
         restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    # run keeps the folder out_dir
+    # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None)
     with run, matmul_precision(cfg.matmul):
@@ -409,7 +417,11 @@ def train(cfg: Config) -> dict:
 # ---- using what was trained
 
 def from_checkpoint(checkpoint: dict, cfg):
-    """(model, tokenizer) of a checkpoint."""
+    """(model, tokenizer) of a checkpoint.
+
+    A checkpoint is a dict: "model" (weights by name), "tokenizer", "config", and for a run to go on
+    "step", "optimizers" (the averages that they keep) and "rng" (the states of all random numbers).
+    """
     V = len(checkpoint["model"]["wte.weight"])
     model = LSTM(cfg, V)
     model.load_state_dict(checkpoint["model"])

@@ -274,10 +274,17 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
         drop = torch.zeros_like(drop).scatter(1, order, drop)   # sorted -> by event number
         logits = logits.masked_fill(drop, -math.inf)
     probs = F.softmax(logits, dim=-1)
-    # A random number between 0 and 1 falls between two of the sums of the probabilities so far: that
-    # token is drawn. (torch.multinomial draws a number for each token: seven times as slow at GPT-2's
-    # 50,257 tokens.)
-    sums = probs.double().cumsum(dim=-1)                        # (B, V), the last one nearly 1
+    return draw(probs, generator)                               # as torch.multinomial does, faster
+
+
+def draw(probs, generator=None):
+    """Draw one token (B,) for each row of probabilities (B, V), as torch.multinomial(probs, 1) does.
+
+    A random number between 0 and 1 falls between two of the sums of the probabilities so far: that
+    token is drawn. torch.multinomial draws a random number for each token, and takes seven times as
+    long at GPT-2's 50,257 tokens.
+    """
+    sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
     u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
     return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
 
