@@ -120,7 +120,8 @@ SCRIPTS = {
         fixed={"width": 5}, samples="", to_sample=(f"--image={IMAGE}",)),
     "mini.cgan": Script(
         columns="d_loss g_loss D(x) D(G(z)) accuracy", settings=GAN, fixed={"ngf": 9},
-        losses="d_loss g_loss", compiled=2, memory="batch_size ngf ndf", variants=(dict(loss="bce"), dict(loss="wgan-gp"))),
+        losses="d_loss g_loss", compiled=2, memory="batch_size ngf ndf",
+        variants=(dict(loss="bce"), dict(loss="wgan-gp"))),
     "mini.cyclegan": Script(
         columns="g_loss d_loss cycle identity", settings=dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4,
                                                               batch_size=4, n=4, pool=6),
@@ -368,7 +369,8 @@ def test_a_run_goes_on_with_other_flags(name, trained, tmp_path):
     fields = {field.name for field in dataclasses.fields(run.module.Config)}
     other = {flag: 0.25 for flag in ("beta1", "beta2", "weight_decay") if flag in fields}
     other |= {"steps": STEPS + 2, "log_every": 2}
-    run.module.main([*run.use("train", folder), "--stop_after=1", *(f"--{key}={value}" for key, value in other.items())])
+    typed = [f"--{key}={value}" for key, value in other.items()]
+    run.module.main([*run.use("train", folder), "--stop_after=1", *typed])
     before, after = read_checkpoint(run.folder), read_checkpoint(folder)
     assert after["step"] == STEPS + 1
     changed = {key for key, value in after["config"].items() if value != before["config"][key]}
