@@ -396,7 +396,7 @@ def train(cfg: Config) -> dict:
             with run.untimed():
                 if run.due(done, cfg.eval_every):
                     val_loss = loss_of(average, *test, abar, cfg).item()
-                if val_loss or run.due(done, cfg.log_every):
+                if val_loss is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every) and rank == 0:
                     with precision:
@@ -404,7 +404,7 @@ def train(cfg: Config) -> dict:
                     picture = sheet(drawn)
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stop = run.stopping(done)
-                if val_loss or stop:
+                if val_loss is not None or stop:
                     run.save(done, nets, [optimizer], data_rng, shape=shape)
             if stop and done < cfg.steps:
                 return run.leave(done)

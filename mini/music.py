@@ -350,12 +350,12 @@ def train(cfg: Config) -> dict:
                 if run.due(done, cfg.eval_every):
                     val_loss = held_out_loss(model, held_out)[0].sum().item() / (len(held_out) - 1)
                     run.check_finite(done, val_loss=val_loss)
-                if val_loss or run.due(done, cfg.log_every):
+                if val_loss is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=factor * cfg.lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every):
                     save_piece(run.folder / "samples" / f"step_{done:06d}", write(model, cfg)[0], beat)
                 stop = run.stopping(done)
-                if val_loss or stop:
+                if val_loss is not None or stop:
                     run.save(done, model, optimizers, data_rng, beat=beat)
             if stop and done < cfg.steps:
                 return run.leave(done)
