@@ -42,7 +42,7 @@ import torch.nn.functional as F
 
 # texts and tokenizers, published weights, the command line, devices, the optimiser Muon, scores,
 # the folder of a run: this file can be followed without reading them
-from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
+from mini.data.text.corpus import check_length, encode, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
 from mini.utils.config import RunConfig, command_line, require, require_positive
@@ -481,30 +481,31 @@ def train(cfg: Config) -> dict:
             f"times {n_processes} process(es)")
 
     # the model and its tokenizer: resumed, published, or new
-    text = read_text(cfg.data)
+    train_text, val_text = split_text(read_text(cfg.data))      # first nine tenths, last tenth
     torch.manual_seed(cfg.seed)                                 # for the initial weights
     if cfg.resume:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     elif cfg.init_from:
         model, tokenizer = from_checkpoint(pretrained, cfg)
     else:
-        tokenizer = make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
+        tokenizer = make_tokenizer(cfg.tokenizer, train_text, val_text, cfg.vocab_size)
         model = GPT(cfg, tokenizer.vocab_size)
     model = model.to(device)
     check_prompt(cfg.prompt, tokenizer, cfg.block_size)
 
-    # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
-    train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
-    train_text, val_text = split_text(text)
+    # the text as token numbers
+    train_tokens = encode(tokenizer, train_text, device)        # (N,)
+    val_tokens = encode(tokenizer, val_text, device)            # held out
+    check_length(train_tokens, val_tokens, cfg.block_size)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimisers
     optimizers = make_optimizers(model, cfg)
     torch.manual_seed(cfg.seed + rank)                          # for dropout
-    if cfg.resume:                                              # moments, and all random states
+    if cfg.resume:                                              # their averages, all random states
         restore(checkpoint, optimizers, data_rng)
 
-    # net computes with the parameters of model: as they are, compiled, or in several processes
+    # net is the model as training calls it: as it is, compiled, or one copy of several
     net = torch.compile(model) if cfg.compile else model
     net = data_parallel(net)
 

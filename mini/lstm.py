@@ -36,7 +36,7 @@ import torch.nn.functional as F
 
 # texts and tokenizers, the command line, devices, scores, the folder of a run: this file can be
 # followed without reading them
-from mini.data.text.corpus import encode_split, make_tokenizer, read_text, split_text
+from mini.data.text.corpus import check_length, encode, make_tokenizer, read_text, split_text
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, matmul_precision, pick_device
@@ -335,24 +335,25 @@ def train(cfg: Config) -> dict:
     device = pick_device(cfg.device)
 
     # the model and its tokenizer: resumed, or new
-    text = read_text(cfg.data)
+    train_text, val_text = split_text(read_text(cfg.data))      # first nine tenths, last tenth
     torch.manual_seed(cfg.seed)                                 # for initial weights and dropout
     if cfg.resume:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
-        tokenizer = make_tokenizer(cfg.tokenizer, text, cfg.vocab_size)
+        tokenizer = make_tokenizer(cfg.tokenizer, train_text, val_text, cfg.vocab_size)
         model = LSTM(cfg, tokenizer.vocab_size)
     model = model.to(device)
     check_prompt(cfg.prompt, tokenizer)
 
-    # data: the first nine tenths of the text to learn from, the last tenth held out; 1-D tensors
-    train_tokens, val_tokens = encode_split(tokenizer, text, cfg.block_size, device)
-    train_text, val_text = split_text(text)
+    # the text as token numbers
+    train_tokens = encode(tokenizer, train_text, device)        # (N,)
+    val_tokens = encode(tokenizer, val_text, device)            # held out
+    check_length(train_tokens, val_tokens, cfg.block_size)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimiser
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr, betas=(0.9, cfg.beta2))
-    if cfg.resume:                                              # moments, and all random states
+    if cfg.resume:                                              # their averages, all random states
         restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 

@@ -19,8 +19,8 @@ import torch
 
 import mini.data.text.corpus
 from mini.data.download import download
-from mini.data.text.corpus import (TALES, encode_split, make_tokenizer, read_file, read_text,
-                                   split_text)
+from mini.data.text.corpus import (TALES, check_length, encode, make_tokenizer, read_file,
+                                   read_text, split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
 from mini.data.weights import read_safetensors
 from mini.utils.images import grid
@@ -138,27 +138,26 @@ def test_split(n):
 
 
 def test_make_tokenizer(tmp_path, monkeypatch):
+    """Of the held-out text nothing may be learnt but, for char, which characters there are."""
     monkeypatch.chdir(tmp_path)
-    text = "".join(random.Random(0).choices("abcdefghij ", k=900)) + "yz" * 50  # held out: a new pair, often
-    char, bpe = make_tokenizer("char", text, 300), make_tokenizer("bpe", text, 270)
-    assert isinstance(char, CharTokenizer) and char.characters == "".join(sorted(set(text)))
-    assert bpe.merges == BPETokenizer.train(split_text(text)[0], 270).merges    # nothing of the held-out text
-    assert bpe.merges != BPETokenizer.train(text, 270).merges and bpe.vocab_size == 270
+    train_text, val_text = "".join(random.Random(0).choices("abcdefghij ", k=900)), "yz" * 50
+    char, bpe = (make_tokenizer(kind, train_text, val_text, 270) for kind in ("char", "bpe"))
+    assert isinstance(char, CharTokenizer) and char.characters == "".join(sorted(set(train_text + val_text)))
+    assert bpe.merges == BPETokenizer.train(train_text, 270).merges and bpe.vocab_size == 270
     reference = Path(__file__).parent / "reference" / "bpe"
-    assert make_tokenizer(str(reference), text, 0).vocab_size == 600
-    refused(lambda: make_tokenizer("bpee", text, 300), "--tokenizer=bpee", "char", "bpe", "vocab.json")
-    refused(lambda: make_tokenizer("/gone", text, 300), "--tokenizer=/gone", "char", "bpe", "vocab.json")
+    assert make_tokenizer(str(reference), "", "", 0).vocab_size == 600
+    for wrong in ("bpee", "/gone"):
+        refused(lambda: make_tokenizer(wrong, "", "", 300), f"--tokenizer={wrong}", "char", "bpe", "vocab.json")
 
 
-def test_encode_split():
+def test_encode_and_check_length():
     text = "".join(random.Random(0).choices("abcd", k=200))
     tokenizer = CharTokenizer.train(text)
-    parts = encode_split(tokenizer, text, 179, "cpu")
-    assert [tokenizer.decode(part.tolist()) for part in parts] == list(split_text(text))
-    assert all(part.dtype == torch.int64 and part.dim() == 1 for part in parts)
-    refused(lambda: encode_split(tokenizer, text, 180, "cpu"), "200 tokens", "180", "--data", "--block_size")
-    refused(lambda: encode_split(tokenizer, text[:9], 4, "cpu"), "9 tokens")    # the held-out part: one token
-    refused(lambda: encode_split(tokenizer, "", 4, "cpu"), "0 tokens")
+    tokens = encode(tokenizer, text, "cpu")
+    assert tokenizer.decode(tokens.tolist()) == text and tokens.dtype == torch.int64 and tokens.dim() == 1
+    check_length(tokens[:180], tokens[180:], 179)
+    refused(lambda: check_length(tokens[:180], tokens[180:], 180), "200 tokens", "180", "--data", "--block_size")
+    refused(lambda: check_length(tokens[:8], tokens[:1], 4), "9 tokens")        # one held-out token predicts none
 
 
 # ---- downloading

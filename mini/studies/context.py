@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 
-from mini.data.text.corpus import encode_split, read_text
+from mini.data.text.corpus import encode, read_text, split_text
 from mini.utils.metrics import by_position, print_tables
 
 
@@ -36,6 +36,7 @@ def loss_by_context(model, tokenizer) -> dict:
     The data are those of the model's config.
     """
     cfg = model.cfg
-    _, val_tokens = encode_split(tokenizer, read_text(cfg.data), cfg.block_size, model.device)
+    _, val_text = split_text(read_text(cfg.data))
+    val_tokens = encode(tokenizer, val_text, model.device)
     total, count = loss_by_position(model, val_tokens)
     return print_tables(cfg, loss_after_so_many_tokens=by_position(total, count))

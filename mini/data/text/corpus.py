@@ -49,24 +49,30 @@ def split_text(text: str):
     return text[:cut], text[cut:]
 
 
-def make_tokenizer(kind: str, text: str, vocab_size: int):
-    """The tokenizer named by --tokenizer: 'char' or 'bpe', made from the text (BPE: from its training part),
-    or a folder with GPT-2's vocab.json and merges.txt."""
+def make_tokenizer(kind: str, train_text: str, val_text: str, vocab_size: int):
+    """The tokenizer named by --tokenizer: 'bpe', whose tokens are learnt from train_text alone;
+    'char', one token for each character of both texts; or a folder with GPT-2's vocab.json and
+    merges.txt. Raises UserError for any other name."""
     if kind == "char":
-        return CharTokenizer.train(text)
+        return CharTokenizer.train(train_text + val_text)
     if kind == "bpe":
-        return BPETokenizer.train(split_text(text)[0], vocab_size)
-    require(Path(kind).is_dir(), f"--tokenizer={kind}: choose from char, bpe, or a folder with vocab.json")
+        return BPETokenizer.train(train_text, vocab_size)
+    require(Path(kind).is_dir(),
+            f"--tokenizer={kind}: choose from char, bpe, or a folder with vocab.json")
     return BPETokenizer.read(kind)
 
 
-def encode_split(tokenizer, text: str, T: int, device):
-    """The two parts of the text as 1-D tensors of token numbers. Raises UserError if they do not fill a
-    context of T tokens."""
-    parts = [torch.tensor(tokenizer.encode(part), device=device) for part in split_text(text)]
-    require(len(parts[0]) > T and len(parts[1]) > 1, f"the text has only {sum(map(len, parts))} tokens, too "
-            f"few for a context of {T}: bring more text (--data) or lower --block_size")
-    return parts
+def encode(tokenizer, text: str, device):
+    """The text as token numbers, a 1-D tensor."""
+    return torch.tensor(tokenizer.encode(text), device=device)
+
+
+def check_length(train_tokens, val_tokens, block_size: int):
+    """Raise UserError if the tokens do not fill a context, or if there is nothing held out."""
+    n = len(train_tokens) + len(val_tokens)
+    require(len(train_tokens) > block_size and len(val_tokens) > 1,
+            f"the text has only {n} tokens, too few for a context of {block_size}: "
+            "bring more text (--data) or lower --block_size")
 
 
 def encode_texts(texts, tokenizer, T: int):
