@@ -6,19 +6,12 @@ import torch
 # threads of an operation wait for each other many times as long as it takes.
 torch.set_num_threads(1)
 
-# `python -m pytest -m quick`: of these files all tests, but for those whose names say that they train, draw or judge
-# for longer, and of test_scripts.py not the three scripts that take most of its time.
-QUICK_FILES = """
-    assistant bert captioner classifier clip cyclegan diffusion finetune gan gpt house image_sets images lstm
-    metrics_images midi music primitives run scripts text_to_image translator tunes vae
-""".split()
-LONGER = """
-    attribute bad_ baseline by_heart chat ctrl_c draws_the_class end_to_end evaluat every_head exhaustive facts
-    full_disk goes_on_to_nothing inpaint judge labels learns many map not_a_number own_ plain_loops of_another
-    of_one_step overfits recover reconstr report resum run_by_their_path sample sampling scores steps_equal strange
-    such_device three_steps training_takes two_processes walk writes_the_same [train_diffusion
-    [mini.text_to_image [mini.assistant
-""".split()
+# `python -m pytest -m quick` runs these files, chosen by what they find and the time they take, and of test_scripts.py
+# what concerns these scripts. Two tests in them start processes, and take long.
+QUICK_FILES = ("classifier", "config", "gan", "gpt", "house", "image_sets", "lstm", "metrics_images", "midi",
+               "primitives", "tokenizers", "tools", "translator", "tunes", "wordpiece")
+QUICK_SCRIPTS = ("train_gan", "train_gpt", "mini.classifier", "mini.lstm", "mini.translator", "mini.vae")
+LONG_TESTS = ("test_two_processes_take_the_steps_of_one", "test_scripts_run_by_their_path_too")
 
 PAPER = """This test states the architecture, or the numbers, of the paper. If you changed them on purpose, it has to
 fail: change it with them, or leave such tests out by `python -m pytest -m "not paper"`. All others must go on passing."""
@@ -26,8 +19,11 @@ fail: change it with them, or leave such tests out by `python -m pytest -m "not 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        name = item.path.stem.removeprefix("test_")
-        if name in QUICK_FILES and not any(word in item.name for word in LONGER):
+        file = item.path.stem.removeprefix("test_")
+        is_quick = file in QUICK_FILES
+        if file == "scripts":
+            is_quick = any(f"[{script}" in item.name for script in QUICK_SCRIPTS)
+        if is_quick and not item.name.startswith(LONG_TESTS):
             item.add_marker(pytest.mark.quick)
 
 
