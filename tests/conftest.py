@@ -8,7 +8,7 @@ torch.set_num_threads(1)
 
 # `python -m pytest -m quick` runs these files, chosen by what they find and the time they take, and of test_scripts.py
 # what concerns these scripts. Two tests in them start processes, and take long.
-QUICK_FILES = ("classifier", "config", "gan", "gpt", "house", "image_sets", "lstm", "metrics_images", "midi",
+QUICK_FILES = ("classifier", "config", "gpt", "house", "image_sets", "lstm", "metrics_images", "midi",
                "primitives", "tokenizers", "tools", "translator", "tunes", "wordpiece")
 QUICK_SCRIPTS = ("train_gan", "train_gpt", "mini.classifier", "mini.lstm", "mini.translator", "mini.vae")
 LONG_TESTS = ("test_two_processes_take_the_steps_of_one", "test_scripts_run_by_their_path_too")
