@@ -54,6 +54,35 @@ def as_torch_has_it(ours: dict) -> dict:
     return {name: value for name, value in theirs.items() if "coder" in name}
 
 
+def encoder_decoder(script, n_target=23, seed=0, **sizes):
+    """A small model of mini/translator.py or mini/captioner.py; biases and norms too are far from their first values."""
+    torch.manual_seed(seed)
+    small = dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, max_len=12, dropout=0.0)
+    if hasattr(script, "Captioner"):
+        small |= dict(size=16, patch=4)
+    cfg = script.Config(**{**small, **sizes})
+    model = script.Captioner(cfg, n_target) if hasattr(script, "Captioner") else script.Transformer(cfg, 20, n_target)
+    for p in model.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def sentences(lengths, V, bos=False, seed=1):
+    """Random ones below V, filled up with PAD (0), the last word EOS, the first perhaps BOS: (n, max(lengths))."""
+    rng = torch.Generator().manual_seed(seed)
+    rows = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, n in zip(rows, lengths):
+        row[:n] = torch.randint(3, V, (n,), generator=rng)
+        row[n - 1] = 2
+        if bos:
+            row[0] = 1
+    return rows
+
+
+def pictures(n, seed=1, size=16):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
 def every_dropout_acts(model, n: int, *inputs):
     """The model has n places of dropout; in eval() none acts, in train() each by itself changes the output."""
     model.eval()
