@@ -9,8 +9,8 @@ torch.set_num_threads(1)
 # `python -m pytest -m quick`: of these files all tests, but for those whose names say that they train, draw or judge
 # for longer, and of test_scripts.py not the three scripts that take most of its time.
 QUICK_FILES = """
-    assistant bert captioner classifier clip cyclegan diffusion finetune gan gpt house image_sets images lstm
-    metrics_images midi music primitives run scripts text_to_image translator tunes vae
+    assistant bert captioner classifier clip cyclegan diffusion encoder_decoder finetune gan gpt house image_sets
+    images lstm metrics_images midi music primitives run scripts text_to_image translator tunes vae
 """.split()
 LONGER = """
     attribute bad_ baseline by_heart chat ctrl_c draws_the_class end_to_end evaluat every_head exhaustive facts
@@ -29,6 +29,15 @@ def pytest_collection_modifyitems(items):
         name = item.path.stem.removeprefix("test_")
         if name in QUICK_FILES and not any(word in item.name for word in LONGER):
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Everything in float64."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,13 +2,11 @@
 the search, is tested in test_encoder_decoder.py."""
 import itertools
 import json
-import math
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mini import captioner
 from mini.data.images import caption_scores
@@ -157,15 +155,11 @@ def test_n_test_is_honoured_and_reported(tmp_path, capsys):
 def test_end_to_end(tmp_path, capsys):
     result = captioner.train(tiny(tmp_path))
     run = tmp_path / "run"
-    assert json.loads((run / "result.json").read_text()) == result
-    assert {"model", "steps", "seconds", "parameters", "device"} <= set(result)
     assert set(result["scores"]) == {"held out", "unseen combinations"}
     assert result["n"] == {"held out": 12, "unseen combinations": 12}
     for table in result["scores"].values():
         assert set(table) == {"model", "most frequent", "nearest image"}
         assert all(set(row) == {"right", "bleu", "accuracy"} for row in table.values())
-    log = (run / "log.csv").read_text().splitlines()
-    assert log[0] == "step,seconds,loss,lr,right" and len(log) == 7
     out = capsys.readouterr().out
     assert "ln V = ln 44" in out and "60 images with 4 captions" in out and "most frequent" in out
     for name in ("step_000003.png", "step_000006.png", "attention.png"):
@@ -182,17 +176,12 @@ def test_end_to_end(tmp_path, capsys):
     assert set(tables["attention_where_the_attribute_is"]) == set(ATTRIBUTES)
 
 
-def own_captions(tmp_path, n=6):
-    lines = []
-    for i in range(n):
-        write_png(tmp_path / f"{i}.png", np.full((20, 24, 3), 40 * i, np.uint8))
-        lines.append(f"{i}.png\tA {'dark' if i < 3 else 'light'} picture.\n")
-    (tmp_path / "own.tsv").write_text("".join(lines), "utf-8")
-    return str(tmp_path / "own.tsv")
+def captions_of(i):
+    return [f"A {'dark' if i < 3 else 'light'} picture."]
 
 
 def test_own_captions(tmp_path, capsys):
-    data = own_captions(tmp_path)
+    data = own_captions(tmp_path, captions_of)
     result = captioner.train(tiny(tmp_path, data=data, steps=60, lr=0.01, warmup=5, eval_every=0, log_every=0))
     assert result["scores"]["held out"]["model"]["right"] == 1.0 and "unseen combinations" not in result["scores"]
     assert captioner.main(["sample", f"--out_dir={tmp_path}/run", f"--image={tmp_path}/0.png"]) == ["a dark picture"]
@@ -218,4 +207,4 @@ def test_bad_input(tmp_path, capsys):
     write_png(tmp_path / "cut.png", np.zeros((40, 40), np.uint8))
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:50])
     assert "cut.png: not a PNG file, or a damaged one" in refused(capsys, "sample", run, f"--image={tmp_path}/cut.png")
-    assert "never seen" in refused(capsys, "--resume", "--steps=9", run, f"--data={own_captions(tmp_path)}")
+    assert "never seen" in refused(capsys, "--resume", "--steps=9", run, f"--data={own_captions(tmp_path, captions_of)}")
