@@ -61,7 +61,7 @@ def as_torch_has_it(ours: dict) -> dict:
 
 
 def encoder_decoder(script, n_target=23, seed=0, **sizes):
-    """A small model of mini/translator.py or mini/captioner.py; biases and norms too are far from their first values."""
+    """A small model of mini/translator.py or mini/captioner.py; biases and norms too are not as at first."""
     torch.manual_seed(seed)
     small = dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, max_len=12, dropout=0.0)
     if hasattr(script, "Captioner"):
@@ -112,7 +112,7 @@ def normal(*shape, seed=0, dtype=torch.float64):
 
 @contextlib.contextmanager
 def cheap_judges(tmp_path_factory, name):
-    """A folder to work in, and a MonkeyPatch: few held-out images, judges of them under runs/ that learn for 2 steps."""
+    """A folder to work in, and a MonkeyPatch: few held-out images, judges under runs/ that learn for 2 steps."""
     folder = tmp_path_factory.mktemp(name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -56,7 +56,7 @@ def test_cross_attention_with_padding_equals_torch(script, masked, dtype, tolera
     for a, b in zip(torch.autograd.grad((got * r).sum(), leaves),
                     torch.autograd.grad((want.transpose(0, 1) * r).sum(), leaves)):
         assert a.isfinite().all()
-        assert (a - b).abs().max() <= tolerance * max(b.abs().max(), 1)     # of the keys' bias it is 0, but for rounding
+        assert (a - b).abs().max() <= tolerance * max(b.abs().max(), 1)     # of the keys' bias: 0, rounded
 
 
 @pytest.mark.paper
@@ -135,8 +135,8 @@ def test_a_word_changes_nothing_before_it(script, cached):
 def test_what_is_hidden_stays_hidden_however_large_the_scores(script):
     """A mask of −1e4 instead of −∞ would be outvoted."""
     model, x, y = encoder_decoder(script), inputs(script, [7]), sentences([8], 23, bos=True)
-    for layer in [*model.decoder, *(model.encoder if script is translator else ())]:
-        for attention in {layer.attn, getattr(layer, "cross", layer.attn)} if script is translator else {layer.attn}:
+    for layer in [*model.encoder, *model.decoder]:
+        for attention in {layer.attn, getattr(layer, "cross", layer.attn)}:
             torch.nn.init.normal_(attention.q.weight, std=100), torch.nn.init.normal_(attention.kv.weight, std=100)
     other = y.clone()
     other[0, 5:7] = torch.tensor([3, 4])
@@ -177,7 +177,8 @@ def test_dropout_acts_in_training_only_and_in_all_places(script):
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.5 if module is model.dropout else 0.0
-        assert not torch.equal(model.embed(y), model.embed(y)) and not torch.equal(model.encode(x)[0], model.encode(x)[0])
+        assert not torch.equal(model.embed(y), model.embed(y))
+        assert not torch.equal(model.encode(x)[0], model.encode(x)[0])
     # what a sub-layer adds is dropped, not the sum: with p nearly 1 the layer normalises its input alone
     mask = (torch.zeros(1),) if script is translator else ()
     for layer, norms, more in ((model.encoder[0], 2, mask),

@@ -452,7 +452,8 @@ def test_bad_prompts_data_and_flags(trained, tmp_path, capsys):
     refused(capsys, "room for", *run, "--prompt=" + "face " * 60)
     for words, flag in (("--n=0", "--n=0"), ("from 1 to 20", "--sample_steps=21"), ("--s=1", "--s=1")):
         refused(capsys, words, *run, flag)
-    refused(capsys, "leave out --data", *run[1:], "--resume", f"--data={own_captions(tmp_path, captions_of)}", "--steps=9")
+    data = own_captions(tmp_path, captions_of)
+    refused(capsys, "leave out --data", *run[1:], "--resume", f"--data={data}", "--steps=9")
 
 
 @pytest.mark.parametrize("flag", ["width=33", "width=0", "levels=0", "levels=9", "stem=3", "stem=0", "stages=0", "stages=9",
