@@ -886,7 +886,8 @@ refused_by_main = partial(refused_by, train_diffusion.main)
 
 @pytest.mark.parametrize("flag", ["width=33", "width=0", "levels=0", "levels=9", "stem=3", "stem=0", "T=0", "n=0",
                                   "batch_size=0", "sample_steps=0", "sample_steps=21", "sample_steps=-1", "max_weight=0",
-                                  "hair=green", "predict=x1", "schedule=square", "sampler=euler", "variance=big", "n_images=0"])
+                                  "hair=green", "predict=x1", "schedule=square", "sampler=euler", "variance=big",
+                                  "n_images=0"])
 def test_bad_sizes_and_names(flag, tmp_path, capsys):
     """Before the first step, which may take hours to be followed by samples."""
     name = flag.split("=")[0]
