@@ -8,7 +8,7 @@ torch.set_num_threads(1)
 
 # `python -m pytest -m quick` runs these files, chosen by what they find and the time they take, and of test_scripts.py
 # what concerns these scripts. Two tests in them start processes, and take long.
-QUICK_FILES = ("classifier", "config", "gpt", "house", "image_sets", "lstm", "metrics_images", "midi",
+QUICK_FILES = ("classifier", "config", "encoder_decoder", "gpt", "house", "image_sets", "lstm", "metrics_images", "midi",
                "primitives", "tokenizers", "tools", "translator", "tunes", "wordpiece")
 QUICK_SCRIPTS = ("train_gan", "train_gpt", "mini.classifier", "mini.lstm", "mini.translator", "mini.vae")
 LONG_TESTS = ("test_two_processes_take_the_steps_of_one", "test_scripts_run_by_their_path_too")
@@ -25,6 +25,15 @@ def pytest_collection_modifyitems(items):
             is_quick = any(f"[{script}" in item.name for script in QUICK_SCRIPTS)
         if is_quick and not item.name.startswith(LONG_TESTS):
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Everything in float64."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.hookimpl(wrapper=True)

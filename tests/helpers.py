@@ -1,5 +1,6 @@
 """What several tests need."""
 import contextlib
+import functools
 import os
 import re
 import socket
@@ -7,10 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from mini.data.images import image_sets
+from mini.utils import config
 from mini.utils.config import UserError
+from mini.utils.images import to_float
+from mini.utils.png import read_png, write_png
 
 ROOT = Path(__file__).parent.parent
 
@@ -54,6 +60,35 @@ def as_torch_has_it(ours: dict) -> dict:
     return {name: value for name, value in theirs.items() if "coder" in name}
 
 
+def encoder_decoder(script, n_target=23, seed=0, **sizes):
+    """A small model of mini/translator.py or mini/captioner.py; biases and norms too are not as at first."""
+    torch.manual_seed(seed)
+    small = dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, max_len=12, dropout=0.0)
+    if hasattr(script, "Captioner"):
+        small |= dict(size=16, patch=4)
+    cfg = script.Config(**{**small, **sizes})
+    model = script.Captioner(cfg, n_target) if hasattr(script, "Captioner") else script.Transformer(cfg, 20, n_target)
+    for p in model.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    return model
+
+
+def sentences(lengths, V, bos=False, seed=1):
+    """Random ones below V, filled up with PAD (0), the last word EOS, the first perhaps BOS: (n, max(lengths))."""
+    rng = torch.Generator().manual_seed(seed)
+    rows = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, n in zip(rows, lengths):
+        row[:n] = torch.randint(3, V, (n,), generator=rng)
+        row[n - 1] = 2
+        if bos:
+            row[0] = 1
+    return rows
+
+
+def pictures(n, seed=1, size=16):
+    return torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
 def every_dropout_acts(model, n: int, *inputs):
     """The model has n places of dropout; in eval() none acts, in train() each by itself changes the output."""
     model.eval()
@@ -65,6 +100,51 @@ def every_dropout_acts(model, n: int, *inputs):
         for other in places:
             other.p = 0.5 if other is place else 0.0
         assert not torch.equal(model(*inputs), model(*inputs))
+
+
+def rng_of(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(shape, generator=rng_of(seed), dtype=dtype)
+
+
+@contextlib.contextmanager
+def cheap_judges(tmp_path_factory, name):
+    """A folder to work in, and a MonkeyPatch: few held-out images, judges under runs/ that learn for 2 steps."""
+    folder = tmp_path_factory.mktemp(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(image_sets, "HELD_OUT", 64)
+        patch.setattr("mini.utils.judge.STEPS", 2)
+        patch.setattr("mini.utils.judge.TRIAL_STEPS", 2)
+        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
+        yield folder, patch
+
+
+def own_captions(folder, captions_of, n=6):
+    """The path of a file of captions, as a user brings it: captions_of(i) are those of the grey picture i of n."""
+    lines = []
+    for i in range(n):
+        write_png(folder / f"{i}.png", np.full((20, 24, 3), 40 * i, np.uint8))
+        lines += [f"{i}.png\t{text}" for text in captions_of(i)]
+    (folder / "own.tsv").write_text("\n".join(lines), "utf-8")
+    return str(folder / "own.tsv")
+
+
+def read_sheet(path, columns=8, size=16):
+    """The pictures of a sheet: float (rows, columns, C, size, size) in [-1, 1]."""
+    pixels = to_float(torch.tensor(read_png(path)).permute(2, 0, 1))
+    rows = pixels.unfold(1, size + 2, size + 2).unfold(2, size + 2, size + 2)       # (C, rows, columns, size + 2, …)
+    assert rows.size(2) == columns
+    return rows[..., 2:, 2:].permute(1, 2, 0, 3, 4)
+
+
+def alike(a, b):
+    """Pictures, after they were rounded to 8 bits."""
+    assert a.shape == b.shape
+    return (a - b.clamp(-1, 1)).abs().max() <= 1.01 / 255
 
 
 def same_end(whole, other, step: int, *keys):

@@ -13,7 +13,7 @@ from mini import clip
 from mini.data.images import captions
 from mini.data.images.captions import load_captions
 from mini.utils.png import read_png, write_png
-from tests.helpers import close, refused_by
+from tests.helpers import close, own_captions, refused_by
 
 GOLDEN = dict(np.load(Path(__file__).parent / "reference/clip.npz"))
 SMALL = dict(n_layer=2, n_head=2, n_embd=12, n_joint=8, patch=4)
@@ -72,40 +72,6 @@ def test_towers_logits_loss_and_every_gradient_equal_transformers(dtype, toleran
         close(p.grad, want, 3 * tolerance)
 
 
-@pytest.mark.paper
-def test_patches_are_rows_of_pixels_times_a_matrix():
-    model, images, _ = small_model()
-    W, encoder = model.image.patches.weight.detach().numpy(), model.image
-    x = np.zeros((4, 10, 12))
-    for b in range(4):
-        x[b, 0] = encoder.token.detach()
-        for row in range(3):                    # patches come row by row
-            for column in range(3):
-                for c in range(12):
-                    patch = images[b, :, 4 * row:4 * row + 4, 4 * column:4 * column + 4].numpy()
-                    x[b, 1 + 3 * row + column, c] = (patch * W[c]).sum()
-    x = F.layer_norm(torch.tensor(x) + encoder.positions, (12,), encoder.ln_in.weight, encoder.ln_in.bias)
-    for block in encoder.blocks:
-        x = block(x, torch.zeros(10, 10).double())
-    close(encoder(images).detach(), encoder.project(encoder.ln_out(x[:, 0])).detach(), 1e-12)
-
-
-def test_attention_is_the_formula_in_numpy():
-    """Guards the scale, 1/√hs and not 1/√C; and a mask that is added before the softmax."""
-    torch.manual_seed(0)
-    attention, x = clip.Attention(clip.Config(n_embd=6, n_head=2)).double(), torch.randn(1, 5, 6).double()
-    torch.nn.init.normal_(attention.qkv.weight), torch.nn.init.normal_(attention.qkv.bias)
-    mask = torch.full((5, 5), -math.inf).triu(1)
-    W, b = attention.qkv.weight.detach().numpy(), attention.qkv.bias.detach().numpy()
-    q, k, v = np.split(x[0].numpy() @ W.T + b, 3, axis=1)
-    heads = []
-    for h in (slice(0, 3), slice(3, 6)):
-        weights = np.exp(q[:, h] @ k[:, h].T / np.sqrt(3) + mask.numpy())
-        heads.append(weights / weights.sum(1, keepdims=True) @ v[:, h])
-    want = np.concatenate(heads, axis=1) @ attention.out.weight.detach().numpy().T
-    close(attention(x, mask)[0].detach(), want + attention.out.bias.detach().numpy(), 1e-12)
-
-
 # ---- the loss
 
 def test_the_loss_by_loops_with_equal_captions():
@@ -123,28 +89,6 @@ def test_the_loss_by_loops_with_equal_captions():
     # a model that is right about everything has no loss left, equal captions or not
     u = v = F.one_hot(torch.tensor([0, 1, 0, 2, 0])).float()
     assert clip.loss_of(u, v, torch.tensor(math.log(100)), clip.same_caption(tokens)).item() < 1e-6
-
-
-def test_sharing_the_answer_among_equal_captions_changes_nothing():
-    """What the docstring says: the plain loss and the one with even targets have the same gradients."""
-    torch.manual_seed(0)
-    u, v = F.normalize(torch.randn(5, 4), dim=1).requires_grad_(), F.normalize(torch.randn(3, 4), dim=1).requires_grad_()
-    which, own = torch.tensor([0, 1, 0, 2, 0]), torch.arange(5)
-    q = (which[:, None] == which).double()
-    q, s = q / q.sum(1, keepdim=True), 9 * u.double() @ v.double()[which].T
-    plain, even = (F.cross_entropy(s, target) + F.cross_entropy(s.T, target) for target in (own, q))
-    for a, b in zip(torch.autograd.grad(plain, (u, v), retain_graph=True), torch.autograd.grad(even, (u, v))):
-        close(a, b, 1e-6)
-
-
-def test_a_blind_model_has_loss_ln_B_and_the_loss_is_symmetric():
-    tokens = torch.arange(24).view(8, 3)
-    u = F.normalize(torch.ones(8, 4), dim=1)
-    assert clip.loss_of(u, u, torch.tensor(2.0),
-                        clip.same_caption(tokens)).item() == pytest.approx(math.log(8), rel=1e-6)
-    u, v = F.normalize(torch.randn(8, 4), dim=1), F.normalize(torch.randn(8, 4), dim=1)
-    a, b = (clip.loss_of(*pair, torch.tensor(2.0), clip.same_caption(tokens)).item() for pair in ((u, v), (v, u)))
-    assert a == pytest.approx(b, rel=1e-6)
 
 
 @pytest.mark.paper
@@ -187,19 +131,6 @@ def test_a_caption_has_the_same_vector_alone_and_among_longer_ones():
         other = row.clone()
         other[1] = 4 if row[1] != 4 else 6
         assert (model.text(other[None])[0] - want).abs().max() > 1e-4       # and each word counts
-
-
-def test_every_patch_and_its_place_count():
-    model, images, tokens = small_model()
-    want = model.image(images[:1])
-    for row in range(0, 12, 4):
-        for column in range(0, 12, 4):
-            other = images[:1].clone()
-            other[:, :, row + 1, column + 2] += 1
-            assert (model.image(other) - want).abs().max() > 1e-5
-    assert (model.image(images[:1].flip(3)) - want).abs().max() > 1e-3
-    u, v = model(images, tokens)
-    close(u.norm(dim=1).detach(), torch.ones(4), 1e-12), close(v.norm(dim=1).detach(), torch.ones(4), 1e-12)
 
 
 # ---- recall, zero-shot, batches, the learning rate
@@ -322,7 +253,6 @@ def test_end_to_end(capsys):
     assert set(whole["recall"]) == set(whole["zero_shot"]) == {"held out", "combinations never seen"}
     out = capsys.readouterr().out
     assert "chance@1" in out and "baseline" in out and out.rstrip().splitlines()[-1].startswith("look in run")
-    assert json.loads(Path("run/result.json").read_text())["recall"] == whole["recall"]
     assert read_png("run/samples/step_000006.png").shape[2] == 3
 
 
@@ -361,16 +291,12 @@ def test_the_nearest_come_first_and_are_the_right_ones(monkeypatch):
     assert list(found) == list(chance) and min(found.values()) > 0.8 and chance["3"] < chance["1"] < 0.45
 
 
-def own_data(n=6):
-    lines = []
-    for i in range(n):
-        write_png(f"{i}.png", np.full((9, 12, 3), 40 * i, np.uint8))
-        lines += [f"{i}.png\tgrey number{i}, twice seen"] * (1 + i % 2)
-    Path("own.tsv").write_text("\n".join(lines))
+def captions_of(i):
+    return [f"grey number{i}, twice seen"] * (1 + i % 2)
 
 
 def test_own_captions(capsys):
-    own_data()
+    own_captions(Path(), captions_of)
     result = clip.train(tiny(data="own.tsv", steps=3))
     assert set(result["recall"]) == {"held out"} and result["zero_shot"] == {} and result["n"] == {"held out": 1}
     clip.main(["sample", "--prompt=grey number3", "--out_dir=run", "--device=cpu"])
@@ -400,5 +326,5 @@ def test_bad_input(capsys):
     assert "none.png" in refuses(capsys, *use, "--image=none.png")
     Path("text.png").write_text("not a picture")
     assert "text.png" in refuses(capsys, *use, "--image=text.png")
-    own_data()
+    own_captions(Path(), captions_of)
     assert "never seen 'number" in refuses(capsys, "--resume", "--out_dir=run", "--data=own.tsv", "--steps=4")

@@ -1,7 +1,6 @@
 """train_diffusion.py against diffusers (tests/reference/diffusion.npz), the papers' formulas, a network and a training
 loop written out here, and the classic bugs."""
 import csv
-import functools
 import json
 import math
 from functools import partial
@@ -17,12 +16,11 @@ import torch.nn.functional as F
 import train_diffusion
 from mini.data.images import image_sets
 from mini.data.images.faces import faces
-from mini.utils import config
 from mini.utils.device import autocast
 from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
-from tests.helpers import close, refused, refused_by
+from tests.helpers import alike, cheap_judges, close, normal, read_sheet, refused_by, rng_of
 
 TINY = dict(size=16, n_images=64, width=32, T=20, batch_size=8, steps=4, warmup=1, n=8, sample_steps=4, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -39,14 +37,7 @@ samplers = pytest.mark.parametrize("sampler", [dict(sampler="ddpm"), dict(sample
 
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory):
-    """A folder to work in, with the judges under runs/ for all tests here: cheap ones, which learn for 2 steps."""
-    folder = tmp_path_factory.mktemp("diffusion")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(image_sets, "HELD_OUT", 64)
-        patch.setattr("mini.utils.judge.STEPS", 2)
-        patch.setattr("mini.utils.judge.TRIAL_STEPS", 2)
-        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
+    with cheap_judges(tmp_path_factory, "diffusion") as (folder, _):
         yield folder
 
 
@@ -65,25 +56,12 @@ def arrays(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def double(monkeypatch):
-    """Everything in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def tiny(**changes):
     return train_diffusion.Config(**{**TINY, **changes})
 
 
 def flags(**changes):
     return [f"--{key}={value}" for key, value in {**TINY, **changes}.items()]
-
-
-def normal(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def no_judge(cfg, learn, held_out, n):
@@ -105,10 +83,6 @@ def guided(net, y, cfg):
 
 def draw(net, labels, shape, cfg):
     return train_diffusion.draw(net, image_sets.one_hot(labels, shape[3]), shape, cfg)
-
-
-def rng_of(seed):
-    return torch.Generator().manual_seed(seed)
 
 
 def spread(net):
@@ -138,42 +112,24 @@ def test_schedules_equal_diffusers(schedule):
     close(train_diffusion.make_abar(50, schedule)[:-1], golden(schedule, "abar"), 1e-12)
 
 
-@pytest.mark.paper
-@pytest.mark.parametrize("T", [20, 50, 1000])
-def test_the_cosine_schedule_in_closed_form(T):
-    """Nichol & Dhariwal 2021, eq. 17: ᾱ = f(t) / f(0), while β is not above 0.999."""
-    f = [math.cos((t / T + 0.008) / 1.008 * math.pi / 2)**2 for t in range(T)]
-    close(train_diffusion.make_abar(T, "cosine")[:T - 1], torch.tensor(f[1:]).double() / f[0],
-          1e-6)        # the product rounds
-    assert math.isclose(train_diffusion.make_abar(T, "cosine")[T - 1], f[T - 1] / f[0] * 0.001, rel_tol=1e-9)
-
-
 @schedules
-@pytest.mark.parametrize("T", [1000, 250, 50])
+@pytest.mark.parametrize("T", [1000, 250, 50, 20, 5, 2, 1])
 def test_the_end_is_noise_and_the_beginning_the_image(schedule, T):
-    """A chain that begins with noise must find no trace of an image there: √ᾱ_{T−1} < 0.01. Index -1 is no noise."""
-    abar = train_diffusion.make_abar(T, schedule)
-    assert len(abar) == T + 1 and abar[-1] == 1 and 0 < abar[T - 1]**0.5 < 0.01
-    assert (abar[1:T] < abar[:T - 1]).all() and 0.99 < abar[0] < 1
-    if schedule == "linear":                        # so much noise at first, whatever T
-        assert math.isclose(1 - abar[0], 1e-4 * 1000 / T, rel_tol=1e-9)
-
-
-@schedules
-@pytest.mark.parametrize("T", [1, 2, 5, 20])
-def test_schedules_of_a_few_steps(schedule, T):
-    """β is below 1, so that something is left of the image, and λ is finite."""
+    """β is below 1: something is left of the image, λ is finite. But from some steps on a chain that begins with noise
+    finds no trace of an image there: √ᾱ_{T−1} < 0.01. Index -1 is no noise."""
     abar = train_diffusion.make_abar(T, schedule)
     assert len(abar) == T + 1 and abar[-1] == 1 and (abar[:T] > 0).all() and (abar[:T] < 1).all()
     assert (abar[1:T] < abar[:T - 1]).all()
+    assert T < 50 or abar[T - 1]**0.5 < 0.01 and abar[0] > 0.99
+    if schedule == "linear" and T >= 50:            # so much noise at first, whatever T
+        assert math.isclose(1 - abar[0], 1e-4 * 1000 / T, rel_tol=1e-9)
 
 
 @schedules
 def test_add_noise_equals_diffusers(schedule):
     x0, eps, abar = torch.tensor(GOLDEN["x0"]), torch.tensor(GOLDEN["eps"]), train_diffusion.make_abar(50, schedule)
     close(train_diffusion.add_noise(x0, eps, abar[:50, None, None]), golden(schedule, "forward"), 1e-10)
-    close(train_diffusion.add_noise(x0[7], eps[7], abar[7].item()), golden(schedule, "forward")[7],
-          1e-10)  # a number will do
+    close(train_diffusion.add_noise(x0[7], eps[7], abar[7].item()), golden(schedule, "forward")[7], 1e-10)
 
 
 @schedules
@@ -181,19 +137,10 @@ def test_to_x0_equals_diffusers(schedule):
     xt, out = torch.tensor(GOLDEN["noise"]), torch.tensor(GOLDEN["eps"])
     abar = train_diffusion.make_abar(50, schedule)[:50, None, None]
     close(train_diffusion.to_x0(out, xt, abar, "v"), golden(schedule, "from_v"), 1e-10)
-    for got, want in zip(train_diffusion.to_x0(out, xt, abar, "eps"),
-                         golden(schedule, "from_eps")):        # they grow with t
+    x0 = train_diffusion.to_x0(out, xt, abar, "eps")
+    for got, want in zip(x0, golden(schedule, "from_eps")):                 # they grow with t
         close(got, want, 1e-10)
     assert train_diffusion.to_x0(out, xt, abar, "x0") is out
-
-
-@predictions
-@pytest.mark.parametrize("abar", [0.999, 0.5, 1e-4])
-def test_to_x0_inverts_what_the_output_means(predict, abar):
-    x0, eps = normal(4, 3, 8, 8), normal(4, 3, 8, 8, seed=1)
-    alpha, sigma = math.sqrt(abar), math.sqrt(1 - abar)
-    out = {"x0": x0, "v": alpha * eps - sigma * x0, "eps": eps}[predict]
-    close(train_diffusion.to_x0(out, alpha * x0 + sigma * eps, abar, predict), x0, 1e-10)
 
 
 # ---- the network
@@ -356,41 +303,12 @@ def test_loss_by_hand(predict, max_weight, double):
     assert math.isclose(got, want, rel_tol=1e-10) and seen[1] is t and seen[2] is y
 
 
-def test_the_weighted_error_of_x0_is_that_of_v(double):
-    """Without a limit, for the x₀ and the v that belong together; and ε's is Ho et al.'s L_simple."""
-    x0, eps, out, t = normal(6, 1, 4, 4), normal(6, 1, 4, 4, seed=1), normal(6, 1, 4, 4, seed=2), torch.arange(6) * 3
-    abar = train_diffusion.make_abar(20, "cosine")
-    a = abar[t].view(-1, 1, 1, 1)
-    xt = a.sqrt() * x0 + (1 - a).sqrt() * eps
-    outs = {"v": out, "x0": a.sqrt() * xt - (1 - a).sqrt() * out, "eps": out}
-    loss = {predict: train_diffusion.loss_of(lambda *_: o, x0, None, t, eps, abar,
-                                             tiny(predict=predict, max_weight=math.inf))
-            for predict, o in outs.items()}
-    close(loss["x0"], loss["v"], 1e-10)
-    close(loss["eps"], (out - eps).square().mean(), 1e-10)
-
-
 def test_the_loss_is_taken_in_float32():
     """The network may answer in bfloat16; ᾱ is kept in float64."""
     x0 = normal(2, 1, 4, 4, dtype=torch.float32)
     loss = train_diffusion.loss_of(lambda x, *_: x.bfloat16(), x0, None, torch.tensor([0, 5]), x0,
                                    train_diffusion.make_abar(20, "cosine"), tiny())
     assert loss.dtype == torch.float32
-
-
-def test_update_average():
-    """Against the closed form: aₙ = kⁿ a₀ + (1 − k) Σ k^(n−1−i) pᵢ. A rate the wrong way round."""
-    average, model, keep = nn.Linear(3, 2).double(), nn.Linear(3, 2).double(), 0.7
-    first, seen = [a.detach().clone() for a in average.parameters()], []
-    for step in range(5):
-        nn.init.normal_(model.weight), nn.init.normal_(model.bias)
-        seen.append([p.detach().clone() for p in model.parameters()])
-        train_diffusion.update_average(average, model, keep)
-    for i, a in enumerate(average.parameters()):
-        want = keep**5 * first[i] + sum((1 - keep) * keep**(4 - n) * seen[n][i] for n in range(5))
-        close(a.detach(), want, 1e-10)
-    train_diffusion.update_average(average, model, 0)
-    assert all(torch.equal(a, p) for a, p in zip(average.parameters(), model.parameters()))
 
 
 @pytest.mark.parametrize("B, T", [(8, 1000), (32, 1000), (7, 50), (1, 20), (20, 20)])
@@ -493,58 +411,14 @@ def test_chains_equal_diffusers(way, schedule, monkeypatch):
     close(steps[-1][1], want[-1], 1e-10)            # the last answer is what the last step would make of it
 
 
-@pytest.mark.parametrize("t, s", [(0, -1), (1, 0), (500, 499), (999, 998), (999, 0), (700, 300)])
-def test_posterior_by_bayes(t, s):
-    """q(x_s | x_t, x₀) is the product of two normal densities, q(x_s | x₀) and q(x_t | x_s); β̃ of the first is 0."""
-    abar = train_diffusion.make_abar(1000, "linear").tolist()
-    A, a = abar[t], abar[s]
-    x0, xt, z = normal(4), normal(4, seed=1), normal(4, seed=2)
-    got = [step_back(xt, x0, A, a, noise, tiny(sampler="ddpm")) for noise in (0 * z, z)]
-    if s < 0:
-        assert a == 1
-        close(got[0], x0, 1e-10)
-        assert torch.equal(*got)
-        return
-    precision = 1 / (1 - a) + (A / a) / (1 - A / a)
-    mean = (a**0.5 * x0 / (1 - a) + (A / a)**0.5 * xt / (1 - A / a)) / precision
-    close(got[0], mean, 1e-9)
-    close(got[1] - got[0], precision**-0.5 * z, 1e-9)
-    large = [step_back(xt, x0, A, a, noise, tiny(sampler="ddpm", variance="large"))
-             for noise in (0 * z, z)]
-    close(large[0], mean, 1e-9)
-    close(large[1] - large[0], (1 - A / a)**0.5 * z, 1e-9)
-
-
-@samplers
-def test_the_last_step_adds_no_noise(sampler):
-    """And its result is the network's answer."""
-    abar, xt, x0 = train_diffusion.make_abar(50, "cosine").tolist(), normal(5), normal(5, seed=1)
-    assert abar[-1] == 1
-    results = [step_back(xt, x0, abar[0], abar[-1], normal(5, seed=seed), tiny(**sampler),
-                                         (0 * x0, abar[5]))
-               for seed in (2, 3)]
-    assert torch.equal(*results)
-    close(results[0], x0, 1e-10)
-
-
 @pytest.mark.parametrize("sampler", [dict(sampler="ddpm"), dict(sampler="ddpm", variance="large"),
                                      dict(sampler="ddim", eta=1.0)], ids=["small", "large", "eta1"])
-def test_noise_is_fresh_at_each_step(sampler):
-    """The same z again and again, or that of the beginning; alike from the same rng, another from another."""
+def test_noise_is_of_the_rng(sampler):
+    """Alike from the same rng, another from another."""
     cfg, x = tiny(T=50, sample_steps=50, **sampler), noise(1, 5000, seed=1).double()
-    chains = [[x for x, _ in sample_chain(lambda x, t: 0 * x, x, cfg, rng_of(seed))]
-              for seed in (2, 2, 3)]
+    chains = [[x for x, _ in sample_chain(lambda x, t: 0 * x, x, cfg, rng_of(seed))] for seed in (2, 2, 3)]
     assert all(torch.equal(a, b) for a, b in zip(chains[0], chains[1]))
     assert not any(torch.equal(a, b) for a, b in zip(chains[0][1:], chains[2][1:]))
-    abar, zs = train_diffusion.make_abar(50, "cosine").tolist(), [x]
-    for i, t in enumerate(range(49, 0, -1)):        # take out what is not noise
-        a, b = (step_back(chains[0][i], 0 * x, abar[t], abar[t - 1], one, cfg)
-                for one in (0 * x, 1 + 0 * x))
-        zs.append((chains[0][i + 1] - a) / (b - a))
-    zs = torch.stack(zs)[:, 0]
-    assert zs[1:].mean(1).abs().max() < 0.06 and (zs[1:].std(1) - 1).abs().max() < 0.06
-    correlations = torch.corrcoef(zs) - torch.eye(50)
-    assert correlations.abs().max() < 0.08          # 5 / √5000
 
 
 @pytest.mark.parametrize("n", [5, 130])
@@ -577,11 +451,6 @@ def test_times_of_a_chain(T):
         assert not gaps or max(gaps) - min(gaps) <= 1
         if steps == T:
             assert asked == list(range(T - 1, -1, -1))
-
-
-@pytest.mark.parametrize("steps", [0, -1, 21])
-def test_impossible_numbers_of_steps(steps):
-    refused(lambda: train_diffusion.check(tiny(T=20, sample_steps=steps), 16), f"--sample_steps={steps}", 20)
 
 
 def mixture():
@@ -661,16 +530,6 @@ def a_net(C=3, labels=SHAPES, **changes):
     return net
 
 
-def test_without_guidance_labels_do_not_matter():
-    net, x = a_net(), normal(4, 3, 16, 16, dtype=torch.float32)
-    y = [torch.eye(5)[[0, 1, 2, 3]], torch.eye(5)[[4, 3, 2, 1]]]
-    answers = {w: [guided(net, one, tiny(guidance=w))(x, 7) for one in y] for w in (0.0, 1.0)}
-    assert torch.equal(*answers[0.0]) and not torch.allclose(*answers[1.0])
-    assert torch.equal(answers[0.0][0], guided(net, 0 * y[0], tiny(guidance=1.0))(x, 7))
-    assert torch.equal(guided(net, y[0], tiny(guidance=1.0))(x, 7),
-                       net(x, torch.full((4,), 7), y[0]).clamp(-1, 1))
-
-
 @pytest.mark.parametrize("size", [16, 13])
 def test_draw(size):
     """From fixed noise, cropped; more than fit at once come in their order, and none depends on the others."""
@@ -733,13 +592,6 @@ def sheet_shape(n, size, C, columns=8):
     return (-(-n // columns) * (size + 2) + 2, columns * (size + 2) + 2, C)
 
 
-def pictures(path, size=16):
-    """The pictures of a sheet, in rows of 8: float (rows, 8, C, size, size) in [-1, 1]."""
-    pixels = to_float(torch.tensor(read_png(path)).permute(2, 0, 1))
-    rows = pixels.unfold(1, size + 2, size + 2).unfold(2, size + 2, size + 2)       # (C, rows, 8, size + 2, size + 2)
-    return rows[..., 2:, 2:].permute(1, 2, 0, 3, 4)
-
-
 def command(folder, *args):
     return train_diffusion.main([*args, f"--out_dir={folder}", "--device=cpu", "--matmul=highest"])
 
@@ -751,40 +603,25 @@ def loaded(folder):
     return net, state["shape"], state
 
 
-def alike(a, b):
-    """Pictures, after they were rounded to 8 bits."""
-    assert a.shape == b.shape
-    return (a - b.clamp(-1, 1)).abs().max() <= 1.01 / 255
-
-
 def test_end_to_end(trained):
     """A run's files and numbers."""
     run, result = trained
-    assert json.loads((run / "result.json").read_text()) == result
-    keys = {"model", "steps", "seconds", "parameters", "device", "val_loss", "frechet", "frechet_floor",
-            "frechet_untrained", "frechet_n", "accuracy", "most_frequent"}
-    assert keys <= set(result) and (result["model"], result["steps"], result["device"]) == ("diffusion", 4, "cpu")
-    assert result["frechet_n"] == 64 and all(math.isfinite(result[key]) for key in keys if key.startswith("frechet"))
+    keys = {"val_loss", "frechet", "frechet_floor", "frechet_untrained", "frechet_n", "accuracy", "most_frequent"}
+    assert keys <= set(result) and result["frechet_n"] == 64
+    assert all(math.isfinite(result[key]) for key in keys if key.startswith("frechet"))
     assert list(result["accuracy"]) == list(result["most_frequent"]) == list(image_sets.ATTRIBUTES)
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["step", "seconds", "loss", "lr", "val_loss"]
-    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4]
     assert [bool(row["val_loss"]) for row in rows] == [False, True] * 2
     assert float(rows[-1]["val_loss"]) == result["val_loss"] and all(float(row["loss"]) > 0 for row in rows)
+    # the learning rate rises to its peak over `warmup` steps, and falls to 0 behind the last, in straight lines
+    lr = [float(row["lr"]) / train_diffusion.Config.lr for row in rows]
+    assert np.allclose(lr, [1 / 2, 1, 2 / 3, 1 / 3], rtol=1e-9)
     for step in (2, 4):
         assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(8, 16, 3)
-    assert (run / "config.json").exists() and not list(run.glob("*.tmp"))
     net, shape, state = loaded(run)
     assert shape == (3, 16, 16, image_sets.ATTRIBUTES)
     assert result["parameters"] == sum(p.numel() for p in net.parameters())             # without the average
-    assert state["step"] == 4 and {name.split(".")[0] for name in state["model"]} == {"net", "average"}
-
-
-def test_the_learning_rate_rises_and_falls(trained):
-    """In a straight line to its peak over `warmup` steps, and in a straight line to 0 behind the last."""
-    rows = csv.DictReader((trained[0] / "log.csv").read_text().splitlines())
-    lr = [float(row["lr"]) / train_diffusion.Config.lr for row in rows]
-    assert np.allclose(lr, [1 / 2, 1, 2 / 3, 1 / 3], rtol=1e-9)
+    assert {name.split(".")[0] for name in state["model"]} == {"net", "average"}
 
 
 @pytest.mark.paper
@@ -904,7 +741,7 @@ def test_samples(trained, capsys):
     for args in (["--seed=5"], ["--seed=5"], ["--seed=6"], ["--seed=5", "--hair=red", "--guidance=3"]):
         command(folder, "sample", "--n=11", *args)
         assert "samples/samples.png" in capsys.readouterr().out
-        pixels.append(pictures(folder / "samples/samples.png").flatten(0, 1)[:11])
+        pixels.append(read_sheet(folder / "samples/samples.png").flatten(0, 1)[:11])
     assert torch.equal(pixels[0], pixels[1]) and not torch.equal(pixels[0], pixels[2])
     for got, own in ((pixels[0], tiny(seed=5)), (pixels[3], tiny(seed=5, hair="red", guidance=3.0))):
         assert alike(got, draw(net, image_sets.draw_labels(own, shape[3], 11), shape, own))
@@ -916,15 +753,13 @@ def test_a_walk_leads_from_one_sample_to_the_next(trained, n):
     folder, (net, shape, _), cfg = trained[0], loaded(trained[0]), tiny(seed=3)
     command(folder, "sample", "--show=walk", f"--n={n}", "--seed=3")
     labels, x = image_sets.draw_labels(cfg, shape[3], n), noise(n, 3 * 256, 3).view(n, 3, 16, 16)
-    sheet_of = read_png(folder / "samples/walk.png")
-    assert sheet_of.shape == sheet_shape(n, 16, 3)
-    walked = pictures(folder / "samples/walk.png")
+    assert read_png(folder / "samples/walk.png").shape == sheet_shape(n, 16, 3)
+    walked = read_sheet(folder / "samples/walk.png", min(n, 8))
     for row in range(n // 8 or 1):
         for i, start in ((0, row), (7, row + 1)):
             if i < len(walked[row]):
                 y = image_sets.one_hot(labels[row:row + 1], shape[3])
-                *_, (_, want) = sample_chain(guided(net, y, cfg), x[start:start + 1],
-                                                             cfg, rng_of(0))
+                *_, (_, want) = sample_chain(guided(net, y, cfg), x[start:start + 1], cfg, rng_of(0))
                 assert alike(walked[row, i], want[0].detach())
 
 
@@ -932,7 +767,7 @@ def test_forward_drowns_an_image_in_noise(trained):
     """Eight moments evenly spread, from the held-out image itself to noise."""
     folder, images = trained[0], image_sets.load_images("faces", 16, 64)[1].images[:4]
     command(folder, "sample", "--show=forward", "--seed=4")
-    shown = pictures(folder / "samples/forward.png")
+    shown = read_sheet(folder / "samples/forward.png")
     eps, abar = noise(4, 768, 4).view(4, 3, 16, 16), train_diffusion.make_abar(20, "cosine")
     assert shown.shape == (4, 8, 3, 16, 16)
     for i, moment in enumerate(torch.linspace(0, 20, 8).round().int().tolist()):
@@ -946,13 +781,12 @@ def test_reverse_makes_an_image_of_noise(trained):
     """A row of x_t, from noise, above one of x̂₀, which ends with the sample."""
     folder, (net, shape, _), cfg = trained[0], loaded(trained[0]), tiny(seed=4, n=4)
     command(folder, "sample", "--show=reverse", "--seed=4", "--sample_steps=8")
-    shown = pictures(folder / "samples/reverse.png").view(4, 2, 8, 3, 16, 16)
+    shown = read_sheet(folder / "samples/reverse.png").view(4, 2, 8, 3, 16, 16)
     labels, cfg.sample_steps = image_sets.draw_labels(cfg, shape[3], 4), 8
     assert alike(shown[:, 0, 0], noise(4, 768, 4).view(4, 3, 16, 16))
     assert alike(shown[:, 1, -1], draw(net, labels, shape, cfg))
     y = image_sets.one_hot(labels, shape[3])
-    chain = list(sample_chain(guided(net, y, cfg), noise(4, 768, 4).view(4, 3, 16, 16),
-                                              cfg, rng_of(4)))
+    chain = list(sample_chain(guided(net, y, cfg), noise(4, 768, 4).view(4, 3, 16, 16), cfg, rng_of(4)))
     for i, (x, x0) in enumerate(chain):
         assert alike(shown[:, 0, i], x.detach()) and alike(shown[:, 1, i], x0.detach())
 
@@ -961,7 +795,7 @@ def test_inpainting_leaves_what_is_known_as_it_was(trained):
     """The upper half of held-out images; the lower half is drawn anew. Beside each is what was given."""
     folder, known = trained[0], to_float(image_sets.load_images("faces", 16, 64)[1].images[:12])
     command(folder, "sample", "--show=inpaint", "--n=12")
-    given, got = pictures(folder / "samples/inpaint.png").flatten(0, 1)[:24].view(12, 2, 3, 16, 16).unbind(1)
+    given, got = read_sheet(folder / "samples/inpaint.png").flatten(0, 1)[:24].view(12, 2, 3, 16, 16).unbind(1)
     assert alike(given[:, :, :8], known[:, :, :8]) and (given[:, :, 8:].abs() < 0.01).all()
     assert not alike(got[:, :, 8:], known[:, :, 8:])
     assert alike(got[:, :, :8], known[:, :, :8])
@@ -986,7 +820,7 @@ def test_inpainting_of_your_own_picture(trained, tmp_path):
     mask[:, :16] = 255
     write_png(tmp_path / "image.png", image), write_png(tmp_path / "mask.png", mask)
     command(folder, "sample", "--show=inpaint", f"--image={tmp_path}/image.png", f"--mask={tmp_path}/mask.png", "--n=2")
-    given, got = pictures(folder / "samples/inpaint.png")[0].view(2, 2, 3, 16, 16).unbind(1)
+    given, got = read_sheet(folder / "samples/inpaint.png", 4)[0].view(2, 2, 3, 16, 16).unbind(1)
     want = torch.tensor([200, 30, 60]).view(1, 3, 1, 1) / 127.5 - 1
     assert alike(given[..., 8:], want.expand(2, 3, 16, 8)) and (given[..., :8].abs() < 0.01).all()
     assert not alike(got[..., :8], want.expand(2, 3, 16, 8))
@@ -1020,7 +854,7 @@ def test_evaluate(T, drop, steps, tmp_path, monkeypatch, capsys):
     judge = Judge(tiny(), *image_sets.load_images("faces", 16, 64))
     right = sum(judge.accuracy(held_out.images, held_out.labels).values()) / 6
     assert all(math.isclose(share, right, rel_tol=1e-6) for share in tables["mean_accuracy"].values())
-    shown = pictures(tmp_path / "run/samples/evaluate.png")
+    shown = read_sheet(tmp_path / "run/samples/evaluate.png")
     assert shown.shape[:2] == (len(want), 8) and all(alike(row, to_float(held_out.images[:8])) for row in shown)
 
 
@@ -1051,8 +885,9 @@ refused_by_main = partial(refused_by, train_diffusion.main)
 
 
 @pytest.mark.parametrize("flag", ["width=33", "width=0", "levels=0", "levels=9", "stem=3", "stem=0", "T=0", "n=0",
-                                  "batch_size=0", "sample_steps=0", "sample_steps=21", "max_weight=0", "hair=green",
-                                  "predict=x1", "schedule=square", "sampler=euler", "variance=big", "n_images=0"])
+                                  "batch_size=0", "sample_steps=0", "sample_steps=21", "sample_steps=-1", "max_weight=0",
+                                  "hair=green", "predict=x1", "schedule=square", "sampler=euler", "variance=big",
+                                  "n_images=0"])
 def test_bad_sizes_and_names(flag, tmp_path, capsys):
     """Before the first step, which may take hours to be followed by samples."""
     name = flag.split("=")[0]
@@ -1066,17 +901,12 @@ def test_bad_samples(trained, capsys):
     assert "--show" in refused_by_main(capsys, *run, "--show=nonsense")
     assert "black, brown, blond, red" in refused_by_main(capsys, *run, "--hair=green")
     assert "--label" in refused_by_main(capsys, *run, "--label=3")
+    for eta in (-1.0, 1.5):         # above 1 there may be less than no noise to keep: a root of a negative number
+        assert "--eta" in refused_by_main(capsys, *run, "--sampler=ddim", "--sample_steps=20", f"--eta={eta}")
     for steps in (0, 21):
         assert f"--sample_steps={steps}: from 1 to 20" in refused_by_main(capsys, *run, f"--sample_steps={steps}")
     assert "--n=0" in refused_by_main(capsys, *run, "--n=0")
     assert refused_by_main(capsys, *run, "--show=inpaint", "--image=nothing.png")
-
-
-@pytest.mark.parametrize("eta", [-1.0, 1.5])
-def test_eta_beyond_its_range(eta, trained, capsys):
-    """Above 1 there may be less than no noise to keep: a root of a negative number."""
-    run = ["sample", f"--out_dir={trained[0]}", "--device=cpu", "--sampler=ddim", "--sample_steps=20"]
-    assert "--eta" in refused_by_main(capsys, *run, f"--eta={eta}")
 
 
 def test_a_batch_that_cannot_be_shared(tmp_path, monkeypatch, capsys):
@@ -1095,10 +925,13 @@ def test_another_data_set_on_resume(trained, arrays, capsys):
 
 @pytest.mark.parametrize("device, matmul, able, fast", [("cpu", "highest", True, False), ("cpu", "high", True, False),
                                                         ("cpu", "medium", True, True), ("cpu", "medium", False, False),
+                                                        ("cpu", "medium", None, False),
                                                         ("cuda", "highest", False, True)])
 def test_autocast(device, matmul, able, fast, monkeypatch):
-    """bfloat16 on CUDA, and on a CPU that has instructions for it, if it may."""
+    """bfloat16 on CUDA, and on a CPU that has instructions for it, if it may; able None: torch cannot tell."""
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able, raising=False)
+    if able is None:
+        monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     asked = []
     if device == "cuda":                                                # there may be none here
         monkeypatch.setattr(torch, "autocast", lambda *args: asked.append(args))
@@ -1108,12 +941,6 @@ def test_autocast(device, matmul, able, fast, monkeypatch):
     with autocast(torch.device(device), matmul):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert (product.dtype == torch.bfloat16) == fast
-
-
-def test_autocast_of_a_torch_that_cannot_tell(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
-    with autocast(torch.device("cpu"), "medium"):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("n", [1, 8, 11, 32])
@@ -1180,9 +1007,3 @@ def test_to_mend(tmp_path):
     held_out = image_sets.load_images("faces", 12, 64)[1]
     assert torch.equal(padded[0], to_float(pad(held_out.images[:2])))
     assert torch.equal(crop(padded[1], 12)[:, 0, 5:7, 0], torch.tensor([[0.0, 1], [0, 1]]))
-
-
-def test_draw_labels_of_data_without_any():
-    assert image_sets.draw_labels(tiny(), {}, 5).shape == (5, 0)
-    message = refused(lambda: image_sets.draw_labels(tiny(hair="red"), {}, 5), "--hair")
-    assert "no labels" in message
