@@ -67,6 +67,17 @@ def every_dropout_acts(model, n: int, *inputs):
         assert not torch.equal(model(*inputs), model(*inputs))
 
 
+def learnt_by_heart(model, loss_of, steps: int, lr=0.01) -> float:
+    """The loss after so many steps of AdamW on one batch: a network that cannot learn that by heart cannot learn."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
 def same_end(whole, other, step: int, *keys):
     """Two run folders ended alike, bit for bit: step, weights, optimisers, checkpoint[key], log but for its times."""
     a, b = (torch.load(run / "checkpoint.pt", weights_only=True) for run in (whole, other))

@@ -216,12 +216,7 @@ def test_the_held_out_sets_are_as_large_as_asked_for():
 def test_end_to_end(tmp_path, capsys):
     result = assistant.train(tiny(tmp_path))
     run = tmp_path / "run"
-    assert json.loads((run / "result.json").read_text()) == result
-    assert {"model", "steps", "seconds", "parameters", "device"} <= set(result) and result["model"] == "assistant"
-    assert {name: set(row) for name,
-            row in result["exact_match"].items()} == {name: set(assistant.WAYS) for name in assistant.SETS}
-    log = (run / "log.csv").read_text().splitlines()
-    assert log[0] == "step,seconds,loss,lr,right" and len(log) == 7
+    assert {name: set(row) for name, row in result["exact_match"].items()} == dict.fromkeys(assistant.SETS, set(assistant.WAYS))
     assert (run / "samples/step_000003.txt").read_text()
     out = capsys.readouterr().out
     assert "ln V" in out and "new entities: " in out and "without tools" in out

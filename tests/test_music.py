@@ -45,20 +45,6 @@ refused = partial(refused_by, music.main)
 
 # ---- relative attention
 
-@pytest.mark.parametrize("T, S", [(1, 1), (5, 5), (8, 8), (1, 6), (3, 7), (2, 9)])
-def test_skew_equals_the_direct_double_loop(T, S):
-    """Query t stands at S − T + t, key j at j: the product with the distance i − j, in column S − 1 − (i − j)."""
-    q, E = torch.randn(2, 3, T, 4, dtype=torch.float64), torch.randn(3, S, 4, dtype=torch.float64)
-    got = music.skew(q @ E.transpose(1, 2))
-    assert got.shape == (2, 3, T, S)
-    for t in range(T):
-        for j in range(S):
-            i = S - T + t
-            if j <= i:                                          # the rest is for the mask
-                want = (q[:, :, t] * E[:, S - 1 - (i - j)]).sum(-1)
-                close(got[:, :, t, j], want, 1e-12)
-
-
 def layer_by_numpy(layer, x, W):
     """The whole layer in float64 by its definition: for each query the keys up to it, at most W − 1 back."""
     weight = {name: p.detach().double().numpy() for name, p in layer.named_parameters()}
