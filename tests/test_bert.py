@@ -1,4 +1,5 @@
 """mini/bert.py against transformers (golden files: reference/make_bert.py), numpy, and the classic bugs."""
+import functools
 import json
 import math
 import random
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from mini import bert
-from mini.data.text import passages
+from mini.data.text import passages, reviews
 from mini.data.text.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
 from mini.data.text.tasks import (best_span, draw_batch, encode, make_task, pretraining_rows, score,
                                   spans)
@@ -31,14 +32,11 @@ TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80, vocab_size=5
 @pytest.fixture(autouse=True)
 def few_texts(monkeypatch):
     """Small sets, so that a run takes a second: fewer reviews, passages and held-out texts."""
-    from mini.data.text import reviews
     for name, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
         monkeypatch.setattr(reviews, name, n)
-    unlabelled = passages.unlabelled
-    monkeypatch.setattr(passages, "unlabelled", lambda: unlabelled(30))
+    monkeypatch.setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30))
     for name in ("load_entities", "load_questions"):
-        load = getattr(passages, name)
-        monkeypatch.setattr(passages, name, lambda few, seed, load=load: load(few, seed, n_test=30))
+        monkeypatch.setattr(passages, name, functools.partial(getattr(passages, name), n_test=30))
 
 
 @pytest.fixture
@@ -134,10 +132,9 @@ def test_filling_changes_nothing_however_large_the_scores():
             close(together[i, :n], alone[0], 1e-4)
 
 
-def test_eval_is_without_dropout():
-    model, idx = small_model(dropout=0.5), torch.randint(5, 50, (2, 9))
-    none = torch.zeros_like(idx)
-    every_dropout_acts(model, 5, idx, none, none > 0)
+def test_dropout_acts_in_training_only():
+    idx, none = torch.randint(5, 50, (2, 9)), torch.zeros(2, 9, dtype=torch.long)
+    every_dropout_acts(small_model(dropout=0.5), 5, idx, none, none > 0)
 
 
 def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_pad_and_specials():
@@ -349,7 +346,8 @@ def test_bad_reviews(text_file, tmp_path, capsys):
     for text, words in (("one\tgood\ntwo\tgood\n", "good"), ("one\tgood\ntwo three\n", "line 2"), ("\tgood\n", "line 1"),
                         ("", "no lines")):
         path.write_text(text)
-        assert words in refused_by(bert.main, capsys, f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run")
+        flags = [f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run"]
+        assert words in refused_by(bert.main, capsys, *flags)
     path.write_text("".join(f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("fine", "poor", "odd")))
     result = bert.train(tiny(text_file, tmp_path, reviews=str(path), steps=2))
     assert set(result["scores"]["sentiment"]) == {"learnt", "scratch", "baseline"}

@@ -211,12 +211,10 @@ def test_what_a_step_learns_from(monkeypatch):
     """Guards against images on the wrong scale, labels of other images, evaluation mode while learning, held-out
     images that are learnt from, and always the same batch."""
     seen, forward, loss = [], classifier.Classifier.forward, classifier.loss_of
-
     def spy(self, x):
         assert self.training and all(module.training for module in self.modules())
         seen.append([x.clone()])
         return forward(self, x)
-
     def spy_loss(logits, y):
         seen[-1].append(y.clone())
         return loss(logits, y)
@@ -235,7 +233,6 @@ def test_what_a_step_learns_from(monkeypatch):
 def test_every_step_begins_without_a_gradient(monkeypatch):
     """Guards against gradients that add up from step to step."""
     model, plain, init = [], torch.Tensor.backward, classifier.Classifier.__init__
-
     def spy(self):
         assert all(p.grad is None or not p.grad.any() for p in model[0].parameters())
         plain(self)
@@ -336,7 +333,6 @@ def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(m
     """Guards against generated images that are counted as real, held-out ones that are learnt from, and rows that
     differ in the real images that they had."""
     calls = []
-
     def fake(cfg, data):
         learn, held_out = data
         calls.append((cfg, learn, held_out))
@@ -424,7 +420,6 @@ def data():
 def trained(monkeypatch):
     """The folders in which a judge was trained."""
     folders, plain = [], classifier.train
-
     def spy(cfg, data):
         folders.append(cfg.out_dir)
         return plain(cfg, data)
@@ -508,7 +503,6 @@ def test_scores_of_the_judge(monkeypatch):
     assert abs(it.frechet(held_out.images)) < 1e-4 * it.frechet(noise)          # those themselves
     assert it.frechet(learn.images) == it.frechet(learn.images[:128]) == it.frechet(to_float(learn.images))
     assert list(scores) == list(json.loads(json.dumps(scores)))                 # fit for result.json
-
     asked = held_out.labels
     scores = it.scores(held_out.images, noise, asked)
     guess = classifier.most_frequent(learn, asked)

@@ -7,7 +7,6 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ from mini.utils.images import sheet, to_float
 from mini.utils.metrics import table
 from mini.utils.png import read_png, write_png
 from mini.utils.run import Run
-from tests.helpers import close, refused, refused_by
+from tests.helpers import close, of, refused, refused_by, watch
 
 TINY = dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4, batch_size=4, steps=4, n=4, pool=6, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -186,24 +185,6 @@ def test_initialisation():
             assert abs(p.mean().item()) < 0.02 * deviations and abs(p.std().item() / 0.02 - 1) < deviations, name
 
 
-@pytest.mark.paper
-@pytest.mark.parametrize("d_halvings, pixels", [(1, 16), (2, 34), (3, 70)])
-def test_the_patches_that_d_judges(d_halvings, pixels):
-    """As wide as the comment of the field says; 70 is the paper's (§4). Normalisations, which look at the whole image,
-    are taken out."""
-    D = cyclegan.Discriminator(cyclegan.Config(ndf=2, d_halvings=d_halvings), 1)
-    for i, layer in enumerate(D.layers):
-        if isinstance(layer, nn.InstanceNorm2d):
-            D.layers[i] = nn.Identity()
-    for p in D.parameters():
-        nn.init.constant_(p, 1.0)
-    x = torch.ones(1, 1, 160, 160, requires_grad=True)
-    verdict = D(x)
-    gradient, = torch.autograd.grad(verdict[0, 0, verdict.size(2) // 2, verdict.size(3) // 2], x)
-    rows, columns = gradient[0, 0].nonzero().T
-    assert [int(at.max() - at.min()) + 1 for at in (rows, columns)] == [pixels, pixels]
-
-
 def test_no_image_depends_on_the_others():
     """BatchNorm would let them; and then G could not be given images of A and of B at once."""
     nets = cyclegan.make_nets(tiny(Path("."), steps=1), 3, 16, None).double()
@@ -299,48 +280,13 @@ def test_the_learning_rate_is_constant_and_then_falls_to_0():
 
 # ---- training: what changes when, and by how much
 
-def watch(monkeypatch):
-    """What happens in a call of train(): the networks, as they were at the start, what they were given while gradients
-    were on [(name, images)], and the optimisers' steps [(who, parameters changed, {name: gradient})]."""
-    seen, make_nets = SimpleNamespace(nets=None, calls=[], steps=[]), cyclegan.make_nets
-
-    def hook(name):
-        def note(_, inputs):
-            if torch.is_grad_enabled():
-                seen.calls.append((name, inputs[0].detach().clone()))
-        return note
-
-    def spy(cfg, *args):
-        seen.nets = make_nets(cfg, *args)
-        seen.start = {name: Reference(net, cfg) for name, net in seen.nets.items()}
-        for name, net in seen.nets.items():
-            net.register_forward_pre_hook(hook(name))
-        return seen.nets
-
-    class Recording(torch.optim.Adam):
-        def step(self, closure=None):
-            mine, parameters = {id(p) for group in self.param_groups for p in group["params"]}, [
-                *seen.nets.named_parameters()]
-            before = {name: p.detach().clone() for name, p in parameters}
-            gradients = {name: None if p.grad is None else p.grad.clone() for name, p in parameters}
-            super().step(closure)
-            changed = {name for name, p in parameters if not torch.equal(p, before[name])}
-            owner, = {name[0] for name, p in parameters if id(p) in mine}
-            assert mine == {id(p) for name, p in parameters if name[0] == owner}        # both of them
-            seen.steps.append((owner, changed, gradients))
-
-    monkeypatch.setattr(cyclegan, "make_nets", spy)
-    monkeypatch.setattr(torch.optim, "Adam", Recording)
-    return seen
-
-
-def of(values, letter):
-    return {key: value for key, value in values.items() if key[0] == letter}
+def copied(name, net, cfg):
+    return Reference(net, cfg)
 
 
 def test_each_step_changes_one_side_and_leaves_the_other_no_gradient(tmp_path, monkeypatch):
     """D's step that trains G as well, because the translations were not detached; or G's that trains D."""
-    seen = watch(monkeypatch)
+    seen = watch(monkeypatch, cyclegan, copied)
     cyclegan.train(tiny(tmp_path, steps=3))
     assert [owner for owner, _, _ in seen.steps] == ["G", "D"] * 3
     assert set(of(seen.steps[0][2], "D").values()) == {None}            # G's step leaves D nothing
@@ -366,7 +312,7 @@ def test_three_steps_equal_a_training_loop_written_out(weights, pool, tmp_path, 
     domains = cyclegan.load_domains(tiny(tmp_path))
     torch.set_default_dtype(torch.float64)
     monkeypatch.setattr(cyclegan, "load_domains", lambda _: domains)
-    seen, lr = watch(monkeypatch), 0.003
+    seen, lr = watch(monkeypatch, cyclegan, copied), 0.003
     cyclegan.train(tiny(tmp_path, steps=3, lr=lr, beta1=0.3, constant=1 / 3, pool=pool,
                         lambda_cycle=float(lambda_cycle), lambda_identity=float(lambda_identity)))
     nets = seen.start
@@ -376,12 +322,12 @@ def test_three_steps_equal_a_training_loop_written_out(weights, pool, tmp_path, 
     optimizers = {side: torch.optim.Adam.__base__(w, lr=lr, betas=(0.3, 0.999)) for side, w in sides.items()}
     real = [to_float(domain.learn).flatten(1) for domain in domains]
     rows, made = read_log(tmp_path / "run"), {"a": [], "b": []}
-    assert len(seen.calls) % 3 == 0 and all(x.dtype == torch.float64 for _, x in seen.calls)
+    assert len(seen.calls) % 3 == 0 and all(x.dtype == torch.float64 for _, (x,) in seen.calls)
     calls = [seen.calls[i::len(seen.calls) // 3] for i in range(len(seen.calls) // 3)]     # of each step alike
     for step in range(3):
         given = {}
         for call in calls:
-            given.setdefault(call[step][0], []).append(call[step][1])
+            given.setdefault(call[step][0], []).extend(call[step][1])
         a, b = given["G_ab"][0][:4], given["G_ab"][0][4:]
         for x, domain in ((a, real[0]), (b, real[1])):                  # real images, each domain's own
             distance, which = torch.cdist(x.flatten(1), domain).min(1)
@@ -601,7 +547,8 @@ def test_end_to_end(trained):
     for step in (2, 4):
         assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(8, 4, 16)
     state = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert state["shape"] == (3, 16) and {name.split(".")[0] for name in state["model"]} == {"G_ab", "G_ba", "D_a", "D_b"}
+    assert state["shape"] == (3, 16)
+    assert {name.split(".")[0] for name in state["model"]} == {"G_ab", "G_ba", "D_a", "D_b"}
     assert len(state["optimizers"]) == 2
     for images in state["pools"]:
         assert len(images) == 6 and all(image.shape == (3, 16, 16) and image.abs().max() <= 1 for image in images)

@@ -147,7 +147,6 @@ def test_zero_shot_is_the_likelier_continuation_by_bayes(monkeypatch):
     monkeypatch.setattr(finetune, "CONTINUATIONS", {"bad": "ab", "good": "hij"})
     base = make_base().eval()
     texts = ["", "d", "kk", "edc", "gggg", "abcde", "hhhhhhh", "acegi"]
-
     def log_p(text, continuation):      # token by token, from the chain rule
         ids, total = tokenizer.encode("\n" + text), 0.0
         for token in tokenizer.encode(continuation):

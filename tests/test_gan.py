@@ -20,7 +20,7 @@ from mini.utils import config
 from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
-from tests.helpers import close, refused_by
+from tests.helpers import close, of, refused_by, watch
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
             sample_every=3, eval_every=3, device="cpu", matmul="highest")
@@ -306,12 +306,10 @@ def test_gradient_penalty_of_a_linear_critic(float64):
     torch.manual_seed(0)
     w = (0.3 * torch.randn(3, 4, 4)).requires_grad_()
     real, fake, y, seen = torch.randn(5, 3, 4, 4), torch.randn(5, 3, 4, 4), random_labels(5), []
-
     def D(x, labels):
         seen.append(x.detach())
         assert labels is y
         return (x * w).sum((1, 2, 3))
-
     penalty = cgan.gradient_penalty(D, real, fake, y, torch.Generator().manual_seed(0))
     length = w.detach().norm()
     close(penalty.detach(), (length - 1) ** 2, 1e-12)
@@ -326,44 +324,8 @@ def test_gradient_penalty_of_a_linear_critic(float64):
 
 # ---- training: what changes when, and by how much
 
-def watch(monkeypatch, script):
-    """What happens in a call of train(): the networks, as they were at the start, what they were given while
-    gradients were on [(name, inputs)], and the optimiser's steps [(name, parameters changed, {name: gradient})]."""
-    seen = SimpleNamespace(nets=None, start=None, calls=[], steps=[])
-    make_nets = script.make_nets
-
-    def hook(name):
-        return lambda _, inputs: seen.calls.append((name, [x.detach().clone() for x in inputs])) if \
-            torch.is_grad_enabled() else None
-
-    def spy(*args):
-        if seen.nets is not None:                                       # those that stay untrained come second
-            return make_nets(*args)
-        seen.nets = make_nets(*args)
-        seen.start = {name: Reference(net, 4 if name == "D" else 8, 16, sizes=[4, 4, 3, 3, 3, 4])
-                      for name, net in seen.nets.items()}
-        for name in ("G", "D"):
-            seen.nets[name].register_forward_pre_hook(hook(name))
-        return seen.nets
-
-    class Recording(Adam):
-        def step(self, closure=None):
-            mine = {id(p) for group in self.param_groups for p in group["params"]}
-            parameters = dict(seen.nets.named_parameters())
-            before = {name: p.detach().clone() for name, p in parameters.items()}
-            gradients = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
-            super().step(closure)
-            changed = {name for name, p in parameters.items() if not torch.equal(p, before[name])}
-            owner, = {name.split(".")[0] for name, p in parameters.items() if id(p) in mine}
-            seen.steps.append((owner, changed, gradients))
-
-    monkeypatch.setattr(script, "make_nets", spy)
-    monkeypatch.setattr(torch.optim, "Adam", Recording)
-    return seen
-
-
-def of(values, name):
-    return {key: value for key, value in values.items() if key.startswith(name + ".")}
+def copied(name, net, cfg):
+    return Reference(net, 4 if name == "D" else 8, 16, sizes=[4, 4, 3, 3, 3, 4])
 
 
 def same(a, b):
@@ -374,7 +336,7 @@ def same(a, b):
 @kinds
 def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, loss, tmp_path, monkeypatch):
     """D's step that trains G as well, or G's step that trains D or leaves its gradient there."""
-    seen = watch(monkeypatch, script)
+    seen = watch(monkeypatch, script, copied)
     script.train(tiny(script, tmp_path, steps=2, **loss))
     repeat = 5 if loss.get("loss") == "wgan-gp" else 1
     assert [owner for owner, _, _ in seen.steps] == (["D"] * repeat + ["G"]) * 2
@@ -401,7 +363,7 @@ def test_three_steps_equal_a_training_loop_written_out(script, loss, sigma, tmp_
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(script, "load_images", lambda *_: (learn, held_out))
     monkeypatch.setattr(script, "Judge", lambda *_, n: SimpleNamespace(n=4, scores=lambda *_: {}, labels=held_out.labels[:4]))
-    seen, wgan = watch(monkeypatch, script), loss.get("loss") == "wgan-gp"
+    seen, wgan = watch(monkeypatch, script, copied), loss.get("loss") == "wgan-gp"
     lr, keep = 0.003, 0.1
     script.train(tiny(script, tmp_path, steps=3, lr=lr, beta1=0.3, ema=keep, noise=sigma, **loss))
     G, D, average = (seen.start[name] for name in ("G", "D", "average"))
@@ -635,12 +597,10 @@ def test_end_to_end(script, trained):
 @both
 def test_the_pictures_of_a_run_are_of_the_average_from_fixed_noise(script, tmp_path, monkeypatch):
     """Pictures of other noise at each step, or of G itself, could not be compared."""
-    seen, calls, draw = watch(monkeypatch, script), [], script.draw
-
+    seen, calls, draw = watch(monkeypatch, script, copied), [], script.draw
     def spy(G, *args):
         calls.append((G, args[:-1], draw(G, *args)))
         return calls[-1][2]
-
     monkeypatch.setattr(script, "draw", spy)
     script.train(tiny(script, tmp_path, steps=2, sample_every=1, n=5))
     pictures = [call for call in calls if len(call[2]) == 5]            # the others are 64 images, to be scored
@@ -654,11 +614,9 @@ def test_the_pictures_of_a_run_are_of_the_average_from_fixed_noise(script, tmp_p
 def test_scores_are_of_the_average_and_of_what_was_asked_for(tmp_path, monkeypatch):
     """Scoring G, or its images beside labels that it was not given."""
     seen, drawn, draw, scores = {}, [], cgan.draw, Judge.scores
-
     def spy(judge, images, untrained, asked=None):
         seen.update(images=images, untrained=untrained, asked=asked)
         return scores(judge, images, untrained, asked)
-
     monkeypatch.setattr(Judge, "scores", spy)
     monkeypatch.setattr(cgan, "draw", lambda G, z, y, size: drawn.append((z, y)) or draw(G, z, y, size))
     cfg = tiny(cgan, tmp_path, steps=2, lr=0.01)
@@ -840,11 +798,9 @@ def test_the_equilibrium_report(run, monkeypatch):
     """A report whose D has learnt from what it is asked about, or calls the real ones generated."""
     folder, plain = run(train_gan), train_gan.Discriminator.forward
     grad, judged, calls = [], [], drawn(train_gan, monkeypatch)
-
     def spy(self, x):
         (grad if torch.is_grad_enabled() else judged).append(x)
         return plain(self, x)
-
     monkeypatch.setattr(train_gan.Discriminator, "forward", spy)
     tables = command(train_gan, folder, "evaluate", "--batch_size=500", "--lr=0.01")
     assert json.loads((folder / "evaluate.json").read_text()) == tables

@@ -98,8 +98,7 @@ BAD = {
     "small palette": png(1, 1, 8, 3, 0, 0, 0, data=ONE, more=chunk(b"PLTE", bytes(3 * 7))),
     "odd palette": png(1, 1, 8, 3, 0, 0, 0, data=ONE, more=chunk(b"PLTE", bytes(3 * 8 + 1))),
     "odd transparency": png(1, 1, 8, 0, 0, 0, 0, data=ONE, more=chunk(b"tRNS", bytes(3))),
-    "transparency of gray": png(1, 1, 8, 2, 0, 0, 0, data=MANY, more=chunk(b"tRNS", bytes(2))),
-}
+    "transparency of gray": png(1, 1, 8, 2, 0, 0, 0, data=MANY, more=chunk(b"tRNS", bytes(2)))}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -184,7 +183,6 @@ class FakeImage:
 def pillow(monkeypatch):
     """A package PIL that opens whatever `pillow.image` is, or raises it; it turns as `pillow.turn` says."""
     fake = types.SimpleNamespace(image=None, turn=lambda image: image)
-
     def open(file):
         warnings.warn("Corrupt EXIF data")          # is not passed on
         fake.content = file.read()
@@ -523,14 +521,6 @@ def test_cifar(tmp_path):
     assert read_images(str(tmp_path), 8).images.shape == (5, 3, 8, 8)
 
 
-def test_red_comes_first(tmp_path):
-    path = tmp_path / "red.bin"
-    path.write_bytes(b"\1" + b"\xff" * 1024 + bytes(2048) + b"\2" + b"\xff" * 32 + bytes(3040))
-    images = read_images(str(path)).images
-    assert images[0].flatten(1).float().mean(1).tolist() == [255, 0, 0]
-    assert images[1, 0, 0].tolist() == [255] * 32 and images[1].sum() == 255 * 32       # the first line is on top
-
-
 @pytest.mark.parametrize("content", [b"", b"\1", cifar([1])[1][:-1], cifar([1])[1] + b"\1", cifar([1, 10])[1],
                                      bytes(3074), b"not an image"], ids=range(7))
 def test_no_cifar_file(tmp_path, content):
@@ -562,8 +552,7 @@ LAYOUTS = {   # {name: (array, expected (N, C, H, W))}
     "integers": (N.astype(np.int64)[..., 0], N[:, None, :, :, 0]),
     "wide integers": (N[..., 0].astype(">u2"), N[:, None, :, :, 0]),
     "true or false": (N[..., 0] > 99, 255 * (N[:, None, :, :, 0] > 99)),
-    "Fortran": (np.asfortranarray(N[..., 0]), N[:, None, :, :, 0]),
-}
+    "Fortran": (np.asfortranarray(N[..., 0]), N[:, None, :, :, 0])}
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -673,7 +662,6 @@ def mirror(tmp_path, monkeypatch):
     """mirror(name, {file: content}) puts a set of that name on a mirror, and the only one."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
     def put(name, files):
         for file, content in files.items():
             (tmp_path / file).write_bytes(content)

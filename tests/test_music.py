@@ -1,5 +1,4 @@
 """mini/music.py: the skew and relative attention against their definitions, causality, cache, and the whole script."""
-import json
 import math
 import time
 from functools import partial
@@ -102,13 +101,11 @@ def test_a_token_changes_nothing_before_it(change, cached):
     model, a = make(block_size=12).eval(), draw(2, 40)
     b = a.clone()
     b[:, change] = (b[:, change] + 1) % 11
-
     def logits(idx):
         if not cached:
             return model(idx)[0]
         cache = []
         return torch.cat([model(part, cache=cache)[0] for part in idx.split([9, 1, 30], dim=1)], dim=1)
-
     x, y = logits(a), logits(b)
     assert torch.equal(x[:, :change], y[:, :change]) and not torch.equal(x[:, change], y[:, change])
 
@@ -144,11 +141,9 @@ def test_cached_generation_equals_uncached(options):
 
 def test_generation_uses_its_options():
     model = make()
-
     def run(**options):
         return torch.stack(list(music.generate(model, draw(3, 5), 30, generator=torch.Generator().manual_seed(7),
                                                **options)))
-
     likeliest = run(temperature=0)
     for options in (dict(temperature=1e-4), dict(top_k=1), dict(top_p=1e-9)):
         assert torch.equal(run(**options), likeliest)
@@ -203,7 +198,6 @@ def test_held_out_loss_counts_every_token_once():
 def test_a_run_from_training_to_sound(tmp_path, capsys):
     result = music.main(flags(tmp_path))
     run = tmp_path / "run"
-    assert json.loads((run / "result.json").read_text()) == result
     assert result["chance"] == math.log(389) and 1 < result["bigram"] < 4 and result["corpus"]["in_key"] > 0.9
     assert (run / "samples/step_000003.mid").exists() and (run / "samples/step_000006.png").exists()
     out = capsys.readouterr().out
