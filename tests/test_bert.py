@@ -343,11 +343,9 @@ def test_published_weights_are_tuned_and_fill_blanks(text_file, tmp_path):
 
 def test_bad_reviews(text_file, tmp_path, capsys):
     path = tmp_path / "mine.tsv"
-    for text, words in (("one\tgood\ntwo\tgood\n", "good"), ("one\tgood\ntwo three\n", "line 2"), ("\tgood\n", "line 1"),
-                        ("", "no lines")):
-        path.write_text(text)
-        flags = [f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run"]
-        assert words in refused_by(bert.main, capsys, *flags)
+    path.write_text("one\tgood\ntwo three\n")
+    flags = [f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run"]
+    assert "line 2" in refused_by(bert.main, capsys, *flags)
     path.write_text("".join(f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("fine", "poor", "odd")))
     result = bert.train(tiny(text_file, tmp_path, reviews=str(path), steps=2))
     assert set(result["scores"]["sentiment"]) == {"learnt", "scratch", "baseline"}

@@ -412,9 +412,6 @@ def test_psnr_by_the_formula():
             mse = np.mean((a[i].double().numpy() - b[i].double().numpy())**2)
             assert got[i].item() == pytest.approx(20 * math.log10(peak) - 10 * math.log10(mse), rel=1e-12)
     assert psnr(a, a).tolist() == [math.inf] * 4
-    black = -torch.ones(1, 1, 2, 2)
-    assert psnr(black, -black).item() == 0                              # the largest error there is
-    assert psnr(black, black + 0.2).item() == pytest.approx(20, abs=1e-5)
 
 
 CASES = [name.removesuffix("/a") for name in GOLDEN if name.endswith("/a")]

@@ -85,21 +85,15 @@ def test_a_file(tmp_path, content, text):
 
 
 def test_a_folder(tmp_path):
-    """Every .txt file in it, at any depth, by name; other files are left alone."""
-    names = [f"{n:02}.txt" for n in range(12)] + ["Z.txt", "part/b.txt", "part/a.txt", "part/deep/c.txt"]
+    """Every .txt file in it, at any depth, by name, in a folder named like a file too; other files are left alone."""
+    names = [f"{n:02}.txt" for n in range(12)] + ["Z.txt", "old.txt/a.txt", "part/b.txt", "part/a.txt", "part/deep/c.txt"]
     for name in reversed(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + f"I am {name}\n".encode())
     (tmp_path / "picture.png").write_bytes(b"\xff\xff")
     (tmp_path / "notes.md").write_text("not I")
-    in_order = [*names[:13], "part/a.txt", "part/b.txt", "part/deep/c.txt"]
+    in_order = [*names[:13], "old.txt/a.txt", "part/a.txt", "part/b.txt", "part/deep/c.txt"]
     assert read_text(str(tmp_path)) == "\n\n".join(f"I am {name}\n" for name in in_order)
-
-
-def test_a_folder_with_a_folder_named_like_a_file(tmp_path):
-    (tmp_path / "old.txt").mkdir()
-    (tmp_path / "old.txt" / "a.txt").write_text("text")
-    assert read_text(str(tmp_path)) == "text"
 
 
 @pytest.mark.parametrize("content, names", [
@@ -200,6 +194,7 @@ def server(tmp_path, monkeypatch):
     httpd.asked, httpd.stop = [], threading.Event()
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
+
     def address(path):
         return f"http://127.0.0.1:{httpd.server_port}/{path}"
     address.asked = httpd.asked
@@ -413,6 +408,7 @@ def test_png_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     write_png(path, np.zeros((2, 2), np.uint8))
     before = path.read_bytes()
+
     def full(*args):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr("os.fsync", full)
@@ -453,6 +449,7 @@ def test_grid_of_any_floats():
 def slow_bigram(train, held_out, V, pull):
     """The formula of the docstring, counted in Python."""
     pairs, firsts, seconds = Counter(zip(train, train[1:])), Counter(train[:-1]), Counter(train[1:])
+
     def p(b, a):
         p_b = (seconds[b] + 1) / (len(train) - 1 + V)
         return (pairs[a, b] + pull * p_b) / (firsts[a] + pull)

@@ -147,6 +147,7 @@ def test_zero_shot_is_the_likelier_continuation_by_bayes(monkeypatch):
     monkeypatch.setattr(finetune, "CONTINUATIONS", {"bad": "ab", "good": "hij"})
     base = make_base().eval()
     texts = ["", "d", "kk", "edc", "gggg", "abcde", "hhhhhhh", "acegi"]
+
     def log_p(text, continuation):      # token by token, from the chain rule
         ids, total = tokenizer.encode("\n" + text), 0.0
         for token in tokenizer.encode(continuation):
@@ -235,12 +236,6 @@ refused = partial(refused_by, finetune.main)
 
 def test_bad_input(own, tmp_path, capsys):
     run = flags(own, tmp_path / "run")
-    (tmp_path / "one.tsv").write_text("a\tgood\nb\tgood\n")
-    (tmp_path / "ragged.tsv").write_text("a\tgood\nb\n")
-    (tmp_path / "empty.tsv").write_text("a\tgood\n\tbad\n")
-    assert "every label is 'good'" in refused(capsys, *run, f"--reviews={tmp_path}/one.tsv")
-    assert "line 2" in refused(capsys, *run, f"--reviews={tmp_path}/ragged.tsv")
-    assert "text is empty" in refused(capsys, *run, f"--reviews={tmp_path}/empty.tsv")
     assert "dropout below 1" in refused(capsys, *run, "--dropout=2")
     assert "must be" in refused(capsys, *run, "--rank=0") and "must be" in refused(capsys, *run, "--batch_size=0")
     assert not (tmp_path / "run").exists()

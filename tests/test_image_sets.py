@@ -78,6 +78,7 @@ def test_faces_to_learn_from_and_held_out(monkeypatch):
     assert image_sets.HELD_OUT == 4096
     monkeypatch.setattr(image_sets, "HELD_OUT", 30)
     drawn, plain = [], faces
+
     def spy(n, size, first):
         drawn.append(range(first, first + n))
         return plain(n, size, first=first)

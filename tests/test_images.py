@@ -183,6 +183,7 @@ class FakeImage:
 def pillow(monkeypatch):
     """A package PIL that opens whatever `pillow.image` is, or raises it; it turns as `pillow.turn` says."""
     fake = types.SimpleNamespace(image=None, turn=lambda image: image)
+
     def open(file):
         warnings.warn("Corrupt EXIF data")          # is not passed on
         fake.content = file.read()
@@ -662,6 +663,7 @@ def mirror(tmp_path, monkeypatch):
     """mirror(name, {file: content}) puts a set of that name on a mirror, and the only one."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
+
     def put(name, files):
         for file, content in files.items():
             (tmp_path / file).write_bytes(content)
