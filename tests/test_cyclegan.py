@@ -74,15 +74,6 @@ def folders(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def float64(monkeypatch):
-    """Everything in float64: Adam makes much of little."""
-    torch.set_default_dtype(torch.float64)
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def tiny(tmp_path, **changes):
     return cyclegan.Config(**{**TINY, "out_dir": str(tmp_path / "run"), **changes})
 

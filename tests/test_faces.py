@@ -254,27 +254,24 @@ def test_beside_a_slow_renderer(size, mean, in_block, shift):
 
 # ---- one attribute changed
 
-def places(nuisance, size: int):
-    """The face's own coordinates (u, v) of the pixels (size, size), and the width of one."""
-    x0, y0, scale, tilt = nuisance[:4].tolist()
-    at = (np.arange(size) + 0.5) / size * 2 - 1
-    x, y = np.meshgrid((at - x0) / scale, (at - 0.1 - y0) / scale)
-    angle = 2 * math.atan(tilt)
-    return math.cos(angle) * x + math.sin(angle) * y, math.cos(angle) * y - math.sin(angle) * x, 2 / (size * scale)
-
-
 def changes(name: str, size: int = 48):
     """For a few faces and for each two values of an attribute: the pixels (size, size) that differ between them, the
-    labels, and `places`."""
+    labels, the face's own coordinates (u, v) of the pixels, the width of one, and the nuisance."""
+    at = (np.arange(size) + 0.5) / size * 2 - 1
     column = list(ATTRIBUTES).index(name)
     for label, nuisance in zip(*many_kinds()):
+        x0, y0, scale, tilt = nuisance[:4].tolist()
+        x, y = np.meshgrid((at - x0) / scale, (at - 0.1 - y0) / scale)
+        angle = 2 * math.atan(tilt)
+        u = math.cos(angle) * x + math.sin(angle) * y
+        v = math.cos(angle) * y - math.sin(angle) * x
         several = label.repeat(COUNTS[column], 1)
         several[:, column] = torch.arange(COUNTS[column])
         images = render(several, nuisance.repeat(COUNTS[column], 1), size)
         for a, b in itertools.combinations(range(COUNTS[column]), 2):
             differ = (images[a] != images[b]).any(0).numpy()
             assert differ.any(), name
-            yield differ, several[a], *places(nuisance, size), nuisance
+            yield differ, several[a], u, v, 2 / (size * scale), nuisance
 
 
 def test_every_value_is_seen_and_nothing_else_moves():
