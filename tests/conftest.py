@@ -17,6 +17,15 @@ PAPER = """This test states the architecture, or the numbers, of the paper. If y
 fail: change it with them, or leave such tests out by `python -m pytest -m "not paper"`. All others must go on passing."""
 
 
+@pytest.fixture
+def float64(monkeypatch):
+    """Everything in float64: Adam makes much of little."""
+    torch.set_default_dtype(torch.float64)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         file = item.path.stem.removeprefix("test_")

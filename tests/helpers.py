@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -145,6 +146,60 @@ def alike(a, b):
     """Pictures, after they were rounded to 8 bits."""
     assert a.shape == b.shape
     return (a - b.clamp(-1, 1)).abs().max() <= 1.01 / 255
+
+
+def learnt_by_heart(model, loss_of, steps: int, lr=0.01) -> float:
+    """The loss after so many steps of AdamW on one batch: a network that cannot learn that by heart cannot learn."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = loss_of()
+        loss.backward()
+        optimizer.step()
+    return loss.item()
+
+
+def watch(monkeypatch, script, copy):
+    """What happens in a call of the train() of a script with G and D: the networks, as they were at the start, by
+    copy(name, net, cfg), what they were given while gradients were on [(name, inputs)], and the optimisers' steps
+    [(first letter of whose networks, parameters changed, {name: gradient})]."""
+    seen, make_nets = SimpleNamespace(nets=None, calls=[], steps=[]), script.make_nets
+
+    def hook(name):
+        def note(_, inputs):
+            if torch.is_grad_enabled():
+                seen.calls.append((name, [x.detach().clone() for x in inputs]))
+        return note
+
+    def spy(cfg, *args):
+        if seen.nets is not None:                   # those that stay untrained come second
+            return make_nets(cfg, *args)
+        seen.nets = make_nets(cfg, *args)
+        seen.start = {name: copy(name, net, cfg) for name, net in seen.nets.items()}
+        for name, net in seen.nets.items():
+            net.register_forward_pre_hook(hook(name))
+        return seen.nets
+
+    class Recording(torch.optim.Adam):
+        def step(self, closure=None):
+            mine = {id(p) for group in self.param_groups for p in group["params"]}
+            parameters = dict(seen.nets.named_parameters())
+            before = {name: p.detach().clone() for name, p in parameters.items()}
+            gradients = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
+            super().step(closure)
+            changed = {name for name, p in parameters.items() if not torch.equal(p, before[name])}
+            owner, = {name[0] for name, p in parameters.items() if id(p) in mine}
+            assert mine == {id(p) for name, p in parameters.items() if name[0] == owner}        # all of them
+            seen.steps.append((owner, changed, gradients))
+
+    monkeypatch.setattr(script, "make_nets", spy)
+    monkeypatch.setattr(torch.optim, "Adam", Recording)
+    return seen
+
+
+def of(values: dict, start: str) -> dict:
+    """Those whose names begin so."""
+    return {name: value for name, value in values.items() if name.startswith(start)}
 
 
 def same_end(whole, other, step: int, *keys):

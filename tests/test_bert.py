@@ -1,4 +1,5 @@
 """mini/bert.py against transformers (golden files: reference/make_bert.py), numpy, and the classic bugs."""
+import functools
 import json
 import math
 import random
@@ -12,13 +13,14 @@ import torch
 import torch.nn.functional as F
 
 from mini import bert
-from mini.data.text import passages
+from mini.data.text import passages, reviews
 from mini.data.text.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
 from mini.data.text.tasks import (best_span, draw_batch, encode, make_task, pretraining_rows, score,
                                   spans)
 from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer
 from mini.data.weights import read_bert
-from tests.helpers import close, refused
+from tests.helpers import close, every_dropout_acts, learnt_by_heart, refused, refused_by
+from tests.test_scripts import paragraphs
 
 REFERENCE = Path(__file__).parent / "reference"
 GOLDEN = {name: torch.as_tensor(value) for name, value in np.load(REFERENCE / "bert.npz").items()}
@@ -30,22 +32,16 @@ TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80, vocab_size=5
 @pytest.fixture(autouse=True)
 def few_texts(monkeypatch):
     """Small sets, so that a run takes a second: fewer reviews, passages and held-out texts."""
-    from mini.data.text import reviews
     for name, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
         monkeypatch.setattr(reviews, name, n)
-    unlabelled = passages.unlabelled
-    monkeypatch.setattr(passages, "unlabelled", lambda: unlabelled(30))
+    monkeypatch.setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30))
     for name in ("load_entities", "load_questions"):
-        load = getattr(passages, name)
-        monkeypatch.setattr(passages, name, lambda few, seed, load=load: load(few, seed, n_test=30))
+        monkeypatch.setattr(passages, name, functools.partial(getattr(passages, name), n_test=30))
 
 
 @pytest.fixture
 def text_file(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("\n\n".join(f"The {a} saw the {b} in the garden." for a in ("cat", "dog", "boy", "fox")
-                                for b in ("bird", "tree", "moon", "wall", "rose")))
-    return str(path)
+    return paragraphs(tmp_path)["data"]
 
 
 def tiny(text_file, tmp_path, **changes):
@@ -117,17 +113,6 @@ def test_published_weights_of_other_models_are_refused(tmp_path):
     assert sizes == dict(n_layer=2, n_head=4, n_embd=16, block_size=10, d_ff=40) and len(weights["wpe.weight"]) == 10
 
 
-def test_attention_is_the_formula_in_numpy():
-    torch.manual_seed(0)
-    attention = bert.SelfAttention(bert.Config(n_embd=6, n_head=1, dropout=0.0)).double()
-    x, hidden = torch.randn(1, 5, 6).double(), torch.tensor([0, 0, 0, 1, 1]) == 1
-    W = {name: p.detach().numpy() for name, p in attention.named_parameters()}
-    q, k, v = np.split(x[0].numpy() @ W["c_attn.weight"].T + W["c_attn.bias"], 3, axis=1)
-    weights = np.exp(np.where(hidden, -np.inf, q @ k.T / np.sqrt(6)))
-    y = weights / weights.sum(1, keepdims=True) @ v @ W["c_proj.weight"].T + W["c_proj.bias"]
-    close(attention(x, torch.zeros(1, 1, 1, 5).masked_fill(hidden, -math.inf))[0].detach(), y, 1e-12)
-
-
 # ---- the classic bugs (PEERS: transformers)
 
 def test_filling_changes_nothing_however_large_the_scores():
@@ -147,21 +132,9 @@ def test_filling_changes_nothing_however_large_the_scores():
             close(together[i, :n], alone[0], 1e-4)
 
 
-def test_both_sides_are_seen():
-    model, idx = small_model(), torch.randint(5, 50, (1, 9))
-    other = idx.clone()
-    other[0, 4] = 5 + (idx[0, 4] - 4) % 45
-    none = torch.zeros_like(idx)
-    changed = (model(idx, none, none > 0) - model(other, none, none > 0)).abs().amax(2)[0]
-    assert changed.min() > 1e-4
-
-
-def test_eval_is_without_dropout():
-    model, idx = small_model(dropout=0.5), torch.randint(5, 50, (2, 9))
-    none = torch.zeros_like(idx)
-    assert not torch.equal(model(idx, none, none > 0), model(idx, none, none > 0))
-    model.eval()
-    assert torch.equal(model(idx, none, none > 0), model(idx, none, none > 0))
+def test_dropout_acts_in_training_only():
+    idx, none = torch.randint(5, 50, (2, 9)), torch.zeros(2, 9, dtype=torch.long)
+    every_dropout_acts(small_model(dropout=0.5), 5, idx, none, none > 0)
 
 
 def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_pad_and_specials():
@@ -331,17 +304,10 @@ def test_one_batch_is_learnt_by_heart():
     model, rng = small_model(V=tokenizer.vocab_size), torch.Generator().manual_seed(0)
     idx = torch.randint(5, tokenizer.vocab_size, (4, 16), generator=rng)
     shown, chosen = bert.hide(idx, tokenizer, 0.3, rng)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        optimizer.zero_grad()
-        loss = bert.masked_loss(model, idx, shown, chosen, tokenizer)
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.05
+    assert learnt_by_heart(model, lambda: bert.masked_loss(model, idx, shown, chosen, tokenizer), 60) < 0.05
 
 
 # ---- the run
-
 
 def test_sampling(text_file, tmp_path, capsys):
     cfg = tiny(text_file, tmp_path)
@@ -358,15 +324,10 @@ def test_sampling(text_file, tmp_path, capsys):
     assert found[0] in "May lives in Lyon ."
     for argv, words in ((["--text="], "which text"), (["--text=no mask"], "[MASK]"), (["--text=" + "a " * 90 + "[MASK]"], "positions"),
                         (["--task=answer", "--text=May left."], "empty"), (["--task=entities", "--text= "], "which text")):
-        with pytest.raises(SystemExit) as leaving:
-            bert.main(["sample", out, *argv])
-        err = capsys.readouterr().err
-        assert leaving.value.code == 2 and words in err and err.count("\n") == 1, err
+        assert words in refused_by(bert.main, capsys, "sample", out, *argv)
     shutil.copy(tmp_path / "run/sentiment.pt", tmp_path / "run/entities.pt")
-    with pytest.raises(SystemExit):
-        bert.main(["sample", out, "--task=entities", "--text=May left."])
-    err = capsys.readouterr().err
-    assert "entities.pt" in err and "sentiment" in err and err.count("\n") == 1
+    error = refused_by(bert.main, capsys, "sample", out, "--task=entities", "--text=May left.")
+    assert "entities.pt" in error and "sentiment" in error
 
 
 @pytest.mark.paper
@@ -382,13 +343,9 @@ def test_published_weights_are_tuned_and_fill_blanks(text_file, tmp_path):
 
 def test_bad_reviews(text_file, tmp_path, capsys):
     path = tmp_path / "mine.tsv"
-    for text, words in (("one\tgood\ntwo\tgood\n", "good"), ("one\tgood\ntwo three\n", "line 2"), ("\tgood\n", "line 1"),
-                        ("", "no lines")):
-        path.write_text(text)
-        with pytest.raises(SystemExit) as leaving:
-            bert.main([f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run"])
-        err = capsys.readouterr().err
-        assert leaving.value.code == 2 and words in err and err.count("\n") == 1, err
+    path.write_text("one\tgood\ntwo three\n")
+    flags = [f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run"]
+    assert "line 2" in refused_by(bert.main, capsys, *flags)
     path.write_text("".join(f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("fine", "poor", "odd")))
     result = bert.train(tiny(text_file, tmp_path, reviews=str(path), steps=2))
     assert set(result["scores"]["sentiment"]) == {"learnt", "scratch", "baseline"}

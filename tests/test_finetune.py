@@ -11,11 +11,11 @@ import torch.nn.functional as F
 import train_gpt
 from mini import finetune
 from mini.data.text.corpus import encode_texts
-from mini.data.text.reviews import write_reviews
 from mini.data.text.tokenizers import CharTokenizer
-from tests.helpers import close
+from tests.helpers import close, learnt_by_heart
 from tests.helpers import refused as refused_call
 from tests.helpers import refused_by
+from tests.test_scripts import labelled_texts_and_a_base
 
 V = 13
 
@@ -171,13 +171,7 @@ def test_an_interrupted_evaluation_leaves_without_a_traceback(own, tmp_path, cap
 def own(tmp_path_factory):
     """Flags of a tiny run: own reviews, and a base trained for a few steps."""
     folder = tmp_path_factory.mktemp("finetune")
-    pairs = write_reviews(120)
-    (folder / "own.tsv").write_text("".join(f"{text}\t{['bad', 'good'][label]}\n" for text, label in pairs))
-    (folder / "text.txt").write_text("\n".join(text for text, _ in pairs))
-    train_gpt.train(train_gpt.Config(data=f"{folder}/text.txt", out_dir=f"{folder}/base", steps=2, n_layer=2, n_head=2,
-                                     n_embd=16, block_size=32, batch_size=4, vocab_size=300, max_new_tokens=5, device="cpu"))
-    return dict(reviews=f"{folder}/own.tsv", init_from=f"{folder}/base/checkpoint.pt", few=40, batch_size=4, steps=4,
-                warmup=1, log_every=1, device="cpu")
+    return dict(**labelled_texts_and_a_base(folder), few=40, batch_size=4, steps=4, warmup=1, log_every=1, device="cpu")
 
 
 def flags(own, out_dir, **more):
@@ -187,13 +181,7 @@ def flags(own, out_dir, **more):
 def test_overfits_one_batch():
     model = finetune.prepare("all", make_base(), 2, finetune.Config(dropout=0.0))
     idx, n, y = draw(8, 12), torch.randint(1, 13, (8,)), torch.tensor([0, 1] * 4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
-        loss = F.cross_entropy(model(idx, n), y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert loss.item() < 0.05
+    assert learnt_by_heart(model, lambda: F.cross_entropy(model(idx, n), y), 60) < 0.05
 
 
 def test_end_to_end(own, tmp_path, capsys):
@@ -248,12 +236,6 @@ refused = partial(refused_by, finetune.main)
 
 def test_bad_input(own, tmp_path, capsys):
     run = flags(own, tmp_path / "run")
-    (tmp_path / "one.tsv").write_text("a\tgood\nb\tgood\n")
-    (tmp_path / "ragged.tsv").write_text("a\tgood\nb\n")
-    (tmp_path / "empty.tsv").write_text("a\tgood\n\tbad\n")
-    assert "every label is 'good'" in refused(capsys, *run, f"--reviews={tmp_path}/one.tsv")
-    assert "line 2" in refused(capsys, *run, f"--reviews={tmp_path}/ragged.tsv")
-    assert "text is empty" in refused(capsys, *run, f"--reviews={tmp_path}/empty.tsv")
     assert "dropout below 1" in refused(capsys, *run, "--dropout=2")
     assert "must be" in refused(capsys, *run, "--rank=0") and "must be" in refused(capsys, *run, "--batch_size=0")
     assert not (tmp_path / "run").exists()

@@ -20,7 +20,7 @@ from mini.utils import config
 from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
-from tests.helpers import close, refused_by
+from tests.helpers import close, of, refused_by, watch
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
             sample_every=3, eval_every=3, device="cpu", matmul="highest")
@@ -57,12 +57,11 @@ def trained(place):
 
 @pytest.fixture
 def arrays(tmp_path):
-    """Images of noise in files: gray 28 × 28 without labels and with them, a single one."""
+    """Images of noise in files: gray 28 × 28 without labels and with them."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, 28, 28), dtype=np.uint8)
     np.save(tmp_path / "gray.npy", images)
     np.savez(tmp_path / "gray.npz", images=images, labels=np.arange(40) % 3)
-    np.save(tmp_path / "one.npy", images[:1])
     return tmp_path
 
 
@@ -87,13 +86,6 @@ def random_labels(n, seed=0):
     for b in range(n):
         y[b, rng.integers(2)] = y[b, 2 + rng.integers(3)] = 1
     return y
-
-
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 # ---- parity with the layout of Radford et al. 2016, figure 1, in float64
@@ -197,25 +189,6 @@ def test_networks_equal_the_layout_of_dcgan(script, loss, S, C, training):
 
 
 @pytest.mark.paper
-@kinds
-def test_layers_are_those_of_the_paper(script, loss):
-    """BatchNorm2d(c, 0.8) would set eps; BatchNorm in D's first layer or G's last; a bias before BatchNorm."""
-    G, D = nets_of(script, S=32, **loss)
-    for net, convolution, inner in ((G, nn.ConvTranspose2d, 3), (D, nn.Conv2d, 3)):
-        layers = [m for m in net.modules() if isinstance(m, convolution)]
-        assert len(layers) == inner + 1 and all(m.bias is None and m.kernel_size == (4, 4) for m in layers)
-        edge = layers[0] if net is G else layers[-1]                    # between 1 × 1 and 4 × 4
-        for m in layers:
-            assert (m.stride, m.padding) == (((1, 1), (0, 0)) if m is edge else ((2, 2), (1, 1)))
-    norms = [m for net in (G, D) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert [m.num_features for m in norms] == ([32, 16, 8] if loss.get("loss") == "wgan-gp" else [32, 16, 8, 8, 16])
-    assert all(m.eps == 1e-5 and m.momentum == 0.1 for m in norms)
-    assert isinstance(list(G.modules())[-1], nn.Tanh)
-    slopes = [m.negative_slope for m in D.modules() if isinstance(m, nn.LeakyReLU)]
-    assert slopes == [0.2] * 3 and not any(isinstance(m, nn.Sigmoid) for m in D.modules())
-
-
-@pytest.mark.paper
 @both
 def test_initialisation(script):
     """Every weight from N(0, 0.02²), BatchNorm's from N(1, 0.02²) (§4), not torch's defaults."""
@@ -278,18 +251,6 @@ def test_no_checkerboard(script, S):
     assert checkerboard(torch.randn(64, 3, S, S)) < 2
 
 
-def test_the_measure_of_checkerboards_on_layers():
-    """The measure itself: a constant image through many random layers of kernel 4 and of kernel 3."""
-    torch.manual_seed(0)
-    ones = torch.ones(1, 1, 32, 32)
-    four = nn.ConvTranspose2d(1, 1000, 4, 2, 1, bias=False)(ones)[:, :, 4:-4, 4:-4]
-    three = nn.ConvTranspose2d(1, 1000, 3, 2, 1, output_padding=1, bias=False)(ones)[:, :, 4:-4, 4:-4]
-    maps = [layer.detach().square().mean(1, keepdim=True) for layer in (four, three)]       # E x² at each pixel
-    share = [(m.std() / m.mean()).item() for m in maps]
-    assert share[0] < 0.1 and share[1] > 0.4
-    assert checkerboard(maps[1] / maps[1].mean() + 0.1 * torch.randn_like(maps[1])) > 20
-
-
 @both
 def test_what_is_even_stays_even(script, trained):
     """Of trained networks too: no layer of stride 2 makes a pattern out of an input without one (but at the edge)."""
@@ -330,8 +291,6 @@ def test_bce_by_hand(script):
         gradient, = torch.autograd.grad(loss, logits)
         by_hand = [(1 / (1 + math.exp(-s)) - y) / len(each) for s in logits.tolist()]
         close(gradient.double(), torch.tensor(by_hand, dtype=torch.float64), 1e-6)
-    zeros = torch.zeros(7)
-    assert (script.bce(zeros, 1) + script.bce(zeros, 0)).item() == pytest.approx(2 * math.log(2), rel=1e-6)
 
 
 def test_gradient_penalty_of_a_linear_critic(float64):
@@ -344,7 +303,6 @@ def test_gradient_penalty_of_a_linear_critic(float64):
         seen.append(x.detach())
         assert labels is y
         return (x * w).sum((1, 2, 3))
-
     penalty = cgan.gradient_penalty(D, real, fake, y, torch.Generator().manual_seed(0))
     length = w.detach().norm()
     close(penalty.detach(), (length - 1) ** 2, 1e-12)
@@ -357,80 +315,10 @@ def test_gradient_penalty_of_a_linear_critic(float64):
     assert torch.equal(seen[0], seen[1]) and not torch.equal(seen[0], seen[2])
 
 
-def test_gradient_penalty_trains_the_critic(float64):
-    """Without create_graph the penalty would have no gradient; through the norms it must equal differences."""
-    D = spread(nets_of(cgan, ndf=2, loss="wgan-gp")[1])
-    torch.manual_seed(2)
-    real, fake, y = torch.rand(4, 3, 16, 16) * 2 - 1, torch.rand(4, 3, 16, 16) * 2 - 1, random_labels(4)
-
-    def penalty():
-        return cgan.gradient_penalty(D, real, fake, y, torch.Generator().manual_seed(0))
-
-    gradients = torch.autograd.grad(penalty(), list(D.parameters()))
-    for p, gradient in zip(list(D.parameters()), gradients):
-        direction = torch.randn_like(p)
-        with torch.no_grad():
-            original, values = p.clone(), []
-            for sign in (1, -1):
-                p.copy_(original + sign * 1e-6 * direction)
-                with torch.enable_grad():
-                    values.append(penalty().item())
-            p.copy_(original)
-        slope = (gradient * direction).sum().item()
-        assert slope == pytest.approx((values[0] - values[1]) / 2e-6, rel=1e-3, abs=1e-6 * abs(values[0]))
-    assert all(gradient.any() for p, gradient in zip(D.parameters(), gradients) if p.ndim > 1)
-
-
-def test_a_critic_sees_each_image_by_itself():
-    """BatchNorm in the critic would make the penalty, a slope at one image, depend on the others."""
-    for loss, alike in (("wgan-gp", True), ("bce", False)):
-        D = nets_of(cgan, S=32, loss=loss)[1].train()
-        torch.manual_seed(0)
-        x, y = torch.randn(5, 3, 32, 32), random_labels(5)
-        alone = torch.cat([D(x[i:i + 1], y[i:i + 1]) for i in range(5)])
-        assert ((D(x, y) - alone).abs().max() < 1e-5 * alone.abs().max()) == alike
-
-
 # ---- training: what changes when, and by how much
 
-def watch(monkeypatch, script):
-    """What happens in a call of train(): the networks, as they were at the start, what they were given while
-    gradients were on [(name, inputs)], and the optimiser's steps [(name, parameters changed, {name: gradient})]."""
-    seen = SimpleNamespace(nets=None, start=None, calls=[], steps=[])
-    make_nets = script.make_nets
-
-    def hook(name):
-        return lambda _, inputs: seen.calls.append((name, [x.detach().clone() for x in inputs])) if \
-            torch.is_grad_enabled() else None
-
-    def spy(*args):
-        if seen.nets is not None:                                       # those that stay untrained come second
-            return make_nets(*args)
-        seen.nets = make_nets(*args)
-        seen.start = {name: Reference(net, 4 if name == "D" else 8, 16, sizes=[4, 4, 3, 3, 3, 4])
-                      for name, net in seen.nets.items()}
-        for name in ("G", "D"):
-            seen.nets[name].register_forward_pre_hook(hook(name))
-        return seen.nets
-
-    class Recording(Adam):
-        def step(self, closure=None):
-            mine = {id(p) for group in self.param_groups for p in group["params"]}
-            parameters = dict(seen.nets.named_parameters())
-            before = {name: p.detach().clone() for name, p in parameters.items()}
-            gradients = {name: None if p.grad is None else p.grad.clone() for name, p in parameters.items()}
-            super().step(closure)
-            changed = {name for name, p in parameters.items() if not torch.equal(p, before[name])}
-            owner, = {name.split(".")[0] for name, p in parameters.items() if id(p) in mine}
-            seen.steps.append((owner, changed, gradients))
-
-    monkeypatch.setattr(script, "make_nets", spy)
-    monkeypatch.setattr(torch.optim, "Adam", Recording)
-    return seen
-
-
-def of(values, name):
-    return {key: value for key, value in values.items() if key.startswith(name + ".")}
+def copied(name, net, cfg):
+    return Reference(net, 4 if name == "D" else 8, 16, sizes=[4, 4, 3, 3, 3, 4])
 
 
 def same(a, b):
@@ -441,7 +329,7 @@ def same(a, b):
 @kinds
 def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, loss, tmp_path, monkeypatch):
     """D's step that trains G as well, or G's step that trains D or leaves its gradient there."""
-    seen = watch(monkeypatch, script)
+    seen = watch(monkeypatch, script, copied)
     script.train(tiny(script, tmp_path, steps=2, **loss))
     repeat = 5 if loss.get("loss") == "wgan-gp" else 1
     assert [owner for owner, _, _ in seen.steps] == (["D"] * repeat + ["G"]) * 2
@@ -465,10 +353,9 @@ def test_three_steps_equal_a_training_loop_written_out(script, loss, sigma, tmp_
     torch.set_default_dtype(torch.float32)
     learn, held_out = image_sets.load_images("faces", 16, TINY["n_images"])
     torch.set_default_dtype(torch.float64)                              # train() in float64: Adam makes much of little
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     monkeypatch.setattr(script, "load_images", lambda *_: (learn, held_out))
     monkeypatch.setattr(script, "Judge", lambda *_, n: SimpleNamespace(n=4, scores=lambda *_: {}, labels=held_out.labels[:4]))
-    seen, wgan = watch(monkeypatch, script), loss.get("loss") == "wgan-gp"
+    seen, wgan = watch(monkeypatch, script, copied), loss.get("loss") == "wgan-gp"
     lr, keep = 0.003, 0.1
     script.train(tiny(script, tmp_path, steps=3, lr=lr, beta1=0.3, ema=keep, noise=sigma, **loss))
     G, D, average = (seen.start[name] for name in ("G", "D", "average"))
@@ -574,22 +461,7 @@ def test_three_steps_equal_a_training_loop_written_out(script, loss, sigma, tmp_
             close(p.detach(), want.detach(), 1e-9)
         for s, want in zip([s for s in net.buffers() if s.is_floating_point()], reference.statistics):
             close(s, want, 1e-9)
-
-
-@both
-def test_update_average(script):
-    """Averaging BatchNorm's counters and statistics, or leaving them as they were; a rate the wrong way round."""
-    average, model = (nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3)) for _ in range(2))
-    model(torch.randn(4, 2, 5, 5)), nn.init.normal_(model[1].weight)
-    before = [p.detach().clone() for p in average.parameters()]
-    script.update_average(average, model, 0.75)
-    for a, p, old in zip(average.parameters(), model.parameters(), before):
-        close(a.detach(), 0.75 * old + 0.25 * p.detach(), 1e-6)
-    for a, b in zip(average.buffers(), model.buffers()):
-        assert torch.equal(a, b)
-    assert average[1].num_batches_tracked == 1
-    script.update_average(average, model, 0)
-    assert all(torch.equal(a, p) for a, p in zip(average.parameters(), model.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(seen.nets["average"].buffers(), seen.nets["G"].buffers()))
 
 
 # ---- sampling
@@ -676,15 +548,11 @@ def sheet_shape(n, size, C, columns=8):
 
 
 @both
-def test_end_to_end(script, trained, capsys):
+def test_end_to_end(script, trained):
     """A run's files and numbers."""
     run, result = trained[script]
-    name = "gan" if script is train_gan else "cgan"
-    assert json.loads((run / "result.json").read_text()) == result
-    keys = {"model", "steps", "seconds", "parameters", "device", "frechet", "frechet_floor", "frechet_untrained",
-            "frechet_n"} | ({"accuracy", "most_frequent"} if script is cgan else set())
-    assert keys <= set(result) and (result["model"], result["steps"], result["device"]) == (name, 6, "cpu")
-    assert result["frechet_n"] == 64 and all(math.isfinite(result[key]) for key in keys if key.startswith("frechet"))
+    assert result["frechet_n"] == 64
+    assert all(math.isfinite(result[key]) for key in ("frechet", "frechet_floor", "frechet_untrained"))
     attributes = [image_sets.ATTRIBUTES] if script is cgan else []
     nets = script.make_nets(script.Config(**TINY), 3, 16, *attributes, None)
     counts = [sum(p.numel() for p in nets[name].parameters()) for name in ("G", "D")]
@@ -693,29 +561,24 @@ def test_end_to_end(script, trained, capsys):
         assert list(result["accuracy"]) == list(result["most_frequent"]) == list(image_sets.ATTRIBUTES)
         assert all(0 <= share <= 1 for share in result["accuracy"].values())
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["step", "seconds", "d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
-    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert all(math.isfinite(float(value)) for row in rows for value in row.values())
     assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("D(x)", "D(G(z))", "accuracy"))
     for step in (3, 6):
         assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(4, 16, 3)
     learn, _ = image_sets.load_images("faces", 16, 256)
     real = read_png(run / "samples/real.png")
     assert real.shape == sheet_shape(4, 16, 3) and (real[2:18, 2:18] == learn.images[0].permute(1, 2, 0).numpy()).all()
-    assert (run / "config.json").exists() and not list(run.glob("*.tmp"))
     state = torch.load(run / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 6 and {name.split(".")[0] for name in state["model"]} == {"G", "D", "average"}
+    assert {name.split(".")[0] for name in state["model"]} == {"G", "D", "average"}
 
 
 @both
 def test_the_pictures_of_a_run_are_of_the_average_from_fixed_noise(script, tmp_path, monkeypatch):
     """Pictures of other noise at each step, or of G itself, could not be compared."""
-    seen, calls, draw = watch(monkeypatch, script), [], script.draw
+    seen, calls, draw = watch(monkeypatch, script, copied), [], script.draw
 
     def spy(G, *args):
         calls.append((G, args[:-1], draw(G, *args)))
         return calls[-1][2]
-
     monkeypatch.setattr(script, "draw", spy)
     script.train(tiny(script, tmp_path, steps=2, sample_every=1, n=5))
     pictures = [call for call in calls if len(call[2]) == 5]            # the others are 64 images, to be scored
@@ -733,7 +596,6 @@ def test_scores_are_of_the_average_and_of_what_was_asked_for(tmp_path, monkeypat
     def spy(judge, images, untrained, asked=None):
         seen.update(images=images, untrained=untrained, asked=asked)
         return scores(judge, images, untrained, asked)
-
     monkeypatch.setattr(Judge, "scores", spy)
     monkeypatch.setattr(cgan, "draw", lambda G, z, y, size: drawn.append((z, y)) or draw(G, z, y, size))
     cfg = tiny(cgan, tmp_path, steps=2, lr=0.01)
@@ -768,11 +630,6 @@ def test_labelled_images_of_another_size(arrays):
     assert read_png(arrays / "run/samples/sample.png").shape == sheet_shape(9, 28, 1)
     cgan.main(["sample", f"--out_dir={arrays}/run", "--device=cpu", "--vary=label"])
     assert (arrays / "run/samples/label.png").exists()
-
-
-def test_one_image(arrays, capsys):
-    result = train_gan.train(tiny(train_gan, arrays, data=str(arrays / "one.npy"), size=16, steps=2))
-    assert "only 1 image" in capsys.readouterr().out and result["steps"] == 2
 
 
 def test_a_folder_with_classes(tmp_path):
@@ -821,8 +678,6 @@ def test_sample(script, run, capsys):
         pictures.append((folder / "samples/sample.png").read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
     assert read_png(folder / "samples/sample.png").shape == sheet_shape(11, 16, 3)
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert checkpoint["step"] == 6                                      # only read
 
 
 def test_samples_are_of_the_average(run):
@@ -921,7 +776,6 @@ def test_the_equilibrium_report(run, monkeypatch):
     def spy(self, x):
         (grad if torch.is_grad_enabled() else judged).append(x)
         return plain(self, x)
-
     monkeypatch.setattr(train_gan.Discriminator, "forward", spy)
     tables = command(train_gan, folder, "evaluate", "--batch_size=500", "--lr=0.01")
     assert json.loads((folder / "evaluate.json").read_text()) == tables
@@ -973,40 +827,10 @@ def test_bad_flags(script, arrays, capsys):
     assert "--batch_size=1 must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
     for wrong in ("--ngf=0", "--ndf=0", "--z_dim=0", "--n=0"):
         assert f"{wrong} must be at least 1" in refused(capsys, script, *run, wrong)
-    assert "-4" in refused(capsys, script, *run, "--size=-4")
-    assert "--n_images" in refused(capsys, script, *run, "--data=faces", "--n_images=0")
+    assert "faces" in refused(capsys, script, *run, "--data=facse")
     if script is cgan:
         assert "wgan-gp" in refused(capsys, script, *run, "--loss=wgan")
     assert not (arrays / "new").exists()
-
-
-@both
-def test_bad_data(script, tmp_path, capsys, monkeypatch):
-    new = tmp_path / "new"
-
-    def error_for(path):
-        return refused(capsys, script, *flags(tmp_path, data=path, out_dir=new))
-
-    assert "no such file" in error_for(tmp_path / "none")
-    assert "faces" in error_for("facse")
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    assert "no image" in error_for(folder)
-    (folder / "a.txt").write_text("not a picture")
-    assert "no image" in error_for(folder)
-    (folder / "note.png").write_text("a text that is called a picture")
-    assert "note.png" in error_for(folder)
-    write_png(folder / "note.png", np.zeros((20, 20, 3), np.uint8))
-    whole = (folder / "note.png").read_bytes()
-    for length in (len(whole) - 20, len(whole) // 2, 20):
-        (folder / "note.png").write_bytes(whole[:length])
-        assert "note.png" in error_for(folder)
-    idx = tmp_path / "train-images-idx3-ubyte"
-    idx.write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 5, 0, 0, 0, 4, 0, 0, 0, 4]) + bytes(79))
-    assert "truncated" in error_for(idx) and idx.name in error_for(idx)
-    idx.write_bytes(b"")
-    assert idx.name in error_for(idx)
-    assert not new.exists()
 
 
 @both

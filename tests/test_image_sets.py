@@ -212,6 +212,3 @@ def test_no_checkpoint_wanted_or_none_there(tmp_path):
     """Guards against a new run that needs an old one."""
     cfg = Config(out_dir=str(tmp_path / "none"))
     assert own_checkpoint(cfg, "toy", wanted=False) == (cfg, None)
-    refused(lambda: own_checkpoint(cfg, "toy"), "checkpoint.pt", "train first")
-    saved(tmp_path / "run", 300)
-    refused(lambda: own_checkpoint(Config(out_dir=str(tmp_path / "run")), "gan"), "'toy'", "'gan'")
