@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+import train_gpt
 from mini.data.images import image_sets
+from mini.data.text.reviews import write_reviews
 from mini.utils import config
 from mini.utils.config import UserError
 from mini.utils.images import to_float
@@ -212,6 +214,25 @@ def same_end(whole, other, step: int, *keys):
     logs = [[line.split(",")[:1] + line.split(",")[2:] for line in (run / "log.csv").read_text().split()]
             for run in (whole, other)]
     assert logs[0] == logs[1]
+
+
+def paragraphs(folder):
+    """Twenty texts of a sentence each."""
+    lines = [f"The {a} saw the {b} in the garden." for a in ("cat", "dog", "boy", "fox")
+             for b in ("bird", "tree", "moon", "wall", "rose")]
+    (folder / "paragraphs.txt").write_text("\n\n".join(lines))
+    return {"data": str(folder / "paragraphs.txt")}
+
+
+def labelled_texts_and_a_base(folder):
+    """Reviews, and a GPT to build on, trained on them for two steps."""
+    pairs = write_reviews(120)
+    (folder / "own.tsv").write_text("".join(f"{line}\t{['bad', 'good'][label]}\n" for line, label in pairs))
+    (folder / "text.txt").write_text("\n".join(line for line, _ in pairs))
+    sizes = dict(n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, vocab_size=300, max_new_tokens=5)
+    train_gpt.train(train_gpt.Config(data=str(folder / "text.txt"), out_dir=str(folder / "base"), steps=2,
+                                     device="cpu", **sizes))
+    return {"reviews": str(folder / "own.tsv"), "init_from": str(folder / "base/checkpoint.pt")}
 
 
 def free_port() -> int:

@@ -19,8 +19,8 @@ from mini.data.text.tasks import (best_span, draw_batch, encode, make_task, pret
                                   spans)
 from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer
 from mini.data.weights import read_bert
-from tests.helpers import close, every_dropout_acts, learnt_by_heart, refused, refused_by
-from tests.test_scripts import paragraphs
+from tests.helpers import (close, every_dropout_acts, learnt_by_heart, paragraphs, refused,
+                           refused_by)
 
 REFERENCE = Path(__file__).parent / "reference"
 GOLDEN = {name: torch.as_tensor(value) for name, value in np.load(REFERENCE / "bert.npz").items()}

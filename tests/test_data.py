@@ -86,7 +86,7 @@ def test_a_file(tmp_path, content, text):
 
 def test_a_folder(tmp_path):
     """Every .txt file in it, at any depth, by name, in a folder named like a file too; other files are left alone."""
-    names = [f"{n:02}.txt" for n in range(12)] + ["Z.txt", "old.txt/a.txt", "part/b.txt", "part/a.txt", "part/deep/c.txt"]
+    names = [*(f"{n:02}.txt" for n in range(12)), "Z.txt", "old.txt/a.txt", "part/b.txt", "part/a.txt", "part/deep/c.txt"]
     for name in reversed(names):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + f"I am {name}\n".encode())

@@ -12,10 +12,9 @@ import train_gpt
 from mini import finetune
 from mini.data.text.corpus import encode_texts
 from mini.data.text.tokenizers import CharTokenizer
-from tests.helpers import close, learnt_by_heart
+from tests.helpers import close, labelled_texts_and_a_base, learnt_by_heart
 from tests.helpers import refused as refused_call
 from tests.helpers import refused_by
-from tests.test_scripts import labelled_texts_and_a_base
 
 V = 13
 

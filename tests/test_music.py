@@ -200,6 +200,7 @@ def test_held_out_loss_counts_every_token_once():
 def test_a_run_from_training_to_sound(tmp_path, capsys):
     result = music.main(flags(tmp_path))
     run = tmp_path / "run"
+    assert float((run / "log.csv").read_text().split()[-1].split(",")[-1]) == result["val_loss"]
     assert result["chance"] == math.log(389) and 1 < result["bigram"] < 4 and result["corpus"]["in_key"] > 0.9
     assert (run / "samples/step_000003.mid").exists() and (run / "samples/step_000006.png").exists()
     out = capsys.readouterr().out

@@ -60,8 +60,9 @@ def test_defaults_presets_and_flags():
 
 def test_wrong_flags_are_refused():
     """And those of tests/test_scripts.py."""
-    for argv, words in ((["--rate=fast"], "invalid float value"), (["--on=maybe"], "--on"), (["--kind=green"], "choose from"),
-                        (["train", "twice"], "unknown: twice"), (["--wid=3"], "did you mean --width")):
+    for argv, words in ((["--rate=fast"], "invalid float value"), (["--wid=3"], "did you mean --width"),
+                        (["--on=maybe"], "--on"), (["--kind=green"], "choose from"),
+                        (["train", "twice"], "unknown: twice")):
         with pytest.raises(UserError, match=re.escape(words)) as error:
             read(*argv)
         assert "\n" not in str(error.value)

@@ -24,14 +24,14 @@ import numpy as np
 import pytest
 import torch
 
-import train_gpt
 from mini import cyclegan
 from mini.data.images import captions, image_sets
 from mini.data.text import passages, reviews
 from mini.utils import config, judge
 from mini.utils.config import UserError
 from mini.utils.run import Run
-from tests.helpers import close, free_port, processes, refused_by
+from tests.helpers import (close, free_port, labelled_texts_and_a_base, paragraphs, processes,
+                           refused_by)
 
 STEPS, STOP = 5, 3                      # a whole run; and where another is stopped: between two evaluations
 COMMON = dict(steps=STEPS, eval_every=2, sample_every=2, log_every=1, device="cpu", matmul="highest")
@@ -67,14 +67,6 @@ def text(folder):
     return {"data": str(folder / "text.txt")}
 
 
-def paragraphs(folder):
-    """Twenty texts of a sentence each."""
-    lines = [f"The {a} saw the {b} in the garden." for a in ("cat", "dog", "boy", "fox")
-             for b in ("bird", "tree", "moon", "wall", "rose")]
-    (folder / "paragraphs.txt").write_text("\n\n".join(lines))
-    return {"data": str(folder / "paragraphs.txt")}
-
-
 def translations(folder):
     """Sixty pairs of sentences."""
     subjects = [("The cat", "Le chat"), ("A dog", "Un chien"), ("Paul", "Paul"), ("My mother", "Ma mère")]
@@ -84,17 +76,6 @@ def translations(folder):
              for (s, s_fr), (v, v_fr), (o, o_fr) in itertools.product(subjects, verbs, objects)]
     (folder / "pairs.tsv").write_text("".join(lines), encoding="utf-8")
     return {"data": str(folder / "pairs.tsv")}
-
-
-def labelled_texts_and_a_base(folder):
-    """Reviews, and a GPT to build on, trained on them for two steps."""
-    pairs = reviews.write_reviews(120)
-    (folder / "own.tsv").write_text("".join(f"{line}\t{['bad', 'good'][label]}\n" for line, label in pairs))
-    (folder / "text.txt").write_text("\n".join(line for line, _ in pairs))
-    sizes = dict(n_layer=2, n_head=2, n_embd=16, block_size=32, batch_size=4, vocab_size=300, max_new_tokens=5)
-    train_gpt.train(train_gpt.Config(data=str(folder / "text.txt"), out_dir=str(folder / "base"), steps=2,
-                                     device="cpu", **sizes))
-    return {"reviews": str(folder / "own.tsv"), "init_from": str(folder / "base/checkpoint.pt")}
 
 
 GAN = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, n=4)
