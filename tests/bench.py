@@ -587,7 +587,7 @@ def main():
     parser.add_argument("--nanogpt", default="")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--all", action="store_true", help="also the whole run of our own nanogpt-cpu preset")
+    parser.add_argument("--all", action="store_true", help="also a whole run of our own file with that recipe")
     args = parser.parse_args()
     {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan,
      "diffusion": bench_diffusion, "cyclegan": bench_cyclegan, "families": bench_families,
