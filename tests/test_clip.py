@@ -39,6 +39,19 @@ def golden_model(dtype):
     return model, torch.tensor(GOLDEN["images"], dtype=dtype), torch.tensor(GOLDEN["tokens"]).long()
 
 
+@pytest.mark.paper
+def test_initialisation():
+    """As CLIP has it: vectors of width C begin with the length 1, words and their positions smaller."""
+    torch.manual_seed(0)
+    cfg = clip.Config(n_layer=1, n_head=2, n_embd=400, n_joint=300, patch=4)
+    model = clip.CLIP(cfg, 3, 80, 500, 100)
+    stds = {model.image.token: 400**-0.5, model.image.positions: 400**-0.5, model.image.project.weight: 400**-0.5,
+            model.text.words.weight: 0.02, model.text.positions: 0.01, model.text.project.weight: 400**-0.5}
+    for parameter, std in stds.items():
+        assert abs(parameter.std().item() / std - 1) < 0.12          # of the 400 numbers of the token: three deviations
+    assert model.log_scale.item() == pytest.approx(math.log(1 / 0.07))
+
+
 def small_model():
     """A model with random weights, images of 12 × 12 and captions of four lengths, in float64."""
     torch.manual_seed(0)
