@@ -15,9 +15,9 @@ other custom is to read the text in order, and to carry the state on from one wi
 When it writes, it carries its state on for as long as it writes.
 
 Papers: Hochreiter & Schmidhuber 1997, "Long Short-Term Memory"; Gers et al. 2000 (forget gate);
-Press & Wolf 2017 (tied head); Gal & Ghahramani 2016, Merity et al. 2018 (dropouts).
-Departures from 1997: the forget gate; gradients flow through all of the cell; Adam, not plain
-gradient descent. c is the paper's state s_c, i and o are its gates y_in and y_out.
+Press & Wolf 2017 (tied head); Gal & Ghahramani 2016, Merity et al. 2018 (dropouts). Departures from
+1997: the forget gate; gradients flow through the gates, too, where 1997 cut them off; Adam, not
+plain gradient descent. c is the paper's state s_c, i and o are its gates y_in and y_out.
 
     python -m mini.lstm                                 learn from our own tales
     python -m mini.lstm --data=my_novel.txt             learn from your own text
@@ -80,8 +80,12 @@ class LSTMLayer(nn.Module):
         for from_x_t in from_x:                                 # a loop: each step needs the last h
             gates = torch.addmm(from_x_t, h, U_T)               # (W x + b) + U h: (B, 4C)
             i, f, g, o = gates.chunk(4, dim=1)                  # (B, C) each
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-            h = torch.sigmoid(o) * torch.tanh(c)
+            i = torch.sigmoid(i)
+            f = torch.sigmoid(f)
+            g = torch.tanh(g)
+            o = torch.sigmoid(o)
+            c = f * c + i * g
+            h = o * torch.tanh(c)
             outputs.append(h)
         return torch.stack(outputs), h, c
 
