@@ -91,7 +91,8 @@ class CausalSelfAttention(nn.Module):
     """Attention in n_head heads, each with queries, keys and values of its own.
 
     cfg is the Config below; n_embd is C. c_attn, c_proj and c_fc are named as in the published
-    GPT-2. """
+    GPT-2.
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -441,8 +442,7 @@ def make_optimizers(model, cfg) -> list:
 
 
 def make_adamw(parameters: list, lr: float, cfg):
-    """AdamW (Loshchilov & Hutter 2019). Biases and norms, which have one dimension, do not
-    decay."""
+    """AdamW (Loshchilov & Hutter 2019); biases and norms, of one dimension, do not decay."""
     groups = [{"params": [p for p in parameters if p.ndim >= 2], "weight_decay": cfg.weight_decay},
               {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr, betas=(0.9, cfg.beta2), fused=cfg.fused)
@@ -630,8 +630,7 @@ def evaluate(cfg: Config) -> dict:
 # ---- appendix: the same tokens, faster
 
 def draw(probs, generator=None):
-    """Draw one token (B,) for each row of probabilities (B, V), as torch.multinomial(probs, 1)
-    does.
+    """Draw one token (B,) for each row of probabilities (B, V), as torch.multinomial does.
 
     A random number between 0 and 1 falls between two of the sums of the probabilities so far: that
     token is drawn. torch.multinomial draws a random number for each token, and takes seven times as
@@ -675,7 +674,8 @@ class CachedGPT(nn.Module):
     """A GPT for `generate`: cached(idx) is model(idx)[:, -1:], but it reads each token only once.
 
     Between two calls, tokens may be added to idx. If idx is no longer than before, it is taken for
-    a new text. """
+    a new text.
+    """
 
     def __init__(self, model):
         super().__init__()
