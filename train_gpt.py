@@ -19,14 +19,15 @@ changes in the decoder of Vaswani et al.: there is no encoder to look at; each b
 normalised copy of its input (pre-norm), and so does the last layer; positions are learnt vectors,
 not sines, and embeddings are not multiplied by √C; GELU, not ReLU.
 
-Our departures: a small model with dropout by default; the weight matrices of the blocks are trained
-by Muon (Jordan et al. 2024), which needs fewer steps than AdamW (--optimizer=adamw); the learning
-rate stays at its peak for a while, then falls in a line to 0.
+Our departures: a small model without dropout by default; the weight matrices of the blocks are
+trained by Muon (Jordan et al. 2024), which needs fewer steps than AdamW (--optimizer=adamw); the
+learning rate stays at its peak for a while, then falls in a line to 0. Each piece of text that is
+learnt from begins where a document does, as in nanochat, unless the documents are long.
 
-    python train_gpt.py                                 learn from our own tales
-    python train_gpt.py --data=my_novel.txt             learn from your own text
+    python train_gpt.py                                 learn to write small stories
+    python train_gpt.py --preset=tales --data=my_novel.txt              learn from your own text
     python train_gpt.py --resume                        go on where it was stopped
-    python train_gpt.py sample --prompt="The ferry"     let it write on
+    python train_gpt.py sample --prompt="About Pia, a goat named Moss"  let it write on
     python train_gpt.py evaluate                        the loss after 1, 2, 4, … tokens of context
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
 
@@ -42,13 +43,14 @@ import torch.nn.functional as F
 
 # texts and tokenizers, published weights, the command line, devices, the optimiser Muon, scores,
 # the folder of a run: this file can be followed without reading them
-from mini.data.text.corpus import check_length, encode, make_tokenizer, read_text, split_text
+from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_starts, read_corpus
+from mini.data.text.story_scores import story_report, story_scores
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
 from mini.utils.config import RunConfig, command_line, require, require_positive
-from mini.utils.device import (data_parallel, matmul_precision, my_share, pick_device,
+from mini.utils.device import (autocast, data_parallel, matmul_precision, my_share, pick_device,
                                start_processes)
-from mini.utils.metrics import text_report, text_scores
+from mini.utils.metrics import KneserNey, text_report, text_scores
 from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
 from mini.utils.text import check_prompt, print_copying, print_texts
@@ -223,9 +225,14 @@ class GPT(nn.Module):
 
 # ---- batches and the loss
 
-def get_batch(tokens, block_size: int, batch_size: int, generator):
-    """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
-    start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
+def get_batch(tokens, block_size: int, batch_size: int, generator, starts=None):
+    """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T).
+
+    starts (1-D) says where a piece may begin, if not anywhere.
+    """
+    if starts is None:
+        starts = torch.arange(len(tokens) - block_size)
+    start = starts[torch.randint(len(starts), (batch_size,), generator=generator)]
     positions = start[:, None] + torch.arange(block_size + 1)   # (B, 1) + (T + 1,) -> (B, T + 1)
     pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
     x = pieces[:, :-1]
@@ -243,26 +250,32 @@ def next_token_loss(logits, y, reduction: str = "mean"):
 
 
 @torch.no_grad()
-def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
-    """The mean loss in nats of predicting tokens[1:], all of them, in consecutive windows.
+def estimate_loss(model, documents: list, windows_at_once: int = 64) -> float:
+    """The mean loss in nats of predicting all tokens of the documents but the first of each.
 
-    Each window begins with no context, so its first tokens are harder to predict than later ones.
+    documents: 1-D tensors of token numbers. A document longer than T is read in consecutive
+    windows. Each window begins with no context, so its first tokens are harder to predict.
     """
     was_training = model.training
     model.eval()                                                # no dropout
     T = model.cfg.block_size
-    n_targets = len(tokens) - 1
 
-    # Cut the text into rows of T. The last row is filled up at its end. The mask keeps the filling
-    # from changing what stands before it, and its targets are ignored.
-    missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
-    x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
-    y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
+    # Cut each document into rows of T. Its last row is filled up at the end: the filling comes
+    # after all that is predicted, so it changes nothing, and its own targets are ignored.
+    x_rows = []
+    y_rows = []
+    for tokens in documents:
+        missing = -(len(tokens) - 1) % T                        # 10 targets, T = 4: 2 are missing
+        x_rows.append(F.pad(tokens[:-1], (0, missing)).view(-1, T))
+        y_rows.append(F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T))
+    x = torch.cat(x_rows)                                       # (windows, T)
+    y = torch.cat(y_rows)
 
     total = 0.0
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
         total += next_token_loss(model(x_i), y_i, reduction="sum").item()
     model.train(was_training)
+    n_targets = (y != IGNORED).sum().item()
     return total / n_targets
 
 
@@ -328,29 +341,29 @@ def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.
 
 @dataclass
 class Config(RunConfig):
-    """From RunConfig it also has, with these defaults: preset (none), eval_every 200, sample_every
-    500, log_every 50, seed 1, device auto, matmul medium (how exact products are), compile false,
-    resume false, stop_after 0 (leave after so many steps, as if interrupted)."""
+    """From RunConfig it also has, with these defaults: preset (none), sample_every 500, log_every
+    50, seed 1, device auto, matmul medium (how exact products are), compile false, resume false,
+    stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
-    data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
+    data: str = "stories"       # stories, all-stories, tales, shakespeare, your own: a file, a folder
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
-    vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
+    vocab_size: int = 3072      # V, if the tokenizer is bpe; others bring their own
 
     # model
-    block_size: int = 64        # T, the context: how many tokens the model sees at once
-    n_layer: int = 4            # blocks
+    block_size: int = 248       # T, the context: how many tokens the model sees at once
+    n_layer: int = 2            # blocks
     n_head: int = 4             # attention heads in each block
     n_embd: int = 192           # C, the width
-    dropout: float = 0.2        # of embeddings, attention weights, and what blocks add to x
+    dropout: float = 0.0        # of embeddings, attention weights, and what blocks add to x
 
     # optimisation
-    steps: int = 700            # optimiser steps
-    batch_size: int = 32        # sequences in a step, over all processes
+    steps: int = 1450           # optimiser steps
+    batch_size: int = 16        # sequences in a step, over all processes
     grad_accum: int = 1         # divide the batch into so many parts: same gradient, less memory
     # what trains the weight matrices of the blocks; AdamW trains the rest, or everything
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 0.0             # its peak learning rate (0: its own, in PEAK_LR below)
-    rest_lr: float = 0.01       # with muon: AdamW's peak learning rate
+    rest_lr: float = 0.025      # with muon: AdamW's peak learning rate
     warmup: int = 3             # steps in which the learning rate rises to its peak
     stable_frac: float = 0.4    # then it stays there for this fraction of the rest, and falls to 0
     momentum: float = 0.85      # of Muon: the weight of old gradients in their moving average
@@ -360,14 +373,15 @@ class Config(RunConfig):
 
     # run
     out_dir: str = "runs/gpt"   # folder of the run
+    eval_every: int = 500       # steps between evaluations; each saves a checkpoint (0: at the end)
     init_from: str = ""         # begin with these weights: a checkpoint.pt or model.safetensors
     fused: bool = False         # torch's fused kernels for attention and for AdamW
 
     # sampling
     prompt: str = ""            # text to continue
-    max_new_tokens: int = 250   # tokens to write
+    max_new_tokens: int = 246   # tokens to write
     num_samples: int = 1        # texts to write
-    temperature: float = 0.6    # 0: always the likeliest token; 1: the model's probabilities
+    temperature: float = 0.8    # 0: always the likeliest token; 1: the model's probabilities
     top_k: int = 0              # draw from the k likeliest tokens only (0: all)
     top_p: float = 1.0          # draw from the fewest tokens that together have this probability
     cache: bool = True          # keep past keys and values: the same text, faster
@@ -382,14 +396,18 @@ class Config(RunConfig):
 
 
 PRESETS = {
+    # little text, such as our tales or one novel: dropout against learning it by heart
+    "tales": dict(data="tales", vocab_size=1024, block_size=64, n_layer=4, batch_size=32, lr=0.04,
+                  rest_lr=0.01, dropout=0.3, steps=700, max_new_tokens=250),
     # 10.8M parameters that learn characters: one GPU, minutes
     "gpu": dict(tokenizer="char", n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64,
-                steps=2000, lr=0.02, rest_lr=0.003, fused=True, max_new_tokens=1000),
+                steps=2000, lr=0.02, rest_lr=0.003, dropout=0.2, fused=True, max_new_tokens=1000),
     # GPT-2's depth, width and context, from scratch, on much text of your own: one GPU, hours
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=32, grad_accum=4,
                  steps=5000, vocab_size=16384, dropout=0.1, lr=0.02, rest_lr=0.003, fused=True),
     # a small model of Shakespeare's characters, on a CPU, as soon as possible (see the README)
-    "speedrun": dict(tokenizer="char", n_embd=128, steps=180, dropout=0.0),
+    "speedrun": dict(tokenizer="char", n_layer=4, n_embd=128, block_size=64, batch_size=32, lr=0.04,
+                     rest_lr=0.01, steps=180),
     # go on from --init_from in small steps: published weights know most of it already
     "finetune": dict(optimizer="adamw", lr=5e-5, stable_frac=0.0, steps=100, batch_size=4,
                      block_size=256, dropout=0.1, eval_every=50, sample_every=50, log_every=5),
@@ -411,7 +429,7 @@ def check(cfg):
 
 # ---- optimisers and the learning rate
 
-PEAK_LR = {"muon": 0.04, "adamw": 0.001}
+PEAK_LR = {"muon": 0.025, "adamw": 0.001}
 
 
 def make_optimizers(model, cfg) -> list:
@@ -467,8 +485,11 @@ def set_learning_rate(optimizers: list, factor: float):
 
 # ---- training
 
-def train(cfg: Config) -> dict:
-    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+def train(cfg: Config, corpus=None) -> dict:
+    """Train; returns what result.json holds. Raises UserError for input that cannot be used.
+
+    corpus: the text in parts, in place of that which --data names.
+    """
     # settings: flags that were typed win over those of a run that goes on, and over the defaults
     if cfg.resume:
         cfg, checkpoint = own_checkpoint(cfg, "gpt")
@@ -481,22 +502,24 @@ def train(cfg: Config) -> dict:
             f"times {n_processes} process(es)")
 
     # the model and its tokenizer: resumed, published, or new
-    train_text, val_text = split_text(read_text(cfg.data))      # first nine tenths, last tenth
+    corpus = corpus or read_corpus(cfg.data)                    # in parts: train, val, perhaps test
     torch.manual_seed(cfg.seed)                                 # for the initial weights
     if cfg.resume:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     elif cfg.init_from:
         model, tokenizer = from_checkpoint(pretrained, cfg)
     else:
-        tokenizer = make_tokenizer(cfg.tokenizer, train_text, val_text, cfg.vocab_size)
+        tokenizer = make_tokenizer(cfg.tokenizer, corpus, cfg.vocab_size)
         model = GPT(cfg, tokenizer.vocab_size)
     model = model.to(device)
     check_prompt(cfg.prompt, tokenizer, cfg.block_size)
 
-    # the text as token numbers
-    train_tokens = encode(tokenizer, train_text, device)        # (N,)
-    val_tokens = encode(tokenizer, val_text, device)            # held out
-    check_length(train_tokens, val_tokens, cfg.block_size)
+    # the texts as token numbers: a list of documents, (n,) each
+    train_docs = encode(tokenizer, corpus.train, device)
+    val_docs = encode(tokenizer, corpus.val, device)            # held out
+    check_length(train_docs, val_docs, cfg.block_size)
+    train_tokens = torch.cat(train_docs)                        # (N,), one after the other
+    starts = piece_starts(train_docs, cfg.block_size)           # where a piece of it may begin
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimisers
@@ -514,21 +537,22 @@ def train(cfg: Config) -> dict:
     run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
     with run, matmul_precision(cfg.matmul):
         V = model.wte.num_embeddings
-        run.say(f"{len(train_tokens):,} tokens to learn from, {len(val_tokens):,} held out")
+        run.say(f"{len(train_tokens):,} tokens to learn from, "
+                f"{sum(map(len, val_docs)):,} held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg))
 
             # batch
-            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
+            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng, starts)
             x, y = my_share(x, y)                               # all of it, if there is one process
 
-            # loss and backward, in grad_accum equal parts, whose gradients add up; on CUDA the
-            # products are in bfloat16, which is faster, while the weights stay in float32
+            # loss and backward, in grad_accum equal parts, whose gradients add up; products are in
+            # bfloat16, if that is faster on this device, while the weights stay in float32
             loss = 0.0
             for x_i, y_i in zip(x.chunk(cfg.grad_accum), y.chunk(cfg.grad_accum)):
-                with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                with autocast(device, cfg.matmul):
                     loss_i = next_token_loss(net(x_i), y_i) / cfg.grad_accum
                 loss_i.backward()
                 loss += loss_i.item()
@@ -546,7 +570,7 @@ def train(cfg: Config) -> dict:
             with run.untimed():                                 # this is not training time
                 val_loss = None
                 if run.due(done, cfg.eval_every):               # also after the last step
-                    val_loss = estimate_loss(model, val_tokens)
+                    val_loss = estimate_loss(model, val_docs)
                     run.check_finite(done, val_loss=val_loss)
 
                 if val_loss is not None or run.due(done, cfg.log_every):
@@ -565,11 +589,21 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)                          # says how to resume
 
         if run.first >= cfg.steps:                              # resumed, but no step was left
-            val_loss = estimate_loss(model, val_tokens)
+            val_loss = estimate_loss(model, val_docs)
+        # scores, each beside its baseline (see mini/utils/metrics.py, mini/data/text/story_scores.py)
         written = write(model, tokenizer)[0]
-        scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
-                             sample=written[len(cfg.prompt):])
-        run.say(f"\n{written}\n\n{text_report(**scores)}")
+        run.say(f"\n{written}\n")
+        baseline = KneserNey(train_tokens, V)
+        scores = text_scores(val_loss, val_docs, V, baseline, corpus, sample=written[len(cfg.prompt):])
+        if corpus.test:                                         # it was used for nothing else
+            test_docs = encode(tokenizer, corpus.test, device)
+            scores["test_loss"] = estimate_loss(model, test_docs)
+            scores["test_kneser_ney"] = baseline.loss(test_docs)
+        run.say(text_report(scores))
+        if corpus.stories:                                      # do they hold together?
+            texts = write(model, tokenizer, n=256)
+            scores.update(story_scores(texts, corpus, baseline, tokenizer, cfg.temperature))
+            run.say(story_report(scores))
         return run.finish(**scores)                             # result.json
 
 
@@ -597,11 +631,12 @@ def load(cfg):
     return model.to(pick_device(cfg.device)), tokenizer
 
 
-def write(model, tokenizer, on_token=None) -> list:
-    """Texts that continue --prompt, by the settings in model.cfg: the same at every call."""
+def write(model, tokenizer, on_token=None, n: int = 0) -> list:
+    """n texts (0: num_samples) that continue --prompt, by the settings in model.cfg: the same at
+    every call."""
     cfg = model.cfg
-    ids = tokenizer.encode(cfg.prompt or tokenizer.start)       # start: a token that begins texts
-    idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
+    ids = tokenizer.encode(tokenizer.start + cfg.prompt)        # start: a token that begins texts
+    idx = torch.tensor([ids] * (n or cfg.num_samples), device=model.device)     # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
     if cfg.cache:
         model = CachedGPT(model)                                # the same tokens: see the appendix
@@ -622,9 +657,9 @@ def sample(cfg: Config) -> list:
 
 def evaluate(cfg: Config) -> dict:
     """The held-out loss by the length of the context: see mini/studies/context.py."""
-    from mini.studies.context import loss_by_context  # only this command needs it
+    from mini.studies.context import context_curve  # only this command needs it
     model, tokenizer = load(cfg)
-    return loss_by_context(model, tokenizer)
+    return context_curve(model, tokenizer)
 
 
 # ---- appendix: the same tokens, faster

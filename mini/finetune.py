@@ -197,7 +197,8 @@ def make_base(cfg, state=None):
     name = f"{steps} {cfg.block_size} {text}"
     folder = Path(f"runs/base-{hashlib.sha256(name.encode()).hexdigest()[:8]}")
     own = train_gpt.Config(data=f"{folder}.txt", out_dir=str(folder), steps=steps, log_every=20,
-                           device=cfg.device, block_size=cfg.block_size, dropout=0.0,
+                           device=cfg.device, block_size=cfg.block_size, vocab_size=1024, n_layer=4, n_head=4,
+                           n_embd=192, batch_size=32, lr=0.04, rest_lr=0.01, dropout=0.0,
                            resume=(folder / "checkpoint.pt").exists())
     if not (folder / "result.json").exists():
         seconds = SECONDS_A_STEP * steps

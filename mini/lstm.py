@@ -10,7 +10,7 @@ with the same loss, in nats; a model that knows nothing scores ln V, with V diff
 Shapes: B sequences of T tokens in a batch, C the width, V tokens.
 
 Training is backpropagation through time over windows of T tokens. Each window begins with an empty
-state, as GPT's begins with an empty context, so that windows may start anywhere in the text. (The
+state, as GPT's begins with an empty context, so that windows may come in any order. (The
 other custom is to read the text in order, and to carry the state on from one window to the next.)
 When it writes, it carries its state on for as long as it writes.
 
@@ -19,11 +19,11 @@ Press & Wolf 2017 (tied head); Gal & Ghahramani 2016, Merity et al. 2018 (dropou
 1997: the forget gate; gradients flow through the gates, too, where 1997 cut them off; Adam, not
 plain gradient descent. c is the paper's state s_c, i and o are its gates y_in and y_out.
 
-    python -m mini.lstm                                 learn from our own tales
-    python -m mini.lstm --data=my_novel.txt             learn from your own text
+    python -m mini.lstm                                 learn to write small stories
+    python -m mini.lstm --preset=tales --data=my_novel.txt              learn from your own text
     python -m mini.lstm --resume                        go on where it was stopped
-    python -m mini.lstm sample --prompt="The ferry"     let it write on
-    python -m mini.lstm evaluate                        what does memory buy? loss by position
+    python -m mini.lstm sample --prompt="About Pia, a goat named Moss"  let it write on
+    python -m mini.lstm evaluate                        the loss after 1, 2, 4, … tokens of context
 
 Measured times and scores: README.md. Read beside it: git diff --no-index train_gpt.py mini/lstm.py.
 """
@@ -36,11 +36,12 @@ import torch.nn.functional as F
 
 # texts and tokenizers, the command line, devices, scores, the folder of a run: this file can be
 # followed without reading them
-from mini.data.text.corpus import check_length, encode, make_tokenizer, read_text, split_text
+from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_starts, read_corpus
+from mini.data.text.story_scores import story_report, story_scores
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, matmul_precision, pick_device
-from mini.utils.metrics import text_report, text_scores
+from mini.utils.metrics import KneserNey, text_report, text_scores
 from mini.utils.run import Run, own_checkpoint, restore
 from mini.utils.text import check_prompt, print_copying, print_texts
 
@@ -141,9 +142,14 @@ class LSTM(nn.Module):
 
 # ---- batches and the loss
 
-def get_batch(tokens, block_size: int, batch_size: int, generator):
-    """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T)."""
-    start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
+def get_batch(tokens, block_size: int, batch_size: int, generator, starts=None):
+    """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T).
+
+    starts (1-D) says where a piece may begin, if not anywhere.
+    """
+    if starts is None:
+        starts = torch.arange(len(tokens) - block_size)
+    start = starts[torch.randint(len(starts), (batch_size,), generator=generator)]
     positions = start[:, None] + torch.arange(block_size + 1)   # (B, 1) + (T + 1,) -> (B, T + 1)
     pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
     x = pieces[:, :-1]
@@ -161,26 +167,32 @@ def next_token_loss(logits, y, reduction: str = "mean"):
 
 
 @torch.no_grad()
-def estimate_loss(model, tokens, windows_at_once: int = 64) -> float:
-    """The mean loss in nats of predicting tokens[1:], all of them, in consecutive windows.
+def estimate_loss(model, documents: list, windows_at_once: int = 64) -> float:
+    """The mean loss in nats of predicting all tokens of the documents but the first of each.
 
-    Each window begins with no context, so its first tokens are harder to predict than later ones.
+    documents: 1-D tensors of token numbers. A document longer than T is read in consecutive
+    windows. Each window begins with no context, so its first tokens are harder to predict.
     """
     was_training = model.training
     model.eval()                                                # no dropout
     T = model.cfg.block_size
-    n_targets = len(tokens) - 1
 
-    # Cut the text into rows of T. The last row is filled up at its end. It is read after the
-    # text and so changes nothing before it, and its targets are ignored.
-    missing = -n_targets % T                                    # 10 targets, T = 4: 2 are missing
-    x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (n_targets,) -> (windows, T)
-    y = F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T)
+    # Cut each document into rows of T. Its last row is filled up at the end: the filling comes
+    # after all that is predicted, so it changes nothing, and its own targets are ignored.
+    x_rows = []
+    y_rows = []
+    for tokens in documents:
+        missing = -(len(tokens) - 1) % T                        # 10 targets, T = 4: 2 are missing
+        x_rows.append(F.pad(tokens[:-1], (0, missing)).view(-1, T))
+        y_rows.append(F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T))
+    x = torch.cat(x_rows)                                       # (windows, T)
+    y = torch.cat(y_rows)
 
     total = 0.0
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
         total += next_token_loss(model(x_i), y_i, reduction="sum").item()
     model.train(was_training)
+    n_targets = (y != IGNORED).sum().item()
     return total / n_targets
 
 
@@ -259,20 +271,20 @@ def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.
 
 @dataclass
 class Config(RunConfig):
-    """From RunConfig it also has, with these defaults: preset (none), eval_every 200, sample_every
-    500, log_every 50, seed 1, device auto, matmul medium (how exact products are), compile false,
-    resume false, stop_after 0 (leave after so many steps, as if interrupted)."""
+    """From RunConfig it also has, with these defaults: preset (none), sample_every 500, log_every
+    50, seed 1, device auto, matmul medium (how exact products are), compile false, resume false,
+    stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
-    data: str = "tales"         # tales, shakespeare, or your own: a UTF-8 file or a folder of .txt
+    data: str = "stories"       # stories, all-stories, tales, shakespeare, your own: a file, a folder
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
-    vocab_size: int = 1024      # V, if the tokenizer is bpe; others bring their own
+    vocab_size: int = 3072      # V, if the tokenizer is bpe; others bring their own
 
     # model
-    block_size: int = 64        # T, the window: how many tokens gradients flow back through
+    block_size: int = 248       # T, the window: how many tokens gradients flow back through
     n_layer: int = 1            # layers, each reading the h of the one below
-    n_embd: int = 440           # C, the width of x, h and c
-    dropout: float = 0.5        # of embeddings, and of h on its way to the next layer or the head
-    weight_drop: float = 0.3    # dropout of U, the weights on the way of h to the next step
+    n_embd: int = 288           # C, the width of x, h and c
+    dropout: float = 0.0        # of embeddings, and of h on its way to the next layer or the head
+    weight_drop: float = 0.0    # dropout of U, the weights on the way of h to the next step
 
     # optimisation
     steps: int = 700            # optimiser steps
@@ -285,12 +297,13 @@ class Config(RunConfig):
 
     # run
     out_dir: str = "runs/lstm"  # folder of the run
+    eval_every: int = 500       # steps between evaluations; each saves a checkpoint (0: at the end)
 
     # sampling
     prompt: str = ""            # text to continue
-    max_new_tokens: int = 250   # tokens to write
+    max_new_tokens: int = 246   # tokens to write
     num_samples: int = 1        # texts to write
-    temperature: float = 0.6    # 0: always the likeliest token; 1: the model's probabilities
+    temperature: float = 0.8    # 0: always the likeliest token; 1: the model's probabilities
     top_k: int = 0              # draw from the k likeliest tokens only (0: all)
     top_p: float = 1.0          # draw from the fewest tokens that together have this probability
 
@@ -303,8 +316,12 @@ class Config(RunConfig):
 
 
 PRESETS = {
+    # little text, such as our tales or one novel: dropout against learning it by heart
+    "tales": dict(data="tales", vocab_size=1024, block_size=64, n_embd=440, batch_size=64,
+                  dropout=0.5, weight_drop=0.3, steps=700, max_new_tokens=250),
     # two layers that learn characters: one GPU
-    "gpu": dict(tokenizer="char", n_layer=2, n_embd=816, block_size=256, steps=2000, lr=0.003),
+    "gpu": dict(tokenizer="char", n_layer=2, n_embd=816, block_size=256, batch_size=64, dropout=0.5,
+                weight_drop=0.3, steps=2000, lr=0.003),
 }
 
 
@@ -331,28 +348,33 @@ def lr_factor(step: int, cfg) -> float:
     return 1 - (progress - cfg.stable_frac) / (1 - cfg.stable_frac)         # it falls to 0
 
 
-def train(cfg: Config) -> dict:
-    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+def train(cfg: Config, corpus=None) -> dict:
+    """Train; returns what result.json holds. Raises UserError for input that cannot be used.
+
+    corpus: the text in parts, in place of that which --data names.
+    """
     # settings: flags that were typed win over those of a run that goes on, and over the defaults
     if cfg.resume:
         cfg, checkpoint = own_checkpoint(cfg, "lstm")
     device = pick_device(cfg.device)
 
     # the model and its tokenizer: resumed, or new
-    train_text, val_text = split_text(read_text(cfg.data))      # first nine tenths, last tenth
+    corpus = corpus or read_corpus(cfg.data)                    # in parts: train, val, perhaps test
     torch.manual_seed(cfg.seed)                                 # for initial weights and dropout
     if cfg.resume:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
-        tokenizer = make_tokenizer(cfg.tokenizer, train_text, val_text, cfg.vocab_size)
+        tokenizer = make_tokenizer(cfg.tokenizer, corpus, cfg.vocab_size)
         model = LSTM(cfg, tokenizer.vocab_size)
     model = model.to(device)
     check_prompt(cfg.prompt, tokenizer)
 
-    # the text as token numbers
-    train_tokens = encode(tokenizer, train_text, device)        # (N,)
-    val_tokens = encode(tokenizer, val_text, device)            # held out
-    check_length(train_tokens, val_tokens, cfg.block_size)
+    # the texts as token numbers: a list of documents, (n,) each
+    train_docs = encode(tokenizer, corpus.train, device)
+    val_docs = encode(tokenizer, corpus.val, device)            # held out
+    check_length(train_docs, val_docs, cfg.block_size)
+    train_tokens = torch.cat(train_docs)                        # (N,), one after the other
+    starts = piece_starts(train_docs, cfg.block_size)           # where a piece of it may begin
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimiser
@@ -366,7 +388,8 @@ def train(cfg: Config) -> dict:
     run = Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None)
     with run, matmul_precision(cfg.matmul):
         V = model.wte.num_embeddings
-        run.say(f"{len(train_tokens):,} tokens to learn from, {len(val_tokens):,} held out")
+        run.say(f"{len(train_tokens):,} tokens to learn from, "
+                f"{sum(map(len, val_docs)):,} held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
@@ -374,7 +397,7 @@ def train(cfg: Config) -> dict:
             optimizer.param_groups[0]["lr"] = lr
 
             # batch
-            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng)
+            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng, starts)
 
             # loss and backward
             with autocast(device, cfg.matmul):
@@ -393,7 +416,7 @@ def train(cfg: Config) -> dict:
             with run.untimed():                                 # this is not training time
                 val_loss = None
                 if run.due(done, cfg.eval_every):               # also after the last step
-                    val_loss = estimate_loss(model, val_tokens)
+                    val_loss = estimate_loss(model, val_docs)
                     run.check_finite(done, val_loss=val_loss)
 
                 if val_loss is not None or run.due(done, cfg.log_every):
@@ -411,11 +434,21 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)                          # says how to resume
 
         if run.first >= cfg.steps:                              # resumed, but no step was left
-            val_loss = estimate_loss(model, val_tokens)
+            val_loss = estimate_loss(model, val_docs)
+        # scores, each beside its baseline (see mini/utils/metrics.py, mini/data/text/story_scores.py)
         written = write(model, tokenizer)[0]
-        scores = text_scores(val_loss, train_tokens, val_tokens, V, train_text, val_text,
-                             sample=written[len(cfg.prompt):])
-        run.say(f"\n{written}\n\n{text_report(**scores)}")
+        run.say(f"\n{written}\n")
+        baseline = KneserNey(train_tokens, V)
+        scores = text_scores(val_loss, val_docs, V, baseline, corpus, sample=written[len(cfg.prompt):])
+        if corpus.test:                                         # it was used for nothing else
+            test_docs = encode(tokenizer, corpus.test, device)
+            scores["test_loss"] = estimate_loss(model, test_docs)
+            scores["test_kneser_ney"] = baseline.loss(test_docs)
+        run.say(text_report(scores))
+        if corpus.stories:                                      # do they hold together?
+            texts = write(model, tokenizer, n=256)
+            scores.update(story_scores(texts, corpus, baseline, tokenizer, cfg.temperature))
+            run.say(story_report(scores))
         return run.finish(**scores)                             # result.json
 
 
@@ -440,11 +473,12 @@ def load(cfg):
     return model.to(pick_device(cfg.device)), tokenizer
 
 
-def write(model, tokenizer, on_token=None) -> list:
-    """Texts that continue --prompt, by the settings in model.cfg: the same at every call."""
+def write(model, tokenizer, on_token=None, n: int = 0) -> list:
+    """n texts (0: num_samples) that continue --prompt, by the settings in model.cfg: the same at
+    every call."""
     cfg = model.cfg
-    ids = tokenizer.encode(cfg.prompt or tokenizer.start)       # of any length
-    idx = torch.tensor([ids] * cfg.num_samples, device=model.device)        # (B, T)
+    ids = tokenizer.encode(tokenizer.start + cfg.prompt)        # start: a token that begins texts
+    idx = torch.tensor([ids] * (n or cfg.num_samples), device=model.device)     # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
     idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
                    top_p=cfg.top_p, generator=rng, on_token=on_token)
@@ -461,10 +495,10 @@ def sample(cfg: Config) -> list:
 
 
 def evaluate(cfg: Config) -> dict:
-    """The held-out loss by the number of tokens read before: see mini/studies/context.py."""
-    from mini.studies.context import loss_by_context  # only this command needs it
+    """The held-out loss by the length of the context: see mini/studies/context.py."""
+    from mini.studies.context import context_curve  # only this command needs it
     model, tokenizer = load(cfg)
-    return loss_by_context(model, tokenizer)
+    return context_curve(model, tokenizer)
 
 
 def main(argv=None):

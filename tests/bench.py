@@ -37,7 +37,7 @@ import train_gpt
 from mini import cyclegan, lstm, translator, vae
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import load_images, one_hot
-from mini.data.text.corpus import encode, make_tokenizer, read_text, split_text
+from mini.data.text.corpus import encode, make_tokenizer, read_corpus
 from mini.data.text.pairs import Vocabulary, encode_pairs, write_pairs
 from mini.utils.config import require
 from mini.utils.device import autocast
@@ -69,9 +69,10 @@ def nanogpt(folder: str, data: str, seed: int, steps: int = 2000):
     spec = importlib.util.spec_from_file_location("nanogpt_model", f"{folder}/model.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    train_text, val_text = split_text(read_text(data))
-    tokenizer = make_tokenizer("char", train_text, val_text, 0)
-    tokens, held_out = encode(tokenizer, train_text, "cpu"), encode(tokenizer, val_text, "cpu")
+    corpus = read_corpus(data)
+    tokenizer = make_tokenizer("char", corpus, 0)
+    tokens = torch.cat(encode(tokenizer, corpus.train, "cpu"))
+    held_out = encode(tokenizer, corpus.val, "cpu")
     torch.manual_seed(seed)
     model = module.GPT(module.GPTConfig(block_size=64, vocab_size=tokenizer.vocab_size, n_layer=4, n_head=4,
                                         n_embd=128, dropout=0.0, bias=False))

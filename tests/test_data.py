@@ -18,13 +18,11 @@ import torch
 
 import mini.data.text.corpus
 from mini.data.download import download
-from mini.data.text.corpus import (TALES, check_length, encode, make_tokenizer, read_file,
-                                   read_text, split_text)
+from mini.data.text.corpus import (TALES, Corpus, check_length, encode, make_tokenizer, read_corpus,
+                                   read_file, read_text, split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
 from mini.data.weights import read_safetensors
 from mini.utils.images import grid
-from mini.utils.metrics import (bigram_loss, bits_per_byte, longest_copied_run, text_report,
-                                text_scores)
 from mini.utils.png import read_png, write_png
 from tests.helpers import refused
 
@@ -134,23 +132,43 @@ def test_make_tokenizer(tmp_path, monkeypatch):
     """Of the held-out text nothing may be learnt but, for char, which characters there are."""
     monkeypatch.chdir(tmp_path)
     train_text, val_text = "".join(random.Random(0).choices("abcdefghij ", k=900)), "yz" * 50
-    char, bpe = (make_tokenizer(kind, train_text, val_text, 270) for kind in ("char", "bpe"))
+    corpus = Corpus([train_text[:500], train_text[500:]], [val_text], [])
+    char, bpe = (make_tokenizer(kind, corpus, 270) for kind in ("char", "bpe"))
     assert isinstance(char, CharTokenizer) and char.characters == "".join(sorted(set(train_text + val_text)))
     assert bpe.merges == BPETokenizer.train(train_text, 270).merges and bpe.vocab_size == 270
     reference = Path(__file__).parent / "reference" / "bpe"
-    assert make_tokenizer(str(reference), "", "", 0).vocab_size == 600
+    assert make_tokenizer(str(reference), corpus, 0).vocab_size == 600
     for wrong in ("bpee", "/gone"):
-        refused(lambda: make_tokenizer(wrong, "", "", 300), f"--tokenizer={wrong}", "char", "bpe", "vocab.json")
+        refused(lambda: make_tokenizer(wrong, corpus, 300), f"--tokenizer={wrong}", "char", "bpe", "vocab.json")
 
 
 def test_encode_and_check_length():
     text = "".join(random.Random(0).choices("abcd", k=200))
     tokenizer = CharTokenizer.train(text)
-    tokens = encode(tokenizer, text, "cpu")
-    assert tokenizer.decode(tokens.tolist()) == text and tokens.dtype == torch.int64 and tokens.dim() == 1
-    check_length(tokens[:180], tokens[180:], 179)
-    refused(lambda: check_length(tokens[:180], tokens[180:], 180), "200 tokens", "180", "--data", "--block_size")
-    refused(lambda: check_length(tokens[:8], tokens[:1], 4), "9 tokens")        # one held-out token predicts none
+    parts = [text[:180], text[180:]]
+    train_docs, val_docs = ([part] for part in encode(tokenizer, parts, "cpu"))
+    for tokens, part in zip(train_docs + val_docs, parts):
+        assert tokenizer.decode(tokens.tolist()) == part and tokens.dtype == torch.int64 and tokens.dim() == 1
+    check_length(train_docs, val_docs, 179)
+    refused(lambda: check_length(train_docs, val_docs, 180), "200 tokens", "180", "--data", "--block_size")
+    one = [train_docs[0][:1]]
+    refused(lambda: check_length([train_docs[0][:8]], one, 4), "9 tokens")          # one held-out token predicts none
+
+
+def test_read_corpus(tmp_path):
+    """Our own texts are cut between tales and stories, others where nine tenths of the characters end."""
+    tales = read_corpus("tales")
+    names = sorted(TALES.glob("*.txt"))
+    assert [len(part) for part in (tales.train, tales.val, tales.test)] == [40, 4, 4] and not tales.stories
+    every = tales.train + tales.val + tales.test
+    assert [document.strip("\n") for document in every] == [read_file(path).strip("\n") for path in names]
+    stories = read_corpus("stories")
+    assert stories.stories and 3e6 < len("".join(stories.train)) < 6e6
+    for document in (*stories.train[:20], *stories.val[:20], *stories.test[:20]):
+        assert document.startswith("\nAbout ") and document.endswith("\n") and document.strip("\n").count("\n") == 1
+    (tmp_path / "novel.txt").write_text("0123456789" * 5)
+    own = read_corpus(str(tmp_path / "novel.txt"))
+    assert own == Corpus(["0123456789" * 4 + "01234"], ["56789"], [])
 
 
 # ---- downloading
@@ -441,65 +459,3 @@ def test_grid_of_any_floats():
     assert sheet[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255, 255, 255]
     for images in (torch.zeros(9, 3, 4, 4).half(), np.zeros((9, 3, 4, 4))):
         assert grid(images).shape == (2 * 6 + 2, 8 * 6 + 2, 3)
-
-
-# ---- scores
-
-def slow_bigram(train, held_out, V, pull):
-    """The formula of the docstring, counted in Python."""
-    pairs, firsts, seconds = Counter(zip(train, train[1:])), Counter(train[:-1]), Counter(train[1:])
-
-    def p(b, a):
-        p_b = (seconds[b] + 1) / (len(train) - 1 + V)
-        return (pairs[a, b] + pull * p_b) / (firsts[a] + pull)
-    return -sum(math.log(p(b, a)) for a, b in zip(held_out, held_out[1:])) / (len(held_out) - 1)
-
-
-@pytest.mark.parametrize("V, pull, dtype", [
-    (3, 10.0, torch.int64), (50, 10.0, torch.int64), (50, 0.5, torch.uint8), (60_000, 10.0, torch.int32)])
-def test_bigram_against_counting(V, pull, dtype):
-    rng = random.Random(V)
-    near = [rng.randrange(V) for _ in range(40)]                         # some pairs come often, some never
-    train, held_out = ([rng.choice([rng.choice(near[:3]), rng.choice(near), V - 1, rng.randrange(V)])
-                        for _ in range(n)] for n in (400, 300))
-    ours = bigram_loss(torch.tensor(train, dtype=dtype), torch.tensor(held_out, dtype=dtype), V, pull)
-    assert ours == pytest.approx(slow_bigram(train, held_out, V, pull), rel=1e-12)
-    if pull == 10:
-        assert bigram_loss(torch.tensor(train), torch.tensor(held_out), V) == ours      # the default
-
-
-def test_bits_per_byte():
-    assert bits_per_byte(1000 * math.log(256), "x" * 1000) == pytest.approx(8, rel=1e-12)
-    assert bits_per_byte(8 * math.log(2), "é河") == pytest.approx(8 / 5, rel=1e-12)     # bytes, not characters
-
-
-def test_longest_copied_run_against_brute_force():
-    rng = random.Random(0)
-    for letters in ("a", "ab", "abc", "abcdefgh"):
-        for _ in range(150):
-            sample, text = ("".join(rng.choices(letters, k=rng.randrange(25))) for _ in range(2))
-            runs = (sample[i:j] for i in range(len(sample)) for j in range(i + 1, len(sample) + 1))
-            longest = max((len(run) for run in runs if run in text), default=0)
-            assert longest_copied_run(sample, text) == longest, (sample, text)
-
-
-def test_longest_copied_run_of_real_text():
-    training, held_out = split_text(read_text("tales"))
-    assert longest_copied_run(f"Q#{training[5_000:7_000]}Q#", training) == 2_000
-    assert 10 < longest_copied_run(held_out[:2_000], training) < 60
-    assert longest_copied_run("", training) == 0 and longest_copied_run("é", training) == 0
-
-
-def test_text_scores():
-    parts = ("the cat sat on the mat. " * 9, "the mat sat on the cat. é")
-    tokenizer = CharTokenizer.train("".join(parts))
-    tokens, held_out = (torch.tensor(tokenizer.encode(part)) for part in parts)
-    scores = text_scores(2.0, tokens, held_out, tokenizer.vocab_size, *parts, sample="a cat sat on it")
-    assert scores == {
-        "val_loss": 2.0, "bits_per_byte": pytest.approx(48 / math.log(2) / 26),
-        "chance": pytest.approx(math.log(tokenizer.vocab_size)),
-        "bigram": bigram_loss(tokens, held_out, tokenizer.vocab_size), "copied": len(" cat sat on "),
-        "copied_held_out": longest_copied_run("the mat sat on ", parts[0])}
-    report = text_report(**scores)
-    for word in ("2.0000", f"{scores['bigram']:.4f}", f"{scores['chance']:.4f}", "12 characters"):
-        assert word in report

@@ -21,6 +21,7 @@ from mini.data.weights import read_gpt, read_gpt2
 from mini.utils.config import UserError
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.optim import Muon, newton_schulz
+from mini.utils.png import read_png
 from tests.helpers import close, refused_by
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -227,7 +228,7 @@ def test_estimate_loss_predicts_every_token_once():
     """48 tokens are 47 targets: four windows of ten, and one of seven, which once was left out."""
     model = make_model(block_size=10, dropout=0.5)
     tokens = random_tokens(48, seed=1)
-    got = train_gpt.estimate_loss(model, tokens, windows_at_once=2)
+    got = train_gpt.estimate_loss(model, [tokens], windows_at_once=2)
     assert model.training                                       # it puts back what was there
     model.eval()
     total = 0.0
@@ -237,7 +238,9 @@ def test_estimate_loss_predicts_every_token_once():
         for t in range(len(window)):
             total -= log_p[t, tokens[start + t + 1]].item()
     assert got == pytest.approx(total / 47, rel=1e-5)
-    train_gpt.estimate_loss(model, tokens)
+    two = train_gpt.estimate_loss(model, [tokens[:20], tokens[20:]])
+    first, second = (train_gpt.estimate_loss(model, [part]) for part in (tokens[:20], tokens[20:]))
+    assert two == pytest.approx((19 * first + 27 * second) / 46, rel=1e-5)      # of documents, the first tokens are given
     assert not model.training
 
 
@@ -530,10 +533,11 @@ def test_end_to_end(text_file, tmp_path, capsys):
     assert train_gpt.main(["sample", *flags])[0]
     assert "cannot be told" in capsys.readouterr().out
     (tmp_path / "moved.txt").rename(text_file)
-    table = train_gpt.main(["evaluate", *flags])["loss_after_so_many_tokens"]
-    assert json.loads((run / "evaluate.json").read_text()) == {"loss_after_so_many_tokens": table}
-    assert list(table) == ["0–0", "1–1", "2–3", "4–7", "8–15", "16–31"]
-    assert table["16–31"] < table["0–0"]                        # the past does help
+    table = train_gpt.main(["evaluate", *flags])
+    assert json.loads((run / "evaluate.json").read_text()) == {"loss_by_context": table}
+    assert list(table) == ["1 tokens", "2 tokens", "4 tokens", "8 tokens", "16 tokens", "32 tokens"]
+    assert table["32 tokens"]["nats"] < table["1 tokens"]["nats"]       # the past does help
+    assert read_png(run / "samples/context.png").shape == (460, 760, 3)
 
 
 def test_the_evaluation_at_the_end_is_done_once(text_file, tmp_path, monkeypatch):

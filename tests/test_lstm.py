@@ -182,8 +182,8 @@ def test_batches_the_loss_and_the_learning_rate_are_those_of_gpt():
     assert torch.equal(batches[0][1], batches[0][0] + 1)        # targets are the next tokens
     assert all(torch.equal(a, b) for a, b in zip(*batches))
     model, tokens = make(block_size=10, dropout=0.5, weight_drop=0.5), draw(48)     # 47 targets: 10 10 10 10 7
-    assert lstm.estimate_loss(model, tokens, windows_at_once=2) == pytest.approx(
-        train_gpt.estimate_loss(model, tokens), rel=1e-6)
+    assert lstm.estimate_loss(model, [tokens], windows_at_once=2) == pytest.approx(
+        train_gpt.estimate_loss(model, [tokens]), rel=1e-6)
     assert model.training
     for sizes in (dict(steps=100, warmup=10, stable_frac=0.5), dict(steps=70, warmup=0, stable_frac=0.0),
                   dict(steps=1, warmup=0), dict(steps=3, warmup=5), dict()):
@@ -306,9 +306,10 @@ def test_end_to_end(text_file, tmp_path, capsys):
     assert lstm.main(["sample", *flags])[0]
     assert "cannot be told" in capsys.readouterr().out
     (tmp_path / "moved.txt").rename(text_file)
-    table = lstm.main(["evaluate", *flags])["loss_after_so_many_tokens"]
-    assert json.loads((run / "evaluate.json").read_text()) == {"loss_after_so_many_tokens": table}
-    assert list(table) == ["0–0", "1–1", "2–3", "4–7", "8–15"] and table["8–15"] < table["0–0"]    # the past does help
+    table = lstm.main(["evaluate", *flags])
+    assert json.loads((run / "evaluate.json").read_text()) == {"loss_by_context": table}
+    assert list(table) == ["1 tokens", "2 tokens", "4 tokens", "8 tokens", "16 tokens"]
+    assert table["16 tokens"]["nats"] < table["1 tokens"]["nats"]       # the past does help
 
 
 def test_a_resumed_run_keeps_its_tokenizer(text_file, tmp_path):

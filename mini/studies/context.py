@@ -1,42 +1,81 @@
-"""What does context buy? The held-out loss of a language model by how many tokens it has seen."""
+"""What does context buy? The same words predicted with 1, 2, 4, … tokens before them to go by."""
 import torch
 import torch.nn.functional as F
 
-from mini.data.text.corpus import encode, read_text, split_text
-from mini.utils.metrics import by_position, print_tables
+from mini.data.text.corpus import encode, read_corpus
+from mini.utils.charts import line_chart
+from mini.utils.metrics import table
+from mini.utils.png import write_png
+from mini.utils.run import write_json
 
 
 @torch.no_grad()
-def loss_by_position(model, tokens, tokens_at_once: int = 4096):
-    """The loss in nats summed at each position of the context, and how many tokens were predicted
-    there: two tensors (T,). Their sums give the mean that `estimate_loss` returns.
+def losses_by_context(model, tokens, contexts: list, n: int, seed: int = 0):
+    """The losses in nats (len(contexts), n) of n tokens, drawn at random from `tokens`, each
+    predicted from the contexts[0], contexts[1], … tokens before it.
 
-    tokens[1:] are predicted in consecutive windows of T = block_size, each begun with no context.
+    The comparison is paired: every context length is asked for the same n tokens.
     """
     was_training = model.training
     model.eval()
-    T = model.cfg.block_size
-    missing = -(len(tokens) - 1) % T                            # fills up the last window
-    x = F.pad(tokens[:-1], (0, missing)).view(-1, T)            # (windows, T)
-    y = F.pad(tokens[1:], (0, missing), value=-100).view(-1, T)
-    windows_at_once = max(1, tokens_at_once // T)
-    total = torch.zeros(T, dtype=torch.float64)
-    for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
-        logits = model(x_i).float()
-        loss = F.cross_entropy(logits.flatten(0, 1), y_i.flatten(), reduction="none")
-        total += loss.view(-1, T).sum(0).cpu()                  # (B·T,) -> (B, T) -> (T,)
+    longest = max(contexts)
+    rng = torch.Generator().manual_seed(seed)
+    n = min(n, len(tokens) - longest)
+    targets = longest + torch.randperm(len(tokens) - longest, generator=rng)[:n].to(tokens.device)
+
+    losses = torch.zeros(len(contexts), n, dtype=torch.float64)
+    for i, context in enumerate(contexts):
+        before = torch.arange(-context, 0, device=tokens.device)    # −context, …, −2, −1
+        for j in range(0, n, 64):
+            target = targets[j:j + 64]
+            x = tokens[target[:, None] + before]                    # (B, context)
+            logits = model(x)[:, -1]                                # (B, V)
+            losses[i, j:j + 64] = F.cross_entropy(logits.float(), tokens[target], reduction="none")
     model.train(was_training)
-    count = (y >= 0).sum(0).cpu()
-    return total, count
+    return losses
 
 
-def loss_by_context(model, tokenizer) -> dict:
-    """Print the mean held-out loss after so many tokens of context, and write it to evaluate.json.
+def powers_of_two(T: int) -> list:
+    """1, 2, 4, … and T."""
+    lengths = []
+    length = 1
+    while length < T:
+        lengths.append(length)
+        length *= 2
+    return [*lengths, T]
 
-    The data are those of the model's config.
+
+def standard_error(x) -> float:
+    """Of the mean of the numbers x (n,), taken as independent."""
+    return (x.std() / len(x) ** 0.5).item()
+
+
+def context_curve(model, tokenizer, n: int = 2000) -> dict:
+    """Print the loss of n held-out tokens by how many tokens before them the model sees, write it
+    to evaluate.json, and draw it in samples/context.png.
+
+    The tokens are those of the test text, or of the validation text if there is no other. "more"
+    says how much more it is than with the longest context, and how sure that is: the mean of the
+    differences, token by token, and its standard error.
     """
     cfg = model.cfg
-    _, val_text = split_text(read_text(cfg.data))
-    val_tokens = encode(tokenizer, val_text, model.device)
-    total, count = loss_by_position(model, val_tokens)
-    return print_tables(cfg, loss_after_so_many_tokens=by_position(total, count))
+    corpus = read_corpus(cfg.data)
+    documents = encode(tokenizer, corpus.test or corpus.val, model.device)
+    tokens = torch.cat(documents)
+    contexts = powers_of_two(min(cfg.block_size, len(tokens) // 2))
+    losses = losses_by_context(model, tokens, contexts, n)
+    rows = {}
+    for context, loss in zip(contexts, losses):
+        more = loss - losses[-1]
+        rows[f"{context} tokens"] = {"nats": loss.mean().item(), "more": more.mean().item(),
+                                     "± 1 s.e.": standard_error(more)}
+    print(f"loss of {losses.size(1):,} held-out tokens, by what the model sees of those before them")
+    print(table(rows))
+
+    if not getattr(cfg, "init_from", ""):                       # published weights have no folder
+        write_json(f"{cfg.out_dir}/evaluate.json", {"loss_by_context": rows})
+        means = losses.mean(dim=1).tolist()
+        picture = line_chart({"loss": (contexts, means)}, "tokens of context", "nats per token",
+                             log_x=True)
+        write_png(f"{cfg.out_dir}/samples/context.png", picture)
+    return rows

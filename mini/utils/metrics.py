@@ -4,6 +4,7 @@ import sys
 import time
 
 import torch
+import torch.nn.functional as F
 
 from mini.data.text.corpus import longest_copied_run
 from mini.utils.config import require
@@ -105,34 +106,139 @@ def bigram_loss(train, held_out, vocab_size: int, pseudo_count: float = 10.0) ->
     return -p.log().mean().item()
 
 
-def text_scores(val_loss: float, train_tokens, val_tokens, vocab_size: int, train_text: str,
-                val_text: str, sample: str) -> dict:
+class KneserNey:
+    """An interpolated Kneser–Ney model: it predicts a token from the order − 1 tokens before it, by
+    counting. (Kneser & Ney 1995; Chen & Goodman 1999, §2.7, with a discount D for each order.)
+
+        p(w|u) = (max(0, n(u,w) − D) + D · n(u,·) · p(w|u′)) / n(u)
+
+    n(u,w) says how often w followed the context u, n(u) how often anything did, and n(u,·) how many
+    different tokens did. What the discount takes from each n(u,w) goes to the shorter context u′, u
+    without its oldest token. For a shorter context, n(u,w) does not say how often w followed, but
+    after how many different tokens it did: "Francisco" may be frequent, but if it only ever follows
+    "San", it is unlikely after anything new. Under all of them lies 1/V for each token.
+
+    tokens: the text to learn from, a 1-D tensor of token numbers below V = vocab_size.
+    """
+
+    def __init__(self, tokens, vocab_size: int, order: int = 5):
+        V = self.V = vocab_size
+        tokens = tokens.cpu().long()
+
+        # number the contexts: one of length k is one of length k − 1 with an older token before it
+        ids = torch.zeros_like(tokens)                      # of each token's context of length 0
+        self.contexts = []
+        shorter = [None]
+        for k in range(1, order):
+            older = F.pad(tokens, (k, 0), value=V)[:len(tokens)]        # V: before the text began
+            known, ids = torch.unique(ids * (V + 1) + older, return_inverse=True)
+            self.contexts.append(known)                     # sorted; a context's place is its number
+            shorter.append(known // (V + 1))
+
+        # count what follows them, the longest first
+        self.tables = []
+        pairs, counts = torch.unique(ids * V + tokens, return_counts=True)
+        for k in range(order - 1, -1, -1):
+            once = (counts == 1).sum().item()
+            twice = (counts == 2).sum().item()
+            D = once / (once + 2 * twice) if once else 0.5
+            n_u = torch.bincount(pairs // V, counts.double())
+            n_types = torch.bincount(pairs // V)
+            self.tables.insert(0, (pairs, counts - D, n_u, D * n_types))
+            if k > 0:                                       # each pair counts once from here on
+                without_oldest = shorter[k][pairs // V] * V + pairs % V
+                pairs, counts = torch.unique(without_oldest, return_counts=True)
+
+    def context_numbers(self, idx):
+        """The numbers (B,) of the contexts of length 0, 1, 2, … at the end of idx (B, T), −1 for
+        one that never occurred."""
+        B, T = idx.shape
+        ids = torch.zeros(B, dtype=torch.long)
+        numbers = [ids]
+        for k, known in enumerate(self.contexts, start=1):
+            older = idx[:, -k] if k <= T else torch.full((B,), self.V)
+            wanted = ids * (self.V + 1) + older
+            place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
+            ids = torch.where(known[place] == wanted, place, -1)
+            numbers.append(ids)
+        return numbers
+
+    def probs(self, idx):
+        """The probabilities (B, V) of the token after the tokens idx (B, T)."""
+        V = self.V
+        p = torch.full((len(idx), V), 1 / V, dtype=torch.float64)
+        for ids, (pairs, discounted, n_u, kept) in zip(self.context_numbers(idx.cpu()), self.tables):
+            row = (ids >= 0).nonzero().squeeze(1)           # those whose context was seen
+            u = ids[row]
+            p[row] = kept[u][:, None] * p[row] / n_u[u][:, None]
+
+            # all pairs of a context stand in one stretch of the sorted `pairs`
+            start = torch.searchsorted(pairs, u * V)
+            length = torch.searchsorted(pairs, (u + 1) * V) - start
+            begins = length.cumsum(0) - length              # of each stretch, one after the other
+            place = torch.arange(length.sum()) + (start - begins).repeat_interleave(length)
+            row = row.repeat_interleave(length)
+            u = u.repeat_interleave(length)
+            p[row, pairs[place] % V] += discounted[place] / n_u[u]
+        return p
+
+    def losses(self, tokens):
+        """−log p in nats (N − 1,) of tokens[1:], each after all the tokens before it."""
+        tokens = tokens.cpu().long()
+        w = tokens[1:]
+        longest = len(self.contexts)                        # in tokens
+        before = F.pad(tokens[:-1], (longest - 1, 0), value=self.V)
+        idx = before.unfold(0, longest, 1)                  # (N − 1, longest)
+        p = torch.full((len(w),), 1 / self.V, dtype=torch.float64)
+        for u, (pairs, discounted, n_u, kept) in zip(self.context_numbers(idx), self.tables):
+            place = torch.searchsorted(pairs, u * self.V + w).clamp(max=len(pairs) - 1)
+            n_uw = torch.where(pairs[place] == u * self.V + w, discounted[place], 0.0)
+            p = torch.where(u >= 0, (n_uw + kept[u] * p) / n_u[u], p)
+        return -p.log()
+
+    def loss(self, documents: list) -> float:
+        """The mean loss in nats of all tokens of the documents but the first of each."""
+        losses = self.losses(torch.cat(documents))
+        first = torch.tensor([len(tokens) for tokens in documents]).cumsum(0)[:-1]
+        counts = torch.ones(len(losses), dtype=torch.bool)
+        counts[first - 1] = False                           # losses[i] is that of token i + 1
+        return losses[counts].mean().item()
+
+
+def text_scores(val_loss: float, val_docs: list, vocab_size: int, baseline: KneserNey, corpus,
+                sample: str) -> dict:
     """The scores of a language model's run: held-out loss, its baselines, and copying.
 
-    val_loss: the mean loss in nats over val_tokens[1:]; train_text, val_text: the text learnt
-    from and the held-out text, train_tokens and val_tokens: the same as tensors of token
-    numbers; sample: text that the model wrote. The baselines of the loss are ln V, for a model
-    that knows nothing, and the bigram model. The baseline of copying is held-out text as long
-    as the sample: nobody copied it, so what stands in the training text stands there by chance.
+    val_loss: the mean loss in nats over val_docs, which are the documents corpus.val as tokens;
+    baseline: learnt from the same tokens as the model; sample: text that the model wrote. The
+    baselines of the loss are ln V, for a model that knows nothing, and Kneser–Ney. The baseline of
+    copying is held-out text as long as the sample: nobody copied it, so what stands in the training
+    text stands there by chance.
     """
-    total = val_loss * (len(val_tokens) - 1)
+    val_text = "".join(corpus.val)
+    train_text = "".join(corpus.train)
+    n_predicted = sum(len(tokens) - 1 for tokens in val_docs)
     return {
         "val_loss": val_loss,
-        "bits_per_byte": bits_per_byte(total, val_text),
+        "bits_per_byte": bits_per_byte(val_loss * n_predicted, val_text),
         "chance": math.log(vocab_size),
-        "bigram": bigram_loss(train_tokens, val_tokens, vocab_size),
+        "kneser_ney": baseline.loss(val_docs),
         "copied": longest_copied_run(sample, train_text),
         "copied_held_out": longest_copied_run(val_text[:len(sample)], train_text),
     }
 
 
-def text_report(val_loss, bits_per_byte, chance, bigram, copied, copied_held_out) -> str:
+def text_report(scores: dict) -> str:
     """The scores of `text_scores` in words, each beside its baseline."""
-    return (f"held-out loss {val_loss:.4f} nats per token "
-            f"({bits_per_byte:.3f} bits per byte); "
-            f"baselines: counting pairs of tokens {bigram:.4f}, knowing nothing {chance:.4f}\n"
-            f"longest run copied from the training text: {copied} characters in the sample "
-            f"above, {copied_held_out} in as much held-out text")
+    lines = [f"held-out loss {scores['val_loss']:.4f} nats per token "
+             f"({scores['bits_per_byte']:.3f} bits per byte); by counting (Kneser–Ney, order 5) "
+             f"{scores['kneser_ney']:.4f}, knowing nothing {scores['chance']:.4f}"]
+    if "test_loss" in scores:
+        lines.append(f"the same on the test part, by which nothing was chosen: "
+                     f"{scores['test_loss']:.4f}; by counting {scores['test_kneser_ney']:.4f}")
+    lines.append(f"longest run copied from the training text: {scores['copied']} characters in the "
+                 f"sample above, {scores['copied_held_out']} in as much held-out text")
+    return "\n".join(lines)
 
 
 def by_position(total, count) -> dict:

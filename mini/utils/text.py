@@ -1,7 +1,7 @@
 """Writing text token by token: show it as it is written, and say how much of it is copied."""
 import codecs
 
-from mini.data.text.corpus import longest_copied_run, read_text, split_text
+from mini.data.text.corpus import longest_copied_run, read_corpus
 from mini.utils.config import UserError
 from mini.utils.fast_vectors import fast_vectors
 
@@ -9,10 +9,10 @@ from mini.utils.fast_vectors import fast_vectors
 def check_prompt(prompt: str, tokenizer, longest: int = 0):
     """Raise UserError if the prompt has characters that the tokenizer does not know, or more than
     `longest` tokens (0: any number)."""
-    n = len(tokenizer.encode(prompt))
+    n = len(tokenizer.encode(tokenizer.start + prompt))
     if 0 < longest < n:
-        raise UserError(f"--prompt has {n} tokens, but the context holds only {longest}: keep its "
-                        "end")
+        raise UserError(f"--prompt has {n - 1} tokens, but with the token that begins a text the "
+                        f"context holds only {longest - 1} of them: keep its end")
 
 
 def print_texts(write, model, tokenizer) -> list:
@@ -46,10 +46,12 @@ def print_copying(texts: list, prompt: str, data: str):
     """Say how long a run each text, without its prompt, shares word for word with the training part
     of --data, beside what is normal: that of as much held-out text."""
     try:
-        train_text, val_text = split_text(read_text(data))
+        corpus = read_corpus(data)
     except UserError as error:
         print(f"(how much of it is copied cannot be told: {error})")
         return
+    train_text = "".join(corpus.train)
+    val_text = "".join(corpus.val)
     for text in texts:
         new = text[len(prompt):]
         copied = longest_copied_run(new, train_text)

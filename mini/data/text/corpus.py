@@ -1,10 +1,12 @@
-"""Text to learn from: our own tales, Shakespeare by name, or any UTF-8 file or folder."""
+"""Text to learn from: our own stories and tales, Shakespeare by name, or any UTF-8 file or folder."""
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn as nn
 
 from mini.data.download import download
+from mini.data.text.stories import make_stories
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
 from mini.utils.config import UserError, require
 
@@ -28,19 +30,53 @@ def read_file(path) -> str:
 
 
 def read_text(source: str) -> str:
-    """The text named by --data: 'tales', 'shakespeare', a file, or a folder (its *.txt files by name).
+    """All of the text named by --data: 'tales', 'shakespeare', a file, or a folder (its *.txt files by name).
 
     Raises UserError if there is no such file, no text in it, or text that is not UTF-8.
     """
     if source == "shakespeare":
         return read_file(download(*SHAKESPEARE))
+    if source in ("stories", "all-stories"):
+        return "\n\n".join(make_stories(all_plots=source == "all-stories")[0])
     path = TALES if source == "tales" else Path(source)
-    require(path.exists(), f"--data={source}: no such file or folder (by name there are: tales, shakespeare)")
+    require(path.exists(), f"--data={source}: no such file or folder (by name there are: stories, "
+                           "all-stories, tales, shakespeare)")
     files = sorted(filter(Path.is_file, path.rglob("*.txt"))) if path.is_dir() else [path]
     require(files, f"{path}: the folder holds no .txt file")
     text = "\n\n".join(read_file(file) for file in files) if path.is_dir() else read_file(path)
     require(text.strip(), f"{path}: there is no text in it")
     return text
+
+
+@dataclass
+class Corpus:
+    """A text in parts, each a list of documents: to learn from; held out, to choose settings by
+    (validation); and held out from both, to report on (test; [] if none of our settings were chosen
+    on this text). stories: the documents are our stories, which a program can check."""
+    train: list
+    val: list
+    test: list
+    stories: bool = False
+
+
+def read_corpus(source: str) -> Corpus:
+    """The parts of the text named by --data: 'stories', 'all-stories' (of all plots), or what
+    `read_text` knows.
+
+    Of our stories and tales each is a document. Another text is one long document, of which the
+    last tenth is held out. Raises UserError as `read_text` does.
+    """
+    if source in ("stories", "all-stories"):
+        parts = []
+        for stories in make_stories(all_plots=source == "all-stories"):
+            parts.append([f"\n{story}\n" for story in stories])
+        return Corpus(*parts, stories=True)
+    if source == "tales":
+        tales = [f"\n{read_file(path)}\n" for path in sorted(TALES.glob("*.txt"))]
+        tenth = len(tales) // 10
+        return Corpus(tales[:-2 * tenth], tales[-2 * tenth:-tenth], tales[-tenth:])
+    train, val = split_text(read_text(source))
+    return Corpus([train], [val], [])
 
 
 def split_text(text: str):
@@ -49,30 +85,47 @@ def split_text(text: str):
     return text[:cut], text[cut:]
 
 
-def make_tokenizer(kind: str, train_text: str, val_text: str, vocab_size: int):
-    """The tokenizer named by --tokenizer: 'bpe', whose tokens are learnt from train_text alone;
-    'char', one token for each character of both texts; or a folder with GPT-2's vocab.json and
+def make_tokenizer(kind: str, corpus: Corpus, vocab_size: int):
+    """The tokenizer named by --tokenizer: 'bpe', whose tokens are learnt from the training part
+    alone; 'char', one token for each character of all parts; or a folder with GPT-2's vocab.json and
     merges.txt. Raises UserError for any other name."""
     if kind == "char":
-        return CharTokenizer.train(train_text + val_text)
+        return CharTokenizer.train("".join(corpus.train + corpus.val + corpus.test))
     if kind == "bpe":
-        return BPETokenizer.train(train_text, vocab_size)
+        return BPETokenizer.train("".join(corpus.train), vocab_size)
     require(Path(kind).is_dir(),
             f"--tokenizer={kind}: choose from char, bpe, or a folder with vocab.json")
     return BPETokenizer.read(kind)
 
 
-def encode(tokenizer, text: str, device):
-    """The text as token numbers, a 1-D tensor."""
-    return torch.tensor(tokenizer.encode(text), device=device)
+def encode(tokenizer, documents: list, device) -> list:
+    """The documents as token numbers, a 1-D tensor each."""
+    return [torch.tensor(tokenizer.encode(text), device=device) for text in documents]
 
 
-def check_length(train_tokens, val_tokens, block_size: int):
+def check_length(train_docs, val_docs, block_size: int):
     """Raise UserError if the tokens do not fill a context, or if there is nothing held out."""
-    n = len(train_tokens) + len(val_tokens)
-    require(len(train_tokens) > block_size and len(val_tokens) > 1,
-            f"the text has only {n} tokens, too few for a context of {block_size}: "
+    n_train = sum(map(len, train_docs))
+    n_val = sum(map(len, val_docs))
+    require(n_train > block_size and n_val > len(val_docs),
+            f"the text has only {n_train + n_val} tokens, too few for a context of {block_size}: "
             "bring more text (--data) or lower --block_size")
+
+
+def piece_starts(documents: list, block_size: int):
+    """Where a piece of block_size + 1 tokens may begin, if the documents (1-D tensors) stand one after
+    the other: at the beginning of each, so that whoever reads it has read all that came before; and
+    anywhere in a document that is longer than a piece, so that all of it is read."""
+    n_tokens = sum(map(len, documents))
+    starts = []
+    begin = 0
+    for document in documents:
+        last = begin + max(0, len(document) - block_size - 1)
+        last = min(last, n_tokens - block_size - 1)         # the piece must not run out of the text
+        if begin <= last:
+            starts.append(torch.arange(begin, last + 1))
+        begin += len(document)
+    return torch.cat(starts)
 
 
 def encode_texts(texts, tokenizer, T: int):

@@ -7,6 +7,7 @@ byte stands as one printable character (`BYTE_TO_CHAR`).
 """
 import json
 import re
+import string
 import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -71,7 +72,7 @@ def split_words(text: str) -> list:
     text.
     """
     kinds = defaultdict(str)
-    for c in sorted(set(text)):
+    for c in sorted({*text, *string.printable}):     # most texts then share one pattern, compiled once
         kinds[unicodedata.category(c)[0]] += c
     L = "".join(map(re.escape, kinds["L"])) or "\ud800"  # a lone surrogate, never in a text: the empty class
     N = "".join(map(re.escape, kinds["N"])) or "\ud800"

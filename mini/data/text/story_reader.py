@@ -1,0 +1,310 @@
+"""A reader of the stories: it says where a story contradicts itself.
+
+It reads the text alone. The first line tells who and what the story is about; then the story is read
+sentence by sentence. The reader knows the words of story_words.py, and these rules:
+
+    people     nobody comes who is not in the first line; a baker stays a baker, a sister a sister
+    animals    a goat stays a goat, keeps its name, and does not bark
+    things     a red lamp stays a lamp, and red
+    places     everything happens where the first line says; what was left in the barn is found there
+    days       Monday stays Monday
+    numbers    of seven eggs four are given away: three are left; three days stay three days
+    owners     who gives a thing away had it; who has it was given it; who pays it back owed it
+    promises   whoever and whatever is in the first line comes in the story
+"""
+import re
+
+from mini.data.text.story_words import (ANIMALS, COLOURS, COUNTED, DAYS, MEN, NUMBERS, PETS, PLACES,
+                                        RELATIONS, SOUNDS, THINGS, TRADES, UNITS, WOMEN)
+
+KIN = {*RELATIONS, *RELATIONS.values()}                         # friend, sister, brother, …
+MANY = {one: many for many, one in COUNTED.items()}             # {egg: eggs}
+WHO_SOUNDS = {sound: animal for animal, sounds in SOUNDS.items() for sound in sounds}
+VALUE = {word: n for n, word in enumerate(NUMBERS) if n >= 2}   # "one" may stand for anything
+
+# what the words of each list are called in a complaint
+LISTS = {"person": {*WOMEN, *MEN}, "pet": {*PETS}, "trade": {*TRADES}, "relation": KIN, "animal": {*ANIMALS},
+         "thing": {*THINGS}, "colour": {*COLOURS}, "place": {*PLACES}, "counted": {*COUNTED},
+         "day": {*DAYS}}
+
+# words near a number that say what it does
+AWAY = {"gave", "give", "given", "sold", "ate", "eaten", "took", "take", "lent", "lost", "dropped", "paid",
+        "broke", "stole", "stolen", "shared", "spent", "used", "away", "fell", "handed", "left", "gone",
+        "missing", "broken", "eat", "rolled", "threw", "traded", "put",
+        "may", "can", "could", "must", "should", "let"}         # as in "you may have four"
+IN_ALL = {"left", "remained", "remain", "altogether", "now"}
+
+# patterns of sentences about who has what
+NAME = f"({'|'.join([*WOMEN, *MEN])})"
+THING = f"({'|'.join(THINGS)})"
+PLACE = f"({'|'.join(PLACES)})"
+A_THING = rf"an? (?:\w+ ){{0,2}}{THING}"
+THE_THING = rf"(?:the|her|his|my|your|that|this) (?:\w+ )?{THING}"
+GAVE = "(?:gave|lent|handed|sold|passed|brought|returned|threw)"
+AT_PLACE = rf"(?:in|at|by|near|behind|under) the (?:\w+ )?{PLACE}"
+
+
+def check(story: str) -> list:
+    """The contradictions in a story, a sentence for each: [] if it holds together."""
+    first_line, _, rest = story.partition("\n")
+    reader = Reader(first_line)
+    for sentence in split_sentences(rest):
+        reader.read(sentence)
+    reader.finish()
+    return reader.contradictions
+
+
+def split_sentences(text: str) -> list:
+    """The sentences of a text. What is said and who says it are one: "Yes," said Pia."""
+    ends = r"(?<=[.!?])\s+(?=\"?[A-Z])|(?<=[.!?]\")\s+(?=\"?[A-Z])|\n"
+    return [part for part in re.split(ends, text) if part.strip()]
+
+
+def kind_of_word(word: str) -> str:
+    """Which list a word is in: "person", "animal", …; "" if in none."""
+    for kind, words in LISTS.items():
+        if word in words:
+            return kind
+    return ""
+
+
+class Words:
+    """The words and signs of a sentence by position, in small letters but for names and days; ""
+    before the first and after the last."""
+
+    def __init__(self, sentence: str):
+        self.words = []
+        for word in re.findall(r"[A-Za-z]+|[^\sA-Za-z]", sentence):
+            small = MANY.get(word.lower(), word.lower())
+            self.words.append(word if kind_of_word(word) else small)
+
+    def __getitem__(self, i: int) -> str:
+        return self.words[i] if 0 <= i < len(self.words) else ""
+
+    def __len__(self):
+        return len(self.words)
+
+    def span(self, start: int, end: int) -> list:
+        return self.words[max(0, start):max(0, end)]
+
+
+class Reader:
+    """What a reader remembers of a story, and what has struck it."""
+
+    def __init__(self, first_line: str):
+        self.contradictions = []
+        self.expected = {kind: set() for kind in LISTS}     # what the first line names
+        self.seen = set()           # what has come in the story
+        self.trade = {}             # {Ben: baker}
+        self.relation = {}          # {Pia: sister}
+        self.animal = {}            # {Moss: goat}
+        self.colour = {}            # {lamp: red}
+        self.left_at = ""           # where something was left
+        self.per_unit = {}          # {days: 3}
+        self.now = {}               # {eggs: how many there are}
+        self.spoken_of = {}         # {eggs: numbers that were named}
+        self.changed = set()        # counted things that became fewer or more
+        self.last_counted = ""
+        self.owner = {}             # {lamp: Pia}
+        self.holder = {}            # {lamp: who has it now}
+        self.debts = set()          # {(who owes, to whom)}
+
+        words = Words(first_line)
+        for word in words.words:
+            kind = kind_of_word(word)
+            if kind:
+                self.expected[kind].add(word)
+        self.read_bonds(words)
+        self.read_numbers(words)
+
+    def complain(self, text: str):
+        if text not in self.contradictions:
+            self.contradictions.append(text)
+
+    def read(self, sentence: str):
+        words = Words(sentence)
+        self.read_words(words)
+        self.read_bonds(words)
+        self.read_sounds(words)
+        self.read_numbers(words)
+        self.read_places(sentence)
+        self.read_owners(sentence)
+        self.read_debts(sentence)
+
+    def finish(self):
+        """What the first line names must have come."""
+        for kind, expected in self.expected.items():
+            for word in sorted(expected - self.seen):
+                self.complain(f"the {kind} {word} never comes")
+
+    # ---- who and what there is
+
+    def read_words(self, words):
+        """Nobody and nothing comes that the first line does not name."""
+        for word in words.words:
+            kind = kind_of_word(word)
+            if kind:
+                self.seen.add(word)
+                if word not in self.expected[kind]:
+                    self.complain(f"nobody spoke of the {kind} {word}")
+
+    def read_bonds(self, words):
+        """What belongs together stays together: a person's trade or relation, the kind of animal
+        that a name stands for, the colour of a thing."""
+        for i, word in enumerate(words.words):
+            kind = kind_of_word(word)
+            if kind == "person":
+                for trade in bond(words, i, TRADES):
+                    self.note(self.trade, word, trade)
+                for relation in bond(words, i, KIN):
+                    self.note(self.relation, word, relation)
+            elif kind == "pet":
+                for animal in bond(words, i, ANIMALS):
+                    self.note(self.animal, word, animal)
+            elif kind == "thing":
+                if words[i - 1] in COLOURS:
+                    self.note(self.colour, word, words[i - 1])
+                elif words[i + 1] in ("was", "is") and words[i + 2] in COLOURS:
+                    self.note(self.colour, word, words[i + 2])
+
+    def note(self, memory: dict, word: str, value: str):
+        known = memory.setdefault(word, value)
+        if known != value:
+            self.complain(f"{word}: {known}, not {value}")
+        for other, its_value in memory.items():
+            if its_value == value and other != word:
+                self.complain(f"{value}: {other}, not {word}")
+
+    def read_sounds(self, words):
+        """Dogs bark: if a dog is there, and if the one that barks is it."""
+        for i, word in enumerate(words.words):
+            if word in WHO_SOUNDS and word not in ANIMALS:
+                animal = WHO_SOUNDS[word]
+                subject = self.animal.get(words[i - 1], animal)
+                if animal not in self.expected["animal"] or subject != animal:
+                    self.complain(f"no {animal} is there that {word}")
+
+    # ---- how many
+
+    def read_numbers(self, words):
+        """Days, steps and the like keep their number; what is counted is added up."""
+        for i, word in enumerate(words.words):
+            if word not in VALUE:
+                continue
+            n = VALUE[word]
+            small_words = ("more", "of", "the", "her", "his", "little", "long", "whole", "them", "big",
+                           "fine", "ripe")
+            after = [w for w in words.span(i + 1, i + 4) if w not in small_words]
+            noun = after[0] if after else ""
+            unit = noun.rstrip("s") + "s"
+            if unit in UNITS:
+                if self.per_unit.setdefault(unit, n) != n:
+                    self.complain(f"it was {NUMBERS[self.per_unit[unit]]} {unit}, not {word}")
+                continue
+            if noun in COUNTED:
+                self.last_counted = noun
+            if self.last_counted:
+                self.count(self.last_counted, n, words, i)
+
+    def count(self, things: str, n: int, words, i: int):
+        """The number n at words[i] says how many things there are at first, how many more come, how
+        many go, or how many there are in the end; or it is said once more."""
+        total = self.now.get(things)
+        known = self.spoken_of.setdefault(things, set())
+        clause = i
+        while clause > 0 and words[clause - 1] not in (".", ";", "!", "?"):
+            clause -= 1
+        before = set(words.span(clause, i))
+        after = words.span(i + 1, i + 5)
+        result = IN_ALL & set(after) or {"in", "all"} <= set(after) or (
+            {"only", "now", "altogether"} & set(words.span(i - 2, i)))
+        if total is None:
+            self.now[things] = n
+            known.add(n)
+        elif "more" in after[:2] or words[i - 1] == "another":
+            if n not in known or things not in self.changed:
+                self.change(things, n, total + n)
+        elif result:
+            if n != total:
+                self.complain(f"there should be {total} {things}, not {n}")
+        elif things not in self.changed and n < total and before & AWAY:
+            self.change(things, n, total - n)
+        elif n not in known:
+            self.complain(f"nobody spoke of {n} {things}")
+
+    def change(self, things: str, n: int, total: int):
+        self.now[things] = total
+        self.spoken_of[things] |= {n, total}
+        self.changed.add(things)
+
+    # ---- where, and whose
+
+    def read_places(self, sentence: str):
+        """What was left at the mill is found at the mill."""
+        left = re.search(rf"\b(?:left|forgot|forgotten|hid|hidden|buried|dropped|lost)\b[^;.\"]*? {AT_PLACE}\b",
+                         sentence)
+        found = re.search(rf"\bfound\b[^;.\"]*? {AT_PLACE}\b", sentence)
+        if left:
+            self.left_at = left[1]
+        if found and self.left_at and found[1] != self.left_at:
+            self.complain(f"it was left {PLACES[self.left_at]} the {self.left_at}, not {PLACES[found[1]]} "
+                          f"the {found[1]}")
+
+    def read_owners(self, sentence: str):
+        """Who gives a thing must have it, and who has it must have got it."""
+        for person, thing in re.findall(rf"\b{NAME} (?:had|bought|made|found|got|built) {A_THING}\b", sentence):
+            self.owner.setdefault(thing, person)
+            self.holder.setdefault(thing, person)
+
+        gifts = []          # (who gives, what, to whom)
+        for giver, thing, taker in re.findall(
+                rf"\b{NAME} (?:\w+ )?{GAVE} {THE_THING} (?:back )?to {NAME}\b", sentence):
+            gifts.append((giver, thing, taker))
+        for giver, taker, thing in re.findall(
+                rf"\b{NAME} (?:\w+ )?{GAVE} {NAME} (?:back )?{THE_THING}\b", sentence):
+            gifts.append((giver, thing, taker))
+        for taker, thing, giver in re.findall(
+                rf"\b{NAME} (?:had )?(?:borrowed|bought|got|took|won) {THE_THING} (?:back )?from {NAME}\b", sentence):
+            gifts.append((giver, thing, taker))
+        for giver, thing, taker in gifts:
+            self.has(giver, thing)
+            self.holder[thing] = taker
+
+        for person, thing in re.findall(rf"\b{NAME} (?:still |now )?(?:has|had|kept|held) {THE_THING}\b", sentence):
+            self.has(person, thing)
+        for person, thing in re.findall(rf"\b{NAME}'s (?:\w+ )?{THING}\b", sentence):
+            if person not in (self.owner.get(thing, person), self.holder.get(thing)):
+                self.complain(f"the {thing} is {self.owner[thing]}'s, not {person}'s")
+
+    def has(self, person: str, thing: str):
+        holder = self.holder.get(thing, person)
+        if holder != person:
+            self.complain(f"{holder} has the {thing}, not {person}")
+
+    def read_debts(self, sentence: str):
+        """Who pays somebody owed something to this person, and not the other way round."""
+        for debtor, lender in re.findall(rf"\b{NAME} (?:still |now )?(?:owed|owes) {NAME}\b", sentence):
+            if (lender, debtor) in self.debts:
+                self.complain(f"{lender} owes {debtor}, not the other way round")
+            self.debts.add((debtor, lender))
+        for debtor, lender in re.findall(rf"\b{NAME} (?:had )?(?:re)?paid {NAME}\b", sentence):
+            if self.debts and (debtor, lender) not in self.debts:
+                self.complain(f"{debtor} owed {lender} nothing")
+
+
+def bond(words, i: int, values) -> list:
+    """The words from `values` that the text binds to the name words[i]: "her sister Pia", "a goat named
+    Moss", "the baker, Pia", "Pia the baker", "Pia, a baker", "Pia was a baker"."""
+    found = []
+    if words[i - 1] in values:
+        found.append(words[i - 1])
+    elif words[i - 1] == "," and words[i - 2] in values and words[i + 1] == ",":
+        found.append(words[i - 2])
+    elif words[i - 1] in ("named", "called") and words[i - 2] in values:
+        found.append(words[i - 2])
+    if words[i + 1] in (",", "was") and words[i + 2] in ("a", "an", "the") and words[i + 3] in values:
+        if words[i + 4] not in ("named", "called"):         # "Pia, a baker named Ben": he is the baker
+            found.append(words[i + 3])
+    elif words[i + 1] == "the" and words[i + 2] in values:
+        found.append(words[i + 2])
+    return found

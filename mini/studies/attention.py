@@ -1,0 +1,175 @@
+"""What does attention buy? GPT beside an LSTM of about as many parameters, on the same tokens, in the
+same precision, in about as many minutes.
+
+    python -m mini.studies.attention seeds      the default runs, three seeds each
+    python -m mini.studies.attention sizes      from an eighth of the stories to eight times as many
+    python -m mini.studies.attention tales      the forty-eight tales: little text, real prose
+    python -m mini.studies.attention copying    repeat random tokens: memory and nothing else
+    python -m mini.studies.attention curves     runs/attention/stories.png from the runs of `seeds`
+
+Each prints a table, and writes it to runs/attention/. It takes from two minutes (copying) to half an
+hour (sizes) on two cores.
+"""
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+import train_gpt
+from mini import lstm
+from mini.data.text.corpus import Corpus, encode, read_corpus
+from mini.data.text.stories import N_TRAIN, make_stories
+from mini.studies.context import losses_by_context, powers_of_two, standard_error
+from mini.utils.charts import line_chart
+from mini.utils.device import autocast
+from mini.utils.metrics import table
+from mini.utils.png import write_png
+from mini.utils.run import write_json
+
+FOLDER = Path("runs/attention")
+SCRIPTS = {"GPT": train_gpt, "LSTM": lstm}
+SEEDS = (1, 2, 3)
+
+def run(name: str, folder: str, corpus=None, **settings) -> dict:
+    """Train GPT or the LSTM in runs/attention/folder, unless that was done before; what result.json
+    holds."""
+    out_dir = FOLDER / folder
+    if (out_dir / "result.json").exists():
+        return json.loads((out_dir / "result.json").read_text("utf-8"))
+    script = SCRIPTS[name]
+    cfg = script.Config(out_dir=str(out_dir), sample_every=0, eval_every=0, **settings)
+    result = script.train(cfg, corpus)
+    if "interrupted" in result:
+        raise KeyboardInterrupt
+    return result
+
+
+def report(title: str, rows: dict):
+    print(f"\n{title}\n{table(rows)}", flush=True)
+    write_json(FOLDER / f"{title.split(',')[0].replace(' ', '_')}.json", rows)
+
+
+def mean_and_error(results: list, key: str):
+    """The mean over seeds, and its standard error."""
+    values = torch.tensor([float(result[key]) for result in results])
+    return values.mean().item(), standard_error(values)
+
+
+def seeds(data: str = "stories"):
+    """The default runs, or those of the preset "tales", with three seeds each, and the paired
+    difference: seed by seed."""
+    results = {}
+    for name in SCRIPTS:
+        preset = SCRIPTS[name].PRESETS["tales"] if data == "tales" else {}
+        results[name] = []
+        for seed in SEEDS:
+            results[name].append(run(name, f"{data}_{name}_{seed}", **{**preset, "seed": seed}))
+    keys = ["test_loss", "test_kneser_ney", "consistent", "consistent_kneser_ney", "new", "seconds", "parameters"]
+    rows = {}
+    for name, of_name in results.items():
+        for key in keys:
+            if key in of_name[0]:
+                mean, error = mean_and_error(of_name, key)
+                rows.setdefault(key, {}).update({name: mean, f"± {name}": error})
+    differences = [dict(d=a["test_loss"] - b["test_loss"]) for a, b in zip(results["GPT"], results["LSTM"])]
+    mean, error = mean_and_error(differences, "d")
+    report(f"{data}, three seeds (± 1 s.e.)", rows)
+    print(f"GPT's test loss less the LSTM's, seed by seed: {mean:.4f} ± {error:.4f}")
+
+
+def tales():
+    seeds("tales")
+
+
+def sizes(steps_share: float = 0.5):
+    """Fewer and more stories to learn from, half as many steps as the default run for each."""
+    held_out = read_corpus("stories")
+    rows = {}
+    for factor in (0.125, 0.5, 2, 8):
+        train = [f"\n{story}\n" for story in make_stories(round(factor * N_TRAIN))[0]]
+        corpus = Corpus(train, held_out.val, held_out.test, stories=True)
+        row = {}
+        for name, script in SCRIPTS.items():
+            steps = round(steps_share * script.Config.steps)
+            result = run(name, f"{factor:g}x_{name}", corpus, steps=steps)
+            row[f"{name} nats"] = result["test_loss"]
+            row[f"{name} consistent"] = result["consistent"]
+            row["Kneser–Ney nats"] = result["test_kneser_ney"]
+        rows[f"{factor:g} × {N_TRAIN:,}"] = row
+    report("sizes of the corpus, test loss and share of stories without contradiction", rows)
+
+
+def curves(n: int = 2000):
+    """The paired context curves of the default runs, three seeds each, as a table and a picture."""
+    corpus = read_corpus("stories")
+    losses = {}
+    for name, script in SCRIPTS.items():
+        for seed in SEEDS:
+            model, tokenizer = script.load(script.Config(out_dir=str(FOLDER / f"stories_{name}_{seed}")))
+            tokens = torch.cat(encode(tokenizer, corpus.test, model.device))
+            contexts = powers_of_two(model.cfg.block_size)
+            losses[name, seed] = losses_by_context(model, tokens, contexts, n)
+    rows = {}
+    means = {name: torch.stack([losses[name, seed] for seed in SEEDS]).mean(0) for name in SCRIPTS}
+    for i, context in enumerate(contexts):
+        difference = means["LSTM"][i] - means["GPT"][i]                     # (n,): token by token
+        rows[f"{context} tokens"] = {
+            "GPT": means["GPT"][i].mean().item(), "LSTM": means["LSTM"][i].mean().item(),
+            "LSTM − GPT": difference.mean().item(), "± 1 s.e.": standard_error(difference)}
+    report("context curves, nats on the same test tokens by what is seen before them", rows)
+    points = {name: (contexts, means[name].mean(1).tolist()) for name in SCRIPTS}
+    write_png(FOLDER / "stories.png", line_chart(points, "tokens of context", "nats per token", log_x=True))
+
+
+def copying(T: int = 64, V: int = 64, steps: int = 600, batch_size: int = 32):
+    """T/2 random tokens, and the same again: how many of the second half are predicted right?"""
+    rows = {}
+    for name, script in SCRIPTS.items():
+        for seed in SEEDS:
+            sizes = dict(n_head=4) if name == "GPT" else dict(weight_drop=0.0)
+            cfg = script.Config(block_size=T, n_layer=2, n_embd=128, dropout=0.0, steps=steps, **sizes)
+            torch.manual_seed(seed)
+            model = (train_gpt.GPT if name == "GPT" else lstm.LSTM)(cfg, V)
+            if name == "GPT":
+                optimizers = train_gpt.make_optimizers(model, cfg)
+            else:
+                optimizers = [torch.optim.Adam(model.parameters(), cfg.lr, betas=(0.9, cfg.beta2))]
+            for step in range(steps):
+                train_gpt.set_learning_rate(optimizers, script.lr_factor(step, cfg))
+                x, y = repeated(batch_size, T, V)
+                with autocast(torch.device("cpu"), "medium"):
+                    loss = script.next_token_loss(model(x), y)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+            model.eval()
+            x, y = repeated(500, T, V)
+            with torch.no_grad():
+                right = (model(x).argmax(-1) == y)[:, T // 2:]
+            rows[f"{name}, seed {seed}"] = {"right": right.float().mean().item(), "chance": 1 / V}
+            print(rows, flush=True)
+    report("copying, share of the second half predicted right", rows)
+
+
+def repeated(B: int, T: int, V: int):
+    """x and y (B, T): T/2 + 1 random tokens, and then the same again from the first on."""
+    half = torch.randint(V, (B, T // 2 + 1))
+    tokens = torch.cat([half, half], dim=1)[:, :T + 1]
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def main():
+    commands = {"seeds": seeds, "sizes": sizes, "tales": tales, "copying": copying, "curves": curves}
+    wanted = sys.argv[1:]
+    if not wanted or any(name not in commands for name in wanted):
+        sys.exit(f"{__doc__}\nchoose from: {', '.join(commands)}")
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for name in wanted:
+        commands[name]()
+
+
+if __name__ == "__main__":
+    main()
