@@ -345,7 +345,7 @@ class Config(RunConfig):
     50, seed 1, device auto, matmul medium (how exact products are), compile false, resume false,
     stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
-    data: str = "stories"       # stories, all-stories, tales, shakespeare, your own: a file, a folder
+    data: str = "stories"       # stories, all-stories, tales, shakespeare, or your file or folder
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
     vocab_size: int = 3072      # V, if the tokenizer is bpe; others bring their own
 
@@ -590,11 +590,12 @@ def train(cfg: Config, corpus=None) -> dict:
 
         if run.first >= cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_docs)
-        # scores, each beside its baseline (see mini/utils/metrics.py, mini/data/text/story_scores.py)
+        # scores, each beside its baseline
         written = write(model, tokenizer)[0]
         run.say(f"\n{written}\n")
         baseline = KneserNey(train_tokens, V)
-        scores = text_scores(val_loss, val_docs, V, baseline, corpus, sample=written[len(cfg.prompt):])
+        scores = text_scores(val_loss, val_docs, V, baseline, corpus,
+                             sample=written[len(cfg.prompt):])
         if corpus.test:                                         # it was used for nothing else
             test_docs = encode(tokenizer, corpus.test, device)
             scores["test_loss"] = estimate_loss(model, test_docs)

@@ -275,7 +275,7 @@ class Config(RunConfig):
     50, seed 1, device auto, matmul medium (how exact products are), compile false, resume false,
     stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
-    data: str = "stories"       # stories, all-stories, tales, shakespeare, your own: a file, a folder
+    data: str = "stories"       # stories, all-stories, tales, shakespeare, or your file or folder
     tokenizer: str = "bpe"      # char, bpe (trained on the data), or a folder with GPT-2's files
     vocab_size: int = 3072      # V, if the tokenizer is bpe; others bring their own
 
@@ -287,9 +287,9 @@ class Config(RunConfig):
     weight_drop: float = 0.0    # dropout of U, the weights on the way of h to the next step
 
     # optimisation
-    steps: int = 700            # optimiser steps
-    batch_size: int = 64        # sequences in a step
-    lr: float = 0.01            # peak learning rate
+    steps: int = 1150           # optimiser steps
+    batch_size: int = 16        # sequences in a step
+    lr: float = 0.02            # peak learning rate
     warmup: int = 3             # steps in which the learning rate rises to its peak
     stable_frac: float = 0.4    # then it stays there for this fraction of the rest, and falls to 0
     beta2: float = 0.99         # Adam's: the weight of old squared gradients in their average
@@ -317,7 +317,7 @@ class Config(RunConfig):
 
 PRESETS = {
     # little text, such as our tales or one novel: dropout against learning it by heart
-    "tales": dict(data="tales", vocab_size=1024, block_size=64, n_embd=440, batch_size=64,
+    "tales": dict(data="tales", vocab_size=1024, block_size=64, n_embd=440, batch_size=64, lr=0.01,
                   dropout=0.5, weight_drop=0.3, steps=700, max_new_tokens=250),
     # two layers that learn characters: one GPU
     "gpu": dict(tokenizer="char", n_layer=2, n_embd=816, block_size=256, batch_size=64, dropout=0.5,
@@ -435,11 +435,12 @@ def train(cfg: Config, corpus=None) -> dict:
 
         if run.first >= cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_docs)
-        # scores, each beside its baseline (see mini/utils/metrics.py, mini/data/text/story_scores.py)
+        # scores, each beside its baseline
         written = write(model, tokenizer)[0]
         run.say(f"\n{written}\n")
         baseline = KneserNey(train_tokens, V)
-        scores = text_scores(val_loss, val_docs, V, baseline, corpus, sample=written[len(cfg.prompt):])
+        scores = text_scores(val_loss, val_docs, V, baseline, corpus,
+                             sample=written[len(cfg.prompt):])
         if corpus.test:                                         # it was used for nothing else
             test_docs = encode(tokenizer, corpus.test, device)
             scores["test_loss"] = estimate_loss(model, test_docs)

@@ -1,5 +1,5 @@
-"""What does attention buy? GPT beside an LSTM of about as many parameters, on the same tokens, in the
-same precision, in about as many minutes.
+"""What does attention buy? GPT beside an LSTM of about as many parameters, on the same tokens, in
+the same precision, in about as many minutes.
 
     python -m mini.studies.attention seeds      the default runs, three seeds each
     python -m mini.studies.attention sizes      from an eighth of the stories to eight times as many
@@ -7,8 +7,8 @@ same precision, in about as many minutes.
     python -m mini.studies.attention copying    repeat random tokens: memory and nothing else
     python -m mini.studies.attention curves     runs/attention/stories.png from the runs of `seeds`
 
-Each prints a table, and writes it to runs/attention/. It takes from two minutes (copying) to half an
-hour (sizes) on two cores.
+Each prints a table, and writes it to runs/attention/. It takes from two minutes (copying) to half
+an hour (sizes) on two cores.
 """
 import json
 import sys
@@ -65,14 +65,17 @@ def seeds(data: str = "stories"):
         results[name] = []
         for seed in SEEDS:
             results[name].append(run(name, f"{data}_{name}_{seed}", **{**preset, "seed": seed}))
-    keys = ["test_loss", "test_kneser_ney", "consistent", "consistent_kneser_ney", "new", "seconds", "parameters"]
+    keys = ["test_loss", "test_kneser_ney", "consistent", "consistent_kneser_ney", "new", "seconds",
+            "parameters"]
     rows = {}
     for name, of_name in results.items():
         for key in keys:
             if key in of_name[0]:
                 mean, error = mean_and_error(of_name, key)
                 rows.setdefault(key, {}).update({name: mean, f"± {name}": error})
-    differences = [dict(d=a["test_loss"] - b["test_loss"]) for a, b in zip(results["GPT"], results["LSTM"])]
+    differences = []
+    for gpt, of_lstm in zip(results["GPT"], results["LSTM"]):
+        differences.append({"d": gpt["test_loss"] - of_lstm["test_loss"]})
     mean, error = mean_and_error(differences, "d")
     report(f"{data}, three seeds (± 1 s.e.)", rows)
     print(f"GPT's test loss less the LSTM's, seed by seed: {mean:.4f} ± {error:.4f}")
@@ -106,7 +109,8 @@ def curves(n: int = 2000):
     losses = {}
     for name, script in SCRIPTS.items():
         for seed in SEEDS:
-            model, tokenizer = script.load(script.Config(out_dir=str(FOLDER / f"stories_{name}_{seed}")))
+            cfg = script.Config(out_dir=str(FOLDER / f"stories_{name}_{seed}"))
+            model, tokenizer = script.load(cfg)
             tokens = torch.cat(encode(tokenizer, corpus.test, model.device))
             contexts = powers_of_two(model.cfg.block_size)
             losses[name, seed] = losses_by_context(model, tokens, contexts, n)
@@ -119,7 +123,8 @@ def curves(n: int = 2000):
             "LSTM − GPT": difference.mean().item(), "± 1 s.e.": standard_error(difference)}
     report("context curves, nats on the same test tokens by what is seen before them", rows)
     points = {name: (contexts, means[name].mean(1).tolist()) for name in SCRIPTS}
-    write_png(FOLDER / "stories.png", line_chart(points, "tokens of context", "nats per token", log_x=True))
+    picture = line_chart(points, "tokens of context", "nats per token", log_x=True)
+    write_png(FOLDER / "stories.png", picture)
 
 
 def copying(T: int = 64, V: int = 64, steps: int = 600, batch_size: int = 32):
@@ -128,7 +133,8 @@ def copying(T: int = 64, V: int = 64, steps: int = 600, batch_size: int = 32):
     for name, script in SCRIPTS.items():
         for seed in SEEDS:
             sizes = dict(n_head=4) if name == "GPT" else dict(weight_drop=0.0)
-            cfg = script.Config(block_size=T, n_layer=2, n_embd=128, dropout=0.0, steps=steps, **sizes)
+            cfg = script.Config(block_size=T, n_layer=2, n_embd=128, dropout=0.0, steps=steps,
+                                **sizes)
             torch.manual_seed(seed)
             model = (train_gpt.GPT if name == "GPT" else lstm.LSTM)(cfg, V)
             if name == "GPT":
@@ -162,7 +168,8 @@ def repeated(B: int, T: int, V: int):
 
 
 def main():
-    commands = {"seeds": seeds, "sizes": sizes, "tales": tales, "copying": copying, "curves": curves}
+    commands = {"seeds": seeds, "sizes": sizes, "tales": tales, "copying": copying,
+                "curves": curves}
     wanted = sys.argv[1:]
     if not wanted or any(name not in commands for name in wanted):
         sys.exit(f"{__doc__}\nchoose from: {', '.join(commands)}")

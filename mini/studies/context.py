@@ -69,7 +69,7 @@ def context_curve(model, tokenizer, n: int = 2000) -> dict:
         more = loss - losses[-1]
         rows[f"{context} tokens"] = {"nats": loss.mean().item(), "more": more.mean().item(),
                                      "± 1 s.e.": standard_error(more)}
-    print(f"loss of {losses.size(1):,} held-out tokens, by what the model sees of those before them")
+    print(f"loss of {losses.size(1):,} held-out tokens, by what is seen of those before them")
     print(table(rows))
 
     if not getattr(cfg, "init_from", ""):                       # published weights have no folder

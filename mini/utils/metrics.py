@@ -132,7 +132,7 @@ class KneserNey:
         for k in range(1, order):
             older = F.pad(tokens, (k, 0), value=V)[:len(tokens)]        # V: before the text began
             known, ids = torch.unique(ids * (V + 1) + older, return_inverse=True)
-            self.contexts.append(known)                     # sorted; a context's place is its number
+            self.contexts.append(known)                     # sorted: its place is its number
             shorter.append(known // (V + 1))
 
         # count what follows them, the longest first
@@ -142,8 +142,9 @@ class KneserNey:
             once = (counts == 1).sum().item()
             twice = (counts == 2).sum().item()
             D = once / (once + 2 * twice) if once else 0.5
-            n_u = torch.bincount(pairs // V, counts.double())
-            n_types = torch.bincount(pairs // V)
+            counts = counts.double()
+            n_u = torch.bincount(pairs // V, counts)
+            n_types = torch.bincount(pairs // V).double()
             self.tables.insert(0, (pairs, counts - D, n_u, D * n_types))
             if k > 0:                                       # each pair counts once from here on
                 without_oldest = shorter[k][pairs // V] * V + pairs % V
@@ -167,7 +168,8 @@ class KneserNey:
         """The probabilities (B, V) of the token after the tokens idx (B, T)."""
         V = self.V
         p = torch.full((len(idx), V), 1 / V, dtype=torch.float64)
-        for ids, (pairs, discounted, n_u, kept) in zip(self.context_numbers(idx.cpu()), self.tables):
+        numbers = self.context_numbers(idx.cpu())
+        for ids, (pairs, discounted, n_u, kept) in zip(numbers, self.tables):
             row = (ids >= 0).nonzero().squeeze(1)           # those whose context was seen
             u = ids[row]
             p[row] = kept[u][:, None] * p[row] / n_u[u][:, None]

@@ -1,10 +1,10 @@
-"""Short stories of a small world, written on the spot: people, animals and things that come back and
-must stay who and what they are.
+"""Short stories of a small world, written on the spot: people, animals and things that come back
+and must stay who and what they are.
 
 A story is made from a plot of stories.txt: a list of sentences, each in several wordings, with gaps
 for who and what. The program draws a plot, draws who and what it is about, and a wording for each
-sentence. mini/data/text/story_reader.py reads the result, from the text alone, and says where a story
-contradicts itself.
+sentence. Before the story stands a line that says who and what is in it. story_reader.py reads the
+result, from the text alone, and says where a story contradicts itself.
 
 Some combinations are never learnt from, so that a story about them must be a new one: of a plot and
 a thing, of a plot and an animal, and of the names of two people who meet.
@@ -13,7 +13,7 @@ How a plot is written (see stories.txt):
 
     == the title: X - Y = Z             which numbers it needs (=+ in place of ==: see all_plots)
     {A} had {X} {E}. / ...              a sentence, and after each slash another wording of it
-    ?It was (cold|late).                a choice of words; with ? in front, told in half of the stories
+    ?It was (cold|late).                a choice of words; with ?, told in half of the stories
     > end well                          a scene that several plots share, defined by "-- end well"
 """
 import random
@@ -49,28 +49,32 @@ def make_stories(n_train: int = N_TRAIN, n_held_out: int = N_HELD_OUT, seed: int
         plot = plots[title]
         cast = Cast(rng, plot.numbers)
         story = write_story(plot, cast, scenes, rng)
-        part = part_of(title, plot, cast)
+        part = part_of(combinations(title, plot, cast))
         if part in parts and len(parts[part]) < wanted[part]:
             parts[part].append(story)
     return parts["train"], parts["val"], parts["test"]
 
 
-def part_of(title: str, plot, cast) -> str:
-    """'train', 'val' or 'test', by the combinations in a story; or 'both' if it would belong to the
-    two last."""
-    combinations = []
+def combinations(title: str, plot, cast) -> list:
+    """What may be held out of a story: its plot with each thing and each kind of animal, and the
+    names of the two people who meet."""
+    found = []
     for letter in "TU":
         if letter in plot.letters:
-            combinations.append(f"{title} {cast.words[letter]['name']}")
+            found.append(f"{title} {cast.words[letter]['name']}")
     for letter in "PQ":
         if letter in plot.letters:
-            combinations.append(f"{title} {cast.words[letter]['kind']}")
+            found.append(f"{title} {cast.words[letter]['kind']}")
     if "A" in plot.letters and "B" in plot.letters:
         names = sorted([cast.words["A"]["name"], cast.words["B"]["name"]])
-        combinations.append(" ".join(names))
+        found.append(" ".join(names))
+    return found
 
-    # each combination is held out or not for good, by the remainder of its checksum
-    remainders = [zlib.crc32(combination.encode()) % 16 for combination in combinations]
+
+def part_of(found: list) -> str:
+    """'train', 'val' or 'test', by the combinations in a story, each of which is held out or not
+    for good; or 'both' if the story would belong to the two last."""
+    remainders = [zlib.crc32(combination.encode()) % 16 for combination in found]
     in_val = 0 in remainders
     in_test = 1 in remainders
     if in_val and in_test:
@@ -137,8 +141,8 @@ class Cast:
             self.words[letter] = {"name": NUMBERS[n]}
 
     def draw_people(self, rng):
-        people = zip("ABC", rng.sample(WOMEN, 3), rng.sample(MEN, 3), rng.sample(list(RELATIONS), 3),
-                     rng.sample(TRADES, 3))
+        people = zip("ABC", rng.sample(WOMEN, 3), rng.sample(MEN, 3),
+                     rng.sample(list(RELATIONS), 3), rng.sample(TRADES, 3))
         for letter, woman, man, relation, trade in people:
             if rng.random() < 0.5:
                 words = {"name": woman, "he": "she", "him": "her", "his": "her",
@@ -201,37 +205,39 @@ def write_story(plot: Plot, cast: Cast, scenes: dict, rng) -> str:
 
 
 def first_line(cast: Cast, story: str) -> str:
-    """Who and what has come in the story: "About Pia, her sister Una, a goat named Moss, a red lamp,
-    the mill, pears and Monday."."""
-    used = cast.used
+    """Who and what has come in the story: "About Pia, her sister Una, a goat named Moss, a red
+    lamp, the mill, seven pears and Monday."."""
     parts = []
     for letter in "ABC":
-        if f"{letter}:rel" in used:
-            parts.append(f"{cast.words['A']['his']} {cast.words[letter]['rel']} {cast.words[letter]['name']}")
-        elif f"{letter}:trade" in used:
-            parts.append(f"{with_article(cast.words[letter]['trade'])} named {cast.words[letter]['name']}")
-        elif f"{letter}:name" in used:
-            parts.append(cast.words[letter]["name"])
+        words = cast.words[letter]
+        if f"{letter}:rel" in cast.used:
+            parts.append(f"{cast.words['A']['his']} {words['rel']} {words['name']}")
+        elif f"{letter}:trade" in cast.used:
+            parts.append(f"{with_article(words['trade'])} named {words['name']}")
+        elif f"{letter}:name" in cast.used:
+            parts.append(words["name"])
     for letter in "PQ":
-        if f"{letter}:name" in used:
-            parts.append(f"{with_article(cast.words[letter]['kind'])} named {cast.words[letter]['name']}")
-        elif f"{letter}:kind" in used:
-            parts.append(with_article(cast.words[letter]["kind"]))
+        words = cast.words[letter]
+        if f"{letter}:name" in cast.used:
+            parts.append(f"{with_article(words['kind'])} named {words['name']}")
+        elif f"{letter}:kind" in cast.used:
+            parts.append(with_article(words["kind"]))
     for letter in "TU":
-        if f"{letter}:colour" in used:
-            parts.append(with_article(cast.words[letter]["full"]))
-        elif f"{letter}:name" in used:
-            parts.append(with_article(cast.words[letter]["name"]))
+        words = cast.words[letter]
+        if f"{letter}:colour" in cast.used:
+            parts.append(with_article(words["full"]))
+        elif f"{letter}:name" in cast.used:
+            parts.append(with_article(words["name"]))
     for letter in "LKJ":
-        if f"{letter}:name" in used:
+        if f"{letter}:name" in cast.used:
             parts.append(cast.words[letter]["the"])
     for letter in "EF":
-        if f"{letter}:name" in used:
+        if f"{letter}:name" in cast.used:
             counted = cast.words[letter]["name"]
             so_many = re.search(rf"\b({SOME_NUMBER}) {counted}\b", story, re.I)
             parts.append(so_many[0].lower() if so_many else counted)
     for letter in "DG":
-        if f"{letter}:name" in used:
+        if f"{letter}:name" in cast.used:
             parts.append(cast.words[letter]["name"])
     spans = re.findall(rf"\b({SOME_NUMBER}) ({'|'.join(UNITS)})\b", story.lower())
     parts += [" ".join(span) for span in dict.fromkeys(spans)]
@@ -260,7 +266,7 @@ def tell(lines: list, cast: Cast, scenes: dict, rng) -> str:
 
 
 def choose_words(text: str, rng) -> str:
-    """The text with one word for each choice, as in "a (cup|glass) of milk"; inner choices first."""
+    """The text with one word for each choice, as in "a (cup|glass) of milk", inner ones first."""
     while "(" in text:
         text = re.sub(r"\(([^()]*)\)", lambda choice: rng.choice(choice[1].split("|")), text)
     return text

@@ -1,12 +1,12 @@
 """A reader of the stories: it says where a story contradicts itself.
 
-It reads the text alone. The first line tells who and what the story is about; then the story is read
-sentence by sentence. The reader knows the words of story_words.py, and these rules:
+It reads the text alone. The first line tells who and what the story is about; then the story is
+read sentence by sentence. The reader knows the words of story_words.py, and these rules:
 
     people     nobody comes who is not in the first line; a baker stays a baker, a sister a sister
     animals    a goat stays a goat, keeps its name, and does not bark
     things     a red lamp stays a lamp, and red
-    places     everything happens where the first line says; what was left in the barn is found there
+    places     all happens where the first line says; what was left in the barn is found there
     days       Monday stays Monday
     numbers    of seven eggs four are given away: three are left; three days stay three days
     owners     who gives a thing away had it; who has it was given it; who pays it back owed it
@@ -23,15 +23,17 @@ WHO_SOUNDS = {sound: animal for animal, sounds in SOUNDS.items() for sound in so
 VALUE = {word: n for n, word in enumerate(NUMBERS) if n >= 2}   # "one" may stand for anything
 
 # what the words of each list are called in a complaint
-LISTS = {"person": {*WOMEN, *MEN}, "pet": {*PETS}, "trade": {*TRADES}, "relation": KIN, "animal": {*ANIMALS},
-         "thing": {*THINGS}, "colour": {*COLOURS}, "place": {*PLACES}, "counted": {*COUNTED},
-         "day": {*DAYS}}
+LISTS = {"person": {*WOMEN, *MEN}, "pet": {*PETS}, "trade": {*TRADES}, "relation": KIN,
+         "animal": {*ANIMALS}, "thing": {*THINGS}, "colour": {*COLOURS}, "place": {*PLACES},
+         "counted": {*COUNTED}, "day": {*DAYS}}
 
 # words near a number that say what it does
-AWAY = {"gave", "give", "given", "sold", "ate", "eaten", "took", "take", "lent", "lost", "dropped", "paid",
-        "broke", "stole", "stolen", "shared", "spent", "used", "away", "fell", "handed", "left", "gone",
-        "missing", "broken", "eat", "rolled", "threw", "traded", "put",
+AWAY = {"gave", "give", "given", "sold", "ate", "eaten", "eat", "took", "take", "lent", "lost",
+        "dropped", "paid", "broke", "broken", "stole", "stolen", "shared", "spent", "used", "away",
+        "fell", "handed", "left", "gone", "missing", "rolled", "threw", "traded", "put",
         "may", "can", "could", "must", "should", "let"}         # as in "you may have four"
+BETWEEN = {"more", "of", "the", "her", "his", "little", "long", "whole", "them", "big", "fine",
+           "ripe"}
 IN_ALL = {"left", "remained", "remain", "altogether", "now"}
 
 # patterns of sentences about who has what
@@ -40,6 +42,7 @@ THING = f"({'|'.join(THINGS)})"
 PLACE = f"({'|'.join(PLACES)})"
 A_THING = rf"an? (?:\w+ ){{0,2}}{THING}"
 THE_THING = rf"(?:the|her|his|my|your|that|this) (?:\w+ )?{THING}"
+LEFT = "(?:left|forgot|forgotten|hid|hidden|buried|dropped|lost)"
 GAVE = "(?:gave|lent|handed|sold|passed|brought|returned|threw)"
 AT_PLACE = rf"(?:in|at|by|near|behind|under) the (?:\w+ )?{PLACE}"
 
@@ -192,9 +195,7 @@ class Reader:
             if word not in VALUE:
                 continue
             n = VALUE[word]
-            small_words = ("more", "of", "the", "her", "his", "little", "long", "whole", "them", "big",
-                           "fine", "ripe")
-            after = [w for w in words.span(i + 1, i + 4) if w not in small_words]
+            after = [w for w in words.span(i + 1, i + 4) if w not in BETWEEN]
             noun = after[0] if after else ""
             unit = noun.rstrip("s") + "s"
             if unit in UNITS:
@@ -241,18 +242,18 @@ class Reader:
 
     def read_places(self, sentence: str):
         """What was left at the mill is found at the mill."""
-        left = re.search(rf"\b(?:left|forgot|forgotten|hid|hidden|buried|dropped|lost)\b[^;.\"]*? {AT_PLACE}\b",
-                         sentence)
+        left = re.search(rf"\b{LEFT}\b[^;.\"]*? {AT_PLACE}\b", sentence)
         found = re.search(rf"\bfound\b[^;.\"]*? {AT_PLACE}\b", sentence)
         if left:
             self.left_at = left[1]
         if found and self.left_at and found[1] != self.left_at:
-            self.complain(f"it was left {PLACES[self.left_at]} the {self.left_at}, not {PLACES[found[1]]} "
-                          f"the {found[1]}")
+            self.complain(f"it was left {PLACES[self.left_at]} the {self.left_at}, not "
+                          f"{PLACES[found[1]]} the {found[1]}")
 
     def read_owners(self, sentence: str):
         """Who gives a thing must have it, and who has it must have got it."""
-        for person, thing in re.findall(rf"\b{NAME} (?:had|bought|made|found|got|built) {A_THING}\b", sentence):
+        for person, thing in re.findall(
+                rf"\b{NAME} (?:had|bought|made|found|got|built) {A_THING}\b", sentence):
             self.owner.setdefault(thing, person)
             self.holder.setdefault(thing, person)
 
@@ -264,13 +265,15 @@ class Reader:
                 rf"\b{NAME} (?:\w+ )?{GAVE} {NAME} (?:back )?{THE_THING}\b", sentence):
             gifts.append((giver, thing, taker))
         for taker, thing, giver in re.findall(
-                rf"\b{NAME} (?:had )?(?:borrowed|bought|got|took|won) {THE_THING} (?:back )?from {NAME}\b", sentence):
+                rf"\b{NAME} (?:had )?(?:borrowed|bought|got|took|won) {THE_THING} (?:back )?from "
+                rf"{NAME}\b", sentence):
             gifts.append((giver, thing, taker))
         for giver, thing, taker in gifts:
             self.has(giver, thing)
             self.holder[thing] = taker
 
-        for person, thing in re.findall(rf"\b{NAME} (?:still |now )?(?:has|had|kept|held) {THE_THING}\b", sentence):
+        for person, thing in re.findall(
+                rf"\b{NAME} (?:still |now )?(?:has|had|kept|held) {THE_THING}\b", sentence):
             self.has(person, thing)
         for person, thing in re.findall(rf"\b{NAME}'s (?:\w+ )?{THING}\b", sentence):
             if person not in (self.owner.get(thing, person), self.holder.get(thing)):
@@ -283,7 +286,8 @@ class Reader:
 
     def read_debts(self, sentence: str):
         """Who pays somebody owed something to this person, and not the other way round."""
-        for debtor, lender in re.findall(rf"\b{NAME} (?:still |now )?(?:owed|owes) {NAME}\b", sentence):
+        for debtor, lender in re.findall(
+                rf"\b{NAME} (?:still |now )?(?:owed|owes) {NAME}\b", sentence):
             if (lender, debtor) in self.debts:
                 self.complain(f"{lender} owes {debtor}, not the other way round")
             self.debts.add((debtor, lender))
@@ -293,8 +297,8 @@ class Reader:
 
 
 def bond(words, i: int, values) -> list:
-    """The words from `values` that the text binds to the name words[i]: "her sister Pia", "a goat named
-    Moss", "the baker, Pia", "Pia the baker", "Pia, a baker", "Pia was a baker"."""
+    """The words from `values` that the text binds to the name words[i]: "her sister Pia", "a goat
+    named Moss", "the baker, Pia", "Pia the baker", "Pia, a baker", "Pia was a baker"."""
     found = []
     if words[i - 1] in values:
         found.append(words[i - 1])
@@ -302,8 +306,9 @@ def bond(words, i: int, values) -> list:
         found.append(words[i - 2])
     elif words[i - 1] in ("named", "called") and words[i - 2] in values:
         found.append(words[i - 2])
-    if words[i + 1] in (",", "was") and words[i + 2] in ("a", "an", "the") and words[i + 3] in values:
-        if words[i + 4] not in ("named", "called"):         # "Pia, a baker named Ben": he is the baker
+    is_a = words[i + 1] in (",", "was") and words[i + 2] in ("a", "an", "the")
+    if is_a and words[i + 3] in values:
+        if words[i + 4] not in ("named", "called"):     # "Pia, a baker named Ben": he is the baker
             found.append(words[i + 3])
     elif words[i + 1] == "the" and words[i + 2] in values:
         found.append(words[i + 2])

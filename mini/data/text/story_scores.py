@@ -1,7 +1,6 @@
 """Scores of written stories: do they hold together, and are they new?"""
 import torch
 
-from mini.data.text.corpus import longest_copied_run
 from mini.data.text.story_reader import check
 
 
@@ -48,6 +47,6 @@ def write_by_counting(baseline, tokenizer, n: int, temperature: float, longest: 
 
 def story_report(scores: dict) -> str:
     """The scores of `story_scores` in words."""
-    return (f"stories without a contradiction: {scores['consistent']:.1%} of {scores['stories_scored']} "
-            f"(by counting {scores['consistent_kneser_ney']:.1%}, true ones "
-            f"{scores['consistent_true']:.1%}); new: {scores['new']:.1%}")
+    return (f"stories without a contradiction: {scores['consistent']:.1%} of "
+            f"{scores['stories_scored']} (by counting {scores['consistent_kneser_ney']:.1%}, true "
+            f"ones {scores['consistent_true']:.1%}); new: {scores['new']:.1%}")
