@@ -115,6 +115,8 @@ class Reader:
         words = Words(first_line)
         for word in words.words:
             kind = kind_of_word(word)
+            if kind in ("person", "pet") and word in self.expected[kind]:
+                self.complain(f"two are called {word}")
             if kind:
                 self.expected[kind].add(word)
         self.read_bonds(words)
