@@ -28,7 +28,7 @@ learnt from begins where a document does, as in nanochat, unless the documents a
     python train_gpt.py --preset=tales --data=my_novel.txt              learn from your own text
     python train_gpt.py --resume                        go on where it was stopped
     python train_gpt.py sample --prompt="About Pia, a goat named Moss"  let it write on
-    python train_gpt.py evaluate                        the loss after 1, 2, 4, … tokens of context
+    python train_gpt.py evaluate                        the loss by the number of tokens read before
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
 
 Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.py, mini/bert.py.
@@ -228,7 +228,8 @@ class GPT(nn.Module):
 def get_batch(tokens, block_size: int, batch_size: int, generator, starts=None):
     """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T).
 
-    starts (1-D) says where a piece may begin, if not anywhere.
+    starts (1-D) says where a piece may begin, if not anywhere. A piece that begins where a document
+    does has read all that its later tokens refer to; after its end comes the next document.
     """
     if starts is None:
         starts = torch.arange(len(tokens) - block_size)
@@ -265,7 +266,8 @@ def estimate_loss(model, documents: list, windows_at_once: int = 64) -> float:
     x_rows = []
     y_rows = []
     for tokens in documents:
-        missing = -(len(tokens) - 1) % T                        # 10 targets, T = 4: 2 are missing
+        n_targets = len(tokens) - 1
+        missing = -n_targets % T                                # 10 targets, T = 4: 2 are missing
         x_rows.append(F.pad(tokens[:-1], (0, missing)).view(-1, T))
         y_rows.append(F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T))
     x = torch.cat(x_rows)                                       # (windows, T)
@@ -275,8 +277,7 @@ def estimate_loss(model, documents: list, windows_at_once: int = 64) -> float:
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
         total += next_token_loss(model(x_i), y_i, reduction="sum").item()
     model.train(was_training)
-    n_targets = (y != IGNORED).sum().item()
-    return total / n_targets
+    return total / (y != IGNORED).sum().item()
 
 
 # ---- sampling
@@ -350,7 +351,7 @@ class Config(RunConfig):
     vocab_size: int = 3072      # V, if the tokenizer is bpe; others bring their own
 
     # model
-    block_size: int = 248       # T, the context: how many tokens the model sees at once
+    block_size: int = 248       # T, the context, in tokens: the longest story fits in it
     n_layer: int = 2            # blocks
     n_head: int = 4             # attention heads in each block
     n_embd: int = 192           # C, the width
@@ -399,13 +400,13 @@ PRESETS = {
     # little text, such as our tales or one novel: dropout against learning it by heart
     "tales": dict(data="tales", vocab_size=1024, block_size=64, n_layer=4, batch_size=32, lr=0.04,
                   rest_lr=0.01, dropout=0.3, steps=700, max_new_tokens=250),
-    # 10.8M parameters that learn characters: one GPU, minutes
+    # 10.8M parameters that learn characters of --data=shakespeare: one GPU, minutes
     "gpu": dict(tokenizer="char", n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64,
                 steps=2000, lr=0.02, rest_lr=0.003, dropout=0.2, fused=True, max_new_tokens=1000),
-    # GPT-2's depth, width and context, from scratch, on much text of your own: one GPU, hours
+    # the smallest GPT-2's sizes, from scratch, on much text of your own (--data): one GPU, hours
     "gpt2": dict(n_layer=12, n_head=12, n_embd=768, block_size=1024, batch_size=32, grad_accum=4,
                  steps=5000, vocab_size=16384, dropout=0.1, lr=0.02, rest_lr=0.003, fused=True),
-    # a small model of Shakespeare's characters, on a CPU, as soon as possible (see the README)
+    # a small model of the characters of --data=shakespeare, on a CPU, as soon as possible
     "speedrun": dict(tokenizer="char", n_layer=4, n_embd=128, block_size=64, batch_size=32, lr=0.04,
                      rest_lr=0.01, steps=180),
     # go on from --init_from in small steps: published weights know most of it already
@@ -514,12 +515,14 @@ def train(cfg: Config, corpus=None) -> dict:
     model = model.to(device)
     check_prompt(cfg.prompt, tokenizer, cfg.block_size)
 
-    # the texts as token numbers: a list of documents, (n,) each
+    # the texts as token numbers: a list of documents, (n,) each. A story is one document, and your
+    # own text is one, too. Each of ours begins with the token that also begins what is sampled
     train_docs = encode(tokenizer, corpus.train, device)
     val_docs = encode(tokenizer, corpus.val, device)            # held out
     check_length(train_docs, val_docs, cfg.block_size)
     train_tokens = torch.cat(train_docs)                        # (N,), one after the other
-    starts = piece_starts(train_docs, cfg.block_size)           # where a piece of it may begin
+    starts = piece_starts(train_docs, cfg.block_size)           # beginnings of documents; of long
+                                                                # ones every position
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimisers
@@ -590,7 +593,8 @@ def train(cfg: Config, corpus=None) -> dict:
 
         if run.first >= cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_docs)
-        # scores, each beside its baseline
+        # Scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a
+        # token from the four before it by counting; copying beside that of text nobody copied
         written = write(model, tokenizer)[0]
         run.say(f"\n{written}\n")
         baseline = KneserNey(train_tokens, V)
@@ -634,7 +638,7 @@ def load(cfg):
 
 def write(model, tokenizer, on_token=None, n: int = 0) -> list:
     """n texts (0: num_samples) that continue --prompt, by the settings in model.cfg: the same at
-    every call."""
+    every call. After the end of a story, the next one begins."""
     cfg = model.cfg
     ids = tokenizer.encode(tokenizer.start + cfg.prompt)        # start: a token that begins texts
     idx = torch.tensor([ids] * (n or cfg.num_samples), device=model.device)     # (B, T)
@@ -657,10 +661,10 @@ def sample(cfg: Config) -> list:
 
 
 def evaluate(cfg: Config) -> dict:
-    """The held-out loss by the length of the context: see mini/studies/context.py."""
-    from mini.studies.context import context_curve  # only this command needs it
+    """The held-out loss by what is read before: see mini/studies/context.py."""
+    from mini.studies import context  # only this command needs it
     model, tokenizer = load(cfg)
-    return context_curve(model, tokenizer)
+    return context.evaluate(model, tokenizer)
 
 
 # ---- appendix: the same tokens, faster

@@ -23,7 +23,7 @@ plain gradient descent. c is the paper's state s_c, i and o are its gates y_in a
     python -m mini.lstm --preset=tales --data=my_novel.txt              learn from your own text
     python -m mini.lstm --resume                        go on where it was stopped
     python -m mini.lstm sample --prompt="About Pia, a goat named Moss"  let it write on
-    python -m mini.lstm evaluate                        the loss after 1, 2, 4, … tokens of context
+    python -m mini.lstm evaluate                        the loss by the number of tokens read before
 
 Measured times and scores: README.md. Read beside it: git diff --no-index train_gpt.py mini/lstm.py.
 """
@@ -145,7 +145,8 @@ class LSTM(nn.Module):
 def get_batch(tokens, block_size: int, batch_size: int, generator, starts=None):
     """Random pieces of the text, x (B, T), and the same pieces one token later, y (B, T).
 
-    starts (1-D) says where a piece may begin, if not anywhere.
+    starts (1-D) says where a piece may begin, if not anywhere. A piece that begins where a document
+    does has read all that its later tokens refer to; after its end comes the next document.
     """
     if starts is None:
         starts = torch.arange(len(tokens) - block_size)
@@ -182,7 +183,8 @@ def estimate_loss(model, documents: list, windows_at_once: int = 64) -> float:
     x_rows = []
     y_rows = []
     for tokens in documents:
-        missing = -(len(tokens) - 1) % T                        # 10 targets, T = 4: 2 are missing
+        n_targets = len(tokens) - 1
+        missing = -n_targets % T                                # 10 targets, T = 4: 2 are missing
         x_rows.append(F.pad(tokens[:-1], (0, missing)).view(-1, T))
         y_rows.append(F.pad(tokens[1:], (0, missing), value=IGNORED).view(-1, T))
     x = torch.cat(x_rows)                                       # (windows, T)
@@ -192,8 +194,7 @@ def estimate_loss(model, documents: list, windows_at_once: int = 64) -> float:
     for x_i, y_i in zip(x.split(windows_at_once), y.split(windows_at_once)):
         total += next_token_loss(model(x_i), y_i, reduction="sum").item()
     model.train(was_training)
-    n_targets = (y != IGNORED).sum().item()
-    return total / n_targets
+    return total / (y != IGNORED).sum().item()
 
 
 # ---- sampling
@@ -369,12 +370,14 @@ def train(cfg: Config, corpus=None) -> dict:
     model = model.to(device)
     check_prompt(cfg.prompt, tokenizer)
 
-    # the texts as token numbers: a list of documents, (n,) each
+    # the texts as token numbers: a list of documents, (n,) each. A story is one document, and your
+    # own text is one, too. Each of ours begins with the token that also begins what is sampled
     train_docs = encode(tokenizer, corpus.train, device)
     val_docs = encode(tokenizer, corpus.val, device)            # held out
     check_length(train_docs, val_docs, cfg.block_size)
     train_tokens = torch.cat(train_docs)                        # (N,), one after the other
-    starts = piece_starts(train_docs, cfg.block_size)           # where a piece of it may begin
+    starts = piece_starts(train_docs, cfg.block_size)           # beginnings of documents; of long
+                                                                # ones every position
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # optimiser
@@ -435,7 +438,8 @@ def train(cfg: Config, corpus=None) -> dict:
 
         if run.first >= cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_docs)
-        # scores, each beside its baseline
+        # Scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a
+        # token from the four before it by counting; copying beside that of text nobody copied
         written = write(model, tokenizer)[0]
         run.say(f"\n{written}\n")
         baseline = KneserNey(train_tokens, V)
@@ -476,7 +480,7 @@ def load(cfg):
 
 def write(model, tokenizer, on_token=None, n: int = 0) -> list:
     """n texts (0: num_samples) that continue --prompt, by the settings in model.cfg: the same at
-    every call."""
+    every call. After the end of a story, the next one begins."""
     cfg = model.cfg
     ids = tokenizer.encode(tokenizer.start + cfg.prompt)        # start: a token that begins texts
     idx = torch.tensor([ids] * (n or cfg.num_samples), device=model.device)     # (B, T)
@@ -496,10 +500,10 @@ def sample(cfg: Config) -> list:
 
 
 def evaluate(cfg: Config) -> dict:
-    """The held-out loss by the length of the context: see mini/studies/context.py."""
-    from mini.studies.context import context_curve  # only this command needs it
+    """The held-out loss by what is read before: see mini/studies/context.py."""
+    from mini.studies import context  # only this command needs it
     model, tokenizer = load(cfg)
-    return context_curve(model, tokenizer)
+    return context.evaluate(model, tokenizer)
 
 
 def main(argv=None):

@@ -11,7 +11,7 @@ import train_gpt
 from mini import lstm
 from mini.data.text.corpus import Corpus, longest_copied_run, piece_starts, read_text, split_text
 from mini.data.text.tokenizers import CharTokenizer
-from mini.studies.context import losses_by_context, powers_of_two
+from mini.studies.context import by_place, losses_by_context, losses_by_place, powers_of_two
 from mini.utils.metrics import KneserNey, bigram_loss, bits_per_byte, text_report, text_scores
 
 # ---- Kneser–Ney
@@ -114,6 +114,19 @@ def test_the_paired_curve_equals_a_slow_loop(module, Model, sizes):
         for j, t in enumerate(positions):
             logits = model(tokens[t - context:t][None])[0, -1]
             assert losses[i, j].item() == pytest.approx(-F.log_softmax(logits, 0)[tokens[t]].item(), abs=1e-5)
+
+
+def test_the_loss_by_place_is_that_of_the_whole_document():
+    torch.manual_seed(0)
+    model = train_gpt.GPT(train_gpt.Config(n_layer=1, n_head=2, n_embd=16, block_size=16, dropout=0.3), 11)
+    documents = [torch.randint(11, (n,)) for n in (9, 17, 30)]
+    losses, places = losses_by_place(model, documents)
+    assert places.tolist() == [*range(1, 9), *range(1, 17), *range(1, 17)] and model.training
+    mean = train_gpt.estimate_loss(model, [tokens[:17] for tokens in documents])
+    assert losses.mean().item() == pytest.approx(mean, rel=1e-5)
+    rows = by_place(model, documents)
+    assert [*rows] == ["1 to 1 tokens", "2 to 3 tokens", "4 to 7 tokens", "8 to 15 tokens"]
+    assert rows["4 to 7 tokens"]["nats"] == pytest.approx(losses[(places >= 4) & (places < 8)].mean().item())
 
 
 def test_pieces_begin_where_documents_do():

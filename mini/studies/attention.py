@@ -20,7 +20,7 @@ import train_gpt
 from mini import lstm
 from mini.data.text.corpus import Corpus, encode, read_corpus
 from mini.data.text.stories import N_TRAIN, make_stories
-from mini.studies.context import losses_by_context, powers_of_two, standard_error
+from mini.studies.context import losses_by_place, standard_error
 from mini.utils.charts import line_chart
 from mini.utils.device import autocast
 from mini.utils.metrics import table
@@ -103,27 +103,31 @@ def sizes(steps_share: float = 0.5):
     report("sizes of the corpus, test loss and share of stories without contradiction", rows)
 
 
-def curves(n: int = 2000):
-    """The paired context curves of the default runs, three seeds each, as a table and a picture."""
+def curves():
+    """The loss on the test stories by the place in the story, the default runs, three seeds each: a
+    table and a picture. The same tokens for both networks, so the difference is paired."""
     corpus = read_corpus("stories")
     losses = {}
     for name, script in SCRIPTS.items():
+        of_seeds = []
         for seed in SEEDS:
             cfg = script.Config(out_dir=str(FOLDER / f"stories_{name}_{seed}"))
             model, tokenizer = script.load(cfg)
-            tokens = torch.cat(encode(tokenizer, corpus.test, model.device))
-            contexts = powers_of_two(model.cfg.block_size)
-            losses[name, seed] = losses_by_context(model, tokens, contexts, n)
+            documents = encode(tokenizer, corpus.test, model.device)
+            of_seed, places = losses_by_place(model, documents)
+            of_seeds.append(of_seed)
+        losses[name] = torch.stack(of_seeds).mean(0)                        # (n,)
+    edges = [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224]
     rows = {}
-    means = {name: torch.stack([losses[name, seed] for seed in SEEDS]).mean(0) for name in SCRIPTS}
-    for i, context in enumerate(contexts):
-        difference = means["LSTM"][i] - means["GPT"][i]                     # (n,): token by token
-        rows[f"{context} tokens"] = {
-            "GPT": means["GPT"][i].mean().item(), "LSTM": means["LSTM"][i].mean().item(),
+    for start, end in zip(edges, [*edges[1:], 1000]):
+        here = (places >= start) & (places < end)
+        difference = losses["LSTM"][here] - losses["GPT"][here]
+        rows[f"{start}–{end - 1}" if end < 1000 else f"from {start}"] = {
+            "GPT": losses["GPT"][here].mean().item(), "LSTM": losses["LSTM"][here].mean().item(),
             "LSTM − GPT": difference.mean().item(), "± 1 s.e.": standard_error(difference)}
-    report("context curves, nats on the same test tokens by what is seen before them", rows)
-    points = {name: (contexts, means[name].mean(1).tolist()) for name in SCRIPTS}
-    picture = line_chart(points, "tokens of context", "nats per token", log_x=True)
+    report("curves, nats by the number of tokens of the story before it", rows)
+    points = {name: (edges, [row[name] for row in rows.values()]) for name in SCRIPTS}
+    picture = line_chart(points, "tokens of the story before it", "nats per token", log_x=True)
     write_png(FOLDER / "stories.png", picture)
 
 

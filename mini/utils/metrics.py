@@ -141,10 +141,12 @@ class KneserNey:
         for k in range(order - 1, -1, -1):
             once = (counts == 1).sum().item()
             twice = (counts == 2).sum().item()
-            D = once / (once + 2 * twice) if once else 0.5
+            D = once / (once + 2 * twice) if once else 0.5      # at most 1, so n − D is never < 0
             counts = counts.double()
             n_u = torch.bincount(pairs // V, counts)
             n_types = torch.bincount(pairs // V).double()
+            # for each pair n(u,w) − D, and for each context n(u) and D · n(u,·), the discounts that
+            # it hands to its shorter context
             self.tables.insert(0, (pairs, counts - D, n_u, D * n_types))
             if k > 0:                                       # each pair counts once from here on
                 without_oldest = shorter[k][pairs // V] * V + pairs % V
@@ -160,7 +162,7 @@ class KneserNey:
             older = idx[:, -k] if k <= T else torch.full((B,), self.V)
             wanted = ids * (self.V + 1) + older
             place = torch.searchsorted(known, wanted).clamp(max=len(known) - 1)
-            ids = torch.where(known[place] == wanted, place, -1)
+            ids = torch.where(known[place] == wanted, place, -1)    # −1 stays −1: then wanted < 0
             numbers.append(ids)
         return numbers
 
@@ -185,7 +187,7 @@ class KneserNey:
         return p
 
     def losses(self, tokens):
-        """−log p in nats (N − 1,) of tokens[1:], each after all the tokens before it."""
+        """−log p in nats (N − 1,) of tokens[1:], each after the order − 1 tokens before it."""
         tokens = tokens.cpu().long()
         w = tokens[1:]
         longest = len(self.contexts)                        # in tokens
@@ -200,7 +202,7 @@ class KneserNey:
 
     def loss(self, documents: list) -> float:
         """The mean loss in nats of all tokens of the documents but the first of each."""
-        losses = self.losses(torch.cat(documents))
+        losses = self.losses(torch.cat(documents))          # after the end of the one before it
         first = torch.tensor([len(tokens) for tokens in documents]).cumsum(0)[:-1]
         counts = torch.ones(len(losses), dtype=torch.bool)
         counts[first - 1] = False                           # losses[i] is that of token i + 1

@@ -117,6 +117,7 @@ class Cast:
     """What the gaps stand for, drawn at random, no two alike.
 
     words: {letter: {form: word}}; {B:rel} in a plot is words["B"]["rel"], and {B} is its "name".
+    Only the letters that occur in a plot's own lines count, not those in its scenes.
     A, B, C are people, P and Q pets, T and U things, L, K and J places, E and F things that are
     counted, D and G days of the week, X, Y, Z and W numbers.
     """
@@ -162,7 +163,7 @@ class Cast:
         article = form.startswith("a ")
         if article:
             form = form[2:]
-        if form == "cap":
+        if form == "cap":           # {X:Cap}: a name or a number with a capital
             form = "name"
         word = self.words[letter][form]
         self.note(letter, form)

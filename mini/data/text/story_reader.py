@@ -11,6 +11,10 @@ read sentence by sentence. The reader knows the words of story_words.py, and the
     numbers    of seven eggs four are given away: three are left; three days stay three days
     owners     who gives a thing away had it; who has it was given it; who pays it back owed it
     promises   whoever and whatever is in the first line comes in the story
+
+What it cannot do: it follows names, not pronouns ("she gave it to Una" tells it nothing); of each
+kind of counted things it follows one change by taking away; it notices facts that do not fit, not
+sentences without sense.
 """
 import re
 
@@ -27,7 +31,8 @@ LISTS = {"person": {*WOMEN, *MEN}, "pet": {*PETS}, "trade": {*TRADES}, "relation
          "animal": {*ANIMALS}, "thing": {*THINGS}, "colour": {*COLOURS}, "place": {*PLACES},
          "counted": {*COUNTED}, "day": {*DAYS}}
 
-# words near a number that say what it does
+# words that say what a number does: AWAY stands before it ("she ate four"), IN_ALL near it, mostly
+# behind ("three were left"), BETWEEN between the number and what is counted ("four of the eggs")
 AWAY = {"gave", "give", "given", "sold", "ate", "eaten", "eat", "took", "take", "lent", "lost",
         "dropped", "paid", "broke", "broken", "stole", "stolen", "shared", "spent", "used", "away",
         "fell", "handed", "left", "gone", "missing", "rolled", "threw", "traded", "put",
@@ -58,7 +63,9 @@ def check(story: str) -> list:
 
 
 def split_sentences(text: str) -> list:
-    """The sentences of a text. What is said and who says it are one: "Yes," said Pia."""
+    """The sentences of a text. What is said and who says it are one: "Yes," said Pia. A sentence
+    ends with a full stop (or ! or ?), perhaps in quotation marks, if a capital follows, or with a
+    line."""
     ends = r"(?<=[.!?])\s+(?=\"?[A-Z])|(?<=[.!?]\")\s+(?=\"?[A-Z])|\n"
     return [part for part in re.split(ends, text) if part.strip()]
 
@@ -173,6 +180,7 @@ class Reader:
                     self.note(self.colour, word, words[i + 2])
 
     def note(self, memory: dict, word: str, value: str):
+        """Remember that word goes with value, and with no other, and no other word with value."""
         known = memory.setdefault(word, value)
         if known != value:
             self.complain(f"{word}: {known}, not {value}")
@@ -185,7 +193,7 @@ class Reader:
         for i, word in enumerate(words.words):
             if word in WHO_SOUNDS and word not in ANIMALS:
                 animal = WHO_SOUNDS[word]
-                subject = self.animal.get(words[i - 1], animal)
+                subject = self.animal.get(words[i - 1], animal)     # if no name is there: trust it
                 if animal not in self.expected["animal"] or subject != animal:
                     self.complain(f"no {animal} is there that {word}")
 
@@ -210,8 +218,8 @@ class Reader:
                 self.count(self.last_counted, n, words, i)
 
     def count(self, things: str, n: int, words, i: int):
-        """The number n at words[i] says how many things there are at first, how many more come, how
-        many go, or how many there are in the end; or it is said once more."""
+        """What the number n at words[i] says of the things that are counted; a number without a
+        noun ("she took four") is taken to count what was counted last."""
         total = self.now.get(things)
         known = self.spoken_of.setdefault(things, set())
         clause = i
@@ -221,18 +229,18 @@ class Reader:
         after = words.span(i + 1, i + 5)
         result = IN_ALL & set(after) or {"in", "all"} <= set(after) or (
             {"only", "now", "altogether"} & set(words.span(i - 2, i)))
-        if total is None:
+        if total is None:                                   # "Pia had seven eggs": so many at first
             self.now[things] = n
             known.add(n)
-        elif "more" in after[:2] or words[i - 1] == "another":
-            if n not in known or things not in self.changed:
+        elif "more" in after[:2] or words[i - 1] == "another":      # "two more": they are added,
+            if n not in known or things not in self.changed:        # unless that was told before
                 self.change(things, n, total + n)
-        elif result:
+        elif result:                                        # "three were left": is that right?
             if n != total:
                 self.complain(f"there should be {total} {things}, not {n}")
-        elif things not in self.changed and n < total and before & AWAY:
+        elif things not in self.changed and n < total and before & AWAY:    # "Ben took four"
             self.change(things, n, total - n)
-        elif n not in known:
+        elif n not in known:                                # a number said again is one of these
             self.complain(f"nobody spoke of {n} {things}")
 
     def change(self, things: str, n: int, total: int):
