@@ -49,8 +49,8 @@ from mini.utils.run import own_checkpoint
 from train_gpt import GPT, Config
 
 # nanoGPT's recipe for CPUs: its sizes, batch, rates, decay; its cosine is in `nanogpt`
-NANOGPT_CPU = dict(tokenizer="char", n_embd=128, batch_size=12, steps=2000, optimizer="adamw", lr=1e-3, warmup=100,
-                   stable_frac=0.0, weight_decay=0.1, dropout=0.0)
+NANOGPT_CPU = dict(tokenizer="char", n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, steps=2000,
+                   optimizer="adamw", lr=1e-3, warmup=100, stable_frac=0.0, weight_decay=0.1, dropout=0.0)
 TARGET = 1.898      # nats per character on the last tenth of Shakespeare, in windows of 64
 
 

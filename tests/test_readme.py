@@ -31,7 +31,7 @@ def test_command_is_understood(command):
         name, argv = words[0].removesuffix(".py").replace("/", "."), words[1:]
     if name in ("pytest", "http.server"):
         return
-    if name.startswith("tests."):
+    if name.startswith(("tests.", "mini.studies.")):
         assert (ROOT / (name.replace(".", "/") + ".py")).exists()
         return
     module = importlib.import_module(name)

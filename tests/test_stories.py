@@ -89,6 +89,9 @@ def test_what_the_first_line_names_must_come():
     story = "About Pia and a red lamp.\nPia had a red lamp."
     assert check(story) == []
     assert check(story.replace("and a red lamp.", ", a red lamp and the mill.")) == ["the place mill never comes"]
+    two = "About Pia, a red lamp and a blue box.\nPia had a red lamp and a blue box. The blue box was hers."
+    assert check(two) == [] and check(two.replace("The blue box", "The red box")) == ["box: blue, not red",
+                                                                                      "red: lamp, not box"]
     assert check("About Pia and her sister Pia.\nPia met her sister.") == ["two are called Pia"]
     assert check("About Pia and a red lamp.\nPia had a red lamp, and Ivan came.") == ["nobody spoke of the person Ivan"]
 
