@@ -11,6 +11,7 @@ import train_gpt
 from mini import lstm
 from mini.data.text.corpus import Corpus, longest_copied_run, piece_starts, read_text, split_text
 from mini.data.text.tokenizers import CharTokenizer
+from mini.studies import attention
 from mini.studies.context import by_place, losses_by_context, losses_by_place, powers_of_two
 from mini.utils.metrics import KneserNey, bigram_loss, bits_per_byte, text_report, text_scores
 
@@ -200,3 +201,28 @@ def test_text_scores():
     report = text_report(scores)
     for word in ("2.0000", f"{scores['kneser_ney']:.4f}", f"{scores['chance']:.4f}", "12 characters"):
         assert word in report
+
+
+# ---- what does attention buy?
+
+def test_the_copying_task_repeats_its_first_half():
+    x, y = attention.repeated(3, 16, 50)
+    assert x.shape == y.shape == (3, 16) and torch.equal(x[:, 1:], y[:, :-1])
+    assert torch.equal(y[:, 8:], x[:, :8]) and not torch.equal(x[:, :4], x[:, 4:8])
+
+
+def test_the_study_runs_both_networks_once(tmp_path, monkeypatch):
+    """Tiny runs through both train() functions; a second call finds them done."""
+    monkeypatch.setattr(attention, "FOLDER", tmp_path)
+    corpus = Corpus(["the cat sat on the mat. " * 40], ["the mat sat on the cat. " * 4], [])
+    for name in attention.SCRIPTS:
+        sizes = dict(tokenizer="char", n_layer=1, n_embd=16, block_size=16, batch_size=4, steps=2, max_new_tokens=5,
+                     device="cpu")
+        first = attention.run(name, f"tiny_{name}", corpus, **sizes)
+        assert attention.run(name, f"tiny_{name}", corpus, **sizes) == first
+        assert (tmp_path / f"tiny_{name}" / "checkpoint.pt").exists()
+    rows = {"a": {"GPT": 1.0}}
+    attention.report("some title, and more", rows)
+    assert (tmp_path / "some_title.json").exists()
+    mean, error = attention.mean_and_error([{"x": 1.0}, {"x": 2.0}, {"x": 3.0}], "x")
+    assert mean == 2 and error == pytest.approx(1 / 3 ** 0.5)
