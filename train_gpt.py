@@ -44,7 +44,7 @@ import torch.nn.functional as F
 # texts and tokenizers, published weights, the command line, devices, the optimiser Muon, scores,
 # the folder of a run: this file can be followed without reading them
 from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_starts, read_corpus
-from mini.data.text.story_scores import story_report, story_scores
+from mini.data.text.story_scores import first_story, story_report, story_scores
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
 from mini.utils.config import RunConfig, command_line, require, require_positive
@@ -593,20 +593,23 @@ def train(cfg: Config, corpus=None) -> dict:
 
         if run.first >= cfg.steps:                              # resumed, but no step was left
             val_loss = estimate_loss(model, val_docs)
-        # Scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a
-        # token from the four before it by counting; copying beside that of text nobody copied
-        written = write(model, tokenizer)[0]
-        run.say(f"\n{written}\n")
+
+        # what it writes: of stories enough to count how many hold together
+        texts = write(model, tokenizer, n=256 if corpus.stories else 0)
+        shown = [first_story(text) for text in texts[:2]] if corpus.stories else texts[:1]
+        run.say("\n" + "\n\n".join(shown) + "\n")
+
+        # scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a token
+        # from the four before it by counting; copying beside that of text which nobody copied
         baseline = KneserNey(train_tokens, V)
         scores = text_scores(val_loss, val_docs, V, baseline, corpus,
-                             sample=written[len(cfg.prompt):])
+                             sample=texts[0][len(cfg.prompt):])
         if corpus.test:                                         # it was used for nothing else
             test_docs = encode(tokenizer, corpus.test, device)
             scores["test_loss"] = estimate_loss(model, test_docs)
             scores["test_kneser_ney"] = baseline.loss(test_docs)
         run.say(text_report(scores))
-        if corpus.stories:                                      # do they hold together?
-            texts = write(model, tokenizer, n=256)
+        if corpus.stories:
             scores.update(story_scores(texts, corpus, baseline, tokenizer, cfg.temperature))
             run.say(story_report(scores))
         return run.finish(**scores)                             # result.json

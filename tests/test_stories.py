@@ -99,7 +99,8 @@ def test_what_the_first_line_names_must_come():
 def test_the_reader_survives_anything(parts):
     """Models write what they like: no text may make it fail."""
     rng = random.Random(0)
-    assert check("") == [] and check("\n\n") == [] and check("About .\n.") == []
+    for text in ("", "\n\n", "About .\n."):
+        assert check(text) == ["the first line names nobody"]      # a text without facts is no story that holds
     for story in parts[2][:40]:
         letters = list(story)
         rng.shuffle(letters)

@@ -144,7 +144,9 @@ class Reader:
         self.read_debts(sentence)
 
     def finish(self):
-        """What the first line names must have come."""
+        """What the first line names must have come, and a story is about somebody."""
+        if not self.expected["person"]:
+            self.complain("the first line names nobody")
         for kind, expected in self.expected.items():
             for word in sorted(expected - self.seen):
                 self.complain(f"the {kind} {word} never comes")
