@@ -599,8 +599,8 @@ def train(cfg: Config, corpus=None) -> dict:
         shown = [first_story(text) for text in texts[:2]] if corpus.stories else texts[:1]
         run.say("\n" + "\n\n".join(shown) + "\n")
 
-        # scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a token
-        # from the four before it by counting; copying beside that of text which nobody copied
+        # scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a
+        # token from the four before it by counting; copying beside that of text nobody copied
         baseline = KneserNey(train_tokens, V)
         scores = text_scores(val_loss, val_docs, V, baseline, corpus,
                              sample=texts[0][len(cfg.prompt):])
