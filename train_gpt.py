@@ -27,7 +27,7 @@ learnt from begins where a document does, as in nanochat, unless the documents a
     python train_gpt.py                                 learn to write small stories
     python train_gpt.py --preset=tales --data=my_novel.txt              learn from your own text
     python train_gpt.py --resume                        go on where it was stopped
-    python train_gpt.py sample --prompt="About Pia, a goat named Moss"  let it write on
+    python train_gpt.py sample --prompt="About Pia, her friend Ivan, a red lamp"
     python train_gpt.py evaluate                        the loss by the number of tokens read before
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
 

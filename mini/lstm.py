@@ -22,7 +22,7 @@ plain gradient descent. c is the paper's state s_c, i and o are its gates y_in a
     python -m mini.lstm                                 learn to write small stories
     python -m mini.lstm --preset=tales --data=my_novel.txt              learn from your own text
     python -m mini.lstm --resume                        go on where it was stopped
-    python -m mini.lstm sample --prompt="About Pia, a goat named Moss"  let it write on
+    python -m mini.lstm sample --prompt="About Pia, her friend Ivan, a red lamp"
     python -m mini.lstm evaluate                        the loss by the number of tokens read before
 
 Measured times and scores: README.md. Read beside it: git diff --no-index train_gpt.py mini/lstm.py.
