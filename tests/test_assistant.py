@@ -266,7 +266,8 @@ def test_strange_prompts_are_answered_within_a_second(trained, capsys):
 
 def test_ctrl_c_leaves_cleanly(trained, tmp_path):
     chat = subprocess.Popen([sys.executable, "-m", "mini.assistant", "sample", trained, "--device=cpu"], cwd=ROOT, text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))    # a shell's & ignores it
     while ">" not in chat.stdout.read(1):
         pass
     chat.send_signal(signal.SIGINT)
