@@ -30,7 +30,8 @@ def read_file(path) -> str:
 
 
 def read_text(source: str) -> str:
-    """All of the text named by --data: 'tales', 'shakespeare', a file, or a folder (its *.txt files by name).
+    """The text named by --data: 'stories' or 'all-stories' (their training part), 'tales', 'shakespeare',
+    a file, or a folder (its *.txt files by name).
 
     Raises UserError if there is no such file, no text in it, or text that is not UTF-8.
     """

@@ -28,8 +28,8 @@ from mini.data.text.story_words import (ANIMALS, COLOURS, COUNTED, DAYS, MEN, NU
 
 PLOTS = Path(__file__).parent / "stories.txt"
 N_TRAIN = 6000          # stories to learn from
-SOME_NUMBER = "|".join(NUMBERS[2:])
 N_HELD_OUT = 300        # stories to choose settings by, and as many to report on
+SOME_NUMBER = "|".join(NUMBERS[2:])     # "one" may stand for anything
 
 
 def make_stories(n_train: int = N_TRAIN, n_held_out: int = N_HELD_OUT, seed: int = 0,
@@ -85,13 +85,13 @@ def part_of(found: list) -> str:
 # ---- plots
 
 class Plot:
-    """numbers: the rule for them; lines: the sentences; letters: the gaps that are used."""
+    """A plot of stories.txt. numbers: which ones it needs, such as "X - Y = Z"; lines: the sentences;
+    letters: those that stand in its gaps."""
 
     def __init__(self, numbers: str, lines: list):
         self.numbers = numbers
         self.lines = lines
-        self.gaps = set(re.findall(r"\{([^}]*)\}", " ".join(lines)))
-        self.letters = {gap[0] for gap in self.gaps}
+        self.letters = set(re.findall(r"\{(\w)", " ".join(lines)))
 
 
 def read_plots(path, all_plots: bool = True):
@@ -114,7 +114,7 @@ def read_plots(path, all_plots: bool = True):
 # ---- who and what a story is about
 
 class Cast:
-    """What the gaps stand for, drawn at random, no two alike.
+    """What the gaps stand for, drawn at random; of each list, no two alike.
 
     words: {letter: {form: word}}; {B:rel} in a plot is words["B"]["rel"], and {B} is its "name".
     Only the letters that occur in a plot's own lines count, not those in its scenes.
