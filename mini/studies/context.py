@@ -38,8 +38,9 @@ def losses_by_context(model, tokens, contexts: list, n: int, seed: int = 0):
 @torch.no_grad()
 def losses_by_place(model, documents: list):
     """The losses in nats of all tokens of the documents but the first of each, each after all that
-    comes before it in its document, and how many tokens that is: two tensors (n,). What lies further
-    than block_size tokens in a document is left out. Between two models, the comparison is paired."""
+    comes before it in its document, and how many tokens that is: two tensors (n,). What lies
+    further than block_size tokens in a document is left out. Between two models, the comparison is
+    paired."""
     was_training = model.training
     model.eval()
     losses = []

@@ -85,8 +85,8 @@ def part_of(found: list) -> str:
 # ---- plots
 
 class Plot:
-    """A plot of stories.txt. numbers: which ones it needs, such as "X - Y = Z"; lines: the sentences;
-    letters: those that stand in its gaps."""
+    """A plot of stories.txt. numbers: which ones it needs, such as "X - Y = Z"; lines: the
+    sentences; letters: those that stand in its gaps."""
 
     def __init__(self, numbers: str, lines: list):
         self.numbers = numbers
