@@ -358,7 +358,7 @@ class Config(RunConfig):
     dropout: float = 0.0        # of embeddings, attention weights, and what blocks add to x
 
     # optimisation
-    steps: int = 1450           # optimiser steps
+    steps: int = 1500           # optimiser steps
     batch_size: int = 16        # sequences in a step, over all processes
     grad_accum: int = 1         # divide the batch into so many parts: same gradient, less memory
     # what trains the weight matrices of the blocks; AdamW trains the rest, or everything
@@ -564,9 +564,10 @@ def train(cfg: Config, corpus=None) -> dict:
             # step
             if cfg.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            with autocast(device, cfg.matmul):                  # Muon's products of matrices, too
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
 
             # evaluate, log, sample and save, each when it is due
             done = step + 1

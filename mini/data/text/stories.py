@@ -189,7 +189,7 @@ def draw_numbers(rng, rule: str) -> dict:
     W = rng.randint(2, 9)
     Y = rng.randint(2, 3)
     if "-" in rule:
-        X = rng.randint(4, 9)
+        X = rng.randint(5, 9)       # so that at least two are left, and the plural is right
         return {"X": X, "Y": Y, "Z": X - Y, "W": W}
     if "+" in rule:
         X = rng.randint(2, 6)
