@@ -538,7 +538,7 @@ def train(cfg: Config, corpus=None) -> dict:
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
-    with run, matmul_precision(cfg.matmul):
+    with run, matmul_precision(device, cfg.matmul):
         V = model.wte.num_embeddings
         run.say(f"{len(train_tokens):,} tokens to learn from, "
                 f"{sum(map(len, val_docs)):,} held out")

@@ -6,7 +6,8 @@ the same precision, in about as many minutes.
     python -m mini.studies.attention dropout    how much dropout each of them wants on the tales
     python -m mini.studies.attention tales      the forty-eight tales: little text, real prose
     python -m mini.studies.attention copying    repeat random tokens: memory and nothing else
-    python -m mini.studies.attention curves     runs/attention/stories.png from the runs of `seeds`
+    python -m mini.studies.attention curves     loss by place in a story, of the runs of `seeds`
+    python -m mini.studies.attention contexts   loss by the context shown, of the runs of `tales`
 
 Each prints a table, and writes it to runs/attention/. It takes from two minutes (copying) to half
 an hour (sizes) on two cores.
@@ -21,7 +22,8 @@ import train_gpt
 from mini import lstm
 from mini.data.text.corpus import Corpus, encode, read_corpus
 from mini.data.text.stories import N_TRAIN, make_stories
-from mini.studies.context import losses_by_place, standard_error
+from mini.studies.context import (losses_by_context, losses_by_place, powers_of_two,
+                                  standard_error)
 from mini.utils.charts import line_chart
 from mini.utils.device import autocast
 from mini.utils.metrics import table
@@ -169,6 +171,35 @@ def curves():
     write_png(FOLDER / "stories.png", picture)
 
 
+def contexts(n: int = 4000):
+    """The loss of the same n tokens of the test tales, seen with 1, 2, 4, … tokens before them: the
+    runs of `tales`, paired between the lengths and between the two networks."""
+    corpus = read_corpus("tales")
+    lengths = powers_of_two(train_gpt.PRESETS["tales"]["block_size"])
+    losses = {}
+    for name, script in SCRIPTS.items():
+        of_seeds = []
+        for seed in SEEDS:
+            cfg = script.Config(out_dir=str(FOLDER / f"tales_{name}_{seed}"))
+            model, tokenizer = script.load(cfg)
+            tokens = torch.cat(encode(tokenizer, corpus.test, model.device))
+            of_seeds.append(losses_by_context(model, tokens, lengths, n))
+        losses[name] = torch.stack(of_seeds).mean(0)                        # (lengths, n)
+    rows = {}
+    for i, length in enumerate(lengths):
+        row = {}
+        for name, of_name in losses.items():
+            row[name] = of_name[i].mean().item()
+            longer = of_name[i] - of_name[-1]
+            row[f"{name}, less with {lengths[-1]}"] = longer.mean().item()
+            row[f"± s.e. {name}"] = standard_error(longer)
+        rows[f"{length} tokens"] = row
+    report("contexts, nats of the same test tokens by the number of tokens before them", rows)
+    points = {name: (lengths, [row[name] for row in rows.values()]) for name in SCRIPTS}
+    picture = line_chart(points, "tokens seen before", "nats per token", log_x=True)
+    write_png(FOLDER / "tales.png", picture)
+
+
 def copying(T: int = 64, V: int = 64, steps: int = 600, batch_size: int = 32):
     """T/2 random tokens, and the same again: how many of the second half are predicted right?"""
     rows = {}
@@ -211,7 +242,7 @@ def repeated(B: int, T: int, V: int):
 
 def main():
     commands = {"seeds": seeds, "sizes": sizes, "dropout": dropout, "tales": tales,
-                "copying": copying, "curves": curves}
+                "copying": copying, "curves": curves, "contexts": contexts}
     wanted = sys.argv[1:]
     if not wanted or any(name not in commands for name in wanted):
         sys.exit(f"{__doc__}\nchoose from: {', '.join(commands)}")
