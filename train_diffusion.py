@@ -1,25 +1,26 @@
-"""DDPM: a network that removes noise learns to draw, by beginning with nothing but noise.
+"""DDPM: a network that has learnt to remove noise can draw, if it begins with nothing but noise.
 
-Forward, an image x₀ is drowned in noise step by step, until after T steps nothing is left of it. Each step
-adds normal noise; so do all steps up to t together, and x_t can be had at once:
+Forward: noise is added to an image x₀ step by step, until after T steps nothing is left of the image. The
+noise of each step is normal, and so is the noise of all steps up to t together. So x_t can be drawn at once:
 
     q(x_t | x₀) = N(√ᾱ_t x₀, (1 − ᾱ_t) I)           ᾱ_t = Π (1 − β_s) over s ≤ t   (Ho et al. 2020, eq. 4)
 
-Backward, a U-Net sees x_t and says what x₀ was. Its best answer is the mean of all images that x_t may have
-come from, a blur; but a small step towards it is a right one, and from there it can tell more:
+Backward: a U-Net sees x_t and predicts x₀. The best prediction is the mean of all images that x_t may have
+come from, which is blurred. But a small step towards it is right, and after it the network can predict better:
 
     L = E w_t |x̂₀(x_t, t) − x₀|²                    over images x₀, times t and noise
 
-Ho, Jain & Abbeel 2020, "Denoising diffusion probabilistic models". Departures: the network predicts x₀, not
-the noise (theirs is --predict=eps), and sees stem × stem pixels as one, which makes it affordable on a CPU.
+Paper: Ho, Jain & Abbeel 2020, "Denoising diffusion probabilistic models". Our departures: the network predicts
+x₀, not the noise (the paper's choice is --predict=eps), and sees a square of stem × stem pixels as one pixel,
+which makes it fast enough for a CPU.
 
     python train_diffusion.py                                   faces, drawn on the spot
     python train_diffusion.py --data=my_pictures                your own folder of images
-    python train_diffusion.py sample --hair=red --guidance=3    what you ask for
+    python train_diffusion.py sample --hair=red --guidance=3    faces as you describe them
     python train_diffusion.py sample --show=reverse             from noise to image; or forward, walk, inpaint
-    python train_diffusion.py evaluate                          samplers, steps, guidance
+    python train_diffusion.py evaluate                          compares samplers, steps and guidance
 
-Measured times and scores: README.md. Read next: train_gpt.py, mini/text_to_image.py.
+Measured times and scores: README.md. Read next: mini/text_to_image.py.
 """
 import copy
 import functools
@@ -45,39 +46,40 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 class Config(LabelConfig):
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder of images
-    size: int = 32              # height and width of the images (0: as they are)
-    n_images: int = 20000       # how many faces are drawn to learn from
+    size: int = 32              # height and width of the images in pixels (0: as they are)
+    n_images: int = 20000       # number of faces to draw for training
     # model
-    width: int = 64             # channels at the highest resolution; doubled at each below, up to fourfold
-    levels: int = 2             # resolutions, each half of the one above; attention at the lowest
-    stem: int = 2               # stem × stem pixels of the image are one pixel to the network
+    width: int = 64             # channels at the highest resolution; twice as many at each lower one, up to 4 ×
+    levels: int = 2             # number of resolutions, each half of the one above; attention at the lowest
+    stem: int = 2               # the network sees a square of stem × stem pixels as one pixel
     T: int = 1000               # steps from image to noise
     schedule: Literal["cosine", "linear"] = "cosine"  # how ᾱ falls from 1 to 0
-    predict: Literal["x0", "v", "eps"] = "x0"  # what the network's output means
-    drop: float = 0.1           # how often the network is not told the labels (1: never told)
+    # what the network predicts: the image, the noise (eps), or a mixture of both (v)
+    predict: Literal["x0", "v", "eps"] = "x0"
+    drop: float = 0.1           # label dropout: share of training images without their labels (1: all)
     # optimisation
-    max_weight: float = 5.0     # largest weight w_t of an error in x₀
+    max_weight: float = 5.0     # upper limit of the weight w_t of an error in x₀
     steps: int = 2500           # optimiser steps
-    batch_size: int = 32        # images per step, over all processes
+    batch_size: int = 32        # images in a step, over all processes
     lr: float = 4e-3            # Adam's peak learning rate
-    warmup: int = 100           # steps until it is reached; from there it falls to 0 in a straight line
-    ema: float = 0.995          # how much of the average of the weights is kept at each step
+    warmup: int = 100           # steps in which the learning rate rises to its peak; then it falls linearly to 0
+    ema: float = 0.995          # weight of the old average in the moving average of the network's weights
     # run
-    out_dir: str = "runs/diffusion"
-    # images to score (0: 512; in a run of fewer steps than usual, its share of them)
+    out_dir: str = "runs/diffusion"     # folder of the run
+    # images to score (0: 512, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
-    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, the paper's own
+    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, or the paper's own sampler
     sample_steps: int = 20      # steps from noise to image, at most T
-    eta: float = 0.0            # ddim: 0 adds no noise, 1 as much as ddpm
-    variance: Literal["small", "large"] = "small"  # ddpm adds noise of variance β̃ or β
-    guidance: float = 1.0       # 0: without labels; 1: with them; more: exaggerate what they mean
+    eta: float = 0.0            # for ddim: 0 adds no noise, 1 adds as much as ddpm
+    variance: Literal["small", "large"] = "small"  # for ddpm: the variance of the noise it adds, β̃ or β
+    guidance: float = 1.0       # 0: ignore the labels; 1: use them; above 1: exaggerate what they mean
     show: Literal["samples", "forward", "reverse", "walk", "inpaint"] = "samples"  # what to draw
-    image: str = ""             # inpaint: your picture (default: held-out images)
-    mask: str = ""              # inpaint: a picture, white where to draw anew (default: the lower half)
+    image: str = ""             # for inpaint: your picture ("": held-out images)
+    mask: str = ""              # for inpaint: a picture, white where to draw anew ("": the lower half)
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "width", "levels", "stem", "T", "schedule", "predict", "drop")
 
 
@@ -87,10 +89,11 @@ PRESETS = {"gpu": GPU, "gpu64": dict(GPU, size=64, levels=4)}
 
 # ---- the noise
 def make_abar(T: int, schedule: str):
-    """ᾱ_0 … ᾱ_{T−1}, and after them ᾱ = 1, of an image without noise, at index -1: (T + 1,) in float64.
+    """ᾱ_0 … ᾱ_{T−1}, followed by ᾱ = 1, for an image without noise, at index -1: (T + 1,) in float64.
 
-    linear: β from 1e-4 to 0.02 (Ho et al. 2020, §4), more for T < 1000, so that the end is noise. cosine
-    (Nichol & Dhariwal 2021, eq. 17): falls evenly; the linear one drowns small images long before the end."""
+    linear: β rises from 1e-4 to 0.02 (Ho et al. 2020, §4); for T < 1000 it is larger, so that x_T is noise.
+    cosine (Nichol & Dhariwal 2021, eq. 17): ᾱ falls evenly. With the linear schedule, nothing is left of a
+    small image long before the last step."""
     if schedule == "linear":
         betas = (torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T).clamp(max=0.999)
     else:
@@ -100,21 +103,23 @@ def make_abar(T: int, schedule: str):
 
 
 def add_noise(x0, eps, abar):
-    """x_t ~ q(x_t | x₀) (Ho et al. 2020, eq. 4), for abar of a shape that fits x0, or a number."""
+    """x_t ~ q(x_t | x₀) (Ho et al. 2020, eq. 4). abar: a number, or a tensor that broadcasts to x0."""
     return abar**0.5 * x0 + (1 - abar)**0.5 * eps
 
 
 def to_x0(out, xt, abar, predict: str):
-    """x̂₀ by the network's output. With α = √ᾱ and σ = √(1 − ᾱ), so that x_t = α x₀ + σ ε, it is …"""
+    """x̂₀, from the network's output. With α = √ᾱ and σ = √(1 − ᾱ), x_t = α x₀ + σ ε. The output predicts
+    x₀ itself, v = α ε − σ x₀, or ε."""
     alpha, sigma = abar**0.5, (1 - abar)**0.5
-    return {"x0": out,                                          # … x₀ itself
-            "v": alpha * xt - sigma * out,                      # … v = α ε − σ x₀   (Salimans & Ho 2022, §4)
-            "eps": (xt - sigma * out) / alpha}[predict]         # … ε                (Ho et al. 2020, eq. 15)
+    return {"x0": out,
+            "v": alpha * xt - sigma * out,                      # (Salimans & Ho 2022, §4)
+            "eps": (xt - sigma * out) / alpha}[predict]         # (Ho et al. 2020, eq. 15)
 
 
 # ---- the network
 class ResBlock(nn.Module):
-    """x + f(x), of which e, made from time and labels, scales and shifts the second half. f is 0 at first."""
+    """x + f(x). The vector e, made from time and labels, scales and shifts what f's second convolution reads.
+    At first f is 0."""
 
     def __init__(self, C_in: int, C: int, E: int):
         super().__init__()
@@ -131,7 +136,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every pixel reads from all pixels: x + softmax(q kᵀ/√hs) v, in heads of hs channels; + 0 at first."""
+    """Every pixel attends to all pixels: x + softmax(q kᵀ/√hs) v, in heads of hs channels. At first it adds 0."""
 
     def __init__(self, C: int, hs: int = 32):
         super().__init__()
@@ -153,15 +158,15 @@ def zeros(layer):
 
 
 class UNet(nn.Module):
-    """x_t (B, C, S, S), t (B,), y (B, V) -> out (B, C, S, S). Down to low resolution, where attention sees
-    all at once, and up again; on the way up each level is also given what it had made on the way down."""
+    """x_t (B, C, S, S), t (B,), y (B, V) -> out (B, C, S, S). It goes down to a low resolution, where attention
+    sees the whole image, and up again. On the way up, each level also reads what it made on the way down."""
 
     def __init__(self, cfg, C: int, V: int):
         super().__init__()
         widths, E = [cfg.width * min(2**level, 4) for level in range(cfg.levels)], 4 * cfg.width
         low, outer, pairs = widths[-1], C * cfg.stem**2, list(zip(widths, widths[1:]))
         self.cfg, self.time = cfg, nn.Sequential(nn.Linear(cfg.width, E), nn.SiLU(), nn.Linear(E, E))
-        self.label = nn.Linear(V, E, bias=False) if V else None         # a vector for every value
+        self.label = nn.Linear(V, E, bias=False) if V else None         # a vector for each value of a label
         self.stem = nn.Conv2d(outer, cfg.width, 3, 1, 1)
         self.down = nn.ModuleList(ResBlock(w, w, E) for w in widths)
         self.shrink = nn.ModuleList(nn.Conv2d(w, below, 3, 2, 1) for w, below in pairs)
@@ -172,11 +177,11 @@ class UNet(nn.Module):
 
     def forward(self, x, t, y):
         angles = t[:, None] * 10000 ** torch.linspace(0, -1, self.cfg.width // 2, device=t.device)
-        e = self.time(torch.cat([angles.cos(), angles.sin()], dim=1))   # waves of many lengths -> (B, E)
+        e = self.time(torch.cat([angles.cos(), angles.sin()], dim=1))   # of many frequencies -> (B, E)
         e = F.silu(e + self.label(y) if self.label else e)              # y = 0: no labels
         h, skips = self.stem(F.pixel_unshuffle(x, self.cfg.stem)), []   # (B, C·stem², S/stem, S/stem) -> h
         for level, block in enumerate(self.down):
-            h = block(self.shrink[level - 1](h) if level else h, e)     # from half the resolution above
+            h = block(self.shrink[level - 1](h) if level else h, e)     # each level but the first is downsampled
             skips.append(h)
         h = self.after(self.attention(self.before(h, e)), e)
         for level, block in reversed([*enumerate(self.up)]):
@@ -188,8 +193,9 @@ class UNet(nn.Module):
 
 # ---- the loss
 def loss_of(net, x0, y, t, eps, abar, cfg):
-    """E w_t |out − target|² per number, for x0 and noise eps (B, C, S, S), labels y (B, V), times t (B,). w_t
-    is 1 for v and ε; for x₀ 1/σ², up to max_weight: its error is then that of v (Salimans & Ho 2022, §4)."""
+    """The mean of w_t (out − target)² over all numbers, for images x0 and noise eps (B, C, S, S), labels y
+    (B, V) and times t (B,). If v or ε is predicted, w_t is 1. If x₀ is predicted, w_t is 1/σ², at most
+    max_weight: with 1/σ² the error is that of v (Salimans & Ho 2022, §4)."""
     abar = abar[t][:, None, None, None].float()
     alpha, sigma, out = abar**0.5, (1 - abar)**0.5, net(add_noise(x0, eps, abar), t, y).float()
     target = {"x0": x0, "v": alpha * eps - sigma * x0, "eps": eps}[cfg.predict]
@@ -199,17 +205,17 @@ def loss_of(net, x0, y, t, eps, abar, cfg):
 
 @torch.no_grad()
 def update_average(average, model, keep: float):
-    """average ← keep · average + (1 − keep) · model, for parameters; there are no buffers to be copied."""
+    """average ← keep · average + (1 − keep) · model, for parameters; there are no buffers to copy."""
     for a, p in zip(average.parameters(), model.parameters()):
         a.lerp_(p, 1 - keep)
 
 
 # ---- sampling
-# Three ways from x_t back to x_s, s < t, by x̂₀. z is new noise; `before` is x̂₀ and ᾱ of the step
-# before this one, or None.
+# Three ways to go from x_t back to x_s, s < t, with the help of x̂₀. z is new noise; `before` holds
+# x̂₀ and ᾱ of the previous step, or is None.
 
 def ddpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None, variance: str = "small"):
-    """x_s ~ q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7), of variance β̃_t (small) or β_t."""
+    """x_s ~ q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7), with variance β̃_t (small) or β_t (large)."""
     alpha = abar_t / abar_s                                         # α_t, if s = t − 1
     beta = 1 - abar_t / abar_s                                      # β_t
     mean = (abar_s**0.5 * beta * x0 + alpha**0.5 * (1 - abar_s) * xt) / (1 - abar_t)
@@ -220,7 +226,7 @@ def ddpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None, variance: st
 
 
 def ddim_step(xt, x0, abar_t: float, abar_s: float, z, before=None, eta: float = 0.0):
-    """The noise that is in x_t, by x̂₀, stays, but for a part that makes room for z (Song et al.
+    """x_s, with the noise that x_t has according to x̂₀; new noise z replaces a part of it (Song et al.
     2021, eqs. 12, 16)."""
     eps = (xt - abar_t**0.5 * x0) / (1 - abar_t)**0.5
     beta = 1 - abar_t / abar_s                                      # β_t, if s = t − 1
@@ -229,8 +235,8 @@ def ddim_step(xt, x0, abar_t: float, abar_s: float, z, before=None, eta: float =
 
 
 def dpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None):
-    """As ddim without z, and x̂₀ goes on changing as it did since the step before (Lu et al. 2022,
-    "DPM-Solver++", algorithm 2). Its clock is λ = log α/σ."""
+    """As ddim_step without z, but with x̂₀ extrapolated: it goes on changing with λ = log α/σ as it did
+    since the previous step, for half of the way to s (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
     if before and abar_s < 1:
         x0_before, abar_before = before
         lam_s = math.log(abar_s / (1 - abar_s)) / 2
@@ -241,7 +247,7 @@ def dpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None):
 
 
 def make_step(sampler: str, eta: float, variance: str):
-    """The step of a sampler, with what it is told by flags."""
+    """The step function of a sampler, with eta or variance filled in."""
     if sampler == "ddpm":
         return functools.partial(ddpm_step, variance=variance)
     if sampler == "ddim":
@@ -250,11 +256,11 @@ def make_step(sampler: str, eta: float, variance: str):
 
 
 def sample_chain(predict, x, abar, steps: int, step_back, rng, known=None, mask=None):
-    """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image.
+    """Go from noise x (n, …) to images; yields (x_t, x̂₀) at each step. The last x̂₀ is the image.
 
-    predict(x_t, t) returns x̂₀; abar: make_abar's; step_back: one of the three steps above. Where
-    mask is 0, x₀ is `known`; so x_t there is the known image with noise, and elsewhere the network
-    makes what goes with it (as in Lugmayr et al. 2022, "RePaint", eq. 8)."""
+    predict(x_t, t) returns x̂₀; abar: from make_abar; step_back: one of the three steps above. Where
+    mask is 0, x̂₀ is replaced by `known`. So x_t is the known image with noise there, and elsewhere
+    the network draws what fits it (as in Lugmayr et al. 2022, "RePaint", eq. 8)."""
     T = len(abar) - 1
     times = torch.linspace(T - 1, 0, steps, dtype=torch.float64).round().int().tolist()
     abar = abar.tolist()
@@ -270,12 +276,12 @@ def sample_chain(predict, x, abar, steps: int, step_back, rng, known=None, mask=
 
 
 def guided(net, y, abar, kind: str, w: float):
-    """predict(x_t, t) for sample_chain: x̂₀, in [-1, 1], for labels y (n, V), by a network whose
-    output is x0, v or eps: its kind.
+    """The function predict(x_t, t) for sample_chain: it returns x̂₀ in [-1, 1], for labels y (n, V).
+    kind: what the network predicts, x0, v or eps.
 
-    Guidance w leads from what it would draw without labels to, or beyond, what it would draw with
-    them: out + w (out_y − out) (Ho & Salimans 2021, eq. 6, with w − 1 for w; there for ε, of which
-    x̂₀ and v are linear functions)."""
+    Guidance w moves the output without labels towards the output with labels, or beyond it:
+    out + w (out_y − out) (Ho & Salimans 2021, eq. 6, whose w is our w − 1; it is stated for ε, but
+    x̂₀ and v are linear functions of ε)."""
     abar = abar.float()
 
     def predict(xt, t):
@@ -292,7 +298,7 @@ def guided(net, y, abar, kind: str, w: float):
 
 @torch.no_grad()
 def draw(net, y, shape, cfg):
-    """Images (n, C, size, size) in [-1, 1], on the CPU, for labels y (n, V); noise: cfg.seed."""
+    """Images (n, C, size, size) in [-1, 1], on the CPU, for labels y (n, V). cfg.seed sets the noise."""
     C, S, size, _ = shape
     x = noise(len(y), C * S * S, cfg.seed).to(y.device).view(-1, C, S, S)
     rng = torch.Generator().manual_seed(cfg.seed + 1)
@@ -322,7 +328,7 @@ def check(cfg, S: int, processes: int = 1):
 
 
 def make_nets(cfg, shape, state):
-    """The network and its average, with the weights of a checkpoint if there is one."""
+    """The network and the average of its weights, with those of a checkpoint if there is one."""
     C, S, size, attributes = shape
     torch.manual_seed(cfg.seed)
     net = UNet(cfg, C, sum(len(names) for names in attributes.values()))
@@ -333,8 +339,9 @@ def make_nets(cfg, shape, state):
 
 
 def draw_batch(images, labels, B: int, cfg, rng):
-    """x0 (B, C, S, S), y (B, V), t (B,), eps as x0. Some images come without labels; the times are evenly
-    spread, from a random beginning (Kingma et al. 2021, "Variational diffusion models", §I.1)."""
+    """x0 (B, C, S, S), y (B, V), t (B,), and eps of the shape of x0. Some images lose their labels (label
+    dropout). The times are evenly spaced from a random start (Kingma et al. 2021, "Variational diffusion
+    models", §I.1)."""
     i, keep = torch.randint(len(images), (B,), generator=rng), torch.rand(B, 1, generator=rng) >= cfg.drop
     t = ((torch.arange(B) + torch.rand(1, generator=rng)) / B * cfg.T).long().clamp(max=cfg.T - 1)
     eps = torch.randn(B, *images.shape[1:], generator=rng)
@@ -350,10 +357,10 @@ def train(cfg: Config) -> dict:
     # data
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     attributes = train_set.attributes if cfg.drop < 1 else {}
-    shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # by samples
+    shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # labels of samples
     images, labels = train_set.tensors(device, attributes)
     held_out_images, held_out_labels = held_out.tensors(device, attributes)
-    judge = Judge(cfg, train_set, held_out, n=512)      # of the images that are drawn at the end
+    judge = Judge(cfg, train_set, held_out, n=512)      # it scores the images that are drawn at the end
     _, C, S, _ = images.shape
     size = train_set.images.size(2)
     shape = (C, S, size, attributes)
@@ -390,7 +397,7 @@ def train(cfg: Config) -> dict:
             optimizer.step()
             # the average is short at first, while there is little to average
             update_average(average, model, min(cfg.ema, step / (step + 10)))
-            # log; now and then evaluate, draw, save
+            # evaluate, log, sample and save, each when it is due
             done = step + 1
             val_loss = None
             with run.untimed():
@@ -425,8 +432,9 @@ def train(cfg: Config) -> dict:
 
 @torch.no_grad()
 def sample(cfg: Config):
-    """Into samples/ what --show says: new images; image to noise (forward); noise to image, x̂₀ below x_t
-    (reverse); from one noise to another (walk); images with a part drawn anew (inpaint)."""
+    """Draw what --show says into samples/: new images (samples); how an image becomes noise (forward); how
+    noise becomes an image, with x̂₀ below x_t (reverse); images from noise that changes in small steps (walk);
+    images with a part drawn anew (inpaint)."""
     cfg, state = own_checkpoint(cfg, "diffusion")
     device = pick_device(cfg.device)
     shape = state["shape"]
@@ -439,12 +447,12 @@ def sample(cfg: Config):
     known = mask = None
     if cfg.show == "walk":
         x = walks(x)
-        labels = labels[torch.arange(n) // 8]                   # 8 to a row
+        labels = labels[torch.arange(n) // 8]                   # 8 images in a row
     if cfg.show in ("forward", "inpaint"):
         known, mask, labels = to_mend(cfg, n, shape)
     abar = make_abar(cfg.T, cfg.schedule)
     if cfg.show == "forward":
-        levels = abar.roll(1).tolist()                          # from ᾱ = 1, the image itself, on
+        levels = abar.roll(1).tolist()                          # the first is ᾱ = 1, the image itself
         images = film([(add_noise(known, x, level),) for level in levels])
     else:
         y = one_hot(labels, attributes).to(device)
@@ -461,16 +469,17 @@ def sample(cfg: Config):
                 if cfg.show == "reverse":
                     moments.append((xt, x0))
         images = film(moments) if cfg.show == "reverse" else x0
-    if cfg.show == "inpaint":                                   # each beside what was given
+    if cfg.show == "inpaint":                                   # each image beside its given part
         images = torch.stack([known * (1 - mask), images], dim=1).flatten(0, 1)
     path = f"{cfg.out_dir}/samples/{cfg.show}.png"
-    write_png(path, sheet(crop(images, size)))
+    names = ["x_t", "predicted x0"] * n if cfg.show == "reverse" else None      # of the rows
+    write_png(path, sheet(crop(images, size), row_names=names))
     print(f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
-    """How many of the T steps does each sampler need? What does guidance do? Also in evaluate.json, and in
-    samples/evaluate.png: a row for each line of the table, each column from the same noise."""
+    """How many of the T steps does each sampler need, and what does guidance do? The tables are also in
+    evaluate.json. samples/evaluate.png has a row for each line of them; a column begins with the same noise."""
     cfg, state = own_checkpoint(cfg, "diffusion")
     device = pick_device(cfg.device)
     shape = state["shape"]
@@ -483,7 +492,7 @@ def evaluate(cfg: Config) -> dict:
         for steps in (5, 10, 20, 50, cfg.T):
             if steps < cfg.T or steps == cfg.T and sampler == "ddpm":
                 settings[f"{sampler}, {steps} steps"] = dict(sampler=sampler, sample_steps=steps)
-    if shape[-1]:                                               # there are labels to be guided by
+    if shape[-1]:                                               # guidance needs labels
         for w in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0):
             settings[f"guidance {w}"] = dict(guidance=w)
     y = one_hot(judge.labels, shape[-1]).to(device)
@@ -498,7 +507,7 @@ def evaluate(cfg: Config) -> dict:
         distance[name] = judge.frechet(images)
         right[name] = sum(shares.values()) / len(shares)
         rows.append(images[:8])
-    write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(rows)))
+    write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(rows), row_names=list(settings)))
     return metrics.print_tables(cfg, Fréchet_distance=distance, mean_accuracy=right)
 
 

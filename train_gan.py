@@ -1,24 +1,25 @@
-"""DCGAN: two networks that play against each other, until one draws what the other takes for real.
+"""DCGAN: two networks that play against each other, until one draws images that the other takes for real.
 
 The generator G turns random numbers z into an image; the discriminator D says how probable it is that an
-image is real. Both are trained in turn, D to tell real from generated, G to deceive it:
+image is real. They are trained in turn: D learns to tell real images from generated ones, G to deceive D:
 
     D maximises  E log D(x) + E log(1 − D(G(z)))         x real, z ~ N(0, 1)
     G maximises  E log D(G(z))                           (Goodfellow et al. 2014, §3: the non-saturating loss)
 
-If G drew just as the data is distributed, D could only say ½: its loss would be 2 ln 2. Networks and training
-are those of Radford, Metz & Chintala 2016, "Unsupervised representation learning with deep convolutional
-generative adversarial networks". Departures: a learning rate ten times theirs that falls to 0; D sees images
-with noise, moved by a pixel at random (`disturb`), and G's kernels are kept from drawing checkerboards
-(`even_out`); samples come from a running average of G's weights.
+If G's images had the same distribution as the data, D could only say ½, and its loss would be 2 ln 2. The
+networks and the training are those of Radford, Metz & Chintala 2016, "Unsupervised representation learning
+with deep convolutional generative adversarial networks". Our departures: the learning rate is ten times
+theirs, and falls to 0; the images that D sees are noisy, and moved by a pixel at random (`disturb`); G's
+kernels are kept from drawing checkerboards (`even_out`); samples come from an exponential moving average of
+G's weights.
 
     python train_gan.py                                 faces, drawn on the spot
     python train_gan.py --data=my_pictures              your own folder of images
-    python train_gan.py sample --n=64                   a grid of new ones: samples/sample.png
-    python train_gan.py sample --interpolate            walks from one z to another
+    python train_gan.py sample --n=64                   a grid of new images: samples/sample.png
+    python train_gan.py sample --interpolate            images on the way from one z to another
     python train_gan.py evaluate                        the equilibrium report
 
-Measured times and scores: README.md. Read next: mini/cgan.py, train_gpt.py.
+Measured times and scores: README.md. Read next: mini/cgan.py.
 """
 import copy
 import math
@@ -42,28 +43,28 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 class Config(RunConfig):
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder of images
-    size: int = 32              # height and width of the images (0: as they are)
-    n_images: int = 20000       # how many faces are drawn to learn from
+    size: int = 32              # height and width of the images in pixels (0: as they are)
+    n_images: int = 20000       # number of faces to draw for training
     # model
-    z_dim: int = 100            # random numbers that an image is made from
-    ngf: int = 40               # channels before G's last layer; doubled at each layer further from the image
-    ndf: int = 32               # channels after D's first layer; doubled at each layer further from the image
+    z_dim: int = 100            # length of z, the random numbers that an image is made from
+    ngf: int = 40               # channels before G's last layer; twice as many at each layer before it
+    ndf: int = 32               # channels after D's first layer; twice as many at each layer after it
     # optimisation
-    steps: int = 2000           # steps of D, and of G
-    batch_size: int = 64        # real images per step, and as many generated ones
-    lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
-    beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
-    noise: float = 0.2          # standard deviation at first of noise on what D sees; it falls to 0
-    ema: float = 0.99           # how much of G's average is kept at each step
+    steps: int = 2000           # optimiser steps of G, and as many of D
+    batch_size: int = 64        # real images in a step, and as many generated ones
+    lr: float = 2e-3            # Adam's learning rate at the start, for both networks; it falls to 0
+    beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
+    noise: float = 0.2          # standard deviation of noise on D's images at the start; it falls to 0
+    ema: float = 0.99           # weight of the old average in the moving average of G's weights
     # run
     out_dir: str = "runs/gan"   # folder of the run
-    # images to score (0: 2,048; in a run of fewer steps than usual, its share of them)
+    # images to score (0: 2,048, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
-    interpolate: bool = False   # each row a walk from one z to another
+    interpolate: bool = False   # draw rows of images, each on the way from one z to another
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "z_dim", "ngf", "ndf")
 
 
@@ -72,12 +73,13 @@ PRESETS = {"gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, ema=0.9
 
 # ---- the two networks
 class Generator(nn.Module):
-    """z (B, z_dim) -> images (B, C, S, S) in [-1, 1]. From 4 × 4, each layer doubles the size and halves the
-    channels. With a kernel of 4 at stride 2 every pixel is the sum of equally many: no checkerboard."""
+    """z (B, z_dim) -> images (B, C, S, S) in [-1, 1]. The first layer makes 4 × 4 pixels; each further one
+    doubles the size and halves the channels. With a kernel of 4 and a stride of 2, every pixel is a sum of
+    equally many terms, so that the overlap of the kernels makes no checkerboard."""
 
     def __init__(self, cfg, C: int, S: int):
         super().__init__()
-        width = cfg.ngf * S // 8                                # at 4 × 4
+        width = cfg.ngf * S // 8                                # channels at 4 × 4 pixels
         layers = [nn.ConvTranspose2d(cfg.z_dim, width, 4, 1, 0, bias=False),
                   nn.BatchNorm2d(width), nn.ReLU(True)]
         while width > cfg.ngf:
@@ -98,7 +100,7 @@ class Discriminator(nn.Module):
         super().__init__()
         width = cfg.ndf
         layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
-        while width < cfg.ndf * S // 8:                         # until 4 × 4
+        while width < cfg.ndf * S // 8:                         # until 4 × 4 pixels are left
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
                        nn.BatchNorm2d(2 * width), nn.LeakyReLU(0.2, True)]
             width *= 2
@@ -110,7 +112,7 @@ class Discriminator(nn.Module):
 
 
 def init_weights(m):
-    """Radford et al. 2016, §4: all weights from a normal distribution with standard deviation 0.02."""
+    """All weights are drawn from a normal distribution with standard deviation 0.02 (Radford et al. 2016, §4)."""
     if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(m.weight, 0, 0.02)
     elif isinstance(m, nn.BatchNorm2d):
@@ -120,13 +122,14 @@ def init_weights(m):
 # ---- the game
 def bce(logits, y: int):
     """Binary cross-entropy in nats from logits (B,), with p = sigmoid(logit): −E log p for y = 1 (real),
-    −E log(1 − p) for y = 0 (generated). With the logarithm inside it is finite even where p is 0."""
+    −E log(1 − p) for y = 0 (generated). It takes the logarithm from the logit, so it is finite even where p is
+    rounded to 0."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, y))
 
 
 @torch.no_grad()
 def update_average(average, model, keep: float):
-    """average ← keep · average + (1 − keep) · model for parameters; buffers (BatchNorm's) are copied."""
+    """average ← keep · average + (1 − keep) · model, for parameters; BatchNorm's buffers are copied."""
     for a, p in zip(average.parameters(), model.parameters()):
         a.lerp_(p, 1 - keep)
     for a, b in zip(average.buffers(), model.buffers()):
@@ -136,8 +139,8 @@ def update_average(average, model, keep: float):
 # ---- sampling
 @torch.no_grad()
 def draw(G, z, size: int):
-    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim), on the CPU. BatchNorm takes its running means
-    and variances, not the batch's: no image depends on the others."""
+    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim), on the CPU. BatchNorm uses its running means and
+    variances, not those of the batch, so no image depends on the others."""
     G.eval()
     parts = z.to(next(G.parameters()).device).split(256)
     images = torch.cat([G(part).float().cpu() for part in parts])
@@ -174,7 +177,7 @@ def train(cfg: Config) -> dict:
     check_shape(state, C, S, size)
     nets = make_nets(cfg, C, S, state)
     G, D, average = nets.values()
-    judge = Judge(cfg, learn, held_out, n=2048)         # of the images that are drawn at the end
+    judge = Judge(cfg, learn, held_out, n=2048)         # it scores the images that are drawn at the end
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
@@ -196,7 +199,8 @@ def train(cfg: Config) -> dict:
             x = to_float(images[i]).contiguous(memory_format=torch.channels_last)
             z = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
 
-            # D maximises  E log D(x) + E log(1 − D(G(z))).  To BatchNorm they are separate batches
+            # D maximises  E log D(x) + E log(1 − D(G(z))).  Real and generated images are two batches, so
+            # that BatchNorm normalises each by itself
             with bf16:
                 fake = net_g(z)
                 real_logits = net_d(disturb(x, sigma, data_rng)).float()
@@ -207,7 +211,7 @@ def train(cfg: Config) -> dict:
             loss_d.backward()
             opt_d.step()
 
-            # G maximises  E log D(G(z)).  The gradient passes through D, whose weights stay
+            # G maximises  E log D(G(z)).  The gradient passes through D, but does not change its weights
             D.requires_grad_(False)
             with bf16:
                 loss_g = bce(net_d(disturb(fake, sigma, data_rng)).float(), 1)
@@ -217,8 +221,9 @@ def train(cfg: Config) -> dict:
             opt_g.step()
             even_out(G)
             D.requires_grad_(True)
-            update_average(average, G, min(cfg.ema, step / (step + 10)))    # short while there is little
-            # log; now and then draw, save
+            # the average is short at first, while there is little to average
+            update_average(average, G, min(cfg.ema, step / (step + 10)))
+            # log, sample and save, each when it is due
             done = step + 1
             with run.untimed():
                 if run.due(done, cfg.log_every):
@@ -252,7 +257,7 @@ def load(cfg):
 
 
 def sample(cfg: Config):
-    """Draw n images, or with --interpolate walks of 8 steps from one z to the next, into samples/."""
+    """Draw n images into samples/; with --interpolate, each row of 8 goes from one z to the next."""
     nets, size, cfg = load(cfg)
     z, path = noise(cfg.n, cfg.z_dim, cfg.seed), f"{cfg.out_dir}/samples/sample.png"
     if cfg.interpolate:
@@ -262,7 +267,8 @@ def sample(cfg: Config):
 
 
 def evaluate(cfg: Config) -> dict:
-    """The equilibrium report: is D at a loss, do samples vary as the data does? Also in evaluate.json."""
+    """The equilibrium report: can D no longer tell real images from generated ones, and do samples vary as the
+    data does? It is also written to evaluate.json."""
     nets, size, cfg = load(cfg)
     learn, held_out = (pad(to_float(part.images)) for part in load_images(cfg.data, cfg.size, cfg.n_images))
     held_out, N = held_out[:1024], len(learn)
@@ -270,11 +276,11 @@ def evaluate(cfg: Config) -> dict:
     require(generated.shape[1:] == learn.shape[1:], f"--data={cfg.data}: the model draws other sizes")
     new = generated[N:]
     def verdict(D):
-        with torch.no_grad():       # in batches as in training, to which BatchNorm is used
+        with torch.no_grad():       # in batches as in training, since BatchNorm uses the batch
             a, b = (torch.cat([D(part) for part in x.split(cfg.batch_size)]) for x in (held_out, new))
         right = torch.cat([a > 0, b < 0]).float().mean()
         return {"accuracy": right.item(), "loss": (bce(a, 1) + bce(b, 0)).item()}
-    fresh = Discriminator(cfg, *learn.shape[1:3])       # it sees 20,000 real and generated images
+    fresh = Discriminator(cfg, *learn.shape[1:3])       # a new D, trained on 20,000 images of each kind
     optimizer = torch.optim.Adam(fresh.parameters(), cfg.lr, (cfg.beta1, 0.999))
     for i in torch.randint(N, (20_000 // cfg.batch_size, cfg.batch_size)):
         loss = bce(fresh(learn[i]), 1) + bce(fresh(generated[i]), 0)

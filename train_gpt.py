@@ -31,7 +31,7 @@ learnt from begins where a document does, as in nanochat, unless the documents a
     python train_gpt.py evaluate                        the loss by the number of tokens read before
     python train_gpt.py --init_from=gpt2/model.safetensors --preset=finetune --data=my_novel.txt
 
-Measured times and scores: README.md. Read next: train_diffusion.py, mini/lstm.py, mini/bert.py.
+Measured times and scores: README.md. Read next: mini/translator.py.
 """
 import math
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ import torch.nn.functional as F
 # texts and tokenizers, published weights, the command line, devices, the optimiser Muon, scores,
 # the folder of a run: this file can be followed without reading them
 from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_starts, read_corpus
-from mini.data.text.story_scores import first_story, story_report, story_scores
+from mini.data.text.story_scores import story_report, story_scores, with_reading
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
 from mini.utils.config import RunConfig, command_line, require, require_positive
@@ -397,9 +397,10 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # little text, such as our tales or one novel: dropout against learning it by heart
+    # little text, such as our tales or one novel: dropout and weight decay against learning it by
+    # heart
     "tales": dict(data="tales", vocab_size=1024, block_size=64, n_layer=4, batch_size=32, lr=0.04,
-                  rest_lr=0.01, dropout=0.3, steps=700, max_new_tokens=250),
+                  rest_lr=0.01, dropout=0.2, weight_decay=0.3, steps=700, max_new_tokens=250),
     # 10.8M parameters that learn characters of --data=shakespeare: one GPU, minutes
     "gpu": dict(tokenizer="char", n_layer=6, n_head=6, n_embd=384, block_size=256, batch_size=64,
                 steps=2000, lr=0.02, rest_lr=0.003, dropout=0.2, fused=True, max_new_tokens=1000),
@@ -597,7 +598,7 @@ def train(cfg: Config, corpus=None) -> dict:
 
         # what it writes: of stories enough to count how many hold together
         texts = write(model, tokenizer, n=256 if corpus.stories else 0)
-        shown = [first_story(text) for text in texts[:2]] if corpus.stories else texts[:1]
+        shown = [with_reading(text) for text in texts[:2]] if corpus.stories else texts[:1]
         run.say("\n" + "\n\n".join(shown) + "\n")
 
         # scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a

@@ -1,7 +1,7 @@
-"""An assistant that uses tools: a small GPT that knows what to ask a calculator and an encyclopedia.
+"""An assistant that uses tools: a small GPT that learns what to ask a calculator and an encyclopedia.
 
 A language model is poor at arithmetic, and knows no fact that it was not trained on. But it can learn to
-write calls. At "=" the loop runs the tool and adds its answer to the text, and the model writes on:
+write calls. At "=" the loop runs the tool and adds its answer to the text. Then the model goes on writing:
 
     What is the population of France divided by the area of Spain?      the user's line
     lookup(population of France)=66000000                               the model up to "=", then the tool
@@ -9,13 +9,14 @@ write calls. At "=" the loop runs the tool and adds its answer to the text, and 
     calculator(66000000/506000)=130.4348
     130.4348                                                            a line without "=": the answer
 
-The network is train_gpt's; the tokens are such that any name and number can be copied (mini/data/text/pieces.py).
-The loss is over what the assistant writes, M; what user and tools write is read, but never learnt:
+The network is train_gpt's. The tokens are chosen so that any name and any number can be copied
+(mini/data/text/pieces.py). The loss is over the tokens that the assistant writes, M. What the user and the
+tools write is read, but it is never a target:
 
     L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x₁ … xₜ₋₁)
 
 Papers: Schick et al. 2023, "Toolformer"; Cobbe et al. 2021 (a calculator at "="). Departure: templates write
-the dialogues (mini/data/text/questions.py), not people or a large model: so the right answer is known.
+the dialogues (mini/data/text/questions.py), not people or a large model. So the right answers are known.
 
     python -m mini.assistant                                    train
     python -m mini.assistant sample                             a chat; Ctrl-D ends it
@@ -23,7 +24,7 @@ the dialogues (mini/data/text/questions.py), not people or a large model: so the
     python -m mini.assistant sample --data=my_facts.tsv         other facts, without training again
     python -m mini.assistant evaluate                           by kind, by length of numbers and of chains
 
-Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/data/text/tools.py.
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/clip.py.
 """
 import math
 from dataclasses import dataclass
@@ -48,51 +49,52 @@ from train_gpt import GPT, CachedGPT
 class Config(RunConfig):
     # data
     n_dialogues: int = 60000       # dialogues to learn from
-    alone: float = 0.1             # share of them to be answered without tools, for comparison
+    alone: float = 0.1             # share of the dialogues that are answered without tools, for comparison
     # model
-    block_size: int = 192          # T, the context: tokens of a whole dialogue
+    block_size: int = 192          # T, the context, in tokens: a whole dialogue must fit in it
     n_layer: int = 4               # blocks
-    n_head: int = 4                # attention heads per block
+    n_head: int = 4                # attention heads in each block
     n_embd: int = 128              # C, the width
     # optimisation
     steps: int = 2300              # optimiser steps
-    batch_size: int = 64           # dialogues per step
+    batch_size: int = 64           # dialogues in a step
     muon_lr: float = 0.03          # Muon's peak learning rate, for the matrices of the blocks
-    lr: float = 0.006              # AdamW's peak learning rate, for the rest
-    warmup: int = 20               # steps until the rate is at its peak
-    hold: float = 0.4              # the fraction of the run after the warm-up without a fall
-    momentum: float = 0.9          # Muon's: how much of the old direction is kept
-    beta2: float = 0.99            # AdamW's: how much of the old mean squared gradient is kept
-    weight_decay: float = 0.0      # of weight matrices and embeddings
-    grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
-    dropout: float = 0.0           # no dialogue comes often: nothing to prevent
+    lr: float = 0.006              # AdamW's peak learning rate, for all other parameters
+    warmup: int = 20               # steps in which the learning rate rises to its peak
+    hold: float = 0.4              # then it stays there for this fraction of the rest, and falls to 0
+    momentum: float = 0.9          # of Muon: the weight of old gradients in their moving average
+    beta2: float = 0.99            # of AdamW: the weight of old squared gradients in their average
+    weight_decay: float = 0.0      # of matrices and embeddings
+    grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
+    # of embeddings, attention weights, and what blocks add to x (0 is enough: no dialogue is seen often)
+    dropout: float = 0.0
     # run
     out_dir: str = "runs/assistant"     # folder of the run
-    fused: bool = True             # torch's fused attention and AdamW instead of train_gpt's written-out ones
-    # questions in each held-out set (0: 500; in a run shorter than usual, its share)
+    fused: bool = True             # torch's fused kernels for attention and for AdamW
+    # questions in each held-out set (0: 500, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
-    prompt: str = ""               # one question; without it sample is a chat
-    data: str = "facts"            # facts (ours), or your own: lines of entity, tab, property, tab, value
-    tools: bool = True             # false: it answers alone
-    max_calls: int = 5             # calls that it may make for one answer
+    prompt: str = ""               # one question ("": a chat)
+    data: str = "facts"            # facts (ours), or your file: lines of entity, tab, property, tab, value
+    tools: bool = True             # use the tools (false: answer without them)
+    max_calls: int = 5             # largest number of calls for one answer
     cache: bool = True             # keep past keys and values: the same text, faster
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("n_dialogues", "alone", "block_size", "n_layer", "n_head", "n_embd")
 
 
 PRESETS = {"gpu": dict(n_dialogues=400000, n_layer=6, n_head=6, n_embd=384, batch_size=256, steps=3000)}
 SETS = {**{name: (name,) for name in HELD_OUT}, "all three": HELD_OUT}          # what is new in each test
 WAYS = ("with tools", "without")
-N_TEST = 500                        # questions in each held-out set, if --n_test does not say
-IGNORED = -100                                                                  # as a target: not learnt
+N_TEST = 500                        # questions in each held-out set, if --n_test is 0
+IGNORED = -100                      # as a target: not to be predicted
 
 
 # ---- dialogues as tokens
 def encode_dialogues(tokenizer, dialogues: list):
-    """x and y (N, T) of dialogues, each a list of (text, does the assistant write it?): in y stands the token
-    that follows where the assistant writes it, elsewhere IGNORED."""
+    """x and y (N, T) of dialogues, each a list of (text, does the assistant write it?). y holds the next token
+    where the assistant writes it, and IGNORED elsewhere."""
     x, y = [], []
     for pieces in dialogues:
         tokens = [(token, mine) for text, mine in pieces for token in tokenizer.encode(text)]
@@ -103,8 +105,8 @@ def encode_dialogues(tokenizer, dialogues: list):
 
 
 def draw_batch(x, y, B: int, generator):
-    """B dialogues x, y (B, T') of about the same length, so that little is padding: of 8 B drawn, sorted by
-    length, an eighth."""
+    """B dialogues x, y (B, T') of about the same length, so that there is little padding: 8 B dialogues are
+    drawn and sorted by length, and an eighth of them is taken."""
     i = torch.randint(len(x), (8 * B,), generator=generator).to(x.device)
     part = torch.randint(8, (1,), generator=generator).item()
     length, order = lengths(y[i]).sort(stable=True)
@@ -117,17 +119,17 @@ def lengths(y):                 # (N, T) -> (N,): the last target is the end of 
 
 
 def assistant_loss(logits, y):
-    """−log p(y) in nats, the mean over what the assistant writes; logits (B, T, V), y (B, T)."""
+    """−log p(y) in nats, as a mean over the tokens that the assistant writes; logits (B, T, V), y (B, T)."""
     return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORED)
 
 
 # ---- the loop that runs the tools
 @torch.inference_mode()
 def respond(model, question: str, cfg, facts=FACTS):
-    """(answer, [(call, what the tool gave), …]) to a question, always by the likeliest token.
+    """(answer, [(call, the tool's value), …]) to a question, by always taking the likeliest token.
 
-    The answer is DO_NOT_KNOW where the context ends before it, or cfg.max_calls were not enough. Raises
-    UserError for an empty question, and for one longer than half of the context.
+    The answer is DO_NOT_KNOW if the context is full before the answer ends, or if cfg.max_calls are not enough.
+    Raises UserError for an empty question, and for one longer than half of the context.
     """
     text, T, line, steps = as_ascii(question), model.cfg.block_size, "", []
     ids = model.tokenizer.encode(f"{text}\n{'' if cfg.tools else ALONE}")
@@ -153,8 +155,8 @@ def respond(model, question: str, cfg, facts=FACTS):
 # ---- scores
 @torch.inference_mode()
 def all_right(model, x, y, at_once: int = 128) -> list:
-    """For each of the dialogues x, y (N, T): would the model write it as it stands, all calls and the answer?
-    It reads the right text here, at once. If it is right at every place, `respond` writes the same."""
+    """For each of the dialogues x, y (N, T): would the model write exactly this, all calls and the answer? It
+    reads the right text here, all at once. If it predicts right at every position, `respond` writes the same."""
     model.eval()
     right = []
     progress = metrics.Progress("dialogues read:", len(x))
@@ -174,7 +176,7 @@ def held_out_sets(cfg, model) -> dict:
 
 
 def held_out_set(name: str, n: int, model) -> dict:
-    """n questions with something new: {"dialogues": those, and for each of WAYS: [x, y]}."""
+    """n questions in which something is new: {"dialogues": these, and for each of WAYS: [x, y]}."""
     writer = Writer(seed=1, new=SETS[name])
     dialogues, test = [writer.write() for _ in range(n)], {}
     for way, pieces in zip(WAYS, ([d.pieces() for d in dialogues], [d.alone() for d in dialogues])):
@@ -184,7 +186,7 @@ def held_out_set(name: str, n: int, model) -> dict:
 
 # ---- optimisers, and the learning rate as a function of the step
 def make_optimizers(model, cfg):
-    """AdamW for all but the matrices inside the blocks, and Muon for those."""
+    """[AdamW, Muon]: Muon for the matrices inside the blocks, AdamW for all other parameters."""
     qkv = [block.attn.c_attn.weight for block in model.h]
     matrices = [p for p in model.h.parameters() if p.ndim == 2]
     matrices = [p for p in matrices if not any(p is q for q in qkv)]
@@ -198,7 +200,7 @@ def make_optimizers(model, cfg):
 
 
 def lr_factor(step: int, cfg) -> float:
-    """The learning rate as a fraction of its peak: it rises, stays, and falls to 0 in a line."""
+    """The learning rate at a step as a fraction of its peak: it rises, stays, and falls linearly to 0."""
     if step < cfg.warmup:
         return (step + 1) / (cfg.warmup + 1)
     progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)     # 0 -> 1
@@ -207,7 +209,7 @@ def lr_factor(step: int, cfg) -> float:
 
 # ---- the run
 def load(cfg, resume: bool = True):
-    """(config, model, checkpoint): of the run that was, or if not `resume` of a new one."""
+    """(config, model, checkpoint) of the run in out_dir, or of a new run if not `resume`."""
     cfg, state = own_checkpoint(cfg, "assistant", resume)
     require(min(cfg.n_dialogues, cfg.batch_size, cfg.max_calls) > 0 <= cfg.alone < 1,
             "no size may be 0; --alone is a share below 1")
@@ -263,7 +265,7 @@ def train(cfg: Config) -> dict:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            # log; now and then evaluate, sample, save
+            # evaluate, log, sample and save, each when it is due
             done, right = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -287,7 +289,7 @@ def train(cfg: Config) -> dict:
 
 
 def show(model, test: dict, cfg, n: int = 2) -> str:
-    """How the first questions are answered, with the right answer below where another was given."""
+    """The model's answers to the first questions; below a wrong answer stands the right one."""
     text = ""
     for d in (d for t in test.values() for d in t["dialogues"][:n]):
         answer, steps = respond(model, d.question, cfg)
@@ -299,20 +301,20 @@ def show(model, test: dict, cfg, n: int = 2) -> str:
 def sample(cfg: Config):
     """Answer --prompt, or chat: a question on each line, until the input ends. Returns the last answer."""
     (cfg, model, _), answer = load(cfg), ""
-    read_facts(facts := FACTS if cfg.data == "facts" else cfg.data)         # refuses a wrong file now
+    read_facts(facts := FACTS if cfg.data == "facts" else cfg.data)         # so a wrong file is refused now
     for question in [cfg.prompt] if cfg.prompt else chat_lines():
         try:
             answer, steps = respond(model, question, cfg, facts)
             print(transcript(question if cfg.prompt else "", answer, steps), end="", flush=True)
         except UserError as error:
-            require(not cfg.prompt, str(error))          # it ends the program, but not a chat
+            require(not cfg.prompt, str(error))          # the error ends the program, but not a chat
             print(f"  ({error})", flush=True)
     return answer
 
 
 def evaluate(cfg: Config) -> dict:
-    """Shares of right dialogues, all held-out sets together, by kind, number of calls and longest number; of
-    right answers by `respond` itself. Also in evaluate.json."""
+    """The share of right dialogues in all held-out sets together, by kind, by number of calls, and by the
+    longest number in the question; and the share of right answers of `respond` itself. Also in evaluate.json."""
     cfg, model, _ = load(cfg)
     test = held_out_sets(cfg, model)
     right = {way: [ok for t in test.values() for ok in all_right(model, *t[way])] for way in WAYS}

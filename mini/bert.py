@@ -1,19 +1,20 @@
-"""BERT: a Transformer encoder that learns to understand text by naming the words that are hidden from it.
+"""BERT: a Transformer encoder that learns to understand text by predicting words that are hidden from it.
 
-Without a causal mask every position sees the whole text. Some tokens are chosen, most of them hidden, and the
-model is to name them; this needs no labels. What it has learnt then serves tasks with few labels: a small
-head on top, and a short training of everything. The loss, over the set M of chosen positions:
+There is no causal mask, so every position sees the whole text. Some tokens are chosen, most of these are
+hidden, and the model predicts them; this needs no labels. Then it is fine-tuned for tasks with few labels: a
+small head is put on top, and everything is trained for a short time. The loss of the pre-training, over the
+set M of chosen positions:
 
     L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x with M hidden)      in nats; a model that knows nothing scores ln V
 
-Paper: Devlin et al. 2019, "BERT". Departures: Muon, as in train_gpt.py; no next-sentence prediction, which
-brings nothing (Liu et al. 2019). Without it [CLS] learns nothing either, so the sentiment head reads the mean
-of the words' vectors.
+Paper: Devlin et al. 2019, "BERT". Departures: Muon, as in train_gpt.py; no next-sentence prediction, which does
+not help (Liu et al. 2019). Without it, [CLS] learns nothing, so the sentiment head reads the mean of the words'
+vectors.
 
     python -m mini.bert                                               pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."      or --task=sentiment, entities, answer
-    python -m mini.bert evaluate                                      other labels; fewer, and more
-    python -m mini.bert --data=my_novel.txt --reviews=mine.tsv        your own: text; text, tab, label
+    python -m mini.bert evaluate                                      other, fewer, and more labelled texts
+    python -m mini.bert --data=my_novel.txt --reviews=mine.tsv        your own text, and lines of text, tab, label
     python -m mini.bert --init_from=bert/model.safetensors --preset=published
 
 Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/finetune.py.
@@ -44,38 +45,38 @@ class Config(RunConfig):
     # data
     data: str = "tales"            # text without labels: tales, or your own: a file or a folder of .txt files
     reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
-    few: int = 300                 # labelled texts of each task
-    vocab_size: int = 4096         # tokens of the tokenizer
+    few: int = 300                 # labelled texts of each task to learn from
+    vocab_size: int = 4096         # V, the number of tokens
     # model
-    init_from: str = ""            # published weights: model.safetensors, vocab.txt and config.json beside it
-    block_size: int = 128          # T: the longest text in tokens
+    init_from: str = ""            # published model.safetensors, with vocab.txt and config.json ("": none)
+    block_size: int = 128          # T, the length of the longest text in tokens
     n_layer: int = 3               # blocks
-    n_head: int = 4                # attention heads per block
+    n_head: int = 4                # attention heads in each block
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
     # optimisation
     steps: int = 4500              # optimiser steps of pre-training
-    batch_size: int = 64           # texts per step
-    muon_lr: float = 0.01          # Muon's peak learning rate, of the blocks' matrices
-    lr: float = 0.001              # AdamW's peak learning rate, of all else
-    warmup: int = 50               # steps until the rate is at its peak
-    mask_share: float = 0.15       # of the tokens, chosen to be named
-    grad_clip: float = 1.0         # largest norm of the gradient
-    dropout: float = 0.0           # in pre-training
+    batch_size: int = 64           # texts in a step
+    muon_lr: float = 0.01          # Muon's peak learning rate, for the matrices of the blocks
+    lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
+    warmup: int = 50               # steps in which the learning rate rises to its peak
+    mask_share: float = 0.15       # share of the tokens that the model has to predict
+    grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
+    dropout: float = 0.0           # dropout in pre-training
     tune_steps: int = 0            # optimiser steps of each task (0: 300, but no more than --steps)
-    tune_batch: int = 32           # texts per step of a task
+    tune_batch: int = 32           # texts in a step of a task
     tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
-    tune_dropout: float = 0.1      # in a task
+    tune_dropout: float = 0.1      # dropout in a task
     # run
     out_dir: str = "runs/bert"     # folder of the run
-    # held-out texts of each task to score (0: all; in a run shorter than usual, its share)
+    # held-out texts of each task to score (0: all, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
     task: Literal["fill", "sentiment", "entities", "answer"] = "fill"  # what to do with the text
-    text: str = ""                 # a text; "[MASK]" in it is to be filled in
-    question: str = ""             # what to answer from the text
+    text: str = ""                 # a text; for fill, with [MASK] where a word is to be filled in
+    question: str = ""             # for answer: a question whose answer is in the text
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
              "n_embd", "d_ff")
 
@@ -84,13 +85,13 @@ PRESETS = {"gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, 
                        steps=20000, batch_size=128, lr=2e-4, dropout=0.1),
            "published": dict(steps=0, block_size=512, tune_lr=5e-5, tune_batch=16)}
 TASKS, N_HELD_OUT = ("sentiment", "entities", "answer"), 300
-TUNE_STEPS = 300                    # of each task, if --tune_steps does not say
+TUNE_STEPS = 300                    # optimiser steps of each task, if --tune_steps is 0
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
 
 # ---- the network
 class SelfAttention(nn.Module):
-    """Every position reads from all that are not [PAD]: softmax(q kᵀ/√hs + mask) v, in n_head heads."""
+    """Every position looks at all that are not [PAD]: softmax(q kᵀ/√hs + mask) v, in n_head heads."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -122,7 +123,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Post-norm, as first published: what is normalised is the stream itself. GPT-2 has x + attn(ln(x))."""
+    """Post-norm, as first published: x itself is normalised, after each addition. GPT-2 has x + attn(ln(x))."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -145,22 +146,23 @@ class BERT(nn.Module):
                 and 0 <= cfg.dropout < 1 > cfg.tune_dropout >= 0,
                 f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
-        self.wte = nn.Embedding(vocab_size, C)                  # what a token means
-        self.wpe = nn.Embedding(cfg.block_size, C)              # where it stands
-        self.wtt = nn.Embedding(2, C)                           # in which text: the question 0, the passage 1
+        self.wte = nn.Embedding(vocab_size, C)                  # a vector for each token
+        self.wpe = nn.Embedding(cfg.block_size, C)              # a vector for each position, learnt
+        self.wtt = nn.Embedding(2, C)                           # a vector for question (0) and passage (1)
         self.ln_e = nn.LayerNorm(C, eps=1e-12)
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
         self.transform, self.ln_f = nn.Linear(C, C), nn.LayerNorm(C, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))       # wte is the matrix: it reads and writes
+        self.bias = nn.Parameter(torch.zeros(vocab_size))       # of the output, whose matrix is wte (tied)
         for name, p in self.named_parameters():
-            if p.ndim == 2:             # the paper's 0.02 is for C = 768; matrices keep the size of vectors
+            if p.ndim == 2:             # the paper's 0.02 is for C = 768; so matrices keep the size of vectors
                 nn.init.normal_(p, std=p.size(1)**-0.5 if name.startswith("h.") else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
     def forward(self, idx, types, filling):
-        """Vectors (B, T, C) of tokens idx (B, T) in the texts types (B, T); filling: where idx is [PAD]."""
+        """Vectors (B, T, C) of tokens idx (B, T); types (B, T): the text, 0 or 1, in which a token stands;
+        filling: where idx is [PAD]."""
         mask = torch.zeros(idx.shape, device=idx.device).masked_fill(filling, -math.inf)[:, None, None]
         x = self.wte(idx) + self.wpe.weight[:idx.size(1)] + self.wtt(types)     # (B, T, C)
         x = self.dropout(self.ln_e(x))
@@ -169,14 +171,15 @@ class BERT(nn.Module):
         return x
 
     def name_tokens(self, x):
-        """Logits (…, V) of the token that stood where the vectors are x (…, C)."""
+        """Logits (…, V) of the original token at each position, from the vectors x (…, C) there."""
         return F.linear(self.ln_f(F.gelu(self.transform(x))), self.wte.weight, self.bias)
 
 
-# ---- pre-training: what is hidden, and what is to be named
+# ---- pre-training: what is hidden, and what is predicted
 def hide(idx, tokenizer, share: float, generator):
-    """(what the model is shown, where it must name the token) for idx (B, T). A share of the tokens, neither
-    [PAD] nor special, is chosen; of these 80 % become [MASK], 10 % any token, 10 % stay (§3.1)."""
+    """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict the token. A
+    share of the tokens is chosen, but never [PAD] or another special token. Of the chosen ones 80 % become
+    [MASK], 10 % become a random token, and 10 % stay (§3.1)."""
     special = torch.isin(idx, torch.tensor(tokenizer.special, device=idx.device))
     chance, way = torch.rand(2, *idx.shape, generator=generator).to(idx.device)
     other = torch.randint(tokenizer.vocab_size, idx.shape, generator=generator).to(idx.device)
@@ -186,15 +189,15 @@ def hide(idx, tokenizer, share: float, generator):
 
 
 def masked_loss(model, idx, shown, chosen, tokenizer):
-    """Mean loss in nats over the chosen positions alone; 0 if there are none."""
-    ends = (idx == tokenizer.sep).int()                         # behind the first [SEP] is the second text
+    """The mean loss in nats over the chosen positions only; 0 if there are none."""
+    ends = (idx == tokenizer.sep).int()                         # the second text begins after the first [SEP]
     x = model(shown, (ends.cumsum(1) - ends).clamp(max=1), idx == tokenizer.pad)
     logits = model.name_tokens(x[chosen]).float()               # (B, T, C) -> (|M|, C) -> (|M|, V)
     return F.cross_entropy(logits, idx[chosen], reduction="sum") / chosen.sum().clamp(min=1)
 
 
 def lr_factor(step: int, steps: int, warmup: int, hold: float = 0.4) -> float:
-    """The learning rate at a step, as a fraction of its peak: linear warm-up, a level, then a fall to 0."""
+    """The learning rate at a step as a fraction of its peak: it rises, stays, and falls linearly to 0."""
     t = (step - warmup) / max(1, steps - warmup)                # 0 -> 1 after the warm-up
     return min((step + 1) / (warmup + 1), 1 - max(0.0, t - hold) / max(1e-9, 1 - hold))
 
@@ -203,9 +206,9 @@ def lr_factor(step: int, steps: int, warmup: int, hold: float = 0.4) -> float:
 class Tuned(nn.Module):
     """A BERT with one linear layer on top.
 
-    sentiment   logits (B, classes) from the mean of the vectors of the words (of their first pieces)
+    sentiment   logits (B, classes) from the mean of the words' vectors (those of their first pieces)
     entities    logits (B, T, tags) from each vector; those of a word's first piece count
-    answer      logits (B, T, 2): is it the answer's first word, its last? −∞ outside the passage
+    answer      logits (B, T, 2): is this the answer's first word, or its last? −∞ outside the passage
     """
 
     def __init__(self, bert, task: str, n_out: int, dropout: float = 0.0):
@@ -218,21 +221,22 @@ class Tuned(nn.Module):
     def forward(self, idx, types, begins, pad: int):
         words = begins[:, :, None] > 0                          # (B, T, 1)
         logits = self.head(self.bert(idx, types, idx == pad))   # (B, T, C) -> (B, T, n_out)
-        if self.task == "sentiment":                            # the head is linear: mean first or last
+        if self.task == "sentiment":                            # the head is linear, so the mean may come last
             return (logits * words).sum(1) / words.sum(1)       # (B, T, classes) -> (B, classes)
         return logits.masked_fill(~words, -math.inf) if self.task == "answer" else logits
 
 
 def task_loss(task: str, logits, y):
-    """Mean cross-entropy in nats; y: classes (B,), tags (B, T), −100 for none, or first and last (B, 2)."""
+    """The mean cross-entropy in nats; y: classes (B,), or tags (B, T) with −100 for none, or the first and last
+    position of the answers (B, 2)."""
     if task == "answer":
         logits, y = logits.transpose(1, 2), y[:, :2]            # (B, T, 2) -> (B, 2, T): choose one of T
     return F.cross_entropy(logits.flatten(0, -2).float(), y.flatten())
 
 
 def tune_steps(cfg) -> int:
-    """Optimiser steps of each task: as --tune_steps says; if it says 0, TUNE_STEPS, but no more
-    than the pre-training has. (Published weights, used with --steps=0, had theirs elsewhere.)"""
+    """The number of optimiser steps of each task: --tune_steps; if that is 0, TUNE_STEPS, but no more
+    than pre-training has. (Published weights, used with --steps=0, had their pre-training elsewhere.)"""
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
     if cfg.tune_steps > 0:
         return cfg.tune_steps
@@ -266,7 +270,8 @@ def tune(bert, task, cfg, pad: int):
 
 
 def compare(bert, fresh, task, cfg, pad: int):
-    """(held-out scores by name, the tuned model): pre-trained, from scratch, and the baseline's."""
+    """({"learnt", "scratch", "baseline": held-out score}, tuned model): fine-tuned after pre-training, trained
+    from scratch, and the baseline."""
     tuned = [tune(model, task, cfg, pad) for model in (bert, fresh)]
     found = [*(predict(model, *task.test, pad) for model in tuned), task.baseline]
     scores = (score(task.name, guesses, task.truth) for guesses in found)
@@ -276,7 +281,7 @@ def compare(bert, fresh, task, cfg, pad: int):
 # ---- filling in
 @torch.no_grad()
 def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
-    """For each [MASK] in the text a line: the k likeliest tokens and their probabilities."""
+    """A line for each [MASK] in the text: the k likeliest tokens and their probabilities."""
     rows = encode([(tokenizer.words(text), None)], tokenizer, model.cfg.block_size, cut=False)
     idx, types, _ = (part.to(model.bias.device) for part in rows)
     x = model.eval()(idx, types, idx == tokenizer.pad)[idx == tokenizer.mask]       # (B, T, C) -> (masks, C)
@@ -288,7 +293,7 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
 
 # ---- the run
 def start(cfg, from_run: bool):
-    """(config, model, tokenizer, checkpoint): of the run that was, or of --init_from, or new ones."""
+    """(config, model, tokenizer, checkpoint) of the run in out_dir if from_run, or of --init_from, or new."""
     cfg, state = own_checkpoint(cfg, "bert", from_run)
     weights = state and state["model"]
     if state:
@@ -307,7 +312,7 @@ def start(cfg, from_run: bool):
 
 
 def load_tasks(cfg, tokenizer) -> list:
-    """The three tasks, with as many held-out texts as are scored: see metrics.n_to_score."""
+    """The three tasks, with as many held-out texts as are scored (see metrics.n_to_score)."""
     tasks = [make_task(name, cfg, tokenizer) for name in TASKS]
     longest = max(len(task.truth) for task in tasks)
     n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
@@ -318,7 +323,7 @@ def train(cfg: Config) -> dict:
     """Pre-train, tune for each task; return what result.json holds. Raises UserError for bad input."""
     cfg, model, tokenizer, state = start(cfg, cfg.resume)
     device, pad, V = model.bias.device, tokenizer.pad, tokenizer.vocab_size
-    tasks = load_tasks(cfg, tokenizer)                          # refuses wrong data now, not later
+    tasks = load_tasks(cfg, tokenizer)                          # so that wrong data is refused now, not later
     torch.manual_seed(cfg.seed)
     fresh = BERT(cfg, len(model.bias)).to(device)               # what "from scratch" begins with
     rows = pretraining_rows(unlabelled_texts(cfg), tokenizer, cfg.block_size).to(device)
@@ -357,7 +362,7 @@ def train(cfg: Config) -> dict:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            # log; now and then evaluate, save
+            # evaluate, log and save, each when it is due
             done, val_loss = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -396,7 +401,7 @@ def train(cfg: Config) -> dict:
 
 
 def sample(cfg: Config):
-    """Do --task with --text: print the outcome, and return it."""
+    """Do --task with --text; print the result, and return it."""
     require(cfg.text.strip(), 'which text? Name it by --text="the cast was not [MASK]"')
     if cfg.task == "fill":
         _, model, tokenizer, _ = start(cfg, not cfg.init_from)
@@ -417,7 +422,7 @@ def sample(cfg: Config):
 
 
 def evaluate(cfg: Config) -> dict:
-    """Scores by the draw of the labelled texts, and by their number; also in evaluate.json."""
+    """Scores with other random labelled texts, and with fewer and more of them; also in evaluate.json."""
     (cfg, model, tokenizer, _), tables = start(cfg, True), {name: {} for name in TASKS}
     n = max(len(task.truth) for task in load_tasks(cfg, tokenizer))
     for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (cfg.few // 3, 1), (cfg.few * 3, 1)):

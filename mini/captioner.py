@@ -1,21 +1,23 @@
 """The multimodal Transformer: an encoder looks at an image, a decoder says in words what is there.
 
-It is the translator with another source language: the image is cut into patches, which stand where the words
-of the English sentence stood. The decoder writes the caption y of the image x word by word, p(y|x) =
-Π p(yₜ | y₁ … yₜ₋₁, x), and its cross-attention tells where in the image it looked for a word. The loss:
+It is the translator with an image in place of the English sentence: the image is cut into patches, which take
+the place of the words. The decoder writes the caption y of the image x word by word, p(y|x) =
+Π p(yₜ | y₁ … yₜ₋₁, x), and its cross-attention shows where in the image it looked for each word. The loss:
 
     L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)       q: 1 − ε for the right word yₜ, and ε spread over all
 
 Papers: Vaswani et al. 2017, "Attention is all you need"; Dosovitskiy et al. 2021, "An image is worth 16×16
 words" (ViT: the patches); Xu et al. 2015, "Show, attend and tell" (captions, and where the model looked).
-Departures: learnt positions, as in ViT (which normalises before its sub-layers); the rate's half cosine.
+Departures: learnt positions, as in ViT (which, unlike this model, normalises before each sub-layer); the
+learning rate falls along half a cosine.
 
     python -m mini.captioner                            faces and captions, made on the spot
     python -m mini.captioner sample --n=8               held-out faces described; or --image=me.png
-    python -m mini.captioner evaluate                   what a beam buys; does it look at the right place?
+    python -m mini.captioner evaluate                   does a beam help? does it look at the right place?
     python -m mini.captioner --data=captions.tsv        your own: an image's path, a tab, its caption
 
-Measured times and scores: README.md. Read before: translator.py, of which this is a variation.
+Measured times and scores: README.md. Read
+before: mini/translator.py. Read next: train_diffusion.py.
 """
 import math
 from dataclasses import dataclass, replace
@@ -41,35 +43,35 @@ PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
 @dataclass
 class Config(RunConfig):
     # data
-    data: str = "faces"         # faces, or your own: a .tsv file; each line an image's path, a tab, a caption
-    size: int = 32              # height and width of the images
-    n_images: int = 20000       # how many faces are drawn to learn from
-    max_len: int = 32           # longest caption in words, commas and colons
+    data: str = "faces"         # faces, or your .tsv file: on each line an image's path, a tab, its caption
+    size: int = 32              # height and width of the images in pixels
+    n_images: int = 20000       # number of faces to draw for training
+    max_len: int = 32           # length of the longest caption in words, commas and colons
     # model
-    patch: int = 4              # P: height and width of a patch
-    n_layer: int = 2            # N: layers of the encoder, and of the decoder
-    n_head: int = 4             # h: attention heads
-    n_embd: int = 128           # d_model: the width
+    patch: int = 4              # P, height and width of a patch in pixels
+    n_layer: int = 2            # N, layers of the encoder, and of the decoder
+    n_head: int = 4             # h, attention heads in each layer
+    n_embd: int = 128           # d_model, the width
     d_ff: int = 512             # the width inside the feed-forward networks
-    dropout: float = 0.0        # of embeddings, and of what each sub-layer adds
+    dropout: float = 0.0        # of embeddings, and of what each sub-layer adds to x
     # optimisation
     steps: int = 1500           # optimiser steps
-    batch_size: int = 64        # images per step, each with one of its captions
-    lr: float = 1e-3            # Adam's, where the half cosine begins; the warm-up meets it a little lower
-    warmup: int = 200           # steps in which it rises; it falls to 0 in half a cosine
-    smoothing: float = 0.1      # ε of the labels: with it even a perfect model has a loss
+    batch_size: int = 64        # images in a step, each with one of its captions
+    lr: float = 1e-3            # Adam's learning rate at the top of the half cosine; the peak is a little lower
+    warmup: int = 200           # steps in which the learning rate rises to its peak; then it falls to 0 (half a cosine)
+    smoothing: float = 0.1      # ε of label smoothing; with it even a perfect model has a loss (0: none)
     # run
     out_dir: str = "runs/captioner"     # folder of the run
-    eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
-    # held-out images of each set to score (0: all; in a run shorter than usual, its share)
+    eval_every: int = 500       # steps between evaluations; each saves a checkpoint (0: at the end)
+    # held-out images of each set to score (0: all, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
-    image: str = ""             # picture to describe, of any size
-    n: int = 8                  # without one: held-out images to describe
+    image: str = ""             # picture to describe, of any size ("": n held-out images)
+    n: int = 8                  # number of held-out images to describe
     beam: int = 4               # captions that beam search follows at once (1: greedy)
-    alpha: float = 0.6          # beam search: how much longer captions are favoured
+    alpha: float = 0.6          # for beam search: how much longer captions are favoured (0: not at all)
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "max_len", "patch", "n_layer", "n_head", "n_embd", "d_ff",
              "dropout")
 
@@ -79,13 +81,13 @@ PRESETS = {"gpu": dict(size=64, n_layer=4, n_head=8, n_embd=256, d_ff=1024, batc
 
 # ---- the network
 class Attention(nn.Module):
-    """Queries read from the keys that the mask shows them, in h heads: softmax(Q Kᵀ/√hs + mask) V (eq. 1)."""
+    """Queries look at the keys that the mask allows, in h heads: softmax(Q Kᵀ/√hs + mask) V (eq. 1)."""
 
     def __init__(self, cfg):
         super().__init__()
         C, self.n_head = cfg.n_embd, cfg.n_head
         self.q, self.kv, self.out = nn.Linear(C, C), nn.Linear(C, 2 * C), nn.Linear(C, C)
-        self.weights = None             # of the last call outside training, for pictures: (B, nh, T, S)
+        self.weights = None             # (B, nh, T, S) of the last call outside training, for pictures
 
     def keys(self, memory):
         """Keys and values (2, B, nh, S, hs) of vectors (B, S, C)."""
@@ -130,7 +132,7 @@ class DecoderLayer(nn.Module):
 
     def forward(self, y, causal, memory, past=None, n=0):
         keys = self.attn.keys(y)
-        if past is not None:            # (2, B, nh, max_len + 1, hs): of n words before, and now of these
+        if past is not None:            # (2, B, nh, max_len + 1, hs): of the n words before, and of these
             past[:, :, :, n:n + y.size(1)] = keys
             keys = past[:, :, :, :n + y.size(1)]
         y = self.ln_1(y + self.dropout(self.attn(y, keys, causal)))
@@ -140,7 +142,7 @@ class DecoderLayer(nn.Module):
 
 def patches(x, P: int):
     """Images (B, 3, H, W) cut into S = (H/P) · (W/P) squares, row by row, each as a list of numbers:
-    (B, S, 3 · P · P), those of its first channel row by row, then the next. (ViT, §3.1)"""
+    (B, S, 3 · P · P). In a list, one channel follows the other, each row by row. (ViT, §3.1)"""
     B, C, H, W = x.shape
     x = x.view(B, C, H // P, P, W // P, P).permute(0, 2, 4, 1, 3, 5)    # -> (B, rows, columns, C, P, P)
     return x.reshape(B, -1, C * P * P)                                  # -> (B, S, C · P · P)
@@ -160,7 +162,7 @@ class Captioner(nn.Module):
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.xavier_uniform_(p)
-        for table in (self.embed_y.weight, self.positions_x, self.positions_y):         # used: words · √C
+        for table in (self.embed_y.weight, self.positions_x, self.positions_y):         # words are used · √C
             nn.init.normal_(table, std=C**-0.5)
 
     def embed(self, y, n=0):
@@ -168,22 +170,23 @@ class Captioner(nn.Module):
         return self.dropout(y + self.positions_y[n:n + y.size(1)])
 
     def encode(self, x):
-        """Images x (B, 3, size, size) in [-1, 1] to what the decoder attends to: for each of its layers keys
-        and values (2, B, nh, S, hs) of the S patches. All images have as many: nothing is PAD here."""
+        """What the decoder attends to, for images x (B, 3, size, size) in [-1, 1]: for each of its layers keys
+        and values (2, B, nh, S, hs) of the S patches. All images have S patches, so there is no PAD."""
         h = self.dropout(self.embed_x(patches(x, self.cfg.patch)) + self.positions_x)           # (B, S, C)
         for layer in self.encoder:
             h = layer(h)
         return [layer.cross.keys(h) for layer in self.decoder]
 
     def decode(self, y, memory, cache=None, n=0):
-        """Logits (B, T, V) for the word after each of y (B, T). With a cache (see new_cache), y are the new
-        words only; the n before them are in the cache. PAD, behind all words, is hidden by causality."""
+        """Logits (B, T, V) of the word after each of the words y (B, T). With a cache (see new_cache), y holds
+        the new words only; the n words before them are in the cache. PAD stands after all words, so the causal
+        mask hides it."""
         T = y.size(1)
         causal = torch.full((T, n + T), -math.inf, device=y.device).triu(n + 1)     # t sees keys ≤ n + t
         h = self.embed(y, n)                                            # (B, T, C)
         for i, layer in enumerate(self.decoder):
             h = layer(h, causal, memory[i], None if cache is None else cache[i], n)
-        return F.linear(h, self.embed_y.weight)                         # one matrix reads and writes words
+        return F.linear(h, self.embed_y.weight)                         # tied: the matrix of the embeddings
 
     def forward(self, x, y):
         return self.decode(y, self.encode(x))
@@ -196,14 +199,15 @@ class Captioner(nn.Module):
 
 # ---- the loss, the learning rate as a function of the step, and batches
 def loss_of(logits, y, smoothing: float = 0.0):
-    """Cross-entropy in nats per word of logits (B, T, V), where y (B, T) is right; a share ε of the truth is
-    spread evenly over all words (§5.4). PAD, number 0, is left out: as a target, in the spreading, in p."""
+    """Cross-entropy in nats per word, of logits (B, T, V) for the right words y (B, T). Label smoothing spreads
+    a share ε of the target evenly over all words (§5.4). PAD, number 0, is left out everywhere: as a target, in
+    the smoothing, and in p."""
     return F.cross_entropy(logits.flatten(0, 1)[:, 1:], y.flatten() - 1, ignore_index=PAD - 1,
                            label_smoothing=smoothing)
 
 
 def learning_rate(step: int, cfg) -> float:
-    """At step 0, 1, …: a rising line, or half a cosine from lr at step 0 down to 0, whichever is lower."""
+    """The learning rate at step 0, 1, …: the lower one of a rising line and half a cosine from lr to 0."""
     return cfg.lr * min((step + 1) / max(1, cfg.warmup), (1 + math.cos(math.pi * step / cfg.steps)) / 2)
 
 
@@ -220,13 +224,13 @@ def next_word(model, y, memory, cache):
     """log p (B, V) of the word after y (B, T). The cache, if there is one, holds all words but the last."""
     n = 0 if cache is None else y.size(1) - 1
     logits = model.decode(y[:, n:], memory, cache, n)[:, -1].float()
-    logits[:, PAD] = -math.inf                                          # no word, and was never a target
+    logits[:, PAD] = -math.inf                                          # it is no word, and never a target
     return F.log_softmax(logits, dim=1)
 
 
 @torch.inference_mode()
 def greedy(model, x, use_cache: bool = True):
-    """Captions (B, T) of x (B, 3, H, W): always the likeliest word, until each ended with EOS, then PAD."""
+    """Captions (B, T) of x (B, 3, H, W), by always taking the likeliest word, up to EOS. After it comes PAD."""
     model.eval()
     memory = model.encode(x)
     cache = model.new_cache(len(x)) if use_cache else None
@@ -239,24 +243,25 @@ def greedy(model, x, use_cache: bool = True):
 
 @torch.inference_mode()
 def beam_search(model, x, k: int, alpha: float = 0.6, use_cache: bool = True):
-    """Captions (B, T) of x (B, 3, H, W): the k best beginnings of each are followed at once, ended ones too,
-    by log p(y|x) / ((5 + |y|) / 6)^α (Wu et al. 2016, eq. 14); without the divisor short ones would win."""
+    """Captions (B, T) of x (B, 3, H, W). For each image the k best beginnings are followed at once, also those
+    that have ended. The score is log p(y|x) / ((5 + |y|) / 6)^α (Wu et al. 2016, eq. 14); without the divisor
+    short captions would win."""
     model.eval()
-    memory = model.encode(x.repeat_interleave(k, dim=0))                # row b·k + i: number i of image b
+    memory = model.encode(x.repeat_interleave(k, dim=0))                # row b·k + i: beginning i of image b
     B, V, cache = len(x), len(model.embed_y.weight), model.new_cache(k * len(x)) if use_cache else None
     y, done = x.new_full((B * k, 1), BOS, dtype=torch.long), x.new_zeros(B * k, dtype=torch.bool)
     length, log_p = torch.zeros_like(y[:, 0]), torch.full((B, k), -math.inf, device=x.device)
-    log_p[:, 0] = 0                                                     # all k begin alike: one is enough
+    log_p[:, 0] = 0                                                     # all k are alike at first: one counts
     while y.size(1) < len(model.positions_y) + 1 and not done.all():
         new = next_word(model, y, memory, cache)                        # (B·k, V)
-        new[done] = -math.inf                                           # after the end only PAD, for certain
+        new[done] = -math.inf                                           # after the end comes PAD, with p = 1
         new[done, PAD] = 0
         length = length + ~done
         total = log_p.view(B * k, 1) + new
         score = total / ((5 + length[:, None]) / 6) ** alpha
         best = score.view(B, k * V).topk(k).indices                     # (B·k, V) -> (B, k · V) -> (B, k)
         log_p = total.view(B, k * V).gather(1, best)
-        row = (best // V + k * torch.arange(B, device=x.device)[:, None]).flatten()     # which one it goes on
+        row = (best // V + k * torch.arange(B, device=x.device)[:, None]).flatten()     # the old beginning
         word = (best % V).flatten()                                                     # (B, k) -> (B·k,)
         y, done, length = torch.cat([y[row], word[:, None]], dim=1), done[row] | (word == EOS), length[row]
         cache = cache[:, :, row] if use_cache else None
@@ -264,7 +269,7 @@ def beam_search(model, x, k: int, alpha: float = 0.6, use_cache: bool = True):
 
 
 def describe(model, images, cfg, at_once: int = 256) -> list:
-    """Captions of uint8 images (N, 3, H, W), lists of numbers: by beam search, or greedy if cfg.beam is 1."""
+    """Captions of uint8 images (N, 3, H, W) as lists of numbers, by beam search, or greedy if cfg.beam is 1."""
     training, rows = model.training, []
     progress = metrics.Progress("described", len(images))
     for part in images.split(at_once):
@@ -282,8 +287,9 @@ def write(model, words, images, cfg) -> list:                           # the sa
 
 @torch.inference_mode()
 def attention_maps(model, words, image, cfg):
-    """The words of the caption that the model gives an image, uint8 (3, H, W), and how much each, as it was
-    written, attended to each patch: (T, H/P, W/P), the mean over all heads of the decoder's layers."""
+    """(words, maps): the words of the caption that the model writes for an image, uint8 (3, H, W), and how much
+    each word, when it was written, attended to each patch: (T, H/P, W/P), the mean over all heads of all layers
+    of the decoder."""
     ids = [i for i in describe(model, image[None], cfg)[0] if i != EOS]
     y = torch.tensor([[BOS, *ids[:-1]]], device=model.positions_y.device)
     model.eval()(to_float(image[None].to(y.device)), y)
@@ -293,9 +299,9 @@ def attention_maps(model, words, image, cfg):
 
 # ---- the run
 def load(cfg, resume: bool = True, n_images: int | None = 1):
-    """(config, model, words, what to learn from, held-out data, checkpoint): of the run that was, or if not
-    `resume` of a new one. Held-out data: {name: Captioned}. n_images: faces to learn from (0: no data; None: as
-    many as the config says, which may be the checkpoint's)."""
+    """(config, model, words, [training data], held-out data, checkpoint) of the run in out_dir, or of a new run
+    if not `resume`. Held-out data: {name: Captioned}. n_images: faces to draw for training (0: no data; None:
+    as many as the config says, which may be the checkpoint's)."""
     cfg, state = own_checkpoint(cfg, "captioner", resume)
     if n_images is None:
         n_images = cfg.n_images
@@ -306,7 +312,7 @@ def load(cfg, resume: bool = True, n_images: int | None = 1):
     require(max(cfg.smoothing, cfg.dropout) < 1 and min(cfg.smoothing, cfg.dropout, cfg.alpha) >= 0,
             "--smoothing and --dropout must be at least 0 and below 1, --alpha at least 0")
     parts = load_captions(cfg.data, cfg.size, n_images) if n_images else ()
-    for part in parts:                  # of a face the captions that name every attribute
+    for part in parts:                  # for faces, only the captions that name every attribute
         part.captions = [texts[:FULL if part.attributes else None] for texts in part.captions]
     words = Words(state["words"]) if state else Words.of(chain(*parts[0].captions))
     test = {name: p for name, p in zip(("held out", "unseen combinations"), parts[1:]) if len(p.images)}
@@ -318,7 +324,7 @@ def load(cfg, resume: bool = True, n_images: int | None = 1):
 
 
 def to_score(cfg, test: dict) -> dict:
-    """Of each held-out set {name: Captioned} as many images as metrics.n_to_score says."""
+    """Each held-out set {name: Captioned} with as many images as metrics.n_to_score says."""
     n = metrics.n_to_score(cfg, len(test["held out"].images), "held-out images of each set")
     return {name: part.first(n) for name, part in test.items()}
 
@@ -354,7 +360,7 @@ def train(cfg: Config) -> dict:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            # log; now and then evaluate, sample, save
+            # evaluate, log, sample and save, each when it is due
             done, right = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -381,7 +387,7 @@ def train(cfg: Config) -> dict:
 
 
 def draw_attention(model, words, image, cfg):
-    """Into samples/attention.png: an image, and for each word of its caption what was looked at."""
+    """Draw into samples/attention.png: an image, and for each word of its caption where the model looked."""
     texts, maps = attention_maps(model, words, image, cfg)
     light = F.interpolate((maps / maps.amax((1, 2), keepdim=True))[:, None], scale_factor=cfg.patch)
     seen = (image * (0.15 + 0.85 * light)).byte()                       # (T, 1, H, W) -> (T, 3, H, W)
@@ -390,7 +396,7 @@ def draw_attention(model, words, image, cfg):
 
 
 def sample(cfg: Config) -> list:
-    """Describe --image, or else some held-out images, and draw where the words of the first looked."""
+    """Describe --image, or some held-out images, and draw where the model looked for the first caption."""
     cfg, model, words, _, test, _ = load(cfg, n_images=0 if cfg.image else 1)
     images = to_size(read_image(cfg.image), cfg.size).expand(1, 3, -1, -1) if cfg.image else \
         test["held out"].images[:cfg.n]
@@ -402,8 +408,8 @@ def sample(cfg: Config) -> list:
 
 
 def evaluate(cfg: Config) -> dict:
-    """The share of captions that are right, by the width of the beam; of faces also whether the model looks
-    at what it names: see caption_scores.places. Also in evaluate.json."""
+    """The share of captions that are right, by the width of the beam; for faces also whether the model looks at
+    what it names (see caption_scores.places). Also in evaluate.json."""
     (cfg, model, words, _, test, _), tables = load(cfg), {}
     for name, part in to_score(cfg, test).items():
         by_width = tables[f"{name}_right_with_a_beam_of"] = {}

@@ -1,21 +1,22 @@
-"""Conditional GAN: a DCGAN that draws what it is told to. It is train_gan.py with one idea more.
+"""Conditional GAN: a DCGAN that draws what it is told to. It is train_gan.py with one more idea.
 
-The labels y enter both networks: G draws an image that has them, D says if one is real and has them:
+Both networks read labels y: G draws an image with these labels, D says whether an image is real and has them:
 
     D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y))      (x, y) real, z ~ N(0, 1)
     G maximises  E log D(G(z|y)|y)
 
-Mirza & Osindero 2014, "Conditional generative adversarial nets". As theirs, G gets y beside z; in D each
-value adds its own weights to the last layer (Miyato & Koyama 2018, "cGANs with projection discriminator").
-With --loss=wgan-gp D is a critic without BatchNorm, whose slope is held at 1 (Gulrajani et al. 2017, eq. 3).
+Paper: Mirza & Osindero 2014, "Conditional generative adversarial nets". As there, G reads y beside z. In our
+D, each value adds weights of its own to the last layer (Miyato & Koyama 2018, "cGANs with projection
+discriminator"). With --loss=wgan-gp, D is a critic without BatchNorm, and a penalty holds the norm of its
+gradient at 1 (Gulrajani et al. 2017, eq. 3).
 
     python -m mini.cgan                                             faces
-    python -m mini.cgan sample --hair=blond --glasses=round         what you ask for
+    python -m mini.cgan sample --hair=blond --glasses=round         faces as you describe them
     python -m mini.cgan sample --vary=glasses --blend               the same z, from one value to another
-    python -m mini.cgan evaluate                                    are its images good to learn from?
-    git diff --no-index train_gan.py mini/cgan.py                   the lesson
+    python -m mini.cgan evaluate                                    can a classifier learn from its images?
+    git diff --no-index train_gan.py mini/cgan.py                   shows what is new here
 
-Times and scores: README.md. Read next: mini/cyclegan.py.
+Measured times and scores: README.md. Read before: train_gan.py. Read next: mini/cyclegan.py.
 """
 import copy
 from dataclasses import dataclass
@@ -39,30 +40,30 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 class Config(LabelConfig):
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, or a folder of sub-folders
-    size: int = 32              # height and width of the images (0: as they are)
-    n_images: int = 20000       # how many faces are drawn to learn from
+    size: int = 32              # height and width of the images in pixels (0: as they are)
+    n_images: int = 20000       # number of faces to draw for training
     # model
-    z_dim: int = 100            # random numbers that an image is made from
-    ngf: int = 48               # channels before G's last layer; doubled at each layer further from the image
-    ndf: int = 24               # channels after D's first layer; doubled at each layer further from the image
-    loss: Literal["bce", "wgan-gp"] = "bce"  # DCGAN's loss, or Wasserstein's with gradient penalty
+    z_dim: int = 100            # length of z, the random numbers that an image is made from
+    ngf: int = 48               # channels before G's last layer; twice as many at each layer before it
+    ndf: int = 24               # channels after D's first layer; twice as many at each layer after it
+    loss: Literal["bce", "wgan-gp"] = "bce"  # DCGAN's loss, or the Wasserstein loss with gradient penalty
     # optimisation
-    steps: int = 5000           # steps of D, and of G
-    batch_size: int = 32        # real images per step, and as many generated ones
-    lr: float = 2e-3            # Adam's learning rate at first, of both networks; it falls to 0
-    beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
-    noise: float = 0.1          # standard deviation at first of noise on what D sees; it falls to 0
-    ema: float = 0.995          # how much of G's average is kept at each step
+    steps: int = 5000           # optimiser steps of G, and as many of D (with wgan-gp five times as many)
+    batch_size: int = 32        # real images in a step, and as many generated ones
+    lr: float = 2e-3            # Adam's learning rate at the start, for both networks; it falls to 0
+    beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
+    noise: float = 0.1          # standard deviation of noise on D's images at the start; it falls to 0
+    ema: float = 0.995          # weight of the old average in the moving average of G's weights
     # run
     out_dir: str = "runs/cgan"  # folder of the run
-    # images to score (0: 2,048; in a run of fewer steps than usual, its share of them)
+    # images to score (0: 2,048, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
-    vary: str = ""              # an attribute: each row has one of its values, each column one z
-    blend: bool = False         # with vary: also go between the first two values, and beyond the second
+    vary: str = ""              # an attribute: a row for each of its values, a column for each z ("": none)
+    blend: bool = False         # with --vary: go from the first value to the second and beyond, in small steps
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "loss")
 
 
@@ -71,11 +72,11 @@ PRESETS = {"gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, ema=0.9
 
 # ---- the two networks
 class Generator(nn.Module):
-    """z (B, z_dim), y (B, V) -> images (B, C, S, S) in [-1, 1]. V: how many values all attributes have."""
+    """z (B, z_dim), y (B, V) -> images (B, C, S, S) in [-1, 1]. V: the number of values of all attributes."""
 
     def __init__(self, cfg, C: int, S: int, V: int):
         super().__init__()
-        z_y, width = cfg.z_dim + V, cfg.ngf * S // 8            # at 1 × 1, at 4 × 4
+        z_y, width = cfg.z_dim + V, cfg.ngf * S // 8            # channels at 1 × 1 and at 4 × 4 pixels
         layers = [nn.ConvTranspose2d(z_y, width, 4, 1, 0, bias=False),
                   nn.BatchNorm2d(width), nn.ReLU(True)]
         while width > cfg.ngf:
@@ -96,7 +97,7 @@ class Discriminator(nn.Module):
         super().__init__()
         width, wgan = cfg.ndf, cfg.loss == "wgan-gp"
         layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
-        while width < cfg.ndf * S // 8:                         # until 4 × 4
+        while width < cfg.ndf * S // 8:                         # until 4 × 4 pixels are left
             layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
                        nn.GroupNorm(1, 2 * width) if wgan else nn.BatchNorm2d(2 * width),
                        nn.LeakyReLU(0.2, True)]
@@ -111,7 +112,7 @@ class Discriminator(nn.Module):
 
 
 def init_weights(m):
-    """Radford et al. 2016, §4: all weights from a normal distribution with standard deviation 0.02."""
+    """All weights are drawn from a normal distribution with standard deviation 0.02 (Radford et al. 2016, §4)."""
     if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(m.weight, 0, 0.02)
     elif isinstance(m, nn.BatchNorm2d):
@@ -120,12 +121,13 @@ def init_weights(m):
 
 # ---- the game
 def bce(logits, y: int):
-    """Binary cross-entropy in nats from logits (B,): y = 1 if they should be real, 0 if generated."""
+    """Binary cross-entropy in nats from logits (B,): y is the right answer, 1 for real, 0 for generated."""
     return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, y))
 
 
 def gradient_penalty(D, real, fake, y, generator):
-    """E (|∇D(x̂|y)| − 1)², x̂ at random places between real and generated (Gulrajani et al. 2017, eq. 3)."""
+    """E (|∇D(x̂|y)| − 1)², for x̂ at random points between real and generated images (Gulrajani et al. 2017,
+    eq. 3)."""
     t = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
     between = torch.lerp(real, fake, t).requires_grad_()
     slope, = torch.autograd.grad(D(between, y).sum(), between, create_graph=True)
@@ -134,7 +136,7 @@ def gradient_penalty(D, real, fake, y, generator):
 
 @torch.no_grad()
 def update_average(average, model, keep: float):
-    """average ← keep · average + (1 − keep) · model for parameters; buffers (BatchNorm's) are copied."""
+    """average ← keep · average + (1 − keep) · model, for parameters; BatchNorm's buffers are copied."""
     for a, p in zip(average.parameters(), model.parameters()):
         a.lerp_(p, 1 - keep)
     for a, b in zip(average.buffers(), model.buffers()):
@@ -144,7 +146,8 @@ def update_average(average, model, keep: float):
 # ---- sampling
 @torch.no_grad()
 def draw(G, z, y, size: int):
-    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim) and y (n, V), on the CPU, each by itself."""
+    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim) and y (n, V), on the CPU. BatchNorm uses its
+    running means and variances, not those of the batch, so no image depends on the others."""
     G.eval()
     parts = zip(*(numbers.to(next(G.parameters()).device).split(256) for numbers in (z, y)))
     images = torch.cat([G(z_i, y_i).float().cpu() for z_i, y_i in parts])
@@ -183,7 +186,7 @@ def train(cfg: Config) -> dict:
     check_shape(state, C, S, learn.attributes)
     nets = make_nets(cfg, C, S, learn.attributes, state)
     G, D, average = nets.values()
-    judge = Judge(cfg, learn, held_out, n=2048)         # of the images that are drawn at the end
+    judge = Judge(cfg, learn, held_out, n=2048)         # it scores the images that are drawn at the end
     y = one_hot(held_out.labels[:max(judge.n, cfg.n)], learn.attributes)
     z = noise(len(y), cfg.z_dim, cfg.seed)
     opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
@@ -219,7 +222,8 @@ def train(cfg: Config) -> dict:
                 opt_d.zero_grad(set_to_none=True)
                 loss_d.backward()
                 opt_d.step()
-            # G maximises  E log D(G(z|y)|y),  or  E D(G(z|y)|y).  The gradient passes through D
+            # G maximises  E log D(G(z|y)|y),  or  E D(G(z|y)|y).  The gradient passes through D, but does
+            # not change its weights
             D.requires_grad_(False)
             with bf16:
                 logits = net_d(disturb(fake, sigma, data_rng), y_i).float()
@@ -230,8 +234,9 @@ def train(cfg: Config) -> dict:
             opt_g.step()
             even_out(G)
             D.requires_grad_(True)
-            update_average(average, G, min(cfg.ema, step / (step + 10)))    # short while there is little
-            # log; now and then draw, save
+            # the average is short at first, while there is little to average
+            update_average(average, G, min(cfg.ema, step / (step + 10)))
+            # log, sample and save, each when it is due
             done = step + 1
             with run.untimed():
                 if run.due(done, cfg.log_every):
@@ -266,25 +271,28 @@ def load(cfg):
 
 
 def sample(cfg: Config):
-    """Draw n images with the attributes asked for, any where none is; or a grid that varies one."""
+    """Draw n images with the values that flags ask for, and random other values; or with --vary, a grid."""
     G, size, attributes, cfg = load(cfg)
     n, path = 8 if cfg.vary else cfg.n, f"{cfg.out_dir}/samples/sample.png"
     labels = draw_labels(cfg, attributes, n)
-    z, y = noise(n, cfg.z_dim, cfg.seed), one_hot(labels, attributes)
+    z, y, names = noise(n, cfg.z_dim, cfg.seed), one_hot(labels, attributes), None
     if cfg.vary or cfg.blend:
         require(len(attributes.get(cfg.vary, [])) > 1, f"--vary: choose from {', '.join(attributes)}")
         column, values = list(attributes).index(cfg.vary), range(len(attributes[cfg.vary]))
         rows = [one_hot(labels.index_fill(1, torch.tensor(column), v), attributes) for v in values]
-        if cfg.blend:       # arithmetic: y + t · (second − first value), until t = 1.5
+        names = attributes[cfg.vary]
+        if cfg.blend:       # y + t · (second − first value), for t from 0 to 1.5
             rows = [torch.lerp(rows[0], rows[1], t) for t in torch.linspace(0, 1.5, 7)]
+            names = [f"t = {t:g}" for t in torch.linspace(0, 1.5, 7).tolist()]
         z, y, path = z.repeat(len(rows), 1), torch.cat(rows), path.replace("sample.", f"{cfg.vary}.")
-    write_png(path, sheet(draw(G, z, y, size)))
+    write_png(path, sheet(draw(G, z, y, size), row_names=names))
     print(f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
-    """Data augmentation: classifiers that learn from few real images, without and with 4,000 generated ones
-    (by a generator that has seen all real ones: it hands on what it learnt). Also in evaluate.json."""
+    """Data augmentation: the accuracy of classifiers that learn from few real images, without and with 4,000
+    generated ones. (The generator has seen all real images, so it passes on what it learnt from them.) Also in
+    evaluate.json."""
     from mini.studies.few_labels import from_few
     G, size, attributes, cfg = load(cfg)
     learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)

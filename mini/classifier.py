@@ -1,18 +1,19 @@
-"""A classifier: the discriminative model, what generative models are not; and the judge of what they make.
+"""A classifier: a discriminative model, unlike the generative ones; and the judge of what these draw.
 
-A discriminative model learns p(label | image): from 3,072 numbers to one of a few words. A generative model
-learns p(image), the whole picture: harder, and harder to score. So this small convolutional network serves as
-the judge (mini/utils/judge.py): it says which attributes an image has, and how far generated images are from
-real ones, by the Fréchet distance between its features of both. (FID is that distance with a large network's
-features, Heusel et al. 2017, "GANs trained by a two time-scale update rule"; ours cannot be compared with it.)
+A discriminative model learns p(label | image): it turns 3,072 numbers into one of a few words. A generative
+model learns p(image), the whole picture, which is harder, and harder to score. So this small convolutional
+network is the judge of generated images (mini/utils/judge.py): it says which attributes an image has. It also
+says how far generated images are from real ones, by the Fréchet distance between its features of both. (FID is
+that distance with the features of a large network, Heusel et al. 2017, "GANs trained by a two time-scale
+update rule"; ours cannot be compared with it.)
 
-The loss is the sum over attributes of the cross-entropy; for one image with the labels y₁ … y_A
+The loss is the sum over attributes of the cross-entropy; for one image with the labels y₁ … y_A it is
 
     L = −Σₐ log softmax(headₐ(features(x)))[yₐ]
 
     python -m mini.classifier                           faces
-    python -m mini.classifier sample --image=me.png     what does it see there?
-    python -m mini.classifier evaluate                  how few images would do?
+    python -m mini.classifier sample --image=me.png     which attributes does it see?
+    python -m mini.classifier evaluate                  how many images does it need?
 
 Measured times and scores: README.md. Read next: train_gan.py.
 """
@@ -35,23 +36,24 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 @dataclass
 class Config(RunConfig):
     # data
-    data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, a folder with sub-folders, IDX, .npz
-    size: int = 32              # height and width of the images (0: as they are)
-    n_images: int = 20000       # how many faces are drawn to learn from
+    # faces, mnist, fashion-mnist, cifar10, or your own: a folder with a sub-folder for each class, IDX or .npz
+    data: str = "faces"
+    size: int = 32              # height and width of the images in pixels (0: as they are)
+    n_images: int = 20000       # number of faces to draw for training
     # model
     width: int = 16             # channels after the first convolution
-    n_features: int = 64        # F, numbers that describe an image
+    n_features: int = 64        # F, the number of features of an image
     # optimisation
     steps: int = 400            # optimiser steps
-    batch_size: int = 128       # images per step
-    lr: float = 3e-3            # AdamW's learning rate at first; it falls to 0 in half a cosine
-    weight_decay: float = 0.05  # AdamW's, of all parameters
+    batch_size: int = 128       # images in a step
+    lr: float = 3e-3            # AdamW's learning rate at the start; it falls to 0 along half a cosine
+    weight_decay: float = 0.05  # of all parameters
     # run
-    out_dir: str = "runs/classifier"
+    out_dir: str = "runs/classifier"    # folder of the run
     # sampling
-    image: str = ""             # picture to read the attributes of
+    image: str = ""             # a picture, whose attributes `sample` prints
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "width", "n_features")
 
 
@@ -86,13 +88,13 @@ class Classifier(nn.Module):
 
 
 def loss_of(logits: list, labels):
-    """The sum over attributes of the mean cross-entropy in nats; logits as from Classifier, labels (B, A)."""
+    """The sum over attributes of the mean cross-entropy in nats. logits: from Classifier; labels (B, A)."""
     return sum(F.cross_entropy(of_one, y) for of_one, y in zip(logits, labels.T))
 
 
 @torch.no_grad()
 def predict(model, images, at_once: int = 512):
-    """(labels read (N, A), features (N, F)) of uint8 images (N, C, H, W), or of floats in [-1, 1]."""
+    """(predicted labels (N, A), features (N, F)) of images (N, C, H, W), uint8 or floats in [-1, 1]."""
     model.eval()
     device, labels, features = model.project.weight.device, [], []
     for x in images.split(at_once):
@@ -104,13 +106,13 @@ def predict(model, images, at_once: int = 512):
 
 
 def accuracy(model, images, labels) -> dict:
-    """{attribute: the share of images whose label is read right}; labels (N, A)."""
+    """{attribute: share of images whose label is predicted right}; labels (N, A)."""
     read, _ = predict(model, images)
     return share_right(model.attributes, read, labels.cpu())
 
 
 def share_right(attributes: dict, read, labels) -> dict:
-    """{attribute: how often two tensors of labels (N, A) agree}."""
+    """{attribute: share of rows in which two tensors of labels (N, A) agree}."""
     return dict(zip(attributes, (read == labels).double().mean(0).tolist()))
 
 
@@ -121,8 +123,8 @@ def check(cfg):
 
 
 def train(cfg: Config, data=None) -> dict:
-    """Train, and return what result.json holds; `data` is what load_images would return, if it is there
-    already. Raises UserError for input that cannot be used."""
+    """Train, and return what result.json holds. data: what load_images returns, if it is loaded already. Raises
+    UserError for input that cannot be used."""
     cfg, state = own_checkpoint(cfg, "classifier", cfg.resume)
     check(cfg)
     device = pick_device(cfg.device)
@@ -162,7 +164,7 @@ def train(cfg: Config, data=None) -> dict:
             loss.backward()
             # step
             optimizer.step()
-            # log; now and then evaluate, save
+            # evaluate, log and save, each when it is due
             done, mean = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -184,7 +186,7 @@ def train(cfg: Config, data=None) -> dict:
 
 
 def most_frequent(learn, labels) -> dict:
-    """{attribute: accuracy of always saying its most frequent value}, the baseline, where these are true."""
+    """The baseline: {attribute: accuracy of always predicting its most frequent value}; labels (N, A): true."""
     said = learn.labels.mode(dim=0).values
     return share_right(learn.attributes, said, labels)
 
@@ -198,7 +200,7 @@ def load(cfg):
 
 
 def sample(cfg: Config) -> dict:
-    """What the classifier sees in --image: {attribute: {value: probability}}, printed too."""
+    """What the classifier sees in --image: {attribute: {value: probability}}, which is also printed."""
     require(cfg.image, "which picture? Name it by --image=me.png")
     model, cfg, (C, size, _) = load(cfg)
     x = to_size(read_image(cfg.image), size)[None]                  # (1, 1 or 3, size, size)
@@ -214,7 +216,7 @@ def sample(cfg: Config) -> dict:
 
 
 def evaluate(cfg: Config) -> dict:
-    """How few images would do? Also in evaluate.json."""
+    """The accuracy after training on fewer images; also in evaluate.json."""
     from mini.studies.few_labels import from_few
     _, cfg, _ = load(cfg)
     table = from_few(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), few=(100, 300, 1000, 3000))

@@ -1,27 +1,30 @@
-"""CLIP: one network reads images, another reads text, and what belongs together gets the same vector.
+"""CLIP: one network reads images, another reads text, and what belongs together gets similar vectors.
 
-Both networks are Transformers: the one cuts an image into patches and takes them for words; the other reads
-the words of a caption. Each ends in a vector u or v of length 1. In a batch of B images with their captions
-all B² similarities are computed, and each image has to find its caption among B, each caption its image:
+Both networks are Transformers: one cuts an image into patches and reads them like words; the other reads the
+words of a caption. Each puts out a vector of length 1, u for an image and v for a caption. In a batch of B
+images and their captions, all B² similarities are computed. Each image has to find its caption among the B
+captions, and each caption its image:
 
     L = −½ [ 1/B Σᵢ log softmaxⱼ(s uᵢ·vⱼ)[i]  +  1/B Σⱼ log softmaxᵢ(s uᵢ·vⱼ)[j] ]
 
-s is learnt, at most 100. Many faces are "someone with glasses": where a batch holds a caption twice, the
-other one is no wrong answer, and neither softmax counts it. (To share the right answer evenly among them
-would leave CLIP's loss as it was: equal captions have equal vectors, so the sum is the same.) Afterwards the
-networks search images by text, and classify by names that nobody trained a classifier for (zero-shot).
+The scale s is learnt; it is at most 100. The caption "someone with glasses" fits many faces. If a batch holds a
+caption twice, the second one is not a wrong answer, so both softmaxes leave it out. (Sharing the right answer
+evenly among equal captions would not change CLIP's loss: they have equal vectors, so the sum is the same.)
+After training, the networks can search images by text, and classify images by the names of the classes,
+although no classifier was trained (zero-shot).
 
 Papers: Radford et al. 2021, "Learning transferable visual models from natural language supervision";
 Dosovitskiy et al. 2021, "An image is worth 16×16 words". Departures: GELU instead of its approximation
-x·σ(1.702 x); whole words instead of pieces; the equal captions above; images not cropped at random (§2.3).
+x·σ(1.702 x); whole words instead of pieces of words; equal captions are left out, as said above; the images
+are not cropped at random (§2.3).
 
     python -m mini.clip                                         faces and captions, made on the spot
     python -m mini.clip sample --prompt="a face with red hair and glasses"      the nearest of 1,000 images
-    python -m mini.clip sample --image=me.png                   the nearest captions, and what it sees
-    python -m mini.clip evaluate                                among how many? how much must a caption say?
+    python -m mini.clip sample --image=me.png                   the nearest captions, and the attributes
+    python -m mini.clip evaluate                                by number of images, and of attributes named
     python -m mini.clip --data=captions.tsv                     your own: an image's path, a tab, its caption
 
-Measured times and scores: README.md. Read before: train_gpt.py. Read next: captioner.py, text_to_image.py.
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/captioner.py.
 """
 import math
 import random
@@ -47,28 +50,28 @@ PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
 @dataclass
 class Config(RunConfig):
     # data
-    data: str = "faces"         # faces, or your own .tsv: on each line an image's path, a tab, a caption
-    size: int = 32              # height and width of the images
-    n_images: int = 20000       # how many faces are drawn to learn from
+    data: str = "faces"         # faces, or your .tsv file: on each line an image's path, a tab, its caption
+    size: int = 32              # height and width of the images in pixels
+    n_images: int = 20000       # number of faces to draw for training
     # model
-    patch: int = 4              # height and width of a patch
+    patch: int = 4              # height and width of a patch in pixels
     n_layer: int = 2            # blocks of each of the two Transformers
-    n_head: int = 4             # attention heads
-    n_embd: int = 128           # C: the width of both
-    n_joint: int = 64           # D: numbers in the vector of an image or a caption
+    n_head: int = 4             # attention heads in each block
+    n_embd: int = 128           # C, the width of both Transformers
+    n_joint: int = 64           # D, the length of the vector of an image or a caption
     # optimisation
     steps: int = 2000           # optimiser steps
-    batch_size: int = 128       # B: images, each with one of its captions
-    lr: float = 1e-3            # AdamW's learning rate at its peak
-    warmup: int = 100           # steps until it is there; then it falls to 0 in half a cosine
-    weight_decay: float = 0.1   # of matrices; not of biases, norms, and s
+    batch_size: int = 128       # B, images in a step, each with one of its captions
+    lr: float = 1e-3            # AdamW's peak learning rate
+    warmup: int = 100           # steps in which the learning rate rises to its peak; then it falls to 0 (half a cosine)
+    weight_decay: float = 0.1   # of matrices, but not of biases, norms and s
     # run
     out_dir: str = "runs/clip"  # folder of the run
     # sampling
-    prompt: str = ""            # what to look for; several with | between (empty: held-out captions)
-    image: str = ""             # or a picture whose nearest captions are wanted
+    prompt: str = ""            # text to search images by; | separates several ("": held-out captions)
+    image: str = ""             # a picture to search captions by, instead ("": none)
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "patch", "n_layer", "n_head", "n_embd", "n_joint")
 
 
@@ -100,7 +103,7 @@ class Block(nn.Module):
         C = cfg.n_embd
         self.ln_1, self.attn, self.ln_2 = nn.LayerNorm(C), Attention(cfg), nn.LayerNorm(C)
         self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
-        width, depth = C**-0.5, (2 * cfg.n_layer) ** -0.5               # 2 n_layer branches add up
+        width, depth = C**-0.5, (2 * cfg.n_layer) ** -0.5               # small, since 2 n_layer branches add up
         for linear, std in ((self.attn.qkv, width), (self.attn.out, width * depth),
                             (self.mlp[0], (2 * C) ** -0.5), (self.mlp[2], width * depth)):
             nn.init.normal_(linear.weight, std=std)
@@ -112,8 +115,8 @@ class Block(nn.Module):
 
 
 class ImageEncoder(nn.Module):
-    """The vision Transformer. A convolution whose stride is its size multiplies each patch by one matrix. In
-    front of the patches stands one learnt vector, the class token: what it has become is the image's."""
+    """The vision Transformer. A convolution whose stride is as large as its kernel multiplies each patch by the
+    same matrix. A learnt vector, the class token, stands before the patches. Its output is the image's vector."""
 
     def __init__(self, cfg, channels: int, size: int):
         super().__init__()
@@ -137,8 +140,8 @@ class ImageEncoder(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A causal Transformer: a word sees those before it, EOS sees all. What EOS has become is the caption's
-    vector. PAD stands behind EOS, where nothing that counts can see it: no other mask is needed."""
+    """A causal Transformer: each word sees the words before it, and EOS sees all of them. The output at EOS is
+    the caption's vector. PAD stands after EOS, where EOS cannot see it, so no other mask is needed."""
 
     def __init__(self, cfg, vocab_size: int, longest: int):
         super().__init__()
@@ -152,7 +155,7 @@ class TextEncoder(nn.Module):
     def forward(self, tokens):
         """Captions (B, T), each BOS, words, EOS, PAD …, to vectors (B, D)."""
         B, T = tokens.shape
-        causal = torch.full((T, T), -math.inf, device=tokens.device).triu(1)        # t sees keys ≤ t
+        causal = torch.full((T, T), -math.inf, device=tokens.device).triu(1)        # position t sees keys ≤ t
         x = self.words(tokens) + self.positions[:T]                     # (B, T, C)
         for block in self.blocks:
             x = block(x, causal)
@@ -184,8 +187,8 @@ def same_caption(tokens):
 
 
 def loss_of(u, v, log_scale, same):
-    """The symmetric loss, in nats, of vectors u of images and v of their captions, (B, D) each; ln B if they
-    tell nothing apart. `same` (B, B): what same_caption returns."""
+    """The symmetric loss, in nats, of vectors u of images and v of their captions, (B, D) each. It is ln B if
+    all vectors are alike. same (B, B): what same_caption returns."""
     logits = log_scale.exp() * u.float() @ v.float().T                  # (B, B): images by captions
     logits, own = logits.masked_fill(same, -math.inf), torch.arange(len(u), device=u.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -193,8 +196,8 @@ def loss_of(u, v, log_scale, same):
 
 # ---- batches, and the learning rate as a function of the step
 def draw_batch(images, tokens, B: int, generator):
-    """B different images (B, C, S, S) in [-1, 1], and of each one of its K captions (B, T), out of tokens
-    (N, K, L). Fewer if there are not so many."""
+    """B different images (B, C, S, S) in [-1, 1], or all if there are fewer, and for each image one of its K
+    captions (B, T), out of tokens (N, K, L)."""
     i = torch.randperm(len(images), generator=generator)[:B]
     j = torch.randint(tokens.size(1), (len(i),), generator=generator)
     tokens = tokens[i.to(tokens.device), j.to(tokens.device)]
@@ -219,7 +222,7 @@ def embed(encoder, inputs, at_once: int = 256):
 
 
 def numbers(words, texts: list, L: int = 0):
-    """Captions as (n, T) numbers, T ≤ L, if that is given; see Words.encode for what is refused."""
+    """Captions as token numbers (n, T), T ≤ L if L is given. Words.encode says what is refused."""
     return F.pad(words.encode_all(texts, L and L - 2), (1, 0), value=BOS)
 
 
@@ -228,8 +231,8 @@ def embed_texts(model, words, texts: list):
 
 
 def recall(similarity, right) -> dict:
-    """Of similarities (n, m) of n queries to m answers, where right (n, m) says which are right: the share of
-    queries that have a right one among the 1 and the 5 most similar; and by chance."""
+    """{"@k": share of queries with a right answer among the k most similar ones, "chance@k": the same by
+    chance}, for k = 1 and k = 5. similarity (n, m): of n queries to m answers; right (n, m): is it right?"""
     (n, m), r, row = similarity.shape, right.sum(1).double(), {}
     for k in sorted({min(k, m) for k in (1, 5)}):
         found = right.gather(1, similarity.topk(k).indices).any(1)
@@ -239,8 +242,9 @@ def recall(similarity, right) -> dict:
 
 
 def retrieval(model, words, part, n: int = 256) -> dict:
-    """{direction: recall} among the first n images and the first caption of each, of faces a full one. Right
-    is every true caption: also that of a face with the same values; of your own data, with equal words."""
+    """{direction: recall} among the first n images and the first caption of each (for faces, a full caption).
+    Every true caption counts as right: for faces also that of another face with the same values, for your own
+    data also one with the same words."""
     texts = [captions[0] for captions in part.captions[:n]]
     right = fits(part.allowed[:n, 0], part.labels[:n], part.attributes).T if part.attributes else \
         torch.tensor([[text == other for other in texts] for text in texts])
@@ -258,9 +262,10 @@ def value_vectors(model, words, name: str, n: int = 16):
 
 
 def zero_shot(model, words, learn, part) -> dict:
-    """{attribute: {"model": the share of images whose nearest value by prompts is the right one, "baseline":
-    that of always saying the most frequent of `learn`}}; and for "all six": the share of images whose nearest
-    description, of those of all combinations of values, is right, and one in so many."""
+    """{attribute: {"model": share of images for which the value with the nearest prompts is right, "baseline":
+    share if the most frequent value of `learn` is always predicted}}. For "all six", "model" is the share of
+    images whose nearest description, among those of all combinations of values, is right; "baseline" is
+    chance, 1 / the number of combinations."""
     u, rows = embed(model.image, part.images), {}
     for a, name in enumerate(ATTRIBUTES):
         true, said = part.labels[:, a], (u @ value_vectors(model, words, name).T).argmax(1)
@@ -276,7 +281,7 @@ def zero_shot(model, words, learn, part) -> dict:
 
 # ---- the run
 def load_data(cfg, state):
-    """(Words, three Captioned as by load_captions, each with `tokens` (N, K, L): its captions as numbers)."""
+    """(Words, the three Captioned of load_captions), each with `tokens` (N, K, L): its captions as numbers."""
     parts = load_captions(cfg.data, cfg.size, cfg.n_images)
     flat = [[text for captions in part.captions for text in captions] for part in parts]
     words = Words(state["words"]) if state else Words.of(text for texts in flat for text in texts)
@@ -289,8 +294,8 @@ def load_data(cfg, state):
 
 
 def make_model(cfg, shape, state):
-    """The model, with the weights of a checkpoint if there is one. shape: channels, size, number of words,
-    and most of them in a caption, BOS and EOS counted."""
+    """The model, with the weights of a checkpoint if there is one. shape: channels, size, number of words, and
+    the length of the longest caption, with BOS and EOS."""
     torch.manual_seed(cfg.seed)
     model = CLIP(cfg, *shape)
     if state:
@@ -300,7 +305,7 @@ def make_model(cfg, shape, state):
 
 def make_optimizer(model, cfg):
     groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": cfg.weight_decay},
-              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]   # and ln s
+              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]   # ln s, too
     return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), eps=1e-6)        # table 18
 
 
@@ -338,8 +343,8 @@ def train(cfg: Config) -> dict:
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                model.log_scale.clamp_(max=math.log(100))               # else training can run away (§2.5)
-            # log; now and then evaluate, search, save
+                model.log_scale.clamp_(max=math.log(100))               # otherwise training can diverge (§2.5)
+            # evaluate, log, sample and save, each when it is due
             done, score = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -347,8 +352,9 @@ def train(cfg: Config) -> dict:
                 if score is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, s=model.log_scale.exp().item(), recall=score)
                 if run.due(done, cfg.sample_every):
-                    found = sheet(to_float(nearest(model, words, examples, tried)), min(8, len(tried)))
-                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", found)
+                    found = to_float(nearest(model, words, examples, tried))
+                    picture = sheet(found, min(8, len(tried)), row_names=examples)
+                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stop = run.stopping(done)
                 if score is not None or stop:
                     run.save(done, model, [optimizer], data_rng, shape=shape, words=words.state(),
@@ -377,35 +383,37 @@ def table(rows: dict) -> str:
 
 
 def nearest(model, words, texts: list, images, n: int = 8):
-    """For each text the n nearest of the images (N, …), or all N, the nearest first: (texts · n, …)."""
+    """For each text the n nearest images, the nearest first, out of images (N, …): (texts · n, …)."""
     similarity = embed_texts(model, words, texts) @ embed(model.image, images).T    # (texts, N)
     return images[similarity.topk(min(n, len(images))).indices.flatten()]
 
 
 def load(cfg):
-    """(config, model, words, data, checkpoint) of the run that was; the data with one face to learn from."""
+    """(config, model, words, data, checkpoint) of the run in out_dir; only one face is drawn for training."""
     cfg, state = own_checkpoint(cfg, "clip")
     model, words = make_model(cfg, state["shape"], state).eval(), Words(state["words"])
     return cfg, model, words, load_captions(cfg.data, cfg.size, n_faces=1), state
 
 
 def sample(cfg: Config) -> str:
-    """Print the captions nearest to --image, and its values by prompts; or write into samples/search.png the
-    images nearest to --prompt, out of 1,000: of faces half of combinations never seen."""
+    """Print the captions nearest to --image, and the values of its attributes; or draw into samples/search.png
+    the images nearest to --prompt, out of 1,000. Half of the faces have combinations of values never seen in
+    training."""
     cfg, model, words, (learn, held_out, unseen), state = load(cfg)
     if cfg.image:
         return read(cfg, model, words, held_out)
     texts = read_prompts(cfg.prompt) if cfg.prompt else state["examples"]
     images = torch.cat([held_out.images[:500], unseen.images[:500], learn.images])[:1000]
     found = to_float(nearest(model, words, texts, images, 16 if len(texts) == 1 else 8))
-    write_png(path := f"{cfg.out_dir}/samples/search.png", sheet(found, min(8, len(images))))
+    picture = sheet(found, min(8, len(images)), row_names=texts)        # one text: beside its first row
+    write_png(path := f"{cfg.out_dir}/samples/search.png", picture)
     text = "\n".join([*texts, f"the nearest of {len(images):,} images, the nearest first: {path}"])
     print(text)
     return text
 
 
 def read(cfg, model, words, held_out) -> str:
-    """What the model says of --image: the nearest five of the held-out captions, each attribute's value."""
+    """What the model says of --image: the five nearest held-out captions, and the value of each attribute."""
     image = to_size(read_image(cfg.image), held_out.images.size(2)).expand(3, -1, -1)[None]
     texts = list(dict.fromkeys(text for captions in held_out.captions for text in captions))
     u = embed(model.image, image)                                       # (1, D)
@@ -419,8 +427,8 @@ def read(cfg, model, words, held_out) -> str:
 
 
 def evaluate(cfg: Config) -> dict:
-    """Recall@1 of text to image by the number of images to choose from; and of the ten images nearest to a
-    partial caption the share that fit it, by how many attributes it names. Also in evaluate.json."""
+    """Recall@1 from text to image, by the number of images to choose from; and the share of the ten images
+    nearest to a partial caption that fit it, by the number of attributes that it names. Also in evaluate.json."""
     cfg, model, words, (_, held_out, unseen), _ = load(cfg)
     tables = {}
     for name, part in {"held_out": held_out, "never_seen": unseen}.items():
@@ -436,8 +444,8 @@ def evaluate(cfg: Config) -> dict:
 
 
 def partial_captions(model, words, part, k: int = 10) -> tuple:
-    """Two tables {attributes named: share} over the partial captions that at least k images fit: of the k
-    nearest images, and of all images, the share that fit."""
+    """Two tables {number of attributes named: share of images that fit}: among the k images nearest to a partial
+    caption, and among all images. Only captions that at least k images fit are counted."""
     texts = [text for captions in part.captions for text in captions[FULL:]]
     allowed = part.allowed[:, FULL:].flatten(0, 1)                      # (N, PARTIAL, V) -> (N · PARTIAL, V)
     true = fits(allowed, part.labels, part.attributes)                  # (N · PARTIAL, N)

@@ -1,18 +1,20 @@
-"""CycleGAN: from one kind of image to another and back, learnt without a single pair.
+"""CycleGAN: it translates one kind of image into another and back, and learns this without any pairs.
 
-Blond faces and black-haired ones, but nobody twice: what would this face look like with black hair? Two
-generators translate, G_ab from domain A to B and G_ba back; D_a and D_b say of each patch of an image whether
-it is from their domain. Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation using
-cycle-consistent adversarial networks". With a from A and b from B, the generators minimise
+There are faces with blond hair and others with black hair, but nobody is shown with both. What would a blond
+face look like with black hair? Two generators translate: G_ab from domain A to B, G_ba from B to A. Two
+discriminators, D_a and D_b, say of each patch of an image whether it is from their domain. Paper: Zhu, Park,
+Isola & Efros 2017, "Unpaired image-to-image translation using cycle-consistent adversarial networks". With a
+from A and b from B, the generators minimise
 
-    E (D_b(G_ab(a)) − 1)² + E (D_a(G_ba(b)) − 1)²                   they pass for the other domain's (eq. 1)
-    + λ_cycle (E |G_ba(G_ab(a)) − a| + E |G_ab(G_ba(b)) − b|)       what was there can be had back   (eq. 2)
-    + λ_identity (E |G_ab(b) − b| + E |G_ba(a) − a|)                what fits already stays          (§5.2)
+    E (D_b(G_ab(a)) − 1)² + E (D_a(G_ba(b)) − 1)²                   translations should look real    (eq. 1)
+    + λ_cycle (E |G_ba(G_ab(a)) − a| + E |G_ab(G_ba(b)) − b|)       the way back gives the original  (eq. 2)
+    + λ_identity (E |G_ab(b) − b| + E |G_ba(a) − a|)                what fits already should stay    (§5.2)
 
-and D_b minimises (E (D_b(b) − 1)² + E D_b(G_ab(a))²) / 2, D_a likewise (§4; Mao et al. 2017, "LSGAN"). The
-first term alone would be content with any face of B, whoever was given. Departures: the images are small, so
-the networks are too, and halve less often; larger batches, fewer steps and a higher rate; as in train_gan.py,
-kernels of 4 where G doubles the size, kept even, against a checkerboard.
+and D_b minimises (E (D_b(b) − 1)² + E D_b(G_ab(a))²) / 2, D_a likewise (§4; Mao et al. 2017, "LSGAN"). With
+the first term alone, G_ab could draw any face of B, whatever face it is given. Our departures: the images are
+small, so the networks are smaller, too, and halve them less often; the batches are larger, the steps fewer and
+the learning rate higher. As in train_gan.py, G has kernels of 4 where it doubles the size, and they are kept
+even, to avoid a checkerboard.
 
     python -m mini.cyclegan                                             blond hair <-> black hair
     python -m mini.cyclegan --data_a=glasses=none --data_b=glasses=round        or any two values
@@ -20,7 +22,7 @@ kernels of 4 where G doubles the size, kept even, against a checkerboard.
     python -m mini.cyclegan sample --image=me.png --direction=ab        or without an image, a grid
     python -m mini.cyclegan evaluate                                    which term is needed for what?
 
-Measured times and scores: README.md. Read before: train_gan.py; next: train_diffusion.py.
+Measured times and scores: README.md. Read before: train_gan.py. Read next: mini/vae.py.
 """
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,43 +42,45 @@ from mini.utils.metrics import n_to_score
 from mini.utils.png import read_image, write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 
-HELD_OUT, SHARES = 512, ["right", "kept", "worst"]      # faces of each domain for the scores; what is in %
+HELD_OUT, SHARES = 512, ["right", "kept", "worst"]      # held-out faces of each domain; scores printed in %
 
 
 @dataclass
 class Config(RunConfig):
     # data
     data_a: str = "hair=blond"  # domain A: an attribute of faces and its value, or your own folder of images
-    data_b: str = "hair=black"  # domain B, likewise
-    size: int = 32              # height and width of the images (0: as they are)
-    n_images: int = 4000        # how many faces of each domain are drawn to learn from
+    data_b: str = "hair=black"  # domain B, in the same way
+    size: int = 32              # height and width of the images in pixels (0: as they are)
+    n_images: int = 4000        # number of faces of each domain to draw for training
     # model
-    ngf: int = 32               # channels of G at full size; doubled at each halving of the image
-    halvings: int = 1           # how often G halves the image (paper: 2, of 128 or 256 pixels)
-    blocks: int = 3             # residual blocks, where the image is smallest (paper: 6 or 9)
-    ndf: int = 32               # channels after D's first layer; doubled at each further one
-    d_halvings: int = 2         # how often D does: its patches are 34 pixels wide (1: 16; 3, the paper's: 70)
+    ngf: int = 32               # channels of G at full size; twice as many after each halving of the image
+    halvings: int = 1           # how often G halves the size of the image (paper: 2, for 128 or 256 pixels)
+    blocks: int = 3             # residual blocks of G, where the image is smallest (paper: 6 or 9)
+    ndf: int = 32               # channels after D's first layer; twice as many after each further one, up to 8 ×
+    # how often D halves the image; with 2, its patches are 34 pixels wide (1: 16; 3, as in the paper: 70)
+    d_halvings: int = 2
     # optimisation
-    steps: int = 2000           # steps of the generators, and of the discriminators
-    batch_size: int = 8         # images of each domain per step (paper: 1)
-    lr: float = 1e-3            # Adam's learning rate, of all networks
-    constant: float = 0.5       # for which part of the steps it stays; from there it falls to 0
-    beta1: float = 0.5          # Adam's: how much of the old mean gradient is kept
-    lambda_cycle: float = 10.0      # weight of the cycle term (0: no such term)
-    lambda_identity: float = 5.0    # weight of the identity term (0: no such term)
-    pool: int = 50              # translated images kept to be shown to D again (0: only new ones)
+    steps: int = 2000           # optimiser steps of the generators, and as many of the discriminators
+    batch_size: int = 8         # images of each domain in a step (paper: 1)
+    lr: float = 1e-3            # Adam's learning rate at the start, for all networks
+    constant: float = 0.5       # fraction of the steps before the learning rate falls; then it falls linearly to 0
+    beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
+    lambda_cycle: float = 10.0      # weight of the cycle term in the loss (0: no such term)
+    lambda_identity: float = 5.0    # weight of the identity term in the loss (0: no such term)
+    pool: int = 50              # translated images that are kept and shown to D again (0: only new ones)
     # run
     out_dir: str = "runs/cyclegan"  # folder of the run
-    # held-out images of each domain to score (0: all; in a run of fewer steps, their share)
+    # held-out images of each domain to score (0: all, or proportionally fewer if --steps is below its
+    # default)
     n_test: int = 0
     # sampling
-    image: str = ""             # picture to translate (default: n held-out ones)
+    image: str = ""             # picture to translate ("": n held-out images)
     direction: Literal["ab", "ba"] = "ab"  # from A to B, or from B to A
-    n: int = 8                  # images in a row
+    n: int = 8                  # held-out images in a row
     # evaluation
-    ablation_steps: int = 0     # steps of each of the four runs (0: as many as the run's own)
+    ablation_steps: int = 0     # optimiser steps of each run that `evaluate` compares (0: as many as --steps)
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("data_a", "data_b", "size", "n_images", "ngf", "halvings", "blocks", "ndf",
              "d_halvings")
 
@@ -86,7 +90,7 @@ PRESETS = {"gpu": dict(size=64, ngf=64, halvings=2, blocks=6, ndf=64, d_halvings
 
 # ---- the networks
 class ResBlock(nn.Module):
-    """x + f(x), at the edge on reflected pixels."""
+    """x + f(x). At the edges of the image, f reads reflected pixels."""
 
     def __init__(self, C: int):
         super().__init__()
@@ -99,8 +103,8 @@ class ResBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Images (B, C, S, S) in [-1, 1] -> images alike (Zhu et al. 2017, §7.2: c7s1, d, R, u, c7s1). Each
-    normalisation is over the pixels of one channel of one image: no image depends on the others."""
+    """Images (B, C, S, S) in [-1, 1] -> images of the same shape and range (Zhu et al. 2017, §7.2: c7s1, d, R,
+    u, c7s1). Each norm is over the pixels of one channel of one image, so no image depends on the others."""
 
     def __init__(self, cfg, C: int):
         super().__init__()
@@ -122,8 +126,8 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Images (B, C, S, S) -> (B, 1, P, P): of P × P overlapping patches, is each real (1) or translated (0)?
-    PatchGAN (Isola et al. 2017, §3.2.2): it judges texture and colour, the cycle keeps the rest in place."""
+    """Images (B, C, S, S) -> (B, 1, P, P): is each of P × P overlapping patches real (1) or translated (0)? This
+    PatchGAN (Isola et al. 2017, §3.2.2) judges texture and colour; the cycle term keeps the rest in place."""
 
     def __init__(self, cfg, C: int):
         super().__init__()
@@ -141,7 +145,7 @@ class Discriminator(nn.Module):
 
 
 def init_weights(m):
-    """Zhu et al. 2017, §7.1: all weights from a normal distribution with standard deviation 0.02."""
+    """All weights are drawn from a normal distribution with standard deviation 0.02 (Zhu et al. 2017, §7.1)."""
     if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(m.weight, 0, 0.02)
         if m.bias is not None:
@@ -150,25 +154,25 @@ def init_weights(m):
 
 # ---- the game
 def least_squares(verdict, y: int):
-    """E (D(x) − y)² over images and patches: y = 1 if they should be real, 0 if translated (§4)."""
+    """E (D(x) − y)² over images and patches: y is the wanted verdict, 1 for real, 0 for translated (§4)."""
     return (verdict.float() - y).square().mean()
 
 
 def distance(x, y):
-    """E |x − y| over images and pixels: of both the cycle and the identity term."""
+    """E |x − y| over images and pixels, in the cycle term and in the identity term."""
     return (x.float() - y.float()).abs().mean()
 
 
 class ImagePool:
-    """What D sees of the translated images: half new ones, half some that the generators made a while ago, so
-    that D does not forget what it has seen through already (Shrivastava et al. 2017, §2.3)."""
+    """The translated images that D sees: half of them are new, and half were made a while ago, so that D does
+    not forget how to recognise those (Shrivastava et al. 2017, §2.3)."""
 
     def __init__(self, size: int, images=()):
         self.size, self.images = size, list(images)             # each (C, S, S)
 
     def exchange(self, new, rng):
-        """A batch (B, C, S, S) for D: each new image itself, or, once the pool is full, as often an older one
-        in whose place it is kept."""
+        """A batch (B, C, S, S) for D. Until the pool is full, D is shown each new image, and the pool keeps it.
+        After that, for half of the new images D is shown an older one, whose place in the pool they take."""
         batch = []
         for image in new.detach():
             if len(self.images) < self.size:
@@ -181,7 +185,7 @@ class ImagePool:
 
 
 def learning_rate(cfg, step: int) -> float:
-    """At first constant, then in a straight line to 0 (§7.1)."""
+    """The learning rate at a step: it is constant at first, then falls linearly to 0 (§7.1)."""
     return cfg.lr * min(1, (1 - step / cfg.steps) / (1 - cfg.constant))
 
 
@@ -190,11 +194,11 @@ def learning_rate(cfg, step: int) -> float:
 class Domain:
     learn: torch.Tensor         # uint8 (N, C, S, S)
     held_out: torch.Tensor      # uint8 (M, C, S, S)
-    labels: torch.Tensor | None     # (M, 6), of the held-out images if they are faces
-    nuisance: torch.Tensor | None   # (M, 10), what else they have been drawn from
+    labels: torch.Tensor | None     # (M, 6): labels of the held-out images, if they are faces
+    nuisance: torch.Tensor | None   # (M, 10): the other numbers that they were drawn from
 
     def first(self, n: int):
-        """The same with the first n of the held-out images."""
+        """This domain with only the first n of its held-out images."""
         if self.labels is None:
             return replace(self, held_out=self.held_out[:n])
         return replace(self, held_out=self.held_out[:n], labels=self.labels[:n],
@@ -202,8 +206,8 @@ class Domain:
 
 
 def load_domain(source: str, size: int, n: int, which: int) -> Domain:
-    """Domain number `which`, 0 or 1, of what --data_a or --data_b names. Of no face in it there is one in the
-    other domain that differs by an attribute only. Raises UserError for what is no data."""
+    """The domain that --data_a or --data_b names; which: 0 for A, 1 for B. No face of it occurs in the other
+    domain with only an attribute changed. Raises UserError if there is no such data."""
     attribute, is_faces, value = source.partition("=")
     if not is_faces or Path(source).exists():
         learn, held_out = load_images(source, size)
@@ -213,7 +217,7 @@ def load_domain(source: str, size: int, n: int, which: int) -> Domain:
     require(value in values, f"{source}: the values of {attribute} are {', '.join(values)}")
     require(n > 0, f"--n_images={n}: at least one face is needed to learn from")
     parts = []
-    for m, first in ((n, 0), (HELD_OUT, 10**7)):                     # the held-out faces begin far behind
+    for m, first in ((n, 0), (HELD_OUT, 10**7)):                     # held-out faces have much higher numbers
         labels, nuisance = draw_parameters(m, seed=1, first=first + m * which)
         labels[:, list(ATTRIBUTES).index(attribute)] = values.index(value)
         parts += [render(labels, nuisance, size or 32), labels, nuisance]
@@ -221,12 +225,12 @@ def load_domain(source: str, size: int, n: int, which: int) -> Domain:
 
 
 def load_domains(cfg):
-    """(A, B), of the same number of channels. Raises UserError if they cannot be translated."""
+    """(A, B), with the same number of channels. Raises UserError if one cannot be translated to the other."""
     require(cfg.data_a != cfg.data_b, f"--data_a and --data_b are both {cfg.data_a}: bring two")
     a, b = (load_domain(source, cfg.size, cfg.n_images, which)
             for which, source in enumerate([cfg.data_a, cfg.data_b]))
     C = max(a.learn.size(1), b.learn.size(1))
-    for domain in (a, b):       # one in colour, and the gray one gets three channels
+    for domain in (a, b):       # if one is in colour, a gray one gets three channels
         domain.learn, domain.held_out = (x.expand(-1, C, -1, -1) for x in (domain.learn, domain.held_out))
     require(a.learn.shape[1:] == b.learn.shape[1:], f"--data_a={cfg.data_a} and --data_b={cfg.data_b} "
             "differ in size; set --size")
@@ -234,17 +238,17 @@ def load_domains(cfg):
 
 
 def truth(cfg, x, y, n: int | None = None):
-    """The first n held-out faces of domain x as they would be in y, their labels (n, 6) and images, uint8
-    (n, C, S, S); None and () for domains that differ otherwise."""
+    """The first n held-out faces of domain x as they would be in y: their labels (n, 6) and their images, uint8
+    (n, C, S, S). (None, ()) unless both are domains of faces that differ in one attribute."""
     if not (attribute := same_attribute(cfg, x, y)):
         return None, ()
     labels, column = x.labels[:n].clone(), list(ATTRIBUTES).index(attribute)
-    labels[:, column] = y.labels[0, column]                     # all of y have the same
+    labels[:, column] = y.labels[0, column]                     # all faces of y have this value
     return labels, render(labels, x.nuisance[:n], x.held_out.size(2))
 
 
 def same_attribute(cfg, *domains) -> str:
-    """The attribute in which two domains of faces differ; '' for others, of which nobody knows the truth."""
+    """The attribute in which two domains of faces differ; '' for others, whose true translations are unknown."""
     (of_a, *_), (of_b, *_) = (source.split("=") for source in (cfg.data_a, cfg.data_b))
     return of_a if of_a == of_b and all(d.labels is not None for d in domains) else ""
 
@@ -252,17 +256,18 @@ def same_attribute(cfg, *domains) -> str:
 # ---- translating, and the scores
 @torch.no_grad()
 def translate(G, images):
-    """What G makes of images (n, C, S, S) in [-1, 1], on the CPU."""
+    """G's translations of images (n, C, S, S) in [-1, 1], on the CPU."""
     device = next((p.device for p in G.parameters()), "cpu")
     return torch.cat([G(part.to(device)).float().cpu() for part in images.split(128)])
 
 
 def score(G_ab, G_ba, cfg, a, b, judge) -> dict:
-    """{"a → b": {name: number}, "b → a": …} on held-out images. `judge`: reads faces, or None.
+    """{"a → b": {name: number}, "b → a": …} on held-out images. judge: the judge of faces, or None.
 
-    right, kept, worst: in what share of the translations the judge reads the attribute as the target's, and
-    the others as they were (the mean over these, and the least); PSNR in dB and SSIM from the true
-    translation, which no real data has and the renderer knows; cycle, identity: what the two terms measure.
+    right: the share of translations in which the judge reads the attribute that the target domain has. kept,
+    worst: the share in which it reads the other attributes as they were, as a mean over these attributes and
+    for the worst of them. PSNR (in dB) and SSIM: from the true translation, which real data does not have, but
+    the renderer knows. cycle, identity: what these two terms of the loss measure.
     """
     scores = {}
     for name, G, back, x, y in (("a → b", G_ab, G_ba, a, b), ("b → a", G_ba, G_ab, b, a)):
@@ -281,8 +286,8 @@ def score(G_ab, G_ba, cfg, a, b, judge) -> dict:
 
 
 def to_score(cfg, a, b):
-    """(A, B, judge): the domains with as many held-out images as are scored; the judge of faces,
-    or None where there is nothing that it could read."""
+    """(A, B, judge): the domains with as many held-out images as are scored; and the judge of faces,
+    or None if the domains are not faces that differ in one attribute."""
     n = n_to_score(cfg, max(len(a.held_out), len(b.held_out)), "held-out images of each domain")
     judge = None
     if same_attribute(cfg, a, b):
@@ -291,13 +296,17 @@ def to_score(cfg, a, b):
 
 
 def copying(*given) -> dict:
-    """The scores of handing back what was given, to compare with. Arguments: as of `score`."""
+    """The scores if each image is returned unchanged, as a baseline. Arguments: as of `score`, from cfg on."""
     rows = score(nn.Identity(), nn.Identity(), *given)
     return {f"{name}, copied": row for name, row in rows.items()}
 
 
+ROW_NAMES = ["given", "translated", "back", "truth"]        # of what `pictures` returns
+
+
 def pictures(nets, x, direction: str, true=()):
-    """Images x (n, C, S, S) in [-1, 1]; translated; translated back; the true translations, uint8, if any."""
+    """Images x (n, C, S, S) in [-1, 1], then their translations, these translated back, and the true
+    translations (given as uint8), if there are any."""
     there, back = (nets["G_" + d] for d in (direction, direction[::-1]))
     made = translate(there, x)
     return torch.cat([x, made, translate(back, made), *([to_float(true)] if len(true) else [])])
@@ -359,22 +368,23 @@ def train(cfg: Config) -> dict:
         for step in range(run.first, cfg.steps):
             # learning rate
             opt_g.param_groups[0]["lr"] = opt_d.param_groups[0]["lr"] = learning_rate(cfg, step)
-            # batch: images of A and of B that have nothing to do with each other
+            # batch: images of A and of B, which are not pairs
             batches = []
             for images in (images_a, images_b):
                 i = torch.randint(len(images), (cfg.batch_size,), generator=data_rng).to(device)
                 batches.append(to_float(images[i]))
             a, b = batches
 
-            discriminators.requires_grad_(False)    # the gradient passes through them
+            discriminators.requires_grad_(False)    # the gradient passes through them, but they do not learn
             with autocast(device, cfg.matmul):
-                # ---- adversarial: translations pass for images of the other domain
-                fake_b, same_b = G_ab(torch.cat([a, b])).chunk(2)   # two at once, which is faster: to G
-                fake_a, same_a = G_ba(torch.cat([b, a])).chunk(2)   # every image is by itself
+                # ---- adversarial: translations should look like images of the other domain. G translates two
+                # batches at once, which is faster; no image depends on the others
+                fake_b, same_b = G_ab(torch.cat([a, b])).chunk(2)
+                fake_a, same_a = G_ba(torch.cat([b, a])).chunk(2)
                 g_loss = least_squares(D_b(fake_b), 1) + least_squares(D_a(fake_a), 1)
-                # ---- cycle: there and back again
+                # ---- cycle: a translation, translated back, should be the original
                 cycle = distance(G_ba(fake_b), a) + distance(G_ab(fake_a), b)
-                # ---- identity: what is from the domain that G translates to stays as it is
+                # ---- identity: an image that is in the target domain already should stay as it is
                 identity = distance(same_b, b) + distance(same_a, a)
             # ---- G minimises the sum
             loss_g = g_loss + cfg.lambda_cycle * cycle + cfg.lambda_identity * identity
@@ -385,7 +395,7 @@ def train(cfg: Config) -> dict:
             even_out(generators)
             discriminators.requires_grad_(True)
 
-            # ---- D: real images are 1, translated ones 0, half of which are from the pool
+            # ---- D: real images should give 1, and translated ones 0; half of these are from the pool
             with autocast(device, cfg.matmul):
                 seen_a, seen_b = (pool.exchange(fake.float(), data_rng)
                                   for pool, fake in ((pool_a, fake_a), (pool_b, fake_b)))
@@ -395,14 +405,16 @@ def train(cfg: Config) -> dict:
             opt_d.zero_grad(set_to_none=True)
             d_loss.backward()
             opt_d.step()
-            # log; now and then draw, save
+            # log, sample and save, each when it is due
             done = step + 1
             with run.untimed():
                 if run.due(done, cfg.log_every):
                     values = g_loss, d_loss, cycle, identity
                     run.log(done, **{name: value.item() for name, value in zip(titles, values)})
                 if run.due(done, cfg.sample_every):
-                    picture = sheet(torch.cat([pictures(nets, *rows) for rows in fixed]), columns=n)
+                    shown = [pictures(nets, *rows) for rows in fixed]
+                    names = [name for x in shown for name in ROW_NAMES[:len(x) // n]]
+                    picture = sheet(torch.cat(shown), columns=n, row_names=names)
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stop = run.stopping(done)
                 if stop or run.due(done, cfg.eval_every):
@@ -419,8 +431,9 @@ def train(cfg: Config) -> dict:
 
 
 def sample(cfg: Config):
-    """Translate --image, or n held-out ones, in --direction, to samples/ab.png or ba.png. In rows: what was
-    given, its translation, this translated back, and the true translation of faces."""
+    """Translate --image, or n held-out images, in --direction, into samples/ab.png or ba.png. The rows are the
+    given images, their translations, these translated back, and for faces the true translations; of a single
+    image they are side by side."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
     C, S = state["shape"]
     check(cfg, S)
@@ -432,18 +445,23 @@ def sample(cfg: Config):
         from_to = load_domains(cfg)[::1 if cfg.direction == "ab" else -1]
         x, true = from_to[0].held_out[:cfg.n], truth(cfg, *from_to, cfg.n)[1]
     path = f"{cfg.out_dir}/samples/{cfg.direction}.png"
-    write_png(path, sheet(pictures(nets, to_float(x), cfg.direction, true), columns=len(x)))
+    shown = pictures(nets, to_float(x), cfg.direction, true)
+    if len(x) > 1:
+        picture = sheet(shown, columns=len(x), row_names=ROW_NAMES)
+    else:
+        picture = sheet(shown, column_names=ROW_NAMES)          # side by side
+    write_png(path, picture)
     print(f"wrote {path}: what was given; translated; translated back" + "; the truth" * (len(true) > 0))
 
 
 def evaluate(cfg: Config) -> dict:
-    """Which term is needed for what? The same training without the cycle, without the identity term and with
-    neither: the means of both directions, also in evaluate.json. These runs, and their samples, are kept in
-    folders of their own in out_dir; what was interrupted goes on."""
+    """Which term is needed for what? The scores of the same training without the cycle term, without the
+    identity term, and without both, as means over both directions; also in evaluate.json. Each run, with its
+    samples, is kept in a folder of its own in out_dir. An interrupted run goes on."""
     cfg, state = own_checkpoint(cfg, "cyclegan")
     check(cfg, state["shape"][1])
     a, b, judge = to_score(cfg, *load_domains(cfg))
-    n_test = max(len(a.held_out), len(b.held_out))              # as many after fewer steps
+    n_test = max(len(a.held_out), len(b.held_out))              # the same number, also after fewer steps
     steps = cfg.ablation_steps or cfg.steps
     no_cycle, no_identity, rows = dict(lambda_cycle=0.0), dict(lambda_identity=0.0), {}
     for name, weights in {"full": {}, "no cycle": no_cycle, "no identity": no_identity,
@@ -465,7 +483,7 @@ def evaluate(cfg: Config) -> dict:
 
 
 def mean(rows: dict) -> dict:
-    """Of rows {name: {column: number}} the mean of each column."""
+    """The mean of each column over rows {name: {column: number}}."""
     return {column: sum(row[column] for row in rows.values()) / len(rows)
             for column in next(iter(rows.values()))}
 

@@ -1,23 +1,24 @@
 """Fine-tuning: a GPT that has read much learns from a few hundred labels to tell good reviews from bad ones.
 
-The last token's vector has seen the whole text: a linear head on it gives the logits of the classes.
+The vector of the last token has seen the whole text. A linear head turns it into the logits of the classes.
 
     L = −log softmax(W_head · h_T)[label]      in nats; a head that knows nothing scores ln(number of classes)
 
-What else may change: nothing (frozen); the last block; all; or, LoRA, a small addition to each weight matrix.
-Without any labels the GPT can be asked which of two continuations it finds likelier (zero-shot).
+Besides the head, each method trains other weights: none (frozen), those of the last block (last), all weights
+(all), or a small addition to each weight matrix (lora). Without any labels, the GPT can say which of two
+continuations it finds likelier (zero-shot). The addition of LoRA is
 
-    W′ = W + (α/r) · B A,    A (r, in) random, B (out, r) zero at first: training begins with W′ = W
+    W′ = W + (α/r) · B A,    A (r, in) random, B (out, r) zero at first, so training begins with W′ = W
 
-Papers: Radford et al. 2018 (GPT, §3.2; departure: the head's loss alone); Hu et al. 2021, "LoRA".
+Papers: Radford et al. 2018 (GPT, §3.2; departure: only the head's loss); Hu et al. 2021, "LoRA".
 
-    python -m mini.finetune                                       film reviews; makes its own GPT first, once
+    python -m mini.finetune                                       film reviews; first trains its own GPT, once
     python -m mini.finetune sample --text="The cast was anything but dull."
-    python -m mini.finetune evaluate                              other draws of the labels; fewer, and more
+    python -m mini.finetune evaluate                              other, fewer, and more labelled texts
     python -m mini.finetune --reviews=mine.tsv                    your own: text, tab, label
     python -m mini.finetune --init_from=gpt2/model.safetensors    published weights
 
-Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/bert.py.
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/music.py.
 """
 import copy
 import hashlib
@@ -48,33 +49,34 @@ class Config(RunConfig):
     reviews: str = "reviews"    # reviews, or your own: a TSV file of text, tab, label
     few: int = 300              # labelled texts to learn from (0: all)
     # model
-    init_from: str = ""         # the GPT: a checkpoint.pt of train_gpt.py, or GPT-2's model.safetensors
-    # steps of training the GPT that is made if there is none (0: 800, at most ten times --steps)
+    # the GPT to build on: a checkpoint.pt of train_gpt.py, or GPT-2's model.safetensors ("": trains one)
+    init_from: str = ""
+    # optimiser steps of the GPT that it trains itself (0: 800, but at most ten times --steps)
     base_steps: int = 0
-    block_size: int = 96        # T, its context
-    rank: int = 8               # r, of LoRA
-    alpha: float = 16.0         # α, of LoRA
+    block_size: int = 96        # T, the context of this GPT, in tokens
+    rank: int = 8               # r of LoRA, the rank of the additions
+    alpha: float = 16.0         # α of LoRA, which scales the additions
     # optimisation
     steps: int = 200            # optimiser steps of each method
-    batch_size: int = 32        # texts per step
-    warmup: int = 20            # steps until the rate is at its peak; from there it falls to 0
-    dropout: float = 0.1        # in the blocks
+    batch_size: int = 32        # texts in a step
+    warmup: int = 20            # steps in which the learning rate rises to its peak; then it falls linearly to 0
+    dropout: float = 0.1        # of embeddings, attention weights, and what blocks add to x
     # run
     out_dir: str = "runs/finetune"  # folder of the run
-    # held-out texts to score (0: all; in a run shorter than usual, its share)
+    # held-out texts to score (0: all, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
-    text: str = ""              # a text to judge
-    method: Literal["frozen", "last", "all", "lora", "scratch"] = "all"  # whose weights judge it
+    text: str = ""              # a text to classify
+    method: Literal["frozen", "last", "all", "lora", "scratch"] = "all"  # the method whose weights are used
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("reviews", "few", "init_from", "base_steps", "block_size", "rank", "alpha")
 
 
 PRESETS = {}
-RATES = dict(frozen=1e-2, last=2e-3, all=1e-3, lora=5e-3, scratch=1e-3)     # AdamW's, at the peak
-BASE_STEPS = 800                    # of the GPT to build on, if --base_steps does not say
-SECONDS_A_STEP = 0.2                # of training it, on two cores
+RATES = dict(frozen=1e-2, last=2e-3, all=1e-3, lora=5e-3, scratch=1e-3)     # AdamW's peak learning rates
+BASE_STEPS = 800                    # optimiser steps of the GPT to build on, if --base_steps is 0
+SECONDS_A_STEP = 0.2                # of its training, on two CPU cores
 CONTINUATIONS = {"good": " It was a delight.", "bad": " It was a mess."}    # zero-shot
 
 
@@ -101,8 +103,8 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, idx, length):
-        """Logits (B, n_classes) for texts idx (B, T), of which the first `length` (B,) tokens count. What
-        fills up a row stands behind the text, where the causal mask lets no token of the text look."""
+        """Logits (B, n_classes) for texts idx (B, T), of which the first `length` (B,) tokens count. The tokens
+        that fill up a row stand after the text, where the causal mask hides them from the text."""
         x = self.gpt.hidden(idx)                                                    # (B, T, C)
         last = x[torch.arange(len(x), device=x.device), length - 1]                 # (B, T, C) -> (B, C)
         return self.head(last)
@@ -115,7 +117,8 @@ def matrices(gpt):
 
 
 def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
-    """The classifier as a method begins: a copy of the base. Only what it trains asks for gradients."""
+    """The classifier with which a method begins: a copy of the base, or for "scratch" a new GPT. Only what the
+    method trains gets gradients."""
     require(min(cfg.rank, cfg.batch_size) > 0 <= cfg.dropout < 1, "sizes must be > 0, dropout below 1")
     torch.manual_seed(cfg.seed)
     gpt = train_gpt.GPT(base.cfg, len(base.wte.weight)) if method == "scratch" else copy.deepcopy(base)
@@ -132,7 +135,7 @@ def prepare(method: str, base, n_classes: int, cfg) -> Classifier:
 
 
 def merge(model: Classifier) -> Classifier:
-    """LoRA's additions put into the matrices, for good: a plain GPT again."""
+    """The model with LoRA's additions added to its matrices for good: its GPT is a plain one again."""
     for part, name, layer in matrices(model.gpt):
         if isinstance(layer, LoRA):
             layer.linear.weight.data += layer.scale * layer.B @ layer.A             # (out, r) @ (r, in)
@@ -140,7 +143,7 @@ def merge(model: Classifier) -> Classifier:
     return model
 
 
-# ---- what a text is taken for
+# ---- classifying texts
 @torch.no_grad()
 def predict(model, idx, length, at_once: int = 128):
     """Logits (N, n_classes) of texts (N, T)."""
@@ -155,8 +158,8 @@ def predict(model, idx, length, at_once: int = 128):
 
 @torch.no_grad()
 def zero_shot(base, tokenizer, texts, names: list):
-    """Labels (N,): the continuation that a text makes likelier, argmax_c log p(c | text) − log p(c) (Holtzman
-    et al. 2021, "Surface form competition", eq. 2)."""
+    """Labels (N,): for each text the continuation c that it makes likelier, argmax_c log p(c | text) − log p(c)
+    (Holtzman et al. 2021, "Surface form competition", eq. 2)."""
     base.eval()
     scores = []
     for tail in (CONTINUATIONS[name] for name in names):
@@ -174,10 +177,10 @@ def zero_shot(base, tokenizer, texts, names: list):
     return torch.stack(scores).argmax(dim=0)
 
 
-# ---- the base
+# ---- the GPT to build on
 def base_steps(cfg) -> int:
-    """Steps of training the GPT to build on: as --base_steps says; if it says 0, BASE_STEPS, but at
-    most ten times the steps of the run itself, so that a short trial needs no long preparation."""
+    """The number of optimiser steps of the GPT to build on: --base_steps; if that is 0, BASE_STEPS, but
+    at most ten times the steps of the run itself, so that a short trial needs no long preparation."""
     require(cfg.base_steps >= 0, f"--base_steps={cfg.base_steps} must be at least 0")
     if cfg.base_steps > 0:
         return cfg.base_steps
@@ -185,7 +188,7 @@ def base_steps(cfg) -> int:
 
 
 def make_base(cfg, state=None):
-    """(GPT, tokenizer) to build on: a checkpoint's, --init_from's, or one trained here, kept under runs/."""
+    """(GPT, tokenizer) to build on: from a checkpoint, from --init_from, or trained here and kept under runs/."""
     if state:
         base = train_gpt.GPT(train_gpt.Config(**state["sizes"]), len(state["base"]["wte.weight"]))
         base.load_state_dict(state["base"])
@@ -213,7 +216,8 @@ def make_base(cfg, state=None):
 
 # ---- the run
 def train(cfg: Config) -> dict:
-    """Train by every method, on the same batches, and return what result.json holds. May raise UserError."""
+    """Train by every method, on the same batches, and return what result.json holds. Raises UserError for input
+    that cannot be used."""
     cfg, state = own_checkpoint(cfg, "finetune", cfg.resume)
     if not state and not cfg.init_from:
         cfg = replace(cfg, base_steps=base_steps(cfg))  # so that the checkpoint holds the number
@@ -256,7 +260,7 @@ def train(cfg: Config) -> dict:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 losses[method], seconds[method] = loss.item(), seconds[method] + time.perf_counter() - start
-            # log; now and then save
+            # log and save, each when it is due
             done = step + 1
             with run.untimed():
                 if run.due(done, cfg.log_every):
@@ -283,7 +287,7 @@ def train(cfg: Config) -> dict:
 
 
 def sample(cfg: Config) -> dict:
-    """What --text is taken for, by the weights of --method: {label: probability}, printed too."""
+    """{label: probability} for --text, by the weights of --method; also printed."""
     require(cfg.text, 'which text? Name it by --text="The cast was not dull."')
     cfg, state = own_checkpoint(cfg, "finetune")
     base, tokenizer = make_base(cfg, state)
@@ -296,7 +300,7 @@ def sample(cfg: Config) -> dict:
 
 
 def evaluate(cfg: Config) -> dict:
-    """Accuracy by the draw of the labelled texts, and by their number; also in evaluate.json."""
+    """Accuracy with other random labelled texts, and with fewer and more of them; also in evaluate.json."""
     (cfg, _), tables = own_checkpoint(cfg, "finetune"), {}
     for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (cfg.few // 3, 1), (cfg.few * 3, 1)):
         own = replace(cfg, few=few, seed=seed, resume=False, out_dir=f"{cfg.out_dir}/few{few}-seed{seed}")

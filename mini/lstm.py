@@ -25,7 +25,8 @@ plain gradient descent. c is the paper's state s_c, i and o are its gates y_in a
     python -m mini.lstm sample --prompt="About Pia, her friend Ivan, a red lamp"
     python -m mini.lstm evaluate                        the loss by the number of tokens read before
 
-Measured times and scores: README.md. Read beside it: git diff --no-index train_gpt.py mini/lstm.py.
+Measured times and scores: README.md. Read next: train_gpt.py; what it changes:
+git diff --no-index mini/lstm.py train_gpt.py.
 """
 import math
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ import torch.nn.functional as F
 # texts and tokenizers, the command line, devices, scores, the folder of a run: this file can be
 # followed without reading them
 from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_starts, read_corpus
-from mini.data.text.story_scores import first_story, story_report, story_scores
+from mini.data.text.story_scores import story_report, story_scores, with_reading
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, matmul_precision, pick_device
@@ -441,7 +442,7 @@ def train(cfg: Config, corpus=None) -> dict:
 
         # what it writes: of stories enough to count how many hold together
         texts = write(model, tokenizer, n=256 if corpus.stories else 0)
-        shown = [first_story(text) for text in texts[:2]] if corpus.stories else texts[:1]
+        shown = [with_reading(text) for text in texts[:2]] if corpus.stories else texts[:1]
         run.say("\n" + "\n\n".join(shown) + "\n")
 
         # scores, each beside its baseline: the loss beside that of Kneser–Ney, which predicts a

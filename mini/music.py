@@ -1,28 +1,30 @@
-"""Music Transformer: a language model of what the keys of a piano do, with relative attention.
+"""Music Transformer: a language model of piano music, with relative attention.
 
-A piece is a row of events: key down, key up, time passes, how loud. A model of the next event is a model of
-music, as one of the next word is of texts; the loss is GPT's:
+A piece is a sequence of events: a key goes down, a key goes up, time passes, the loudness changes. A model of
+the next event is a model of music, just as a model of the next word is a model of texts. The loss is GPT's:
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)      in nats; a model that knows nothing scores ln V
 
-What is new is how positions enter. Music repeats itself: what matters is not where an event stands, but how
-far back its like was. So no position is added to x; each head learns a vector eᵣ for each distance r instead:
+The new idea is how positions enter. Music repeats itself: it matters little where an event stands, but much how
+far back a similar event was. So no position is added to x. Instead, each head learns a vector eᵣ for each
+distance r:
 
     logit(i, j) = qᵢ · (kⱼ + eᵢ₋ⱼ) / √hs      for the keys j ≤ i, at most T − 1 back
 
-All qᵢ · eᵢ₋ⱼ come from one product and a skew (§3.4 of the paper), with no tensor of (T, T, hs). And as
-nothing depends on where the piece began, the window slides along, and a piece may be longer than it.
+One product and a skew give all qᵢ · eᵢ₋ⱼ (§3.4 of the paper), without a tensor of shape (T, T, hs). Nothing
+depends on where the piece began, so the window can slide along a piece that is longer than the window.
 
 Papers: Huang et al. 2018, "Music Transformer"; Oore et al. 2018 (the events). Departures: pre-norm; Muon
 trains the matrices (see train_gpt.py); the window slides when it is full.
 
     python -m mini.music                                        our own tunes
-    python -m mini.music --data=my_midis --transpose=5          a folder of .mid files, in more keys
+    python -m mini.music --data=my_midis --transpose=5          your folder of .mid files, moved to other keys
     python -m mini.music sample --wav                           .mid, piano roll, and sound
     python -m mini.music sample --primer=piece.mid --primer_seconds=8
-    python -m mini.music evaluate                               what does looking back buy? loss by position
+    python -m mini.music evaluate                               the loss by the number of events before
 
-Measured times and scores: README.md. Read beside it: git diff --no-index train_gpt.py mini/music.py.
+Measured times and scores: README.md. Read before: train_gpt.py; what is new here:
+git diff --no-index train_gpt.py mini/music.py. Read next: mini/assistant.py.
 """
 import math
 from dataclasses import dataclass
@@ -47,40 +49,40 @@ from mini.utils.run import Run, own_checkpoint, restore
 class Config(RunConfig):
     # data
     data: str = "tunes"            # tunes, or a folder of .mid files
-    pieces: int = 6000             # how many tunes are made
-    transpose: int = 0             # raise or lower what is learnt from by up to so many semitones, at random
+    pieces: int = 6000             # number of tunes to make, a tenth of them held out
+    transpose: int = 0             # training pieces are raised or lowered at random, by up to so many semitones
     # model
-    block_size: int = 384          # T, the window: how many events the model sees at once
+    block_size: int = 384          # T, the window: the number of events that the model sees at once
     n_layer: int = 4               # blocks
-    n_head: int = 4                # attention heads per block
+    n_head: int = 4                # attention heads in each block
     n_embd: int = 128              # C, the width
     # optimisation
     steps: int = 2200              # optimiser steps
-    batch_size: int = 10           # sequences per step
+    batch_size: int = 10           # sequences in a step
     muon_lr: float = 0.04          # Muon's peak learning rate, for the matrices of the blocks
-    lr: float = 0.01               # AdamW's peak learning rate, for the rest
-    warmup: int = 10               # steps until the rate is at its peak
-    hold: float = 0.4              # the fraction of the run after the warm-up without a fall
-    momentum: float = 0.85         # Muon's: how much of the old direction is kept
-    beta2: float = 0.99            # AdamW's: how much of the old mean squared gradient is kept
-    grad_clip: float = 1.0         # largest norm of the gradient (0: no limit)
-    dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to the stream
+    lr: float = 0.01               # AdamW's peak learning rate, for all other parameters
+    warmup: int = 10               # steps in which the learning rate rises to its peak
+    hold: float = 0.4              # then it stays there for this fraction of the rest, and falls to 0
+    momentum: float = 0.85         # of Muon: the weight of old gradients in their moving average
+    beta2: float = 0.99            # of AdamW: the weight of old squared gradients in their average
+    grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
+    dropout: float = 0.0           # of embeddings, attention weights, and what blocks add to x
     # run
     out_dir: str = "runs/music"    # folder of the run
-    # held-out pieces to score (0: all; in a run shorter than usual, its share)
+    # held-out pieces to score (0: all, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
-    primer: str = ""               # a .mid file whose beginning is to be continued
-    primer_seconds: float = 8.0    # how much of it
-    tokens: int = 800              # events to write at most; a piece may end before
+    primer: str = ""               # a .mid file whose beginning is continued ("": none)
+    primer_seconds: float = 8.0    # length of this beginning in seconds
+    tokens: int = 800              # events to write at most; a piece may end earlier
     samples: int = 4               # pieces to write
-    temperature: float = 0.9       # 0: always the likeliest event; 1: as the model believes; above: wilder
+    temperature: float = 0.9       # 0: always the likeliest event; 1: the model's probabilities
     top_k: int = 0                 # draw from the k likeliest events only (0: all)
-    top_p: float = 0.95            # draw from the likeliest events that together have this probability
+    top_p: float = 0.95            # draw from the fewest events that together have this probability
     cache: bool = True             # keep past keys and values: the same music, faster
-    wav: bool = False              # write sound, too
+    wav: bool = False              # also write the pieces as sound
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("pieces", "transpose", "block_size", "n_layer", "n_head", "n_embd")
 
 
@@ -90,11 +92,13 @@ PRESETS = {"gpu": dict(n_layer=6, n_head=8, n_embd=512, block_size=1024, batch_s
 
 # ---- the network
 def skew(x):
-    """Products with every distance (…, T, S), to where their keys are: out[t, j] = x[t, T − 1 − t + j].
+    """Move the products with every distance, (…, T, S), to the columns of their keys: out[t, j] =
+    x[t, T − 1 − t + j].
 
-    Column c of x belongs to the distance S − 1 − c. Row t must move T − 1 − t places to the left, one less
-    than the row above. A column of padding makes the rows longer by one; cut anew in the old length, each
-    begins one later. What slides in at a row's end stands for keys after the query: only then, the mask.
+    Column c of x belongs to the distance S − 1 − c. Row t must move T − 1 − t places to the left, one place less
+    than the row above it. So a column of padding is added, which makes the rows longer by one. All numbers are
+    then written in one line, and the line, without its first T numbers, is cut into rows of the old length. What
+    moves in at the end of a row belongs to keys after the query, which the mask hides.
     """
     *rest, T, S = x.shape
     x = F.pad(x, (1, 0)).flatten(-2)                            # (…, T, S) -> (…, T·(S + 1))
@@ -120,8 +124,9 @@ class RelativeAttention(nn.Module):
         if past is not None:
             kv = torch.cat([past, kv], dim=3)                   # (2, B, nh, S, hs), S = n + T keys
         k, v = kv
-        S = k.size(2)                                           # E's last row is distance 0; zeros stand
-        E = F.pad(self.E, (0, 0, max(0, S - self.E.size(1)), 0))[:, -S:]    # for masked ones: (nh, S, hs)
+        # E's last row is for distance 0; zeros stand for distances that are masked
+        S = k.size(2)
+        E = F.pad(self.E, (0, 0, max(0, S - self.E.size(1)), 0))[:, -S:]    # (nh, S, hs)
         att = q @ k.transpose(2, 3) + skew(q @ E.transpose(1, 2))           # (B, nh, T, S)
         att = F.softmax(att + mask, dim=-1)
         y = self.dropout(att) @ v                               # (B, nh, T, S) @ (B, nh, S, hs)
@@ -141,7 +146,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm: the residual stream x itself is never normalised, only what attention and MLP read of it."""
+    """Pre-norm: x itself is never normalised, only the copies of it that attention and MLP read."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -165,14 +170,14 @@ class MusicTransformer(nn.Module):
                 and 0 <= cfg.dropout < 1,
                 f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
-        self.wte = nn.Embedding(vocab_size, C)                  # what an event means
+        self.wte = nn.Embedding(vocab_size, C)                  # a vector for each event
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList(Block(cfg) for _ in range(L))
         self.ln_f = nn.LayerNorm(C)
         self.lm_head = nn.Linear(C, vocab_size, bias=False)
-        self.lm_head.weight = self.wte.weight                   # tied: one matrix reads and writes events
+        self.lm_head.weight = self.wte.weight                   # tied: one matrix for both
         for name, p in self.named_parameters():
-            if name.endswith("c_proj.weight"):                  # 2L branches add up in the residual stream
+            if name.endswith("c_proj.weight"):                  # smaller, since 2L branches add up in x
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * L))
             elif p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
@@ -180,13 +185,14 @@ class MusicTransformer(nn.Module):
                 nn.init.zeros_(p)
 
     def forward(self, idx, targets=None, cache=None):
-        """Logits (B, T, V) for tokens idx (B, T), the mean loss in nats for targets (B, T) if given.
+        """(logits (B, T, V) of the next token after each of idx (B, T), the mean loss in nats for targets
+        (B, T), if given).
 
-        With a cache, a list (empty at first) that this call fills, idx are the new tokens only; keys and
-        values of those before, as many as the window holds, are in the cache.
+        A cache is a list, empty at first, which this call fills. With it, idx holds the new tokens only; the
+        keys and values of earlier tokens, as many as the window holds, are in the cache.
         """
         T, W = idx.size(1), self.cfg.block_size
-        n = cache[0].size(3) if cache else 0                    # keys from before
+        n = cache[0].size(3) if cache else 0                    # number of keys in the cache
         x = self.dropout(self.wte(idx))                                         # (B, T, C)
         back = n + torch.arange(T, device=idx.device)[:, None] - torch.arange(n + T, device=idx.device)
         mask = torch.zeros(T, n + T, device=idx.device).masked_fill((back < 0) | (back >= W), -math.inf)
@@ -201,7 +207,7 @@ class MusicTransformer(nn.Module):
 
 # ---- optimisers, and the learning rate as a function of the step
 def make_optimizers(model, cfg):
-    """AdamW for all but the matrices inside the blocks, and Muon for those."""
+    """[AdamW, Muon]: Muon for the matrices inside the blocks, AdamW for all other parameters."""
     qkv = [block.attn.c_attn.weight for block in model.h]
     matrices = [p for p in model.h.parameters() if p.ndim == 2]
     matrices = [p for p in matrices if not any(p is q for q in qkv)]
@@ -212,20 +218,20 @@ def make_optimizers(model, cfg):
 
 
 def lr_factor(step: int, cfg) -> float:
-    """The learning rate at a step as a fraction of its peak: linear warm-up, then a fall to 0."""
+    """The learning rate at a step as a fraction of its peak: it rises, stays, and falls linearly to 0."""
     t = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)    # 0 -> 1
     return min((step + 1) / (cfg.warmup + 1), 1.0, (1 - t) / max(1e-9, 1 - cfg.hold))
 
 
 # ---- batches, and the loss on held-out pieces
 def draw_batch(tokens, T: int, B: int, transpose: int, generator):
-    """B random stretches of the music, x (B, T), and the same one event later, y (B, T); each is raised or
-    lowered by up to `transpose` semitones: a tune is the same in another key."""
+    """Random pieces of the music, x (B, T), and the same pieces one event later, y (B, T). Each is raised or
+    lowered at random by up to `transpose` semitones, since a tune is the same in another key."""
     start = torch.randint(len(tokens) - T, (B,), generator=generator)
     pieces = tokens[(start[:, None] + torch.arange(T + 1)).to(tokens.device)]   # (B, T + 1)
     if transpose:
         up = torch.randint(-transpose, transpose + 1, (B, 1), generator=generator).to(tokens.device)
-        pitch = pieces % midi.NOTE_OFF                          # of note-on and note-off alike
+        pitch = pieces % midi.NOTE_OFF                          # the same for note-on and note-off
         moved = pieces - pitch + (pitch + up).clamp(0, midi.NOTE_OFF - 1)
         pieces = torch.where(pieces < midi.SHIFT, moved, pieces)
     return pieces[:, :-1], pieces[:, 1:]
@@ -233,8 +239,9 @@ def draw_batch(tokens, T: int, B: int, transpose: int, generator):
 
 @torch.no_grad()
 def held_out_loss(model, tokens, at_once: int = 4096):
-    """Loss in nats summed at each position of the window, and how many tokens were predicted there: two
-    tensors (T,). It predicts tokens[1:] in consecutive windows, each begun with an empty context."""
+    """(loss, count), two tensors (T,): the sum of the losses in nats at each position of the window, and how
+    many tokens were predicted there. tokens[1:] are predicted in consecutive windows, each of which begins with
+    no context."""
     model.eval()
     T = model.cfg.block_size
     pad = -(len(tokens) - 1) % T            # fills up the last window, ignored in the loss
@@ -308,7 +315,7 @@ def train(cfg: Config) -> dict:
     cfg, state = own_checkpoint(cfg, "music", cfg.resume)
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
-    begin_with(cfg)                                             # refuses a wrong primer now, not after hours
+    begin_with(cfg)                                             # so that a wrong primer is refused now
     pieces, held_out_pieces, beat = read_corpus(cfg.data, cfg.pieces)
     n_test = metrics.n_to_score(cfg, len(held_out_pieces), "held-out pieces")
     held_out_pieces = held_out_pieces[:n_test]
@@ -344,7 +351,7 @@ def train(cfg: Config) -> dict:
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            # log; now and then evaluate, sample, save
+            # evaluate, log, sample and save, each when it is due
             done, val_loss = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -371,7 +378,7 @@ def train(cfg: Config) -> dict:
 
 
 def write(model, cfg) -> list:
-    """cfg.samples pieces, the same at every call: each a list of notes, the primer's included."""
+    """cfg.samples pieces, the same at every call: each is a list of notes, with those of the primer."""
     first = begin_with(cfg)
     ids = torch.tensor([first] * cfg.samples, device=model.wte.weight.device)
     generator = torch.Generator().manual_seed(cfg.seed)
@@ -395,7 +402,7 @@ def load(cfg):
 
 
 def sample(cfg: Config) -> list:
-    """Write pieces into out_dir, and print what they keep of key and metre."""
+    """Write pieces into out_dir, and print how well they keep to a key and a metre."""
     model, beat, cfg = load(cfg)
     with fast_vectors(model):
         pieces = write(model, cfg)
@@ -409,7 +416,7 @@ def sample(cfg: Config) -> list:
 
 
 def evaluate(cfg: Config) -> dict:
-    """What looking back buys: held-out loss by the number of events before; also in evaluate.json."""
+    """The held-out loss by the number of events that the model has read before; also in evaluate.json."""
     model, _, cfg = load(cfg)
     _, pieces, _ = read_corpus(cfg.data, cfg.pieces)
     pieces = pieces[:metrics.n_to_score(cfg, len(pieces), "held-out pieces")]

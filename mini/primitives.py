@@ -1,16 +1,16 @@
 """The layers below the models in plain tensor operations: what nn.Conv2d, AdamW … do inside.
 
-This file is the floor below the models. The models take these layers from torch, where they
-are fast, but where their formulas are hidden in compiled code. Here each layer is its
-formula, to be read. No model imports this file. Only tests/test_primitives.py does: it
-compares every function, and its gradient, with torch's.
+The models take these layers from torch, where they are fast, but where their formulas are
+hidden in compiled code. Here each layer is written as its formula, to be read. No model
+imports this file. Only tests/test_primitives.py does: it compares every function, and its
+gradient, with torch's.
 
 There are no classes here: what torch keeps inside a module (weights, running statistics,
 moments) comes in as an argument and goes out as a result. There are no gradients either:
 autograd derives them from these lines.
 
-In which order to read it. Every function uses only what stands above it, so read from top
-to bottom, or just before a model the part that it is built on:
+The order of reading: every function uses only what stands above it, so you can read from
+top to bottom. Or read, before a model, the part that it is built on:
 
     train_gan.py         convolutions, batch_norm
     mini/lstm.py         softmax, cross_entropy, dropout, lstm_step
@@ -18,7 +18,7 @@ to bottom, or just before a model the part that it is built on:
     train_diffusion.py   group_norm
     mini/cyclegan.py     instance_norm
 
-In each function read first the formula, then the lines below it, then torch's page on the
+In each function, first read the formula, then the lines below it, then torch's page on the
 same layer. To test yourself, write a function from its docstring alone, or change one of
 its lines, and run
 
@@ -26,7 +26,7 @@ its lines, and run
 
 Letters for the axes: B batch, C channels (or features), O output channels, H height, W
 width, KH and KW those of a kernel, T queries, S keys, hs size of a head, V classes, I
-inputs and N units of an LSTM; … stands for any number of axes, also none.
+inputs and N units of an LSTM; … stands for any number of axes, or none.
 """
 import math
 
@@ -52,7 +52,8 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
         GELU(x) ≈ x · Φ(x),    Φ(x) ≈ ½ · (1 + tanh(√(2/π) · (x + 0.044715·x³)))
 
-    It is meant for where erf is slow. GPT-2 was trained with it, so its weights need it.
+    It was made because erf is slow on some devices. GPT-2 was trained with it, so its
+    weights need it.
     Hendrycks & Gimpel 2016, section 2.
     """
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)
@@ -69,8 +70,8 @@ def softmax(x: Tensor) -> Tensor:
 
     exp(1000) would be infinite, so the largest score of the row is subtracted first. This
     changes nothing: it multiplies numerator and denominator by the same number. A score of
-    −∞ gives probability 0. A row of nothing but −∞ gives zeros, as in torch's attention,
-    while torch.softmax gives NaN.
+    −∞ gives probability 0. A row in which all scores are −∞ gives zeros, as in torch's
+    attention, while torch.softmax gives NaN.
     """
     # What is subtracted does not change the result, so no gradient has to pass through it.
     largest = x.detach().amax(-1, keepdim=True)             # (…, V) -> (…, 1)
@@ -152,9 +153,9 @@ def dropout(
 
         y = x · mask / (1 − p),    mask = 1 with probability 1 − p, else 0
 
-    Used in training alone. Dividing keeps the mean of y at x, so that at test time dropout
-    is simply left out. Srivastava et al. 2014; there p is the probability of *keeping* a
-    number, and the weights are multiplied by it at test time instead.
+    It is used in training only. The division keeps the mean of y at x, so that at test time
+    dropout is simply left out. Srivastava et al. 2014; there p is the probability of
+    *keeping* a number, and instead the weights are multiplied by it at test time.
 
     The mask (True: keep) is drawn with the generator, unless it is given. Raises ValueError
     for p outside [0, 1].
@@ -189,7 +190,7 @@ def conv2d(
 
     With the patches as the rows of one matrix and the kernels as the columns of another,
     all sums are one matrix product (Chellapilla et al. 2006). The sizes are relationship 6
-    of Dumoulin & Visin 2016. Raises ValueError for what does not fit together.
+    of Dumoulin & Visin 2016. Raises ValueError for shapes that do not fit together.
     """
     B, C, H, W = x.shape
     O, C_weight, KH, KW = weight.shape
@@ -246,7 +247,7 @@ def conv_transpose2d(
     way back, r says which of these heights is meant. Sizes: relationship 14 of Dumoulin &
     Visin 2016 (r is their a).
 
-    Raises ValueError for what does not fit together.
+    Raises ValueError for shapes that do not fit together.
     """
     B, C, H, W = x.shape
     C_weight, O, KH, KW = weight.shape
@@ -307,8 +308,8 @@ def mean_and_variance(x: Tensor, dim: int | list[int]) -> tuple[Tensor, Tensor]:
 def normalize(x: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     """x̂ = (x − mean) / √(var + eps): x with mean 0 and variance 1.
 
-    eps is there for numbers that are all equal: it makes them 0, where 0/0 would make them
-    NaN.
+    eps is there for numbers that are all equal: with it they become 0, without it NaN, as
+    0/0 does.
     """
     return (x - mean) / torch.sqrt(var + eps)
 
@@ -321,8 +322,7 @@ def scale_and_shift(
 ) -> Tensor:
     """y = weight · x + bias, with one weight and one bias for each index of the axis.
 
-    They are learned: where mean 0 and variance 1 do not serve the model, it can choose
-    others.
+    They are learnt: if mean 0 and variance 1 do not suit the model, it can choose others.
     """
     shape = [1] * x.ndim
     shape[axis] = x.size(axis)      # for axis 1 of images (B, C, H, W): (1, C, 1, 1)
@@ -365,7 +365,7 @@ def batch_norm(
         running_var  ← (1 − momentum) · running_var  + momentum · variance of this batch
 
     In training the mean and variance are those of the batch, and the running averages
-    follow them. At test time they are the running averages, so that the answer to one
+    follow them. At test time they are the running averages, so that the output for one
     example does not depend on the others in its batch. All tensors but x are (C,). No
     argument is changed: y and the new running_mean and running_var are returned. Ioffe &
     Szegedy 2015, algorithms 1 (training) and 2 (test time).
@@ -461,8 +461,8 @@ def attention(
     look at no key gives zeros.
     """
     hs = q.size(-1)
-    # A score is a sum of hs products, so scores grow with hs, by √hs. Undivided, large
-    # scores would make softmax give nearly all the weight to one key, and there its
+    # A score is a sum of hs products, so scores grow with hs, by √hs. Without the division,
+    # large scores would make softmax give nearly all the weight to one key, and there its
     # gradient is nearly 0 (section 3.2.1).
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)    # (…, T, hs) @ (…, hs, S) -> (…, T, S)
     if mask is not None:
@@ -501,10 +501,10 @@ def lstm_step(
 
     σ is the sigmoid, ⊙ multiplies number by number. x (B, I), h and c (B, N). weight_ih
     (4N, I) holds W_i, W_f, W_g, W_o one below the other, weight_hh (4N, N) the four U, and
-    the biases (4N,) add up to the four b: one would do, but torch has two because cuDNN
-    has. The old cell is scaled and added to, it passes through no matrix; that is why
-    gradients survive many steps. Hochreiter & Schmidhuber 1997; the forget gate: Gers et
-    al. 2000.
+    the biases (4N,) add up to the four b: one would be enough, but torch has two because
+    cuDNN has two. The old cell is only scaled and added to; it passes through no matrix.
+    That is why gradients survive many steps. Hochreiter & Schmidhuber 1997; the forget
+    gate: Gers et al. 2000.
     """
     gates = x @ weight_ih.T + h @ weight_hh.T               # (B, I) and (B, N) -> (B, 4N)
     if bias_ih is not None:
@@ -549,8 +549,8 @@ def adamw_step(
 
     The weight decay pulls θ towards 0 directly. In Adam with L2 regularisation it is a part
     of grad instead, and so divided by √v̂ like the rest. Loshchilov & Hutter 2019,
-    algorithm 2; that the decay is multiplied by lr is torch's choice. No argument is
-    changed: the new θ, m and v are returned. Raises ValueError for t < 1.
+    algorithm 2; torch's choice is to multiply the decay by lr. No argument is changed: the
+    new θ, m and v are returned. Raises ValueError for t < 1.
     """
     if t < 1:
         raise ValueError(f"step {t}: steps are counted from 1")

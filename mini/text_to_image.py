@@ -1,26 +1,30 @@
 """Text to image by a cascade: a diffusion model draws a small picture from words, another one enlarges it.
 
-The first stage is train_diffusion.py's, but it is not told labels: it reads. A small Transformer turns the
-prompt into vectors c, one for each word, and at every resolution each pixel of the U-Net attends to them:
+The first stage is the model of train_diffusion.py, but it reads words, not labels. A small Transformer turns
+the prompt into vectors c, one for each word, and at every resolution each pixel of the U-Net attends to them:
 
     softmax(q kᵀ/√hs + mask) v          q from pixels, k and v from c; the mask is −∞ where there is no word
 
-Each further stage draws twice the height and width, given the small picture, low, with noise of a level s:
+Each further stage draws an image of twice the height and width. It is given the smaller picture, low, to which
+noise of level s is added:
 
     L = E w_t |x̂₀(x_t, t, c, √ᾱ_s low + √(1 − ᾱ_s) ε', s) − x₀|²     (Ho et al. 2022, "Cascaded diffusion …")
 
-In training low is a real image made small; in sampling, what the stage before has drawn, which is not quite
-like it. The noise hides the difference, and a stage that has seen levels up to max_s trusts low the less.
+In training, low is a real image made smaller. In sampling, it is the image drawn by the previous stage, which
+is not quite like a real one. The noise hides the difference, and a stage trained with levels up to max_s does
+not rely on every detail of low.
 
-Imagen (Saharia et al. 2022) is built so; in DALL·E 2 (Ramesh et al. 2022) the words first become a CLIP
-vector of an image. Departure: Imagen takes its text encoder, T5, as it is; ours learns by the first loss.
+Imagen (Saharia et al. 2022) is such a cascade; in DALL·E 2 (Ramesh et al. 2022) the words are first turned into
+the CLIP vector of an image. Departure: Imagen's text encoder, T5, is already trained and stays as it is; ours
+is trained with the first stage.
 
     python -m mini.text_to_image                        faces and captions, made on the spot
     python -m mini.text_to_image sample --prompt="a smiling face with blond hair" --guidance=3 --n=16
-    python -m mini.text_to_image evaluate               guidance, steps, super-resolution
+    python -m mini.text_to_image evaluate               compares guidance, steps, ways to enlarge
     python -m mini.text_to_image --data=captions.tsv    your own: an image's path, a tab, its caption
 
-Measured times and scores: README.md. Read before: train_diffusion.py, mini/translator.py (cross-attention).
+Measured times and scores: README.md.
+Read before: train_diffusion.py and mini/translator.py (cross-attention).
 """
 import copy
 import math
@@ -46,40 +50,42 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
 @dataclass
 class Config(RunConfig):
     # data
-    data: str = "faces"         # faces, or your own: a file with lines of an image's path, a tab, its caption
-    size: int = 32              # height and width of the last stage's images
-    n_images: int = 20000       # how many faces are drawn to learn from
+    data: str = "faces"         # faces, or your .tsv file: on each line an image's path, a tab, its caption
+    size: int = 32              # height and width of the last stage's images in pixels
+    n_images: int = 20000       # number of faces to draw for training
     # model
-    stages: int = 2             # diffusion models, each of images twice as high and wide as the one before
-    width: int = 64             # channels at the highest resolution; doubled at each below, up to fourfold
-    levels: int = 2             # resolutions, each half of the one above; self-attention at the lowest
-    stem: int = 2               # stem × stem pixels are one to the last network; half of it in that before
-    n_layer: int = 2            # layers of the text encoder, in which width numbers stand for a word
+    stages: int = 2             # diffusion models, each for images twice as high and wide as the one before
+    width: int = 64             # channels at the highest resolution; twice as many at each lower one, up to 4 ×
+    levels: int = 2             # number of resolutions, each half of the one above; self-attention at the lowest
+    # the last stage sees a square of stem × stem pixels as one pixel; each stage before it halves stem
+    stem: int = 2
+    n_layer: int = 2            # layers of the text encoder, which has width numbers for a word
     T: int = 1000               # steps from image to noise
-    drop: float = 0.1           # how often the network is not told the prompt
-    max_s: float = 0.5          # highest level of noise in low-resolution images, as a share of T
+    drop: float = 0.1           # share of training images without their prompt
+    max_s: float = 0.5          # highest level of noise in low-resolution images, as a fraction of T
     # optimisation
-    max_weight: float = 5.0     # largest weight w_t of an error in x₀
+    max_weight: float = 5.0     # upper limit of the weight w_t of an error in x₀
     steps: int = 8000           # optimiser steps, shared evenly by the stages; keep it when you --resume
-    batch_size: int = 32        # images per step
+    batch_size: int = 32        # images in a step
     lr: float = 2e-3            # Adam's peak learning rate
-    warmup: int = 100           # a stage's steps until it is reached; then it falls to 0 in a straight line
-    ema: float = 0.995          # how much of the average of the weights is kept at each step
+    # a stage's steps in which the learning rate rises to its peak; then it falls linearly to 0
+    warmup: int = 100
+    ema: float = 0.995          # weight of the old average in the moving average of a network's weights
     # run
-    out_dir: str = "runs/text_to_image"
-    # images to score, half of them of held-out prompts, half of unseen ones (0: 1,024; in a run of
-    # fewer steps than usual, its share of them)
+    out_dir: str = "runs/text_to_image"     # folder of the run
+    # images to score, half of them of held-out prompts, half of unseen ones (0: 1,024, or
+    # proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
-    prompt: str = "*"           # what to draw, several with | between; empty: anything; *: held-out captions
+    prompt: str = "*"           # what to draw; | separates several prompts ("": anything; *: held-out captions)
     n: int = 8                  # images for each prompt
-    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, Ho et al.'s own
+    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, or the sampler of Ho et al.
     sample_steps: int = 20      # steps from noise to image in each stage, at most T
-    guidance: float = 2.0       # 0: without the prompt; 1: with it; more: exaggerate what it means
-    s: float = 0.35             # level of noise in low-resolution images in sampling, as a share: up to max_s
-    show: Literal["samples", "stages"] = "samples"  # the images, or how each comes about
+    guidance: float = 2.0       # 0: ignore the prompt; 1: use it; above 1: exaggerate what it means
+    s: float = 0.35             # level of noise in low-resolution images in sampling, as a fraction of T, at most max_s
+    show: Literal["samples", "stages"] = "samples"  # the images, or how each is drawn in steps
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "stages", "width", "levels", "stem", "n_layer", "T", "drop",
              "max_s")
 
@@ -90,32 +96,33 @@ PRESETS = {"gpu": dict(size=64, stages=3, width=128, levels=3, stem=1, n_layer=4
 
 # ---- the noise
 def make_abar(T: int):
-    """ᾱ_0 … ᾱ_{T−1}, at index -1 ᾱ = 1 of no noise: (T + 1,), float64 (Nichol & Dhariwal 2021, eq. 17)."""
+    """ᾱ_0 … ᾱ_{T−1} (Nichol & Dhariwal 2021, eq. 17), followed by ᾱ = 1, for an image without noise, at index
+    -1: (T + 1,) in float64."""
     f = ((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2).cos() ** 2
     betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
     return torch.cat([(1 - betas).cumprod(0), betas.new_ones(1)])
 
 
 def add_noise(x0, eps, abar):
-    """x_t ~ q(x_t | x₀) (Ho et al. 2020, eq. 4), for abar of a shape that fits x0, or a number."""
+    """x_t ~ q(x_t | x₀) (Ho et al. 2020, eq. 4). abar: a number, or a tensor that broadcasts to x0."""
     return abar**0.5 * x0 + (1 - abar)**0.5 * eps
 
 
 def resize(x, S: int):
-    """Images (B, C, H, H) to (B, C, S, S): smaller by means of pixels, larger by bicubic interpolation."""
+    """Images (B, C, H, H) resized to (B, C, S, S): smaller by averaging, larger by bicubic interpolation."""
     larger = S > x.size(2)
     return F.interpolate(x, S, mode="bicubic").clamp(-1, 1) if larger else F.adaptive_avg_pool2d(x, S)
 
 
 def disturb(low, s, eps, abar):
-    """low (B, C, S, S), in [-1, 1], with noise of levels s (B,), and s: for training and sampling alike."""
+    """(low with noise of levels s (B,), s), for low (B, C, S, S) in [-1, 1]: in training and in sampling."""
     return add_noise(low, eps, abar[s][:, None, None, None].float()), s
 
 
 # ---- the networks
 class Attention(nn.Module):
-    """Each of x (B, N, C), or each pixel of x (B, C, H, W), reads from all of x, or of y (B, M, D), that the
-    mask shows: x + softmax(q kᵀ/√hs + mask) v, in heads of hs channels; + 0 at first."""
+    """Each vector of x (B, N, C), or each pixel of x (B, C, H, W), attends to all vectors of x, or of y (B, M,
+    D), that the mask allows: x + softmax(q kᵀ/√hs + mask) v, in heads of hs channels. At first it adds 0."""
 
     def __init__(self, C: int, D: int, hs: int = 32):
         super().__init__()
@@ -135,11 +142,12 @@ class Attention(nn.Module):
 
 class TextEncoder(nn.Module):
     """Prompts (B, L), filled up with PAD -> vectors (B, 1 + L, D), mask (B, 1, 1, 1 + L): −∞ hides PAD keys.
-    Vector 0, the whole prompt, is never hidden: else the softmax of an empty one would be 0/0."""
+    Vector 0 stands for the whole prompt. It is never hidden: otherwise the softmax for an empty prompt would
+    be 0/0."""
 
     def __init__(self, cfg, V: int, L: int):
         super().__init__()
-        self.whole, D = V, cfg.width                                    # a word behind the V others
+        self.whole, D = V, cfg.width                                    # a word after the V others
         self.embed, self.position, self.norm = nn.Embedding(V + 1, D), nn.Embedding(1 + L, D), nn.LayerNorm(D)
         self.read = nn.ModuleList(Attention(D, D) for _ in range(cfg.n_layer))
         self.think = nn.ModuleList(nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 4 * D), nn.GELU(),
@@ -156,7 +164,8 @@ class TextEncoder(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + f(x), of which e, made from time and prompt, scales and shifts the second half. f is 0 at first."""
+    """x + f(x). The vector e, made from time and prompt, scales and shifts what f's second convolution reads.
+    At first f is 0."""
 
     def __init__(self, C_in: int, C: int, E: int):
         super().__init__()
@@ -178,8 +187,8 @@ def zeros(layer):
 
 
 class UNet(nn.Module):
-    """x_t (B, C, S, S), t (B,), words (B, 1 + L, D), mask; to enlarge: low (B, C, S/2, S/2), s (B,) -> x̂₀ as
-    x_t. The first stage has the encoder, `text`, as a part: they learn together."""
+    """x_t (B, C, S, S), t (B,), words (B, 1 + L, D), mask; to enlarge also low (B, C, S/2, S/2), s (B,) -> x̂₀ of
+    the shape of x_t. The text encoder, `text`, is a part of the first stage: they learn together."""
 
     def __init__(self, cfg, C: int, S: int, text):
         super().__init__()
@@ -202,13 +211,13 @@ class UNet(nn.Module):
     def forward(self, x, t, words, mask, low=None, s=None):
         times = t[:, None] if low is None else torch.stack([t, s], dim=1)               # (B, 1), or 2
         angles = times[:, :, None] * 10000 ** torch.linspace(0, -1, self.width // 2, device=t.device)
-        angles = torch.cat([angles.cos(), angles.sin()], dim=2)         # waves of many lengths
+        angles = torch.cat([angles.cos(), angles.sin()], dim=2)         # of many frequencies
         e = F.silu(self.time(angles.flatten(1)) + self.prompt(words[:, 0]))             # (B, E)
         if low is not None:
-            x = torch.cat([x, F.interpolate(low, scale_factor=2)], dim=1)       # each pixel 2 × 2
+            x = torch.cat([x, F.interpolate(low, scale_factor=2)], dim=1)       # each pixel becomes 2 × 2
         h, skips = self.stem(F.pixel_unshuffle(x, self.pixel)), []      # (B, width, S/pixel, S/pixel)
         for level, block in enumerate(self.down):
-            h = block(self.shrink[level - 1](h) if level else h, e)     # from half the resolution above
+            h = block(self.shrink[level - 1](h) if level else h, e)     # each level but the first is downsampled
             h = self.read[level](h, mask, words)
             skips.append(h)
         h = self.after(self.attention(self.before(h, e)), e)
@@ -221,8 +230,9 @@ class UNet(nn.Module):
 
 # ---- the loss
 def loss_of(net, text, x0, y, t, eps, disturbed, abar, cfg):
-    """E w_t |x̂₀ − x₀|² per number, for x0, noise eps (B, C, S, S), prompts y (B, L), times t (B,), disturbed
-    () or low, s. w_t is 1/σ², up to max_weight: so it is the error of v (Salimans & Ho 2022, §4)."""
+    """The mean of w_t (x̂₀ − x₀)² over all numbers, for images x0 and noise eps (B, C, S, S), prompts y (B, L),
+    times t (B,), and disturbed: (), or (low, s). w_t is 1/σ², at most max_weight: with 1/σ² the error is that of
+    v (Salimans & Ho 2022, §4)."""
     abar = abar[t][:, None, None, None].float()
     out = net(add_noise(x0, eps, abar), t, *text(y), *disturbed).float()
     return ((1 / (1 - abar)).clamp(max=cfg.max_weight) * (out - x0).square()).mean()
@@ -230,29 +240,29 @@ def loss_of(net, text, x0, y, t, eps, disturbed, abar, cfg):
 
 @torch.no_grad()
 def update_average(average, model, keep: float):
-    """average ← keep · average + (1 − keep) · model, for parameters; there are no buffers to be copied."""
+    """average ← keep · average + (1 − keep) · model, for parameters; there are no buffers to copy."""
     for a, p in zip(average.parameters(), model.parameters()):
         a.lerp_(p, 1 - keep)
 
 
 # ---- sampling
 def step_back(xt, x0, abar_t: float, abar_s: float, z, cfg, before=None):
-    """x_s, s < t, from x_t and x̂₀. z is new noise; `before`: x̂₀ and ᾱ of the step before this one. ddpm: of
-    q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7). ddim: the noise in x_t, by x̂₀, stays (Song et al. 2021,
-    eq. 12). dpm: and x̂₀ goes on changing as it did (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
+    """x_s, s < t, from x_t and x̂₀. z is new noise; `before` holds x̂₀ and ᾱ of the previous step. ddpm: x_s ~
+    q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7). ddim: x_s has the noise that x_t has according to x̂₀ (Song et
+    al. 2021, eq. 12). dpm: the same, with x̂₀ extrapolated (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
     alpha, beta = abar_t / abar_s, 1 - abar_t / abar_s              # β_t, if s = t − 1
     if cfg.sampler == "ddpm":
         mean = (abar_s**0.5 * beta * x0 + alpha**0.5 * (1 - abar_s) * xt) / (1 - abar_t)
-        return mean + (beta * (1 - abar_s) / (1 - abar_t))**0.5 * z     # of variance β̃_t, 0 at the last step
+        return mean + (beta * (1 - abar_s) / (1 - abar_t))**0.5 * z     # variance β̃_t, 0 at the last step
     if cfg.sampler == "dpm" and before and abar_s < 1:
         lam_s, lam_t, lam_b = (math.log(a / (1 - a)) / 2 for a in (abar_s, abar_t, before[1]))
-        x0 = x0 + (x0 - before[0]) / (lam_t - lam_b) * (lam_s - lam_t) / 2      # λ: log α/σ, the clock of it
+        x0 = x0 + (x0 - before[0]) / (lam_t - lam_b) * (lam_s - lam_t) / 2      # λ = log α/σ, as its time
     eps = (xt - abar_t**0.5 * x0) / (1 - abar_t)**0.5
     return abar_s**0.5 * x0 + (1 - abar_s)**0.5 * eps
 
 
 def sample_chain(predict, x, cfg, rng):
-    """From noise x (n, …) to images: yields (x_t, x̂₀) at each step; the last x̂₀ is the image. predict(x_t,
+    """Go from noise x (n, …) to images; yields (x_t, x̂₀) at each step. The last x̂₀ is the image. predict(x_t,
     t) returns x̂₀."""
     times = torch.linspace(cfg.T - 1, 0, cfg.sample_steps, dtype=torch.float64).round().int().tolist()
     abar, before = make_abar(cfg.T).tolist(), None
@@ -264,8 +274,9 @@ def sample_chain(predict, x, cfg, rng):
 
 
 def guided(net, asked, nothing, cfg, disturbed=()):
-    """predict(x_t, t) for sample_chain: x̂₀ in [-1, 1]. cfg.guidance leads from the net's output for the
-    empty prompt to that for what is asked, or beyond (Ho & Salimans 2021, eq. 6; their w is one less)."""
+    """The function predict(x_t, t) for sample_chain: it returns x̂₀ in [-1, 1]. Guidance w moves the output for
+    the empty prompt (nothing) towards the output for the prompt (asked), or beyond it (Ho & Salimans 2021, eq. 6,
+    whose w is our w − 1)."""
     def predict(xt, t):
         w, times = cfg.guidance, torch.full((len(xt),), t, device=xt.device)
         with autocast(xt.device, cfg.matmul):
@@ -278,8 +289,9 @@ def guided(net, asked, nothing, cfg, disturbed=()):
 
 @torch.no_grad()
 def draw(nets, y, cfg, low=None) -> list:
-    """For prompts y (n, L) [[x_T, …, image] of each stage], (n, C, S, S) in [-1, 1], on the CPU, by the noise
-    of cfg.seed; of a long chain some. Given images low (n, C, S, S), the last stage alone enlarges them."""
+    """[[x_T, …, image] of each stage], each (n, C, S, S) in [-1, 1], on the CPU, for prompts y (n, L). cfg.seed
+    sets the noise; of a long chain only some steps are returned. Given images low (n, C, S, S), only the last
+    stage runs, and enlarges them."""
     n, device, made, last, every = len(y), y.device, [], cfg.sample_steps - 1, max(1, cfg.sample_steps // 16)
     asked, nothing = nets[0].text(y), nets[0].text(torch.full_like(y, Words.PAD))
     for net in nets if low is None else nets[-1:]:
@@ -301,7 +313,7 @@ def check(cfg):
                      "batch_size", "max_weight")
     require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
     multiple = 1
-    for k in range(cfg.stages):             # in the stage of images 2^k times smaller
+    for k in range(cfg.stages):             # for the stage whose images are 2^k times smaller
         stem = max(1, cfg.stem // 2**k)
         multiple = math.lcm(multiple, 2**k * stem * 2**(cfg.levels - 1))
     require(cfg.size % multiple == 0, f"--size={cfg.size} must be a multiple of {multiple}, for "
@@ -312,7 +324,8 @@ def check(cfg):
 
 
 def make_nets(cfg, shape, state):
-    """{"nets", "averages"} of all stages, or a checkpoint's. shape: channels, size, words, longest prompt."""
+    """{"nets", "averages"} of all stages, with the weights of a checkpoint if there is one. shape: channels,
+    size, number of words, length of the longest prompt."""
     C, size, V, L = shape
     torch.manual_seed(cfg.seed)
     nets = nn.ModuleList(UNet(cfg, C, size // 2**k, None if k + 1 < cfg.stages else TextEncoder(cfg, V, L))
@@ -324,8 +337,9 @@ def make_nets(cfg, shape, state):
 
 
 def draw_batch(images, tokens, B: int, net, cfg, abar, rng):
-    """x0 (B, C, S, S) for a net, prompts y (B, L), t (B,), eps as x0, () or low and s. Of an image's texts,
-    tokens (N, K, L), one is taken, or none; times are evenly spread (Kingma et al. 2021, §I.1)."""
+    """x0 (B, C, S, S) for a net, prompts y (B, L), t (B,), eps of the shape of x0, and () or (low, s). Of an
+    image's K captions, tokens (N, K, L), one is taken, or none (as label dropout). The times are evenly spaced
+    from a random start (Kingma et al. 2021, §I.1)."""
     i, keep = torch.randint(len(images), (B,), generator=rng), torch.rand(B, 1, generator=rng) >= cfg.drop
     j, device = torch.randint(tokens.size(1), (B,), generator=rng), images.device
     t = ((torch.arange(B) + torch.rand(1, generator=rng)) / B * cfg.T).long().clamp(max=cfg.T - 1)
@@ -338,7 +352,8 @@ def draw_batch(images, tokens, B: int, net, cfg, abar, rng):
 
 
 def load_data(cfg, state):
-    """Words of all captions, or a checkpoint's; parts of load_captions; their tokens (N, K, L)."""
+    """(Words of all captions, the parts of load_captions, the tokens (N, K, L) of each part). Raises UserError if
+    a checkpoint has other words."""
     parts = load_captions(cfg.data, cfg.size, cfg.n_images)
     texts = [[text for captions in part.captions for text in captions] for part in parts if len(part.images)]
     words = Words.of(sum(texts, []))
@@ -348,15 +363,16 @@ def load_data(cfg, state):
 
 
 def read_prompts(cfg, words, saved):
-    """(prompts, tokens (prompts · n, L)) of --prompt, or held-out captions. UserError for unknown words."""
+    """(prompts, tokens (prompts · n, L)) of --prompt, or of held-out captions. Raises UserError for unknown
+    words."""
     prompts, L = saved["examples"] if cfg.prompt == "*" else cfg.prompt.split("|"), saved["shape"][3]
     rows = [words.encode(prompt, L - 1) if prompt.strip() else [] for prompt in prompts for _ in range(cfg.n)]
     return prompts, torch.tensor([[*row, *[Words.PAD] * (L - len(row))] for row in rows])
 
 
 def judged(judge, images, labels) -> dict:
-    """{attribute: share of images (n, C, H, H), enlarged if small, that the judge reads as labels (n, A) say,
-    "mean": of these, "Fréchet": distance from held-out images}."""
+    """{attribute: share of images (n, C, H, H) in which the judge reads the value in labels (n, A), "mean": the
+    mean of these shares, "Fréchet": distance from held-out images}. Small images are enlarged first."""
     images = resize(images, judge.train_set.images.size(2))
     shares = judge.accuracy(images, labels)
     return {**shares, "mean": sum(shares.values()) / len(shares), "Fréchet": judge.frechet(images)}
@@ -373,12 +389,13 @@ def train(cfg: Config) -> dict:
     nets, device = make_nets(cfg, saved["shape"], state), pick_device(cfg.device)
     optimizers = [torch.optim.Adam(net.parameters(), cfg.lr, (0.9, 0.99)) for net in nets["nets"]]
     data_rng, abar = torch.Generator().manual_seed(cfg.seed), make_abar(cfg.T).float().to(device)
-    averages, text = nets["averages"], nets["averages"][0].text     # it learns with the first stage alone
+    averages, text = nets["averages"], nets["averages"][0].text     # it learns with the first stage only
     learn, held_out = ((part.images.to(device), y.to(device)) for part, y in zip(parts, tokens[:2]))
     tests = [draw_batch(*held_out, 256, net, cfg, abar, data_rng) for net in averages]
     if state:
         restore(state, optimizers, data_rng)
-    shown = read_prompts(cfg, words, saved)[1].to(device)
+    prompts, shown = read_prompts(cfg, words, saved)
+    shown = shown.to(device)
     with Run(cfg, "text_to_image", nets["nets"], ["stage", "loss", "lr", "val_loss"], state) as run:
         run.say(f"{len(learn[0]):,} images of {cfg.size} × {cfg.size}; {len(words)} words")
         for k, (model, average, optimizer) in enumerate(zip(nets["nets"], averages, optimizers)):
@@ -398,14 +415,14 @@ def train(cfg: Config) -> dict:
                 loss.backward()
                 optimizer.step()
                 update_average(average, model, min(cfg.ema, (step - first) / (step - first + 10)))
-                # log; now and then evaluate, draw, save
+                # evaluate, log, sample and save, each when it is due
                 with run.untimed():
                     due = run.due(done, cfg.eval_every) or done == end
                     val_loss = loss_of(average, text, *tests[k], abar, cfg).item() if due else None
                     if due or run.due(done, cfg.log_every):
                         run.log(done, stage=k + 1, loss=loss.item(), lr=lr, val_loss=val_loss)
                     if run.due(done, cfg.sample_every):
-                        picture = sheet(draw(averages[:k + 1], shown, cfg)[-1][-1], cfg.n)
+                        picture = sheet(draw(averages[:k + 1], shown, cfg)[-1][-1], cfg.n, row_names=prompts)
                         write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                     stop = run.stopping(done)
                     if due or stop:
@@ -417,7 +434,7 @@ def train(cfg: Config) -> dict:
         rows = {}
         sets = {}
         n = 0
-        if parts[0].attributes:             # faces; of others a judge could read nothing
+        if parts[0].attributes:             # faces: other images have no attributes for a judge to read
             n = n_to_score(cfg, max(1024, cfg.n_test), "images") // 2
             judge = judge_of_faces(replace(cfg, n_test=n), n, cfg.n_images)
             n = judge.n
@@ -439,22 +456,25 @@ def train(cfg: Config) -> dict:
 
 
 def sample(cfg: Config):
-    """Into samples/ what --show says: n images for each prompt, or from left to right how each came about."""
+    """Draw what --show says into samples/: n images for each prompt, or the steps of each, from left to right."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
     check(cfg)
     prompts, y = read_prompts(cfg, Words(state["words"]), state)
     made = draw(make_nets(cfg, state["shape"], state)["averages"], y.to(pick_device(cfg.device)), cfg)
     images, columns = made[-1][-1], 8 if len(prompts) == 1 else cfg.n
+    names = prompts if len(prompts) > 1 else None       # one for each row
     if cfg.show == "stages":
         films = [film([(F.interpolate(xt, cfg.size),) for xt in moments], pictures=4) for moments in made]
         images = torch.stack([x.unflatten(0, (-1, 4)) for x in films], dim=1).flatten(0, 2)
         columns = 4 * cfg.stages                        # (n, stages, 4, C, size, size) -> (n · columns, …)
-    write_png(path := f"{cfg.out_dir}/samples/{cfg.show}.png", sheet(images, columns))
+        names = names and [prompt for prompt in prompts for _ in range(cfg.n)]
+    write_png(path := f"{cfg.out_dir}/samples/{cfg.show}.png", sheet(images, columns, row_names=names))
     print("".join(f"{prompt.strip() or 'no prompt'}\n" for prompt in prompts) + f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
-    """Guidance, steps; the last stage against bicubic interpolation. PSNR means something for "real" only."""
+    """Scores by guidance and by the number of steps, and of the last stage beside bicubic interpolation. PSNR
+    has a meaning only in the rows "real …"."""
     cfg, state = own_checkpoint(cfg, "text_to_image")
     check(cfg)
     nets = make_nets(cfg, state["shape"], state)["averages"]
@@ -474,7 +494,7 @@ def evaluate(cfg: Config) -> dict:
         rows[name] = {"s/image": (time.perf_counter() - began) / judge.n,
                       "PSNR": image_metrics.psnr(images, real).mean().item(), **judged(judge, images, labels)}
         shown.append(images[:8])
-    write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(shown)))
+    write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(shown), row_names=list(rows)))
     print(metrics.table(rows, {"mean", *parts[0].attributes}))
     write_json(f"{cfg.out_dir}/evaluate.json", rows)
     return rows

@@ -1,21 +1,23 @@
 """The Transformer as it was first published: an encoder reads an English sentence, a decoder writes French.
 
-The encoder turns the words x into vectors, each of which has looked at all the others. The decoder writes the
-translation word by word, p(y|x) = Π p(yₜ | y₁ … yₜ₋₁, x): each word attends to those written before (causal
-self-attention) and to the encoder's vectors (cross-attention), to find what to translate next. The loss:
+The encoder turns each word of x into a vector, which has attended to all the other words. The decoder writes
+the translation word by word, p(y|x) = Π p(yₜ | y₁ … yₜ₋₁, x): each word attends to those written before it
+(causal self-attention), and to the encoder's vectors (cross-attention), to find what to translate next. The
+loss:
 
     L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)       q: 1 − ε for the right word yₜ, and ε spread over all
 
-Paper: Vaswani et al. 2017, "Attention is all you need". As there: sinusoidal positions, normalisation behind
+Paper: Vaswani et al. 2017, "Attention is all you need". As there: sinusoidal positions, normalisation after
 each sub-layer, one matrix for the target's embeddings and the output, Adam and its learning rates, label
-smoothing, beam search. Departure: whole words, of each language its own, instead of shared pieces of words.
+smoothing, beam search. Departure: each language has whole words of its own, where the paper has pieces of
+words that both languages share.
 
-    python -m mini.translator                                       sentences by a small grammar
+    python -m mini.translator                                       sentences written by a small grammar
     python -m mini.translator sample --text="The old man is reading a letter."
-    python -m mini.translator evaluate                              what a beam buys; long and short sentences
+    python -m mini.translator evaluate                              does a beam help? long and short sentences
     python -m mini.translator --data=my_pairs.tsv                   English, tab, French; or --data=en-fr
 
-Measured times and scores: README.md. Read before: train_gpt.py, whose decoder has nobody to listen to.
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/bert.py.
 """
 import math
 from dataclasses import dataclass, replace
@@ -29,7 +31,7 @@ from mini.data.text.pairs import (Vocabulary, baselines, encode_pairs, fill_up, 
 from mini.utils import metrics, translation_metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
-from mini.utils.lettering import heat_maps
+from mini.utils.lettering import enlarged, heat_maps
 from mini.utils.png import write_png
 from mini.utils.run import Run, own_checkpoint, restore
 
@@ -40,32 +42,32 @@ PAD, BOS, EOS = Vocabulary.PAD, Vocabulary.BOS, Vocabulary.EOS
 class Config(RunConfig):
     # data
     data: str = "grammar"       # grammar, en-fr, or your own: a file with lines of English, a tab, French
-    n_pairs: int = 100000       # sentences that the grammar writes to learn from
+    n_pairs: int = 100000       # pairs of sentences that the grammar writes for training
     vocab_size: int = 8000      # words of each language, the most frequent; pairs with others are left out
-    max_len: int = 32           # longest sentence in words and punctuation marks
+    max_len: int = 32           # length of the longest sentence in words and punctuation marks
     # model
-    n_layer: int = 2            # N: layers of the encoder, and of the decoder
-    n_head: int = 4             # h: attention heads
-    n_embd: int = 128           # d_model: the width
+    n_layer: int = 2            # N, layers of the encoder, and of the decoder
+    n_head: int = 4             # h, attention heads in each layer
+    n_embd: int = 128           # d_model, the width
     d_ff: int = 512             # the width inside the feed-forward networks
-    dropout: float = 0.1        # of embeddings, and of what each sub-layer adds
+    dropout: float = 0.1        # of embeddings, and of what each sub-layer adds to x
     # optimisation
     steps: int = 7000           # optimiser steps
-    batch_size: int = 64        # sentences per step
-    lr: float = 1.0             # multiplies the paper's learning rates
-    warmup: int = 400           # steps until the rate is at its peak
-    smoothing: float = 0.1      # ε of the labels
+    batch_size: int = 64        # pairs of sentences in a step
+    lr: float = 1.0             # a factor for the paper's learning rates
+    warmup: int = 400           # steps in which the learning rate rises to its peak
+    smoothing: float = 0.1      # ε of label smoothing (0: none)
     # run
     out_dir: str = "runs/translator"    # folder of the run
-    eval_every: int = 500       # steps between evaluations, each with a checkpoint saved (0: at the end)
-    # held-out sentences of each set to score (0: all; in a run shorter than usual, its share)
+    eval_every: int = 500       # steps between evaluations; each saves a checkpoint (0: at the end)
+    # held-out sentences of each set to score (0: all, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
-    text: str = ""              # what to translate: a sentence, or a file with one on each line
+    text: str = ""              # a sentence, or a file with one on each line ("": held-out sentences)
     beam: int = 4               # translations that beam search follows at once (1: greedy)
-    alpha: float = 0.6          # beam search: how much longer translations are favoured
+    alpha: float = 0.6          # for beam search: how much longer translations are favoured (0: not at all)
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("n_pairs", "vocab_size", "max_len", "n_layer", "n_head", "n_embd", "d_ff", "dropout")
 
 
@@ -75,13 +77,13 @@ PRESETS = {"gpu": dict(data="en-fr", vocab_size=16000, n_layer=6, n_head=8, n_em
 
 # ---- the network
 class Attention(nn.Module):
-    """Queries read from the keys that the mask shows them, in h heads: softmax(Q Kᵀ/√hs + mask) V (eq. 1)."""
+    """Queries look at the keys that the mask allows, in h heads: softmax(Q Kᵀ/√hs + mask) V (eq. 1)."""
 
     def __init__(self, cfg):
         super().__init__()
         C, self.n_head = cfg.n_embd, cfg.n_head
         self.q, self.kv, self.out = nn.Linear(C, C), nn.Linear(C, 2 * C), nn.Linear(C, C)
-        self.weights = None             # of the last call outside training, for pictures: (B, nh, T, S)
+        self.weights = None             # (B, nh, T, S) of the last call outside training, for pictures
 
     def keys(self, memory):
         """Keys and values (2, B, nh, S, hs) of vectors (B, S, C)."""
@@ -126,7 +128,7 @@ class DecoderLayer(nn.Module):
 
     def forward(self, y, causal, memory, padding, past=None, n=0):
         keys = self.attn.keys(y)
-        if past is not None:            # (2, B, nh, max_len + 1, hs): of n words before, and now of these
+        if past is not None:            # (2, B, nh, max_len + 1, hs): of the n words before, and of these
             past[:, :, :, n:n + y.size(1)] = keys
             keys = past[:, :, :, :n + y.size(1)]
         y = self.ln_1(y + self.dropout(self.attn(y, keys, causal)))
@@ -135,7 +137,7 @@ class DecoderLayer(nn.Module):
 
 
 def positions(n: int, C: int):
-    """Where a word stands, as C numbers (n, C): sin and cos of pos / 10000^(2i/C) (§3.5)."""
+    """The positions 0 … n − 1 as C numbers each, (n, C): sin and cos of pos / 10000^(2i/C) (§3.5)."""
     angle = torch.arange(n)[:, None] / 10000 ** (torch.arange(0, C, 2) / C)         # (n, C/2)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)                # (n, C/2, 2) -> (n, C)
 
@@ -153,7 +155,7 @@ class Transformer(nn.Module):
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.xavier_uniform_(p)
-        for table in (self.embed_x, self.embed_y):                      # times √C below: like positions
+        for table in (self.embed_x, self.embed_y):                      # times √C, as large as positions
             nn.init.normal_(table.weight, std=C**-0.5)
 
     def embed(self, table, tokens, n=0):
@@ -161,8 +163,8 @@ class Transformer(nn.Module):
         return self.dropout(x + self.positions[n:n + tokens.size(1)])
 
     def encode(self, x):
-        """Sentences x (B, S), filled up with PAD, to what the decoder attends to: for each of its layers keys
-        and values (2, B, nh, S, hs); and the mask (B, 1, 1, S), −∞ at PAD: it hides keys from every query."""
+        """What the decoder attends to, for sentences x (B, S), filled up with PAD: for each of its layers keys
+        and values (2, B, nh, S, hs); and the mask (B, 1, 1, S), −∞ at PAD, which hides PAD from all queries."""
         mask = torch.zeros(x.shape, device=x.device).masked_fill(x == PAD, -math.inf)[:, None, None]
         h = self.embed(self.embed_x, x)                                 # (B, S, C)
         for layer in self.encoder:
@@ -170,14 +172,15 @@ class Transformer(nn.Module):
         return [layer.cross.keys(h) for layer in self.decoder], mask
 
     def decode(self, y, memory, padding, cache=None, n=0):
-        """Logits (B, T, V) for the word after each of y (B, T). With a cache (see new_cache), y are the new
-        words only; the n before them are in the cache. PAD, behind all words, is hidden by causality."""
+        """Logits (B, T, V) of the word after each of the words y (B, T). With a cache (see new_cache), y holds
+        the new words only; the n words before them are in the cache. PAD stands after all words, so the causal
+        mask hides it."""
         T = y.size(1)
         causal = torch.full((T, n + T), -math.inf, device=y.device).triu(n + 1)     # t sees keys ≤ n + t
         h = self.embed(self.embed_y, y, n)                              # (B, T, C)
         for i, layer in enumerate(self.decoder):
             h = layer(h, causal, memory[i], padding, None if cache is None else cache[i], n)
-        return F.linear(h, self.embed_y.weight)                         # one matrix reads and writes words
+        return F.linear(h, self.embed_y.weight)                         # tied: the matrix of the embeddings
 
     def forward(self, x, y):
         return self.decode(y, *self.encode(x))
@@ -190,20 +193,21 @@ class Transformer(nn.Module):
 
 # ---- the loss, the learning rate as a function of the step, and batches
 def loss_of(logits, y, smoothing: float = 0.0):
-    """Cross-entropy in nats per word of logits (B, T, V), where y (B, T) is right; a share ε of the truth is
-    spread evenly over all words (§5.4). PAD, number 0, is left out: as a target, in the spreading, in p."""
+    """Cross-entropy in nats per word, of logits (B, T, V) for the right words y (B, T). Label smoothing spreads
+    a share ε of the target evenly over all words (§5.4). PAD, number 0, is left out everywhere: as a target, in
+    the smoothing, and in p."""
     return F.cross_entropy(logits.flatten(0, 1)[:, 1:], y.flatten() - 1, ignore_index=PAD - 1,
                            label_smoothing=smoothing)
 
 
 def learning_rate(step: int, cfg) -> float:
-    """d_model^−½ · min(s^−½, s · warmup^−3/2) at step s = 1, 2, … (eq. 3), times lr."""
+    """The learning rate d_model^−½ · min(s^−½, s · warmup^−3/2) at step s = 1, 2, … (eq. 3), times lr."""
     return cfg.lr * cfg.n_embd**-0.5 * min(step**-0.5, step * max(1, cfg.warmup) ** -1.5)
 
 
 def draw_batch(x, y, B: int, generator):
-    """B pairs of about the same length, so that little is PAD (§5.1): of 8 B drawn from x (N, S), y (N, T),
-    sorted by length, an eighth. Returns (B, S') and (B, T')."""
+    """B pairs of about the same length, so that there is little PAD (§5.1): 8 B pairs are drawn from x (N, S),
+    y (N, T) and sorted by length, and an eighth of them is taken. Returns (B, S') and (B, T')."""
     i = torch.randint(len(x), (8 * B,), generator=generator)
     part = torch.randint(8, (1,), generator=generator).item()
     x, y = x[i.to(x.device)], y[i.to(y.device)]
@@ -217,13 +221,13 @@ def next_word(model, y, memory, padding, cache):
     """log p (B, V) of the word after y (B, T). The cache, if there is one, holds all words but the last."""
     n = 0 if cache is None else y.size(1) - 1
     logits = model.decode(y[:, n:], memory, padding, cache, n)[:, -1].float()
-    logits[:, PAD] = -math.inf                                          # no word, and was never a target
+    logits[:, PAD] = -math.inf                                          # it is no word, and never a target
     return F.log_softmax(logits, dim=1)
 
 
 @torch.inference_mode()
 def greedy(model, x, use_cache: bool = True):
-    """Translations (B, T) of x (B, S): always the likeliest word, until each has ended with EOS; then PAD."""
+    """Translations (B, T) of x (B, S), by always taking the likeliest word, up to EOS. After it comes PAD."""
     model.eval()
     memory, padding = model.encode(x)
     cache = model.new_cache(len(x)) if use_cache else None
@@ -236,24 +240,25 @@ def greedy(model, x, use_cache: bool = True):
 
 @torch.inference_mode()
 def beam_search(model, x, k: int, alpha: float = 0.6, use_cache: bool = True):
-    """Translations (B, T) of x (B, S): the k best beginnings of each are followed at once, ended ones too, by
-    log p(y|x) / ((5 + |y|) / 6)^α (Wu et al. 2016, eq. 14); without the divisor short ones would win."""
+    """Translations (B, T) of x (B, S). For each sentence the k best beginnings are followed at once, also those
+    that have ended. The score is log p(y|x) / ((5 + |y|) / 6)^α (Wu et al. 2016, eq. 14); without the divisor
+    short translations would win."""
     model.eval()
-    memory, padding = model.encode(x.repeat_interleave(k, dim=0))       # row b·k + i: number i of sentence b
+    memory, padding = model.encode(x.repeat_interleave(k, dim=0))       # row b·k + i: beginning i of sentence b
     B, V, cache = len(x), len(model.embed_y.weight), model.new_cache(k * len(x)) if use_cache else None
     y, done = x.new_full((B * k, 1), BOS), x.new_zeros(B * k, dtype=torch.bool)
     length, log_p = x.new_zeros(B * k), torch.full((B, k), -math.inf, device=x.device)
-    log_p[:, 0] = 0                                                     # all k begin alike: one is enough
+    log_p[:, 0] = 0                                                     # all k are alike at first: one counts
     while y.size(1) < len(model.positions) + 1 and not done.all():
         new = next_word(model, y, memory, padding, cache)               # (B·k, V)
-        new[done] = -math.inf                                           # after the end only PAD, for certain
+        new[done] = -math.inf                                           # after the end comes PAD, with p = 1
         new[done, PAD] = 0
         length = length + ~done
         total = log_p.view(B * k, 1) + new
         score = total / ((5 + length[:, None]) / 6) ** alpha
         best = score.view(B, k * V).topk(k).indices                     # (B·k, V) -> (B, k · V) -> (B, k)
         log_p = total.view(B, k * V).gather(1, best)
-        row = (best // V + k * torch.arange(B, device=x.device)[:, None]).flatten()     # which one it goes on
+        row = (best // V + k * torch.arange(B, device=x.device)[:, None]).flatten()     # the old beginning
         word = (best % V).flatten()                                                     # (B, k) -> (B·k,)
         y, done, length = torch.cat([y[row], word[:, None]], dim=1), done[row] | (word == EOS), length[row]
         cache = cache[:, :, row] if use_cache else None
@@ -261,7 +266,7 @@ def beam_search(model, x, k: int, alpha: float = 0.6, use_cache: bool = True):
 
 
 def translate(model, x, cfg, at_once: int = 256) -> list:
-    """Translations of x (N, S), lists of numbers up to EOS: by beam search, or greedy if cfg.beam is 1."""
+    """Translations of x (N, S) as lists of numbers up to EOS, by beam search, or greedy if cfg.beam is 1."""
     training, rows = model.training, []
     progress = metrics.Progress("translated", len(x))
     for part in x.split(at_once):
@@ -279,8 +284,8 @@ def write(model, words, x, cfg) -> list:                                # the sa
 
 @torch.inference_mode()
 def attention_maps(model, x, y) -> list:
-    """For each layer of the decoder, how much each word of y (1, T), as it was written, attended to each of
-    x (1, S): (T, S), the mean over heads."""
+    """For each layer of the decoder, how much each word of y (1, T), when it was written, attended to each word
+    of x (1, S): (T, S), the mean over heads."""
     model.eval()
     model(x, F.pad(y[:, :-1], (1, 0), value=BOS))
     return [layer.cross.weights[0].mean(0).cpu() for layer in model.decoder]        # (1, nh, T, S) -> (T, S)
@@ -288,8 +293,8 @@ def attention_maps(model, x, y) -> list:
 
 # ---- the run
 def load(cfg, resume: bool = True, data: bool = True):
-    """(config, model, words, training pairs, held-out data, checkpoint): of the run that was, or if not
-    `resume` of a new one. words: two Vocabularies; held-out data: {name: (x, y, pairs)}, see encode_pairs."""
+    """(config, model, words, training pairs, held-out data, checkpoint) of the run in out_dir, or of a new run
+    if not `resume`. words: two Vocabularies; held-out data: {name: (x, y, pairs)}, see encode_pairs."""
     cfg, state = own_checkpoint(cfg, "translator", resume)
     sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.d_ff, cfg.max_len, cfg.batch_size, cfg.beam
     require(min(sizes) > 0 == cfg.n_embd % (2 * cfg.n_head),
@@ -339,7 +344,7 @@ def train(cfg: Config) -> dict:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            # log; now and then evaluate, sample, save
+            # evaluate, log, sample and save, each when it is due
             done, exact = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -369,21 +374,22 @@ def train(cfg: Config) -> dict:
 
 
 def show(model, words, pairs: list, cfg) -> str:
-    """The English of some pairs, the translation, and the French of the pair if it is known and differs."""
+    """The English of some pairs, its translation, and the right French if it is known and differs."""
     x = fill_up([words[0].encode(en, cfg.max_len) for en, _ in pairs])
     return "".join(f"{en}\n    {line}\n" + (f"    wrong: {fr}\n" if fr not in ("", line) else "")
                    for (en, fr), line in zip(pairs, write(model, words, x, cfg)))
 
 
 def draw_attention(model, words, x, cfg):
-    """Into samples/attention.png: the attention_maps of a sentence x (1, S) and its translation."""
+    """Draw into samples/attention.png: the attention_maps of a sentence x (1, S) and its translation."""
     x, y = x[:, x[0] != PAD], fill_up(translate(model, x, cfg))
     rows, columns = ([v.words[i] for i in ids[0].tolist()] for v, ids in zip(words[::-1], (y, x)))
-    write_png(f"{cfg.out_dir}/samples/attention.png", heat_maps(attention_maps(model, x, y), rows, columns))
+    picture = enlarged(heat_maps(attention_maps(model, x, y), rows, columns))
+    write_png(f"{cfg.out_dir}/samples/attention.png", picture)
 
 
 def sample(cfg: Config) -> str:
-    """Translate --text, or else some held-out sentences, and draw what the words of the first attended to."""
+    """Translate --text, or some held-out sentences, and draw what the words of the first one attended to."""
     cfg, model, words, _, _, state = load(cfg, data=False)
     pairs = [(line, "") for line in read_sentences(cfg.text)] if cfg.text else state["examples"]
     text = show(model, words, pairs, cfg)
@@ -393,8 +399,8 @@ def sample(cfg: Config) -> str:
 
 
 def evaluate(cfg: Config) -> dict:
-    """The share of held-out sentences that are exactly right, by the width of the beam, and of the widest by
-    the number of words; also in evaluate.json."""
+    """The share of held-out sentences whose translation is exactly right, by the width of the beam, and for the
+    widest beam by the number of words; also in evaluate.json."""
     (cfg, model, words, _, test, _), tables = load(cfg), {}
     for name, (x, _, pairs) in test.items():
         by_width, by_length = {}, {}

@@ -1,23 +1,26 @@
 """VAE: an encoder says which numbers z an image may come from; a decoder draws the image from the numbers.
 
-The decoder is a generator p(x|z), z ~ N(0, 1), as a GAN's; but how probable does it make an image x? That is
-an integral over all z. So an encoder guesses from x which z it came from, q(z|x) = N(μ, σ²), and
+The decoder is a generator p(x|z), z ~ N(0, 1), like that of a GAN. How probable does it make an image x? To
+compute p(x), one would have to integrate over all z. So an encoder guesses from x which z it may come from,
+q(z|x) = N(μ, σ²), and this gives a lower bound:
 
     log p(x)  ≥  ELBO = E log p(x|z) − KL(q(z|x) ‖ p(z))            z ~ q(z|x)
 
-in nats per image (Kingma & Welling 2014, "Auto-encoding variational Bayes", eq. 3). Both terms are sums, over
-pixels and over z: a mean in one of them would shift the balance. The loss is beta · KL − E log p(x|z), −ELBO
-if --beta=1; above, z says less of x, but fills N(0, 1) better, to draw from (Higgins et al. 2017, "β-VAE").
+in nats per image (Kingma & Welling 2014, "Auto-encoding variational Bayes", eq. 3). The terms are sums, over
+the pixels and over the numbers of z. A mean in place of one of the sums would change their balance. The loss
+is beta · KL − E log p(x|z). With --beta=1 this is −ELBO. With a larger beta, z says less about x, but its
+distribution is closer to N(0, 1), from which new images are drawn (Higgins et al. 2017, "β-VAE").
 
-p(x|z) is N(x̂, s²) for each pixel, s² the mean squared error: of all s² that of the highest ELBO (Rybkin et
-al. 2021, "σ-VAE"). It is a density and may exceed 1: so log p(x) may exceed 0. --likelihood=bernoulli takes a
-pixel for a coin flip, its shade for the probability: right for black and white only, as digits nearly are.
+For each pixel p(x|z) is N(x̂, s²). s² is the mean squared error, because this s² gives the highest ELBO (Rybkin
+et al. 2021, "σ-VAE"). A density may exceed 1, so log p(x) may exceed 0. With --likelihood=bernoulli the
+decoder predicts for each pixel the probability that it is white. This is right only for images in black and
+white, and nearly right for digits.
 
     python -m mini.vae                                          faces, drawn on the spot
-    python -m mini.vae sample --show=arithmetic --glasses=round or reconstruct, walk, and with --z_dim=2 map
-    python -m mini.vae evaluate                                 tighter bounds on log p(x); arithmetic, judged
+    python -m mini.vae sample --show=arithmetic --glasses=round     or reconstruct, walk; with --z_dim=2 map
+    python -m mini.vae evaluate                                 tighter bounds on log p(x); scores of arithmetic
 
-Measured times and scores: README.md. Read before: train_gan.py; next: train_diffusion.py.
+Measured times and scores: README.md. Read next: mini/lstm.py.
 """
 import math
 from dataclasses import dataclass
@@ -41,41 +44,42 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 class Config(LabelConfig):
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder of images
-    size: int = 32              # height and width of the images (0: as they are)
-    n_images: int = 20000       # how many faces are drawn to learn from
+    size: int = 32              # height and width of the images in pixels (0: as they are)
+    n_images: int = 20000       # number of faces to draw for training
     # model
-    z_dim: int = 32             # numbers that an image is made from; with 2 there is a map of them
-    width: int = 32             # channels at half the images' size; doubled at each layer further from them
-    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"  # p(x|z) of a pixel
+    z_dim: int = 32             # length of z, the numbers that an image is made from (--show=map needs 2)
+    width: int = 32             # channels at half the image's size; twice as many at each smaller size
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"  # the distribution p(x|z) of a pixel
     # optimisation
     steps: int = 7000           # optimiser steps
-    batch_size: int = 32        # images per step
-    lr: float = 5e-3            # Adam's learning rate at first; it falls to 0 in a straight line
-    beta: float = 30.0          # weight of the KL in the loss
+    batch_size: int = 32        # images in a step
+    lr: float = 5e-3            # Adam's learning rate at the start; it falls linearly to 0
+    beta: float = 30.0          # weight of the KL term in the loss
     # run
     out_dir: str = "runs/vae"   # folder of the run
-    # samples to score (0: 512; in a run of fewer steps than usual, its share of them)
+    # images to score (0: 512, or proportionally fewer if --steps is below its default)
     n_test: int = 0
     # sampling
     n: int = 64                 # images in a grid
     show: Literal["samples", "reconstruct", "walk", "map", "arithmetic"] = "samples"  # what to draw
 
-    # what a resumed run must keep: the saved weights have this shape, or these data
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
     fixed = ("size", "n_images", "z_dim", "width", "likelihood")
 
 
 PRESETS = {"gpu": dict(size=64, z_dim=64, width=64, batch_size=128, lr=2e-3, steps=20000)}
-LEAST_VAR = 5e-6        # of s²: that of rounding to 8 bits
+LEAST_VAR = 5e-6        # the smallest s²: the variance of rounding to 8 bits
 
 
 # ---- the two networks
 class VAE(nn.Module):
-    """train_gan.py's networks: D, normalised throughout, gives μ, log σ²; G, a layer longer, has no tanh."""
+    """The networks of train_gan.py. The encoder is D, with a norm in each layer but the last; it gives μ and
+    log σ². The decoder is G with one more layer, and without tanh."""
 
     def __init__(self, cfg, C: int, S: int, size: int):
         super().__init__()
         self.likelihood, self.size = cfg.likelihood, size
-        w = [cfg.width * 2**i for i in range(int(math.log2(S)) - 2)]    # from S/2 × S/2 to 4 × 4
+        w = [cfg.width * 2**i for i in range(int(math.log2(S)) - 2)]    # channels at S/2 × S/2 … 4 × 4 pixels
         down, up = [], [nn.ConvTranspose2d(cfg.z_dim, w[-1], 4, 1, 0, bias=False),
                         nn.BatchNorm2d(w[-1]), nn.ReLU(True)]
         for a, b in zip([C, *w], w):
@@ -84,14 +88,14 @@ class VAE(nn.Module):
             up += [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU(True)]
         self.encoder = nn.Sequential(*down, nn.Conv2d(w[-1], 2 * cfg.z_dim, 4, 1, 0))
         self.decoder = nn.Sequential(*up, nn.Conv2d(cfg.width // 2, C, 3, 1, 1))
-        self.register_buffer("var", torch.tensor(1.0))          # s²: a running average, as BatchNorm has
+        self.register_buffer("var", torch.tensor(1.0))          # s²: a running average, as in BatchNorm
 
     def encode(self, x):
         """Images (B, C, size, size) in [-1, 1] -> μ and log σ² of q(z|x), (B, z_dim) each."""
         return self.encoder(pad(x)).flatten(1).float().chunk(2, dim=1)  # (B, 2 z_dim, 1, 1) -> 2 · (B, z_dim)
 
     def decode(self, z):
-        """z (B, z_dim) -> x̂ (B, C, size, size): the mean of each pixel, or if a coin flip its logit."""
+        """z (B, z_dim) -> x̂ (B, C, size, size): the mean of each pixel, or its logit if it is Bernoulli."""
         return crop(self.decoder(z[:, :, None, None]).float(), self.size)
 
     def forward(self, x, eps):
@@ -106,7 +110,7 @@ class VAE(nn.Module):
 
 # ---- the bound
 def reparameterise(mu, logvar, eps):
-    """z ~ N(μ, σ²) from eps ~ N(0, 1): a plain function of μ and σ, through which their gradients pass."""
+    """z ~ N(μ, σ²), made from eps ~ N(0, 1) by a function of μ and σ, so that gradients reach μ and σ."""
     return mu + (logvar / 2).exp() * eps
 
 
@@ -116,15 +120,17 @@ def kl(mu, logvar):
 
 
 def log_density(x, mean, var, likelihood: str = "gaussian"):
-    """log N(x; mean, var), or of coin flips with logits `mean`, in nats, summed over all but images: (B,)."""
+    """log N(x; mean, var), or the log-likelihood of Bernoulli variables with logits `mean`. It is in nats, and
+    summed over all axes but the first: (B,)."""
     if likelihood == "gaussian":
         return -((x - mean).square() / var + (2 * math.pi * var).log()).flatten(1).sum(1) / 2
     return -F.binary_cross_entropy_with_logits(mean, x / 2 + 0.5, reduction="none").flatten(1).sum(1)
 
 
 def tighter_bound(net, x, k: int, rng):
-    """E log (1/k) Σ p(x, z) / q(z|x) over k different z ~ q(z|x), (B,): for k = 1 the ELBO, for more k closer
-    to log p(x) (Burda, Grosse & Salakhutdinov 2016, "Importance weighted autoencoders", eq. 8)."""
+    """E log (1/k) Σ p(x, z) / q(z|x), (B,), where the sum is over k different z ~ q(z|x). For k = 1 this is the
+    ELBO; for larger k it is closer to log p(x) (Burda, Grosse & Salakhutdinov 2016, "Importance weighted
+    autoencoders", eq. 8)."""
     (mu, logvar), log_w = net.encode(x), []
     for _ in range(k):
         z = reparameterise(mu, logvar, torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device))
@@ -136,8 +142,9 @@ def tighter_bound(net, x, k: int, rng):
 # ---- with a trained network
 @torch.no_grad()
 def apply(net, function, *inputs):
-    """function(*inputs), some rows at a time, uint8 images as floats: a list of tensors on the CPU. BatchNorm
-    takes its running means and variances, and s² is the running average: no image depends on the others."""
+    """function(*inputs) as a list of tensors on the CPU, computed for some rows at a time; uint8 images become
+    floats first. BatchNorm uses its running means and variances, and s² is the running average, so no image
+    depends on the others."""
     net.eval()
     rows = zip(*(x.to(net.var.device).split(256) for x in inputs))
     parts = [function(*(to_float(x) if x.dtype == torch.uint8 else x for x in some)) for some in rows]
@@ -152,8 +159,9 @@ def draw(net, z):
 
 
 def mean_codes(net, learn):
-    """The mean μ of the training images with each value of each attribute, (V, z_dim). The difference of two,
-    added to z, turns one value into the other (as Radford et al. 2016, §6.3.2, did with faces)."""
+    """For each value of each attribute, the mean μ of the training images that have it: (V, z_dim). The
+    difference of two of them, added to z, turns one value into the other (as Radford et al. 2016, §6.3.2, did
+    with faces)."""
     hot = one_hot(learn.labels, learn.attributes)                           # (N, V)
     return hot.T @ apply(net, net.encode, learn.images)[0] / hot.sum(0).clamp(min=1)[:, None]
 
@@ -168,8 +176,8 @@ def check(cfg):
 
 
 def load(cfg, resume: bool = True, without=()):
-    """(config, network, training and held-out ImageSet, (C, S, size, attributes), checkpoint): of a run that
-    was, or if not `resume` a new one; the ImageSets are None if config.show is in `without`."""
+    """(config, network, training and held-out ImageSet, (C, S, size, attributes), checkpoint) of the run in
+    out_dir, or of a new run if not `resume`. The ImageSets are None if config.show is in `without`."""
     cfg, state = own_checkpoint(cfg, "vae", resume)
     check(cfg)
     learn, held_out, shape = None, None, state and state["shape"]
@@ -195,7 +203,7 @@ def train(cfg: Config) -> dict:
         restore(state, [opt], data_rng)
     net, images = torch.compile(model) if cfg.compile else model, learn.images.to(device)
     test = held_out.images, noise(len(held_out.images), cfg.z_dim, cfg.seed)
-    x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)  # baseline: without z
+    x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)  # baseline: the mean image
     var = (to_float(learn.images) - x_hat).square().mean().clamp(min=LEAST_VAR)
     x_hat = (x_hat / 2 + 0.5).logit(1e-4) if cfg.likelihood == "bernoulli" else x_hat
     baseline = log_density(x, x_hat.expand_as(x), var, cfg.likelihood).mean().item()
@@ -208,14 +216,14 @@ def train(cfg: Config) -> dict:
             eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
             # loss, backward, step
             with autocast(device, cfg.matmul):
-                log_p, rate = (term.mean() for term in net(x, eps))     # over images; the rest are sums
+                log_p, rate = (term.mean() for term in net(x, eps))     # means over images; each term is a sum
             loss = cfg.beta * rate - log_p
             run.check_finite(step, loss=loss.item())
             opt.zero_grad(set_to_none=True)
             loss.backward()
             opt.step()
             even_out(model.decoder)
-            # log; now and then evaluate, draw, save
+            # evaluate, log, sample and save, each when it is due
             done, val_elbo = step + 1, None
             with run.untimed():
                 if run.due(done, cfg.eval_every):
@@ -241,8 +249,9 @@ def train(cfg: Config) -> dict:
 
 
 def sample(cfg: Config):
-    """Into samples/ what --show says: new images; held-out ones above what is decoded from them; walks from
-    one to another; the map of z; or arithmetic, 0 to 7 fifths of what --glasses=round and the like add."""
+    """Draw what --show says into samples/: new images (samples); held-out images above their reconstructions
+    (reconstruct); images on the way from one z to another (walk); images over the plane of z (map); or images
+    to which 0, 1/5, … 7/5 of the change is added that --glasses=round or the like asks for (arithmetic)."""
     cfg, net, learn, held_out, (*_, attributes), _ = load(cfg, without=("samples", "map"))
     z, rows, columns = noise(cfg.n, cfg.z_dim, cfg.seed), max(1, cfg.n // 8), 8
     if cfg.show == "map":
@@ -251,22 +260,24 @@ def sample(cfg: Config):
     elif cfg.show != "samples":
         x, labels = (t[torch.arange(8 * rows) % len(t)] for t in (held_out.images, held_out.labels))
         z = apply(net, net.encode, x)[0]
-    if cfg.show == "arithmetic":                                            # 8 to a row
+    if cfg.show == "arithmetic":                                            # 8 images in a row
         new, old = (one_hot(y, attributes) for y in (draw_labels(cfg, attributes, len(x), labels), labels))
         step = (new - old) @ mean_codes(net, learn)                         # (n, V) @ (V, z_dim)
-        i = step.any(1).nonzero()[:rows]                                    # (rows, 1): those that change
+        i = step.any(1).nonzero()[:rows]                                    # (rows, 1): images that change
         require(len(i), "no image would change: say by --glasses=round or the like what to add")
         z = (z[i] + step[i] * torch.arange(8)[:, None] / 5).flatten(0, 1)   # (rows, 8, z_dim) -> (n, z_dim)
     images = draw(net, walks(z) if cfg.show == "walk" else z)
     if cfg.show == "reconstruct":
         images = film(list(zip(to_float(x).split(rows), images.split(rows))))
-    write_png(path := f"{cfg.out_dir}/samples/{cfg.show}.png", sheet(images, columns))
+    names = [f"{i}/5" for i in range(8)] if cfg.show == "arithmetic" else None     # of the columns
+    write_png(path := f"{cfg.out_dir}/samples/{cfg.show}.png", sheet(images, columns, column_names=names))
     print(f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
-    """Bounds on log p(x); how many numbers of z are used (Burda et al. 2016, §5.2); arithmetic: of held-out
-    images, each attribute is changed from each value to the next, and read by the judge. In evaluate.json."""
+    """Bounds on log p(x); how many numbers of z are used (Burda et al. 2016, §5.2); and arithmetic: in held-out
+    images each attribute is changed from each value to the next, and the judge says which value it reads. Also
+    in evaluate.json."""
     cfg, net, learn, held_out, (*_, attributes), _ = load(cfg)
     rng, x, labels = torch.Generator().manual_seed(cfg.seed), held_out.images[:2048], held_out.labels[:2048]
     z, tables = apply(net, net.encode, x)[0], {"log_p(x)_at_least": {}}

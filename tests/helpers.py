@@ -19,6 +19,7 @@ from mini.data.text.reviews import write_reviews
 from mini.utils import config
 from mini.utils.config import UserError
 from mini.utils.images import to_float
+from mini.utils.lettering import black_on_white
 from mini.utils.png import read_png, write_png
 
 ROOT = Path(__file__).parent.parent
@@ -136,9 +137,37 @@ def own_captions(folder, captions_of, n=6):
     return str(folder / "own.tsv")
 
 
+def read_grid(path, columns=8, size=16):
+    """The grid that a sheet was before it was enlarged, and its rows or columns named: uint8 (H, W, C)."""
+    picture = read_png(path)
+    width = columns * (size + 2) + 2
+    scale = max(1, -(-600 // width))                            # the least with which it is 600 pixels wide
+    rows = (picture.shape[0] - 2 * scale) // ((size + 2) * scale)
+    picture = picture[-scale * (rows * (size + 2) + 2):, -scale * width:]       # the names are above and on the left
+    small = picture[::scale, ::scale]
+    assert picture.shape[1] == scale * width and np.array_equal(small.repeat(scale, 0).repeat(scale, 1), picture)
+    return small
+
+
+def find_text(picture, text: str) -> list:
+    """[(row, column), …] of the places where a line of black text stands in a picture (H, W, C)."""
+    letters, gray = black_on_white(text, 2), picture[:, :, 0]
+    height, width = letters.shape
+    middle = letters[height // 2].tobytes()
+    found = []
+    for row in range(gray.shape[0] - height + 1):
+        line = gray[row + height // 2].tobytes()
+        column = line.find(middle)
+        while column >= 0:
+            if np.array_equal(gray[row:row + height, column:column + width], letters):
+                found.append((row, column))
+            column = line.find(middle, column + 1)
+    return found
+
+
 def read_sheet(path, columns=8, size=16):
     """The pictures of a sheet: float (rows, columns, C, size, size) in [-1, 1]."""
-    pixels = to_float(torch.tensor(read_png(path)).permute(2, 0, 1))
+    pixels = to_float(torch.tensor(read_grid(path, columns, size)).permute(2, 0, 1))
     rows = pixels.unfold(1, size + 2, size + 2).unfold(2, size + 2, size + 2)       # (C, rows, columns, size + 2, …)
     assert rows.size(2) == columns
     return rows[..., 2:, 2:].permute(1, 2, 0, 3, 4)

@@ -113,7 +113,7 @@ def test_published_weights_of_other_models_are_refused(tmp_path):
     assert sizes == dict(n_layer=2, n_head=4, n_embd=16, block_size=10, d_ff=40) and len(weights["wpe.weight"]) == 10
 
 
-# ---- the classic bugs (PEERS: transformers)
+# ---- the classic bugs of Transformers
 
 def test_filling_changes_nothing_however_large_the_scores():
     """The mask is on keys, −∞ and not −1e4, and no row is NaN."""

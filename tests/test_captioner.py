@@ -41,7 +41,7 @@ def test_patches_by_a_loop():
     assert captioner.patches(x, P).tolist() == rows
 
 
-# ---- the classic bugs (PEERS: transformers)
+# ---- the classic bugs of Transformers
 
 def test_where_a_patch_is_matters():
     model, x, y = encoder_decoder(captioner), pictures(1), sentences([4], 23, bos=True)
@@ -137,6 +137,8 @@ def test_where_an_attribute_is():
 def test_labelled_images():
     images = torch.full((3, 3, 4, 5), 9, dtype=torch.uint8)
     sheet = labelled(images, ["ab cd", "", "x"], columns=2, scale=4, gap=8)     # 20 pixels wide: three letters
+    assert sheet.shape == (1040, 640, 3)                                        # enlarged by 10, to over 600
+    sheet = sheet[::10, ::10]
     assert sheet.shape == (8 + 2 * (16 + 24 + 8), 8 + 2 * (20 + 8), 3)
     assert (sheet[8:24, 8:28] == 9).all() and (sheet[8:24, 36:56] == 9).all() and (sheet[:, 28:36] == 255).all()
     assert np.array_equal(sheet[24:36, 8:20, 0] == 0, lettering("ab")) and (sheet[24:48, 36:56] == 255).all()
@@ -166,7 +168,7 @@ def test_end_to_end(tmp_path, capsys):
         assert read_png(run / "samples" / name).shape[2] == 3
     arguments = [f"--out_dir={run}", "--device=cpu"]
     assert len(captioner.main(["sample", *arguments, "--n=3"])) == 3
-    assert read_png(run / "samples/captions.png").shape[1] == 8 + 3 * (16 * 6 + 8)
+    assert read_png(run / "samples/captions.png").shape[1] == 2 * (8 + 3 * (16 * 6 + 8))    # to over 600
     for name, pixels in (("grey", np.zeros((40, 30), np.uint8)), ("large", np.full((50, 70, 3), 200, np.uint8))):
         write_png(tmp_path / f"{name}.png", pixels)
         assert len(captioner.main(["sample", *arguments, f"--image={tmp_path}/{name}.png"])) == 1

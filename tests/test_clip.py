@@ -13,7 +13,7 @@ from mini import clip
 from mini.data.images import captions
 from mini.data.images.captions import load_captions
 from mini.utils.png import read_png, write_png
-from tests.helpers import close, own_captions, refused_by
+from tests.helpers import close, find_text, own_captions, read_grid, refused_by
 
 GOLDEN = dict(np.load(Path(__file__).parent / "reference/clip.npz"))
 SMALL = dict(n_layer=2, n_head=2, n_embd=12, n_joint=8, patch=4)
@@ -114,7 +114,7 @@ def test_the_scale_begins_at_one_over_007_and_never_exceeds_100(monkeypatch):
     assert state["model"]["log_scale"].item() == pytest.approx(math.log(100), rel=1e-6)
 
 
-# ---- the classic bugs (PEERS: transformers)
+# ---- the classic bugs of Transformers
 
 def test_a_word_changes_nothing_before_it_even_for_huge_scores():
     """Guards the causal mask: −∞, for −1e4 would be outvoted."""
@@ -275,9 +275,10 @@ def test_sample_and_evaluate(capsys):
     clip.main(["sample", "--prompt=a face with red hair and glasses", *flags])
     out = capsys.readouterr().out
     assert "the nearest of 41 images" in out and "only 3 steps" in out
-    assert read_png("run/samples/search.png").shape == (2 * 10 + 2, 8 * 10 + 2, 3)      # 16 images
+    assert read_grid("run/samples/search.png", 8, 8).shape == (2 * 10 + 2, 8 * 10 + 2, 3)      # 16 images
     clip.main(["sample", "--prompt=glasses | a smiling face|no glasses", *flags])
-    assert read_png("run/samples/search.png").shape == (3 * 10 + 2, 8 * 10 + 2, 3)
+    assert read_grid("run/samples/search.png", 8, 8).shape == (3 * 10 + 2, 8 * 10 + 2, 3)
+    assert len(find_text(read_png("run/samples/search.png"), "no glasses")) == 1            # beside its row
     clip.main(["sample", *flags])
     write_png("me.png", np.zeros((20, 13, 3), np.uint8))
     capsys.readouterr()

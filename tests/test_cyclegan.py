@@ -19,11 +19,11 @@ from mini.data.images import image_sets
 from mini.data.images.faces import ATTRIBUTES, render
 from mini.utils import config
 from mini.utils.image_metrics import psnr, ssim
-from mini.utils.images import sheet, to_float
+from mini.utils.images import grid, to_float
 from mini.utils.metrics import table
 from mini.utils.png import read_png, write_png
 from mini.utils.run import Run
-from tests.helpers import close, of, refused, refused_by, watch
+from tests.helpers import close, find_text, of, read_grid, refused, refused_by, watch
 
 TINY = dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4, batch_size=4, steps=4, n=4, pool=6, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -533,7 +533,7 @@ def test_end_to_end(trained):
         assert all(0 <= row[key] <= 1 for key in COLUMNS[:3]) and row["worst"] <= row["kept"]
     assert all(math.isfinite(float(value)) for row in read_log(run) for value in row.values())
     for step in (2, 4):
-        assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(8, 4, 16)
+        assert read_grid(run / f"samples/step_00000{step}.png", 4).shape == sheet_shape(8, 4, 16)
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     assert state["shape"] == (3, 16)
     assert {name.split(".")[0] for name in state["model"]} == {"G_ab", "G_ba", "D_a", "D_b"}
@@ -585,9 +585,11 @@ def test_samples_of_a_run_are_of_fixed_faces(trained):
             x, labels = to_float(domain.held_out[:4]), domain.labels[:4].clone()
             labels[:, HAIR] = BLACK + BLOND - labels[:, HAIR]
             rows += [x, there(x), back(there(x)), to_float(render(labels, domain.nuisance[:4], 16))]
-    want = sheet(torch.cat(rows), 4).astype(int)
-    got = [read_png(run / f"samples/step_00000{step}.png").astype(int) for step in (2, 4)]
+    want = grid(torch.cat(rows) / 2 + 0.5, 4).astype(int)
+    got = [read_grid(run / f"samples/step_00000{step}.png", 4).astype(int) for step in (2, 4)]
     assert abs(got[1] - want).max() <= 1
+    places = [find_text(read_png(run / "samples/step_000004.png"), name) for name in ("given", "translated", "back", "truth")]
+    assert [len(of_name) for of_name in places] == [2] * 4 and sum(zip(*places), ()) == tuple(sorted(sum(places, [])))
     given = np.r_[2:18, 3 * 18 + 2:5 * 18, 7 * 18 + 2:8 * 18]           # and the truth
     assert (got[0][given] == got[1][given]).all() and (got[0] != got[1]).any()
 
@@ -623,11 +625,13 @@ def test_two_folders(folders, capsys):
     assert not list(Path("runs").glob("judge-gray*")) + list(Path("runs").glob("judge-colour*"))
     for key, row in result["scores"].items():
         assert list(row) == ["cycle", "identity"] and (row["cycle"] == 0) == ("copied" in key)
-    assert read_png(folders / "run/samples/step_000003.png").shape == sheet_shape(6, 1, 16)     # one gray one held out
+    picture = read_grid(folders / "run/samples/step_000003.png", 1)
+    assert picture.shape == sheet_shape(6, 1, 16)                           # one gray one held out
     assert torch.load(folders / "run/checkpoint.pt", weights_only=True)["shape"] == (3, 16)
-    for direction, n in (("ab", 1), ("ba", 2)):
+    for direction, rows, columns in (("ab", 1, 3), ("ba", 3, 2)):           # of one image, side by side
         cyclegan.main(["sample", f"--out_dir={folders}/run", f"--direction={direction}", "--device=cpu"])
-        assert read_png(folders / f"run/samples/{direction}.png").shape == sheet_shape(3, n, 16)
+        picture = read_grid(folders / f"run/samples/{direction}.png", columns)
+        assert picture.shape == sheet_shape(rows, columns, 16)
     tables = cyclegan.main(["evaluate", f"--out_dir={folders}/run", "--device=cpu", "--ablation_steps=1"])
     assert all(list(row) == ["cycle", "identity"] for row in tables.values()) and len(tables) == 5
 
@@ -637,7 +641,7 @@ def test_gray_folders_stay_gray(folders):
     cyclegan.train(tiny(folders, data_a=str(folders / "gray"), data_b=str(folders / "again"), steps=1))
     assert torch.load(folders / "run/checkpoint.pt", weights_only=True)["shape"] == (1, 16)
     cyclegan.main(["sample", f"--out_dir={folders}/run", f"--image={folders}/colour/3.png", "--device=cpu"])
-    assert read_png(folders / "run/samples/ab.png").shape == sheet_shape(3, 1, 16, 1)
+    assert read_grid(folders / "run/samples/ab.png", 3).shape == sheet_shape(1, 3, 16, 1)
 
 
 def test_a_folder_and_faces(folders):
@@ -711,10 +715,10 @@ def test_sample(direction, run, capsys):
     true = to_float(render(labels, domain.nuisance[:5], 16))
     there, back = (nets[f"G_{d}"] for d in (direction, direction[::-1]))
     with torch.no_grad():
-        want = sheet(torch.cat([x, there(x), back(there(x)), true]), 5).astype(int)
+        want = grid(torch.cat([x, there(x), back(there(x)), true]) / 2 + 0.5, 5).astype(int)
     command(run, "sample", f"--direction={direction}", "--n=5")
     assert f"samples/{direction}.png" in capsys.readouterr().out
-    assert abs(read_png(run / f"samples/{direction}.png").astype(int) - want).max() <= 1
+    assert abs(read_grid(run / f"samples/{direction}.png", 5).astype(int) - want).max() <= 1
 
 
 @pytest.mark.parametrize("direction", ["ab", "ba"])
@@ -724,13 +728,14 @@ def test_sample_of_a_picture(direction, run, folders, monkeypatch):
     nets = cyclegan.make_nets(cyclegan.Config(**TINY), 3, 16, torch.load(run / "checkpoint.pt", weights_only=True))
     for image in ("gray/2.png", "colour/5.png", "colour/alpha.png"):
         command(run, "sample", f"--direction={direction}", f"--image={folders / image}")
-        got = read_png(run / f"samples/{direction}.png").astype(int)
-        assert got.shape == sheet_shape(3, 1, 16)
+        got = read_grid(run / f"samples/{direction}.png", 3).astype(int)
+        assert got.shape == sheet_shape(1, 3, 16)
+        assert len(find_text(read_png(run / f"samples/{direction}.png"), "translated")) == 1        # above its column
         x = image_sets.to_size(image_sets.read_image(folders / image), 16)
         assert (got[2:18, 2:18] == x.expand(3, -1, -1).permute(1, 2, 0).numpy()).all()
         with torch.no_grad():
             made = nets[f"G_{direction}"](to_float(x.expand(3, -1, -1)[None]))
-        assert abs(got[20:36, 2:18] - ((made[0] / 2 + 0.5) * 255).permute(1, 2, 0).numpy()).max() <= 1
+        assert abs(got[2:18, 20:36] - ((made[0] / 2 + 0.5) * 255).permute(1, 2, 0).numpy()).max() <= 1
 
 
 def test_sample_refuses(run, tmp_path, capsys):

@@ -22,9 +22,9 @@ from mini.data.text.corpus import (TALES, Corpus, check_length, encode, make_tok
                                    read_file, read_text, split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
 from mini.data.weights import read_safetensors
-from mini.utils.images import grid
+from mini.utils.images import grid, sheet
 from mini.utils.png import read_png, write_png
-from tests.helpers import refused
+from tests.helpers import find_text, refused
 
 # ---- the tales
 
@@ -459,3 +459,37 @@ def test_grid_of_any_floats():
     assert sheet[0, :, 0].tolist() == [0, 0, 1, 128, 255, 255, 255, 255]
     for images in (torch.zeros(9, 3, 4, 4).half(), np.zeros((9, 3, 4, 4))):
         assert grid(images).shape == (2 * 6 + 2, 8 * 6 + 2, 3)
+
+
+@pytest.mark.parametrize("N, C, size, columns, scale", [
+    (8, 3, 16, 8, 5), (64, 3, 32, 8, 3), (1, 1, 28, 8, 19), (9, 3, 73, 8, 1), (9, 3, 80, 8, 1), (4, 1, 596, 1, 1)])
+def test_a_sheet_is_large_enough_to_be_seen(N, C, size, columns, scale):
+    """At least 600 pixels wide: each pixel is a square, as small as will do."""
+    images = 2 * torch.rand(N, C, size, size, generator=torch.Generator().manual_seed(0)) - 1
+    small, large = grid(images / 2 + 0.5, columns), sheet(images, columns)
+    assert large.shape[1] >= 600 and (scale == 1 or (scale - 1) * small.shape[1] < 600)
+    assert np.array_equal(large, small.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def test_names_of_rows_and_columns():
+    """A name stands on white beside the middle of its row, or above the middle of its column; a long one in lines
+    that do not reach the next row. The last row has none."""
+    images, plain = -torch.ones(6, 3, 16, 16), sheet(-torch.ones(6, 3, 16, 16), 2)
+    names = ["one", "a long name which takes several lines that are not cut off"]
+    picture = sheet(images, 2, row_names=names, column_names=["left", "right"])
+    H, W, _ = plain.shape
+    assert np.array_equal(picture[-H:, -W:], plain)
+    top, left = np.subtract(picture.shape[:2], (H, W))
+    (row, column), = find_text(picture, "one")
+    assert column + 36 < left and abs(row + 12 - (top + H / 6)) < 20
+    (row, column), = find_text(picture, "right")
+    assert row + 24 < top + 10 and abs(column + 30 - (left + W * 3 / 4)) < 20
+    inked = np.nonzero((picture[:, :left, 0] == 0).any(axis=1))[0]
+    assert inked.max() < top + H * 2 / 3
+
+    picture = sheet(-torch.ones(24, 1, 16, 16), 8, row_names=["first, in two lines", names[1], "third"])
+    row_height = sheet(-torch.ones(24, 1, 16, 16), 8).shape[0] // 3
+    assert row_height // 24 == 3                        # lines in the height of a row
+    of_rows = [picture[i * row_height:(i + 1) * row_height, :200, 0] == 0 for i in range(3)]
+    assert all(row.any() for row in of_rows) and not any(row[[0, -1]].any() for row in of_rows)
+    assert (picture == 0).any() and sheet(images, 2, row_names=[""]).shape[0] == H

@@ -20,7 +20,8 @@ from mini.utils.device import autocast
 from mini.utils.images import crop, film, noise, pad, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
-from tests.helpers import alike, cheap_judges, close, normal, read_sheet, refused_by, rng_of
+from tests.helpers import (alike, cheap_judges, close, find_text, normal, read_grid, read_sheet,
+                           refused_by, rng_of)
 
 TINY = dict(size=16, n_images=64, width=32, T=20, batch_size=8, steps=4, warmup=1, n=8, sample_steps=4, log_every=1,
             sample_every=2, eval_every=2, device="cpu", matmul="highest")
@@ -617,7 +618,7 @@ def test_end_to_end(trained):
     lr = [float(row["lr"]) / train_diffusion.Config.lr for row in rows]
     assert np.allclose(lr, [1 / 2, 1, 2 / 3, 1 / 3], rtol=1e-9)
     for step in (2, 4):
-        assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(8, 16, 3)
+        assert read_grid(run / f"samples/step_00000{step}.png", 8, 16).shape == sheet_shape(8, 16, 3)
     net, shape, state = loaded(run)
     assert shape == (3, 16, 16, image_sets.ATTRIBUTES)
     assert result["parameters"] == sum(p.numel() for p in net.parameters())             # without the average
@@ -706,12 +707,12 @@ def test_images_without_labels(arrays, capsys):
     result = train_diffusion.train(cfg)
     out = capsys.readouterr().out
     assert "no Fréchet distance" in out and "labels: none" in out and "frechet" not in result
-    assert read_png(arrays / "run/samples/step_000002.png").shape == sheet_shape(8, 28, 1)      # gray, and not padded
+    assert read_grid(arrays / "run/samples/step_000002.png", 8, 28).shape == sheet_shape(8, 28, 1)      # gray, and not padded
     assert loaded(arrays / "run")[1] == (1, 32, 28, {})
     for show in ("samples", "forward", "reverse", "walk", "inpaint"):
         command(arrays / "run", "sample", "--n=3", f"--show={show}", "--guidance=2")
         count = {"forward": 4 * 8, "reverse": 8 * 8, "inpaint": 6}.get(show, 3)
-        assert read_png(arrays / f"run/samples/{show}.png").shape == sheet_shape(count, 28, 1)
+        assert read_grid(arrays / f"run/samples/{show}.png", min(8, count), 28).shape == sheet_shape(count, 28, 1)
     assert "no labels" in refused_by_main(capsys, "sample", f"--out_dir={arrays}/run", "--hair=red")
     assert "no labels" in refused_by_main(capsys, "evaluate", f"--out_dir={arrays}/run", "--device=cpu")
 
@@ -720,7 +721,7 @@ def test_labelled_images_of_another_size(arrays, capsys):
     result = train_diffusion.train(tiny(data=str(arrays / "gray.npz"), size=0, steps=1, out_dir=str(arrays / "run")))
     assert list(result["accuracy"]) == ["label"] and result["frechet_n"] == 4
     command(arrays / "run", "sample", "--label=2", "--n=9")
-    assert read_png(arrays / "run/samples/samples.png").shape == sheet_shape(9, 28, 1)
+    assert read_grid(arrays / "run/samples/samples.png", 8, 28).shape == sheet_shape(9, 28, 1)
 
 
 def test_labels_left_out(place, tmp_path, capsys):
@@ -753,7 +754,7 @@ def test_a_walk_leads_from_one_sample_to_the_next(trained, n):
     folder, (net, shape, _), cfg = trained[0], loaded(trained[0]), tiny(seed=3)
     command(folder, "sample", "--show=walk", f"--n={n}", "--seed=3")
     labels, x = image_sets.draw_labels(cfg, shape[3], n), noise(n, 3 * 256, 3).view(n, 3, 16, 16)
-    assert read_png(folder / "samples/walk.png").shape == sheet_shape(n, 16, 3)
+    assert read_grid(folder / "samples/walk.png", min(n, 8), 16).shape == sheet_shape(n, 16, 3)
     walked = read_sheet(folder / "samples/walk.png", min(n, 8))
     for row in range(n // 8 or 1):
         for i, start in ((0, row), (7, row + 1)):
@@ -782,6 +783,8 @@ def test_reverse_makes_an_image_of_noise(trained):
     folder, (net, shape, _), cfg = trained[0], loaded(trained[0]), tiny(seed=4, n=4)
     command(folder, "sample", "--show=reverse", "--seed=4", "--sample_steps=8")
     shown = read_sheet(folder / "samples/reverse.png").view(4, 2, 8, 3, 16, 16)
+    (first, _), *more = find_text(read_png(folder / "samples/reverse.png"), "x_t")
+    assert len(more) == 3 and first < find_text(read_png(folder / "samples/reverse.png"), "predicted x0")[0][0] < more[0][0]
     labels, cfg.sample_steps = image_sets.draw_labels(cfg, shape[3], 4), 8
     assert alike(shown[:, 0, 0], noise(4, 768, 4).view(4, 3, 16, 16))
     assert alike(shown[:, 1, -1], draw(net, labels, shape, cfg))
@@ -855,6 +858,7 @@ def test_evaluate(T, drop, steps, tmp_path, monkeypatch, capsys):
     right = sum(judge.accuracy(held_out.images, held_out.labels).values()) / 6
     assert all(math.isclose(share, right, rel_tol=1e-6) for share in tables["mean_accuracy"].values())
     shown = read_sheet(tmp_path / "run/samples/evaluate.png")
+    assert all(find_text(read_png(tmp_path / "run/samples/evaluate.png"), name) for name in want)
     assert shown.shape[:2] == (len(want), 8) and all(alike(row, to_float(held_out.images[:8])) for row in shown)
 
 

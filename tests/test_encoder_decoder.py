@@ -107,7 +107,7 @@ def test_initialisation(script):
             assert p.std().item() == pytest.approx(std, rel=0.03 if script is translator else 0.05), name
 
 
-# ---- the classic bugs (PEERS: transformers)
+# ---- the classic bugs of Transformers
 
 @both
 @pytest.mark.parametrize("cached", [False, True])

@@ -14,6 +14,7 @@ import torch
 
 from mini.data.images.faces import (ATTRIBUTES, NUISANCE, WORDINGS, caption, draw_parameters, faces,
                                     render, uniform)
+from mini.utils.png import read_png
 from tests.helpers import refused
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +34,14 @@ def test_pinned_pixels():
     checkpoints would be judged on other data."""
     for size, (n, sha256) in PINNED.items():
         assert digest(faces(n, size)[0]) == sha256
+
+
+def test_the_face_in_the_gallery():
+    """A held-out one: red hair, square glasses, a smile."""
+    images, labels = faces(1, size=256, first=10**7 + 824)
+    picture = read_png(Path(__file__).parent.parent / "mini/gallery/face.png")
+    assert np.array_equal(picture, images[0].permute(1, 2, 0).numpy())
+    assert caption(labels[0]).startswith("a smiling face with long red hair, light skin and square glasses")
 
 
 def test_another_process_with_two_threads_and_plain_instructions_draws_the_same():

@@ -20,7 +20,7 @@ from mini.utils import config
 from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
-from tests.helpers import close, of, refused_by, watch
+from tests.helpers import close, find_text, of, read_grid, refused_by, watch
 
 TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, batch_size=8, steps=6, n=4, noise=0.1, log_every=1,
             sample_every=3, eval_every=3, device="cpu", matmul="highest")
@@ -563,9 +563,9 @@ def test_end_to_end(script, trained):
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
     assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("D(x)", "D(G(z))", "accuracy"))
     for step in (3, 6):
-        assert read_png(run / f"samples/step_00000{step}.png").shape == sheet_shape(4, 16, 3)
+        assert read_grid(run / f"samples/step_00000{step}.png", 4, 16).shape == sheet_shape(4, 16, 3)
     learn, _ = image_sets.load_images("faces", 16, 256)
-    real = read_png(run / "samples/real.png")
+    real = read_grid(run / "samples/real.png", 4, 16)
     assert real.shape == sheet_shape(4, 16, 3) and (real[2:18, 2:18] == learn.images[0].permute(1, 2, 0).numpy()).all()
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     assert {name.split(".")[0] for name in state["model"]} == {"G", "D", "average"}
@@ -614,9 +614,9 @@ def test_images_without_labels(arrays, capsys):
     """They are enough for a GAN, though there is no judge then; not for a conditional one."""
     result = train_gan.train(tiny(train_gan, arrays, data=str(arrays / "gray.npy"), size=0, steps=2))
     assert "no Fréchet distance" in capsys.readouterr().out and "frechet" not in result
-    assert read_png(arrays / "run/samples/step_000002.png").shape == sheet_shape(4, 28, 1)      # gray, and not padded
+    assert read_grid(arrays / "run/samples/step_000002.png", 4, 28).shape == sheet_shape(4, 28, 1)      # gray, and not padded
     train_gan.main(["sample", f"--out_dir={arrays}/run", "--device=cpu", "--n=3"])
-    assert read_png(arrays / "run/samples/sample.png").shape == sheet_shape(3, 28, 1)
+    assert read_grid(arrays / "run/samples/sample.png", 3, 28).shape == sheet_shape(3, 28, 1)
     error = refused(capsys, cgan, *flags(arrays, data=arrays / "gray.npy", out_dir=arrays / "other"))
     assert "no labels" in error and "gray.npy" in error and "train_gan.py" in error
     assert not (arrays / "other").exists()
@@ -625,9 +625,9 @@ def test_images_without_labels(arrays, capsys):
 def test_labelled_images_of_another_size(arrays):
     result = cgan.train(tiny(cgan, arrays, data=str(arrays / "gray.npz"), size=0, steps=2))
     assert list(result["accuracy"]) == ["label"] and result["frechet_n"] == 4
-    assert read_png(arrays / "run/samples/step_000002.png").shape == sheet_shape(4, 28, 1)
+    assert read_grid(arrays / "run/samples/step_000002.png", 4, 28).shape == sheet_shape(4, 28, 1)
     cgan.main(["sample", f"--out_dir={arrays}/run", "--device=cpu", "--label=2", "--n=9"])
-    assert read_png(arrays / "run/samples/sample.png").shape == sheet_shape(9, 28, 1)
+    assert read_grid(arrays / "run/samples/sample.png", 8, 28).shape == sheet_shape(9, 28, 1)
     cgan.main(["sample", f"--out_dir={arrays}/run", "--device=cpu", "--vary=label"])
     assert (arrays / "run/samples/label.png").exists()
 
@@ -677,7 +677,7 @@ def test_sample(script, run, capsys):
         assert "samples/sample.png" in capsys.readouterr().out
         pictures.append((folder / "samples/sample.png").read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
-    assert read_png(folder / "samples/sample.png").shape == sheet_shape(11, 16, 3)
+    assert read_grid(folder / "samples/sample.png", 8, 16).shape == sheet_shape(11, 16, 3)
 
 
 def test_samples_are_of_the_average(run):
@@ -698,7 +698,7 @@ def test_walks_keep_the_length_of_z(run, monkeypatch):
     folder, calls = run(train_gan), drawn(train_gan, monkeypatch)
     command(train_gan, folder, "sample", "--interpolate", "--n=24")
     (z,), = calls
-    assert z.shape == (24, 6) and read_png(folder / "samples/walks.png").shape == sheet_shape(24, 16, 3)
+    assert z.shape == (24, 6) and read_grid(folder / "samples/walks.png", 8, 16).shape == sheet_shape(24, 16, 3)
     ends = z.view(3, 8, 6)[:, [0, -1]]
     assert len({tuple(end.tolist()) for end in ends.flatten(0, 1)}) == 4 and torch.equal(ends[:-1, 1], ends[1:, 0])
     for i, t in enumerate(np.arange(8) / 7):
@@ -737,7 +737,10 @@ def test_vary_and_blend(run, monkeypatch):
         command(cgan, folder, "sample", "--vary=glasses", "--n=64", *more)
         (z, y), = calls
         rows = len(z) // 8
-        assert read_png(folder / "samples/glasses.png").shape == sheet_shape(8 * rows, 16, 3)
+        assert read_grid(folder / "samples/glasses.png", 8, 16).shape == sheet_shape(8 * rows, 16, 3)
+        names = ["t = 0.25", "t = 0.5", "t = 1.5"] if more else ["none", "round", "square"]
+        places = [place for name in names for place in find_text(read_png(folder / "samples/glasses.png"), name)]
+        assert len(places) == 3 and places == sorted(places)            # beside the rows, one below the other
         z, y = z.view(rows, 8, -1), y.view(rows, 8, -1)
         assert (z == z[:1]).all() and len(z[0].unique(dim=0)) == 8
         for i in range(rows):
@@ -791,7 +794,7 @@ def test_the_equilibrium_report(run, monkeypatch):
     assert sum(map(len, grad)) == pytest.approx(40_000, rel=0.1)
     two, nearest = tables["mean_distance_of_two_images"], tables["mean_distance_to_the_nearest_training_image"]
     assert 0 < two["samples"] < two["held out"] and 0 < nearest["held out"] < two["held out"]
-    assert read_png(folder / "samples/nearest.png").shape == sheet_shape(16, 16, 3)
+    assert read_grid(folder / "samples/nearest.png", 8, 16).shape == sheet_shape(16, 16, 3)
 
 
 def test_accuracy_with_generated_images(run, monkeypatch):

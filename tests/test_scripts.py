@@ -29,6 +29,7 @@ from mini.data.images import captions, image_sets
 from mini.data.text import passages, reviews
 from mini.utils import config, judge
 from mini.utils.config import UserError
+from mini.utils.png import read_png
 from mini.utils.run import Run
 from tests.helpers import (close, free_port, labelled_texts_and_a_base, paragraphs, processes,
                            refused_by)
@@ -253,7 +254,9 @@ def test_a_run_leaves_what_every_run_leaves(name, trained):
     if run.script.samples:
         assert {f"step_00000{step}{run.script.samples}" for step in (2, 4, 5)} <= set(samples)
     assert not list(run.folder.glob("*.tmp"))
-    assert "look in" in run.printed.splitlines()[-1] and str(run.folder) in run.printed.splitlines()[-1]
+    assert read_png(run.folder / "curves.png").shape[1] == 760
+    last_line = run.printed.splitlines()[-1]
+    assert "look in" in last_line and str(run.folder) in last_line and "curves.png" in last_line
 
 
 @every_script
@@ -315,7 +318,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(name, stop, changes, 
         whole = tmp_path / "whole"
         run.module.train(run.config(**changes, out_dir=str(whole)))
     left = run.module.train(run.config(**changes, out_dir=str(tmp_path / "run"), stop_after=stop))
-    assert left["steps"] == stop and "interrupted" in left
+    assert left["steps"] == stop and "interrupted" in left and (tmp_path / "run/curves.png").exists()
     assert read_checkpoint(tmp_path / "run")["step"] == stop and not (tmp_path / "run/result.json").exists()
 
     torch.manual_seed(99)                           # what else happened since

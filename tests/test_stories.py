@@ -10,7 +10,7 @@ from mini.data.text import stories
 from mini.data.text import story_words as words
 from mini.data.text.stories import PLOTS, Cast, choose_words, draw_numbers, make_stories, read_plots
 from mini.data.text.story_reader import check, split_sentences
-from mini.data.text.story_scores import first_story, share_consistent
+from mini.data.text.story_scores import first_story, share_consistent, with_reading
 
 FACTS = {"woman": words.WOMEN, "man": words.MEN, "pet": words.PETS, "animal": words.ANIMALS, "thing": words.THINGS,
          "colour": words.COLOURS, "place": list(words.PLACES), "counted": list(words.COUNTED), "day": words.DAYS,
@@ -174,4 +174,11 @@ def test_sentences_and_first_stories():
     text = "Pia came. \"Is it you?\" she asked. \"Yes.\" Ivan laughed! Then\nthe end."
     assert split_sentences(text) == ["Pia came.", "\"Is it you?\" she asked.", "\"Yes.\"", "Ivan laughed!", "Then", "the end."]
     assert first_story("\n\nAbout Pia.\nOnce.\n\nAbout Ivan.\nTwice.") == "About Pia.\nOnce."
+
+
+def test_what_is_shown_says_what_the_reader_finds():
+    """Under each story that a run prints stands whether it holds together."""
+    story = make_stories(1)[0][0]
+    assert with_reading(f"\n{story}\n\nAbout Ivan.") == f"{story}\n[no contradiction]"
+    assert "\n[contradictions: two are called Una" in with_reading("About Una, her sister Una.\nUna met Una.")
     assert share_consistent(["About Pia and Ivan.\nPia met Ivan.", "About Pia and Ivan.\nPia met Una."]) == 0.5

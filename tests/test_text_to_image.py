@@ -17,8 +17,8 @@ from mini.data.images import captions, image_sets
 from mini.data.images.captions import Words
 from mini.utils.images import to_float
 from mini.utils.png import read_png
-from tests.helpers import (alike, cheap_judges, close, normal, own_captions, read_sheet, refused_by,
-                           rng_of)
+from tests.helpers import (alike, cheap_judges, close, find_text, normal, own_captions, read_grid, read_sheet,
+                           refused_by, rng_of)
 
 PAD = Words.PAD
 TINY = dict(n_images=40, width=32, T=20, batch_size=4, steps=6, warmup=1, n=2, sample_steps=3, log_every=1,
@@ -367,8 +367,8 @@ def test_end_to_end(trained):
     assert [row["stage"] for row in log] == ["1"] * 3 + ["2"] * 3 and len(result["val_loss"]) == 2
     assert [bool(row["val_loss"]) for row in log] == [False, True, True, True, False, True]     # and where a stage ends
     assert np.allclose([float(row["lr"]) / text_to_image.Config.lr for row in log], [1 / 2, 1, 1 / 2] * 2)
-    assert read_png(run / "samples/step_000003.png").shape == sheet_shape(8, 2, 16)
-    assert read_png(run / "samples/step_000006.png").shape == sheet_shape(8, 2)
+    assert read_grid(run / "samples/step_000003.png", 2, 16).shape == sheet_shape(8, 2, 16)
+    assert read_grid(run / "samples/step_000006.png", 2, 32).shape == sheet_shape(8, 2)
 
 
 def test_the_encoder_learns_with_the_first_stage_only(place, monkeypatch):
@@ -408,8 +408,10 @@ def test_samples(trained, capsys):
     nets = text_to_image.make_nets(text_to_image.Config(**state["config"]), state["shape"], state)["averages"]
     images = text_to_image.draw(nets, y, tiny(guidance=2.0))[1][-1]
     assert alike(shown, images)
+    (row, _), = find_text(read_png(run / "samples/samples.png"), "a smiling face")      # the first line, beside its row
+    assert row < read_png(run / "samples/samples.png").shape[0] / 2
     command(run, "sample", "--n=3", "--show=stages")
-    assert read_png(run / "samples/stages.png").shape == sheet_shape(24, 8)     # of eight captions
+    assert read_grid(run / "samples/stages.png", 8, 32).shape == sheet_shape(24, 8)     # of eight captions
 
 
 def test_evaluate(trained, capsys, monkeypatch):
@@ -423,7 +425,7 @@ def test_evaluate(trained, capsys, monkeypatch):
     assert calls == [*settings, *((own.guidance, 3, s, False) for s in (0, own.s))]
     assert list(rows)[-3:] == ["real, enlarged, s 0", f"real, enlarged, s {own.s:g}", "real, bicubic"]
     assert rows["real, enlarged, s 0"]["PSNR"] == math.inf > rows["real, bicubic"]["PSNR"] > 15
-    assert read_png(trained[0] / "samples/evaluate.png").shape == sheet_shape(18, 8)
+    assert read_grid(trained[0] / "samples/evaluate.png", 8, 32).shape == sheet_shape(18, 8)
 
 
 def captions_of(i):
@@ -435,7 +437,7 @@ def test_own_captions(tmp_path, capsys):
     result = text_to_image.train(tiny(data=own_captions(tmp_path, captions_of), out_dir=str(run), steps=3))
     assert result["scores"] == {} and "no judge" in capsys.readouterr().out
     command(run, "sample", "--prompt=a bright square|number3", "--n=2")
-    assert read_png(run / "samples/samples.png").shape == sheet_shape(2, 2)
+    assert read_grid(run / "samples/samples.png", 2, 32).shape == sheet_shape(2, 2)
     refused(capsys, "labels", "evaluate", f"--out_dir={run}", "--device=cpu")
     refused(capsys, "'smiling'", "sample", f"--out_dir={run}", "--prompt=a smiling square")
 

@@ -56,7 +56,7 @@ def test_positions_by_the_formula_are_added_to_scaled_embeddings():
     close(model.embed(model.embed_y, y[:, 2:], 2).detach(), want[:, 2:], 1e-6)
 
 
-# ---- the classic bugs (PEERS: transformers)
+# ---- the classic bugs of Transformers
 
 def test_the_padding_mask_is_on_keys_and_no_row_is_nan():
     model, x = encoder_decoder(translator), sentences([7, 3, 1], 20)
@@ -160,6 +160,7 @@ def test_end_to_end(pairs_file, tmp_path, capsys, monkeypatch):
     assert float(log[-1].split(",")[-1]) > 0.9 and log[-2].split(",")[-1] == ""
     assert "\n    " in (run / "samples/step_000070.txt").read_text("utf-8")
     assert read_png(run / "samples/attention.png").shape[2] == 1
+    assert read_png(run / "samples/attention.png").shape[1] >= 600          # large enough to be seen
     out = capsys.readouterr().out
     assert "ln V = ln 21" in out and "54 pairs" in out and "word by word" in out and "held-out sentences (n = 6): model" in out
     assert result["n"] == {"sentences": 6} and "translating 6 held-out sentences" in out

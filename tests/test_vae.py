@@ -17,8 +17,9 @@ from mini import vae
 from mini.data.images import image_sets
 from mini.utils.images import noise, plane, to_float
 from mini.utils.judge import Judge
+from mini.utils.png import read_png
 from tests import helpers
-from tests.helpers import alike, cheap_judges, normal, read_sheet, refused_by
+from tests.helpers import alike, cheap_judges, find_text, normal, read_sheet, refused_by
 
 TINY = dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, steps=4, n=8, log_every=1, sample_every=2,
             eval_every=2, device="cpu", matmul="highest")
@@ -103,7 +104,7 @@ def log_prob(x, x_hat, var, likelihood):
 
 # ---- the two terms
 def test_both_terms_equal_torch_distributions():
-    """Sums over all pixels or numbers of z, for each image (PEERS 13); the KL is 0 where q is N(0, 1), only there."""
+    """For each image sums over all pixels, or all of z: a mean would shift the balance. KL is 0 only for N(0, 1)."""
     x, mean, var = normal(4, 3, 5, 6).tanh(), normal(4, 3, 5, 6, seed=1), normal(4, 3, 5, 6, seed=2).exp()
     for s2 in (torch.tensor(0.3, dtype=torch.float64), var):
         want = log_prob(x, mean, s2, "gaussian")
@@ -262,7 +263,7 @@ def test_s2_is_the_best_of_all(double):
 
 
 def test_no_image_depends_on_the_others(double):
-    """PEERS 12: not in `apply`, which takes the running numbers, leaves them alone, and keeps the order of images."""
+    """Not in `apply`, which takes the running numbers, leaves them alone, and keeps the order of images."""
     net, eps = spread(vae.VAE(tiny(), 1, 16, 16)), normal(600, 3)
     images = torch.randint(0, 256, (600, 1, 16, 16)).byte()
     net(normal(4, 1, 16, 16), normal(4, 3))
@@ -471,6 +472,7 @@ def test_arithmetic(asked, lively):
         want += [torch.stack([z[i] + j / 5 * step for j in range(8)])] if step.any() else []
     assert shown.shape[:2] == (3, 8) and all(alike(row, net.decode(z)) for row, z in zip(shown, want))
     assert not any(alike(row[0], row[5]) for row in shown)
+    assert len(find_text(read_png(lively / "samples/arithmetic.png"), "7/5")) == 1          # above the last column
 
 
 def test_evaluate(lively, monkeypatch, capsys):

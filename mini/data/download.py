@@ -26,10 +26,10 @@ def download(name: str, urls, sha256: str, timeout: float = 30) -> Path:
         try:
             with urllib.request.urlopen(url, timeout=timeout) as answer:
                 data = answer.read()
-        except (OSError, http.client.HTTPException) as error:   # the latter: cut off, or no HTTP at all
+        except (OSError, http.client.HTTPException) as error:   # HTTPException: it was cut off, or is no HTTP
             troubles.append(str(getattr(error, "reason", error)) or type(error).__name__)
             continue
-        if hashlib.sha256(data).hexdigest() == sha256:  # an error page saved under the file's name stops here
+        if hashlib.sha256(data).hexdigest() == sha256:  # an error page in place of the file is not kept
             FOLDER.mkdir(exist_ok=True)
             with atomic_open(path) as file:
                 file.write(data)

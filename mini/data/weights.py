@@ -1,4 +1,4 @@
-"""Published weights: GPT-2's and BERT's as transformers saves them, in the .safetensors format.
+"""Published weights: those of GPT-2 and BERT as transformers saves them, in the .safetensors format.
 
 A .safetensors file holds numbers only, never code: 8 bytes, the length N of the header (unsigned,
 little-endian); N bytes of JSON, {name: {"dtype", "shape", "data_offsets": [begin, end]}}; then the
@@ -31,11 +31,11 @@ TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "ml
 def read_gpt(cfg, longest_context: int = 10**9):
     """(config, checkpoint) of the trained GPT in cfg.init_from.
 
-    That is GPT-2's model.safetensors, with its vocab.json and merges.txt in the same folder, or a
-    checkpoint.pt of train_gpt.py. The checkpoint has, as train_gpt.py's own, "config" (here: only
-    sizes and tokenizer), "model" and "tokenizer"; the config is cfg with these sizes. A context
-    longer than longest_context is cut. Raises UserError for any other file, and for flags that ask
-    for other sizes.
+    The file is GPT-2's model.safetensors, with its vocab.json and merges.txt in the same folder, or
+    a checkpoint.pt of train_gpt.py. The returned checkpoint has, like train_gpt.py's own, "config"
+    (here only sizes and tokenizer), "model" and "tokenizer"; the returned config is cfg with these
+    sizes. A context longer than longest_context is cut. Raises UserError for any other file, and for
+    flags that ask for other sizes.
     """
     path = cfg.init_from
     if not path.endswith(".pt"):
@@ -58,10 +58,10 @@ def read_gpt(cfg, longest_context: int = 10**9):
 def read_gpt2(path):
     """(sizes, weights) of a GPT-2 `model.safetensors` of any size.
 
-    sizes: n_layer, n_head, n_embd, block_size. All but n_head are read off the tensors; n_head is
-    taken from config.json beside the file, and without one it is n_embd / 64, as in every published
-    GPT-2. weights: {name: float32 tensor}, named as in `train_gpt.GPT`. Raises UserError for any
-    other file.
+    sizes: n_layer, n_head, n_embd, block_size. They follow from the shapes of the tensors, except
+    for n_head, which is taken from config.json beside the file; without one it is n_embd / 64, as in
+    every published GPT-2. weights: {name: float32 tensor}, named as in `train_gpt.GPT`. Raises
+    UserError for any other file.
     """
     path = safe_path(path)
     weights = {}
@@ -112,7 +112,7 @@ def read_bert(path, longest: int = 10**9):
     `longest` positions.
 
     sizes: n_layer, n_head, n_embd, block_size, d_ff. n_head is taken from config.json beside the
-    file, and without one it is n_embd / 64. weights: {name: float32 tensor}, named as in
+    file; without one it is n_embd / 64. weights: {name: float32 tensor}, named as in
     `mini.bert.BERT`; the pooler and the next-sentence head are left out. Raises UserError for any
     other file.
     """
@@ -150,7 +150,7 @@ def read_bert(path, longest: int = 10**9):
 
 
 def join_qkv(weights: dict, layer: int):
-    """Replace the matrices of queries, keys and values of a layer, and their biases, by c_attn."""
+    """Replace a layer's matrices of queries, keys and values by the one c_attn; also their biases."""
     for kind in ("weight", "bias"):
         parts = []
         for part in ("query", "key", "value"):
@@ -161,7 +161,7 @@ def join_qkv(weights: dict, layer: int):
 # ---- files
 
 def safe_path(path) -> Path:
-    """The path, unless it is that of a pickle: then a UserError."""
+    """The path. Raises UserError if it is that of a pickle."""
     path = Path(path)
     if path.suffix in (".bin", ".pth"):
         raise UserError(f"{path}: such a file is a Python pickle, which can run any code when it is "
@@ -178,7 +178,7 @@ def read_config(path) -> dict:
 
 
 def read_safetensors(path) -> dict:
-    """{name: tensor} of a .safetensors file, mapped from the disk rather than read. Raises
+    """{name: tensor} of a .safetensors file, which is mapped from the disk, not read at once. Raises
     UserError if it is broken."""
     path = Path(path)
     if not path.exists():

@@ -3,8 +3,8 @@ the same precision, in about as many minutes.
 
     python -m mini.studies.attention seeds      the default runs, three seeds each
     python -m mini.studies.attention sizes      less and more text to learn from
-    python -m mini.studies.attention dropout    how much dropout each of them wants on the tales
-    python -m mini.studies.attention tales      the forty-eight tales: little text, real prose
+    python -m mini.studies.attention tales      the forty-eight tales: little text, literary prose
+    python -m mini.studies.attention regularisation     how dropout was chosen for the tales
     python -m mini.studies.attention copying    repeat random tokens: memory and nothing else
     python -m mini.studies.attention curves     loss by place in a story, of the runs of `seeds`
     python -m mini.studies.attention contexts   loss by the context shown, of the runs of `tales`
@@ -88,19 +88,28 @@ def tales():
     seeds("tales")
 
 
-def dropout(values=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)):
-    """Which dropout serves each of them best on the tales: one run for each value, seed 1. The
-    tales' presets hold the values with the lowest loss on the validation tales."""
+def regularisation():
+    """How much dropout and weight decay serve each of them best on the tales: one run for each.
+
+    The presets "tales" hold the settings with the lowest loss on the validation tales.
+    """
+    tried = {"GPT": [], "LSTM": []}
+    for dropout in (0.1, 0.2, 0.3, 0.4, 0.5):
+        tried["GPT"].append({"dropout": dropout, "weight_decay": 0.0})
+    for weight_decay in (0.1, 0.3, 1.0):
+        tried["GPT"].append({"dropout": 0.2, "weight_decay": weight_decay})
+    for dropout in (0.2, 0.3, 0.4, 0.5, 0.6):
+        tried["LSTM"].append({"dropout": dropout})
+
     rows = {}
-    for value in values:
-        row = {}
-        for name, script in SCRIPTS.items():
-            settings = {**script.PRESETS["tales"], "dropout": value}
-            result = run(name, f"dropout_{value}_{name}", **settings)
-            row[name] = result["val_loss"]
-            row[f"{name}, seconds"] = result["seconds"]
-        rows[str(value)] = row
-    report("dropout on the tales, validation loss", rows)
+    for name, of_name in tried.items():
+        for settings in of_name:
+            title = ", ".join(f"{key} {value}" for key, value in settings.items())
+            folder = f"tales_{name}_{title}".replace(", ", "_").replace(" ", "_")
+            result = run(name, folder, **{**SCRIPTS[name].PRESETS["tales"], **settings})
+            rows[f"{name}, {title}"] = {"validation": result["val_loss"],
+                                        "seconds": result["seconds"]}
+    report("regularisation, nats per token on the tales", rows)
 
 
 def sizes(steps_share: float = 0.5):
@@ -241,7 +250,7 @@ def repeated(B: int, T: int, V: int):
 
 
 def main():
-    commands = {"seeds": seeds, "sizes": sizes, "dropout": dropout, "tales": tales,
+    commands = {"seeds": seeds, "sizes": sizes, "tales": tales, "regularisation": regularisation,
                 "copying": copying, "curves": curves, "contexts": contexts}
     wanted = sys.argv[1:]
     if not wanted or any(name not in commands for name in wanted):

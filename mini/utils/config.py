@@ -18,8 +18,8 @@ from typing import ClassVar, Literal
 
 
 class UserError(Exception):
-    """Something the user can mend: `command_line` prints its one line and leaves with exit status
-    2."""
+    """A mistake that the user can correct: `command_line` prints its message, a single line, and
+    leaves with exit status 2."""
 
 
 def require(condition, message: str):
@@ -29,7 +29,7 @@ def require(condition, message: str):
 
 
 def require_positive(cfg, *names: str):
-    """Raise a UserError that names the first of these fields whose value is not above 0."""
+    """Raise UserError, naming the field, if the value of one of these fields is not above 0."""
     for name in names:
         value = getattr(cfg, name)
         require(value > 0, f"--{name}={value} must be at least 1" if isinstance(value, int) else
@@ -71,7 +71,7 @@ class RunConfig:
 
 
 def choices_of(field) -> tuple:
-    """The values that a field declared as Literal["a", "b"] may have; () for any other field."""
+    """The values that a field declared as Literal["a", "b"] may have; () for all other fields."""
     if typing.get_origin(field.type) is Literal:
         return typing.get_args(field.type)
     return ()
@@ -121,7 +121,7 @@ def boolean(text: str) -> bool:
 
 
 def add_flag(group, field, help_text: str, presets: dict):
-    """Add the flag of one dataclass field to an argparse group: its type is that of the field's
+    """Add the flag of one dataclass field to an argparse group. Its type is the type of the field's
     default."""
     kind = type(field.default)
     choices = choices_of(field)
@@ -140,8 +140,8 @@ def add_flag(group, field, help_text: str, presets: dict):
 
 
 def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
-    """Read `[command] --key=value …` into (command, Config): explicit flags win over the preset,
-    the preset over the defaults. The attribute `given` of the config names the flags that were
+    """(command, Config) of the words `[command] --key=value …`. Flags win over the preset, and the
+    preset wins over the defaults. The attribute `given` of the config is the set of flags that were
     typed. Raises UserError for anything unknown."""
     parser = _Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,7 +171,7 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
 
 
 def explain(error, out_of_memory: str) -> str:
-    """One line for an error of torch's that users meet and can mend, or '' for any other."""
+    """One line for an error of torch's that users can do something about; '' for other errors."""
     text = str(error)
     if isinstance(error, MemoryError) or re.search("(out of|allocate|enough) memory", text):
         return f"out of memory: {out_of_memory}"
@@ -185,9 +185,8 @@ def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = ""
                  out_of_memory: str = "lower --batch_size"):
     """Parse the command line, call commands[name](cfg), return its result.
 
-    Foreseeable trouble becomes one line on stderr and exit status 2, Ctrl-C becomes exit status
-    130. `out_of_memory` says what to
-    do when memory runs out.
+    Errors that can be foreseen become one line on stderr and exit status 2; Ctrl-C becomes exit
+    status 130. out_of_memory: what the user should do when memory runs out.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:

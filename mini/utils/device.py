@@ -9,8 +9,8 @@ from mini.utils.config import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """The device named by --device; 'auto' takes CUDA, then Apple's MPS, then the CPU. Raises
-    UserError if torch sees no such device."""
+    """The device named by --device; for 'auto' the first available one of CUDA, Apple's MPS and the
+    CPU. Raises UserError if torch sees no such device."""
     available = {"cuda": torch.cuda.is_available(),
                  "mps": torch.backends.mps.is_available(),
                  "cpu": True}
@@ -24,9 +24,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, matmul: str):
-    """Inside it, matrix products and convolutions are computed in bfloat16: always on CUDA, and on
-    a CPU that has instructions for it if --matmul=medium (1.6 times as fast there; without the
-    instructions it would be slower)."""
+    """A context in which matrix products and convolutions are computed in bfloat16: always on CUDA;
+    with --matmul=medium also on a CPU that has instructions for it (1.6 times as fast there;
+    without the instructions it would be slower)."""
     if device.type == "cpu":
         has_instructions = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
         enabled = matmul == "medium" and has_instructions
@@ -36,8 +36,8 @@ def autocast(device: torch.device, matmul: str):
 
 
 def start_processes(device: torch.device):
-    """(rank, number of processes): (0, 1) without torchrun; under it the process also joins the
-    group, which talks by NCCL on CUDA and by gloo on a CPU."""
+    """(rank, number of processes): (0, 1) without torchrun. With torchrun the process also joins
+    the group of processes, which communicate by NCCL on CUDA and by gloo on a CPU."""
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and not torch.distributed.is_initialized():
@@ -48,8 +48,8 @@ def start_processes(device: torch.device):
 
 
 def data_parallel(model):
-    """The model, or in one of several processes the model in DistributedDataParallel, whose
-    backward pass averages the gradient over all processes."""
+    """The model; if there are several processes, in DistributedDataParallel, whose backward pass
+    averages the gradient over all processes."""
     if not torch.distributed.is_initialized():
         return model
     return torch.nn.parallel.DistributedDataParallel(model)
@@ -67,10 +67,10 @@ def my_share(*batch):
 
 @contextlib.contextmanager
 def matmul_precision(device: torch.device, name: str):
-    """Inside it, products of float32 outside `autocast` are as exact as --matmul says on CUDA, and
-    always exact on a CPU.
+    """A context for products of float32 outside `autocast`: on CUDA they are as exact as --matmul
+    says, on a CPU always exact.
 
-    There torch could convert to bfloat16, too ('medium'), but it keeps memory for every size of
+    On a CPU torch can convert to bfloat16, too ('medium'), but it keeps memory for every size of
     matrix that it has met. A text that grows token by token has hundreds of sizes: writing 256
     stories took 12 GB in place of 1.
     """

@@ -1,8 +1,9 @@
 """GPT-2 on a CPU 2.4 times as fast: a matrix times one vector, as fast as memory can be read.
 
-Writing token by token, a model multiplies each of its matrices by a single vector: the numbers of
-the matrix are read once and used once, so that the speed of memory is the limit. torch's product
-of a matrix and a vector stays far below it on x86. This is a switch: what is computed is the same.
+When a model writes token by token, it multiplies each of its matrices by a single vector: the
+numbers of the matrix are read once and used once, so the speed of memory is the limit. On x86,
+torch's product of a matrix and a vector stays far below this limit. The faster kernel computes the
+same.
 """
 import contextlib
 import ctypes
@@ -15,10 +16,10 @@ import torch.nn.functional as F
 
 @contextlib.contextmanager
 def fast_vectors(model):
-    """Inside it, every nn.Linear of the model multiplies a single vector by a faster kernel.
+    """A context in which every nn.Linear of the model multiplies a single vector faster.
 
-    For inference only, and only on a CPU of the x86 kind; elsewhere nothing changes. Dropouts,
-    which do nothing in evaluation mode, are passed by: calling 37 of them takes 3 % of a token's
+    It is for inference only, and for CPUs of the x86 kind; elsewhere nothing changes. Dropouts,
+    which do nothing in evaluation mode, are skipped: to call 37 of them takes 3 % of a token's
     time.
     """
     replaced = []
@@ -34,7 +35,7 @@ def fast_vectors(model):
         yield
     finally:
         for module in replaced:
-            del module.forward                              # and the class's is there again
+            del module.forward                              # now the class's method is used again
 
 
 def unchanged(x):
@@ -42,7 +43,7 @@ def unchanged(x):
 
 
 def make_forward(linear):
-    """A forward function for an nn.Linear that computes the same, a single vector faster.
+    """A forward function for an nn.Linear that computes the same, but faster for a single vector.
 
     W x is the sum of W's columns, weighted by the entries of x. torch's kernel for weighted sums of
     rows, embedding_bag, reads two to three times as fast as its product of a matrix and a vector.

@@ -1,8 +1,8 @@
 """Scores of images, and the report of a run.
 
-Of a set of generated images: how far it is from real ones (Fréchet distance), whether it
-varies as they do, copies them, has checkerboards. Of an image beside the true one: PSNR and
-SSIM.
+For a set of generated images: how far it is from real ones (Fréchet distance), whether it
+varies as they do, copies them, or has checkerboards. For an image and the true one: PSNR
+and SSIM.
 """
 import math
 
@@ -19,7 +19,7 @@ def frechet_distance(a, b) -> float:
         d² = |μₐ − μ_b|² + tr(Σₐ + Σ_b − 2 (Σₐ^½ Σ_b Σₐ^½)^½)
 
     a (N, F), b (M, F); μ and Σ are the mean and the covariance of each. The formula is
-    Dowson & Landau's (1982); of images it is used since Heusel et al. 2017, eq. 6. The unit
+    Dowson & Landau's (1982); it is used for images since Heusel et al. 2017, eq. 6. Its unit
     is that of the features, squared; 0 means that mean and covariance agree. The distance
     of equal distributions shrinks as N and M grow, so compare only at the same sizes.
     Raises UserError if a set has fewer than two vectors.
@@ -30,8 +30,8 @@ def frechet_distance(a, b) -> float:
     mean_a = a.mean(0)
     mean_b = b.mean(0)
 
-    # Roots of large matrices are slow and inexact, and none is needed. With Σ = RᵀR, where R
-    # comes from the QR decomposition of the centred vectors,
+    # The roots of large matrices are slow and inexact, but they can be avoided. With Σ = RᵀR,
+    # where R comes from the QR decomposition of the centred vectors,
     #     tr((Σₐ^½ Σ_b Σₐ^½)^½) = the sum of the singular values of Rₐ R_bᵀ,
     # because their squares are the eigenvalues of Σₐ Σ_b, and so those of Σₐ^½ Σ_b Σₐ^½.
     centred_a = (a - mean_a) / math.sqrt(len(a) - 1)
@@ -47,7 +47,7 @@ def frechet_distance(a, b) -> float:
 
 
 def image_report(scores: dict) -> str:
-    """What a Judge says of generated images, in words, each score beside its baseline."""
+    """The scores that a Judge gives generated images, in words, each beside its baseline."""
     if not scores:
         return "no Fréchet distance: without labels, or with too few images, there is no judge"
     text = ("Fréchet distance ({features}) from held-out images, n = {frechet_n:,}: "
@@ -65,23 +65,22 @@ def image_report(scores: dict) -> str:
 # ---- variety, copies, checkerboards
 
 def mean_pairwise_distance(images) -> float:
-    """The mean distance of two of the images (N, C, H, W): 0 if all are the same picture.
+    """The mean distance between two of the images (N, C, H, W): 0 if all are the same picture.
 
     The distance of two images is the root mean square of the differences of their pixels.
     """
     flat = images.flatten(1)                                # (N, C, H, W) -> (N, C·H·W)
     N, numbers = flat.shape
     n_pairs = N * (N - 1) // 2
-    total = torch.pdist(flat).sum().item()                  # of roots of sums, not of means
+    total = torch.pdist(flat).sum().item()                  # each a root of a sum, not of a mean
     return total / max(1, n_pairs) / math.sqrt(numbers)
 
 
 def nearest_images(images, training):
-    """The mean distance of images to the nearest one in training, and which one it is.
+    """(mean distance from an image to its nearest training image, indices (N,) of these).
 
     images (N, C, H, W), training (M, C, H, W). The distance is that of
-    `mean_pairwise_distance`: 0 if every image is a copy. Which: (N,), the index of the
-    nearest training image.
+    `mean_pairwise_distance`: 0 if every image is a copy.
     """
     numbers = images[0].numel()
     distances = torch.cdist(images.flatten(1), training.flatten(1))     # (N, M)
@@ -93,7 +92,7 @@ def checkerboard_power(images) -> float:
     """The mean power of images (N, C, H, W), H and W even, at the finest frequencies.
 
     These are the patterns that change sign from each row to the next, or from each column
-    to the next, or both: what a checkerboard is made of, and little else.
+    to the next, or both. A checkerboard consists of them; little else does.
     """
     H, W = images.shape[2:]
     spectrum = torch.fft.rfft2(images.double())             # (N, C, H, W/2 + 1)
@@ -118,8 +117,8 @@ def variety(samples, held_out, training, n: int = 512):
     of checkerboards (only of images with an even number of rows and columns). neighbours
     (16, C, H, W): the first eight samples, then the training image nearest to each of them.
 
-    All images are (N, C, H, W) in [-1, 1]; of samples and held_out the first n are looked
-    at.
+    All images are (N, C, H, W) in [-1, 1]; only the first n of samples and held_out are
+    used.
     """
     # Distances are those of pixels with a range of 1, as in [0, 1]; here the range is 2.
     halved_samples = samples[:n] / 2
@@ -141,7 +140,7 @@ def variety(samples, held_out, training, n: int = 512):
     }
     H, W = samples.shape[2:]
     if H % 2 == 0 and W % 2 == 0:
-        usual = max(checkerboard_power(held_out[:n]), 1e-30)    # 0 of images in one colour
+        usual = max(checkerboard_power(held_out[:n]), 1e-30)    # not 0, as for images in one colour
         relative = checkerboard_power(samples[:n]) / usual
         tables["power_in_checkerboards,_relative"] = {"samples": relative, "held out": 1.0}
 
@@ -152,7 +151,7 @@ def variety(samples, held_out, training, n: int = 512):
 # ---- an image beside the true one
 
 def psnr(a, b, peak: float = 2.0):
-    """The peak signal-to-noise ratio of each image of a and the one of b: float64 (N,), in dB.
+    """The peak signal-to-noise ratio of each image of a to that of b: float64 (N,), in dB.
 
         PSNR = 10 log₁₀ (peak² / mean squared error)
 
@@ -169,8 +168,8 @@ def ssim_windows(size: int, window: int = 11, sigma: float = 1.5):
 
     Row i holds the weights of the window that begins at pixel i: a normal distribution
     around the middle of the window, 0 outside, and 1 in total (Wang et al. 2004, §III.C).
-    There is a row for every place where the window lies inside the line; on a shorter line
-    it is as long as the line.
+    There is a row for every place where the window lies inside the line. If the line is
+    shorter than the window, the window is as long as the line.
     """
     window = min(window, size)
     half = (window - 1) / 2
@@ -184,14 +183,14 @@ def ssim_windows(size: int, window: int = 11, sigma: float = 1.5):
 
 
 def ssim(a, b, peak: float = 2.0):
-    """The structural similarity of each image of a and the one of b: float64 (N,), at most 1.
+    """The structural similarity of each image of a to that of b: float64 (N,), at most 1.
 
         SSIM = (2 μₐμ_b + c₁)(2 σₐ_b + c₂) / ((μₐ² + μ_b² + c₁)(σₐ² + σ_b² + c₂))
 
     Wang et al. 2004, eq. 13. a and b (N, C, H, W); peak: the range of the pixels; c₁ =
     (0.01 peak)², c₂ = (0.03 peak)². Means μ, variances σ² and the covariance σₐ_b are those
-    in a window of 11 × 11 pixels (see `ssim_windows`). Returned is the mean over all places
-    of the window and all channels.
+    in a window of 11 × 11 pixels (see `ssim_windows`). The result is the mean over all
+    places of the window and all channels.
     """
     a = a.double()
     b = b.double()

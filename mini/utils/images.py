@@ -5,6 +5,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from mini.utils.lettering import enlarged, with_names
+
 
 def to_size(pixels: np.ndarray, size: int) -> torch.Tensor:
     """The middle square of a picture, resized: uint8 (H, W, C) -> uint8 (C, size, size)."""
@@ -181,6 +183,13 @@ def grid(images, columns: int = 8, pad: int = 2) -> np.ndarray:
     return sheet.permute(1, 2, 0).numpy()                   # (C, H', W') -> (H', W', C)
 
 
-def sheet(images: torch.Tensor, columns: int = 8) -> np.ndarray:
-    """The `grid` of images in [-1, 1]."""
-    return grid(images / 2 + 0.5, columns)
+def sheet(images: torch.Tensor, columns: int = 8, row_names: list | None = None,
+          column_names: list | None = None) -> np.ndarray:
+    """A picture to look at: the `grid` of images in [-1, 1], `enlarged`, with the names of its rows
+    on the left and those of its columns above, if there are any."""
+    picture = enlarged(grid(images / 2 + 0.5, columns))
+    if row_names or column_names:
+        columns = min(columns, len(images))
+        rows = math.ceil(len(images) / columns)
+        picture = with_names(picture, rows, columns, row_names or [], column_names or [])
+    return picture

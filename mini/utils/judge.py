@@ -2,8 +2,8 @@
 
 It is the classifier of mini/classifier.py, trained on the images that the judged model has learnt
 from. The distance is the Fréchet distance between its features of generated and of held-out images.
-A judge is trained when it is first asked for and kept under runs/, so that all runs on the same
-images have the same one.
+A judge is trained when it is first needed, and kept under runs/, so that all runs on the same
+images have the same judge.
 """
 import hashlib
 import os
@@ -16,24 +16,24 @@ from mini.data.images.image_sets import load_images
 from mini.utils.image_metrics import frechet_distance
 from mini.utils.metrics import n_to_score
 
-VERSION = 1                         # raise it when the training changes: then none is used again
+VERSION = 1                         # raise it when the training changes: then no old judge is used
 STEPS = classifier.Config.steps     # of the judge's training
 TRIAL_STEPS = 40                    # the same, for a run of a tenth of its usual steps or less
 SECONDS_PER_STEP = 0.018            # measured on two CPU cores, with 32 × 32 pixels
 
 
 class Judge:
-    """A classifier of some images, and real ones beside which to put generated ones.
+    """A classifier of some images, and real images to compare generated ones with.
 
-    `n` is how many images it compares: 0 if there is nothing to judge by, because the images have
-    no labels, because there are fewer than two, or because this process is not the first of
-    several. `labels` are those of n held-out images. The classifier is trained when it is first
-    asked for something.
+    `n` is the number of images that it compares. It is 0 if there can be no judge: because the
+    images have no labels, because there are fewer than two, or because this process is not the
+    first of several. `labels` are those of n held-out images. The classifier is trained when it is
+    first needed.
     """
 
     def __init__(self, cfg, train_set, held_out, n: int = 2048):
-        """cfg: of the run that is to be judged; train_set and held_out: its ImageSets; n: how many
-        images to compare, where --n_test does not say it."""
+        """cfg: that of the judged run; train_set and held_out: its ImageSets; n: how many images to
+        compare, if --n_test is 0."""
         self.cfg = cfg
         self.train_set = train_set
         self.held_out = held_out
@@ -47,14 +47,14 @@ class Judge:
         self.labels = held_out.labels[:self.n]
 
     def prepare(self):
-        """Load the classifier that is kept under runs/, or train it, if this was not done yet."""
+        """Load the classifier from runs/, or train it if it is not there yet."""
         if self.model:
             return
         self.model = trained_classifier(self.cfg, self.train_set, self.held_out)
         _, self.real_features = classifier.predict(self.model, self.held_out.images[:self.n])
 
     def accuracy(self, images, labels) -> dict:
-        """{attribute: share of images (N, C, H, W) in which it is read as labels (N, A) say}."""
+        """{attribute: share of images (N, C, H, W) in which its value in labels (N, A) is read}."""
         self.prepare()
         return classifier.accuracy(self.model, images, labels)
 
@@ -65,12 +65,12 @@ class Judge:
         return frechet_distance(features, self.real_features)
 
     def scores(self, images, untrained, asked=None) -> dict:
-        """The distance of generated images; beside it that of an untrained network's images, and
-        the floor: that of training images.
+        """The scores of generated images: their distance, and for comparison that of an untrained
+        network's images, and that of training images (the floor).
 
-        With `asked`, the labels (n, A) that the images should have, also how often each attribute
-        is read as asked for, and how often it would be in images that always have its most frequent
-        value.
+        asked: the labels (n, A) that the images should have. If given, the scores also say how
+        often each attribute is read as asked for, and how often it would be if all images had its
+        most frequent value.
         """
         if self.n == 0:
             return {}
@@ -94,15 +94,15 @@ class Judge:
 
 
 def judge_of_faces(cfg, n: int, n_images: int = classifier.Config.n_images) -> Judge:
-    """The judge of faces of cfg.size pixels, for a run that has learnt from something else: by
-    default the one that other runs on faces have."""
+    """The judge of faces of cfg.size pixels, for a run that has learnt from other data; by default
+    the same judge as in other runs on faces."""
     train_set, held_out = load_images("faces", cfg.size, n_images)
     return Judge(cfg, train_set, held_out, n)
 
 
 def trained_classifier(cfg, train_set, held_out):
-    """The classifier of these images: the one that is kept under runs/, or a new one, which is kept
-    there then. A training that was interrupted goes on."""
+    """The classifier of these images: the one that is kept under runs/, or a new one, which is then
+    kept there. An interrupted training goes on."""
     is_trial = 0 < 10 * cfg.steps <= type(cfg).steps
     steps = TRIAL_STEPS if is_trial else STEPS
     size = train_set.images.size(2)
@@ -123,7 +123,7 @@ def trained_classifier(cfg, train_set, held_out):
                   f"--out_dir={cfg.out_dir}", flush=True)
             raise KeyboardInterrupt
         print(f"the judge took {time.perf_counter() - began:.0f} s", flush=True)
-    # as if to go on with it, since otherwise a short training is remarked on
+    # resume=True, since otherwise a note on a short training is printed
     model, _, _ = classifier.load(replace(own, resume=True))
     return model
 

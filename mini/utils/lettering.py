@@ -1,7 +1,7 @@
 """Letters as pixels, so that a picture can have words on it without a font or a package.
 
-Our own letters: five pixels wide, seven high, drawn below as they look; accents are put on
-them.
+The letters are our own: five pixels wide, seven high, and drawn below as they look. Accents
+are added to them.
 """
 import math
 import textwrap
@@ -52,14 +52,14 @@ t     u     v     w     x     y     z     œ     æ     0     1     2     3     
 #...# .#... #...# ....# ..... ..#.. ..#.. ..... ..#.. ..#.. ..... ..... ..... .#... ...#.
 #...# .#... #...# ...#. .##.. .#... .#... .##.. ..... ..... ..... ..... ..... ..#.. ..#..
 .###. .#... .###. .##.. .##.. ..... ..... ..... ..#.. ..#.. ..... ..... ..... ...#. .#...
-<     >     /     □
-...#. .#... ....# #####
-..#.. ..#.. ....# #...#
-.#... ...#. ...#. #...#
-#.... ....# ..#.. #...#
-.#... ...#. .#... #...#
-..#.. ..#.. #.... #...#
-...#. .#... #.... #####
+<     >     /     _     +     =     □
+...#. .#... ....# ..... ..... ..... #####
+..#.. ..#.. ....# ..... ..#.. ..... #...#
+.#... ...#. ...#. ..... ..#.. ##### #...#
+#.... ....# ..#.. ..... ##### ..... #...#
+.#... ...#. .#... ..... ..#.. ##### #...#
+..#.. ..#.. #.... ..... ..#.. ..... #...#
+...#. .#... #.... ##### ..... ..... #####
 """
 LOW = "gpqy,;"
 
@@ -89,7 +89,7 @@ def to_pixels(rows: list) -> np.ndarray:
 
 
 def read_letters() -> dict:
-    """{character: its cell, bool (12, 6)} of all that are drawn in LETTERS."""
+    """{character: its cell, bool (12, 6)} for all characters that are drawn in LETTERS."""
     cells = {}
     lines = LETTERS.strip().split("\n")
     for start in range(0, len(lines), 8):
@@ -130,9 +130,9 @@ def letter(character: str) -> np.ndarray:
 
 
 def lettering(text: str) -> np.ndarray:
-    """The pixels of a line of text, bool (12, 6 · its characters)."""
+    """The pixels of a line of text, bool (12, 6 · number of characters)."""
     text = unicodedata.normalize("NFC", text)           # an accented letter is one character
-    nothing = np.zeros((CELL_HEIGHT, 0), bool)          # of an empty text
+    nothing = np.zeros((CELL_HEIGHT, 0), bool)          # for an empty text
     cells = [letter(character) for character in text]
     return np.concatenate([nothing, *cells], axis=1)
 
@@ -140,18 +140,24 @@ def lettering(text: str) -> np.ndarray:
 # ---- pictures with words
 
 def enlarge(pixels: np.ndarray, scale: int) -> np.ndarray:
-    """Each pixel as a square of scale × scale pixels: (H, W) -> (scale · H, scale · W)."""
+    """Each pixel becomes a square of scale × scale: (H, W, …) -> (scale · H, scale · W, …)."""
     return pixels.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
+def enlarged(picture: np.ndarray, width: int = 600) -> np.ndarray:
+    """A picture, uint8 (H, W) or (H, W, C), enlarged by the smallest whole number that makes it at
+    least `width` pixels wide, so that a person can see it."""
+    return enlarge(picture, max(1, math.ceil(width / picture.shape[1])))
+
+
 def paste(sheet: np.ndarray, picture: np.ndarray, y: int, x: int):
-    """Put a picture on the sheet, its upper left corner in row y, column x."""
+    """Put a picture on the sheet, with its upper left corner in row y, column x."""
     height, width = picture.shape[:2]
     sheet[y:y + height, x:x + width] = picture
 
 
 def black_on_white(text: str, scale: int) -> np.ndarray:
-    """A line of text as a gray picture, uint8 (scale · 12, scale · 6 · its characters)."""
+    """A line of text as a gray picture, uint8 (scale · 12, scale · 6 · number of characters)."""
     letters = enlarge(lettering(text), scale)
     return np.where(letters, 0, 255).astype(np.uint8)
 
@@ -194,13 +200,14 @@ def labelled(images, texts: list, columns: int = 4, scale: int = 6, gap: int = 8
     """Images with their texts below them, as one picture, uint8 (H', W', 3).
 
     images: uint8 (N, 3, H, W). A pixel becomes a square of `scale` pixels; a text is broken
-    into lines as wide as its image; `gap` pixels lie between the images.
+    into lines as wide as its image; `gap` pixels lie between the images. All of it is
+    `enlarged` if there are few.
     """
     large = np.asarray(images).repeat(scale, axis=2).repeat(scale, axis=3)
     large = large.transpose(0, 2, 3, 1)                 # (N, 3, H, W) -> (N, H, W, 3)
     N, H, W, _ = large.shape
 
-    characters = max(1, W // CELL_WIDTH)                # that stand below an image
+    characters = max(1, W // CELL_WIDTH)                # that fit below an image
     captions = [textwrap.wrap(text, characters) for text in texts]
     most_lines = max(len(lines) for lines in captions)
     cell_height = H + CELL_HEIGHT * most_lines + gap    # of an image, its text and the gap
@@ -218,4 +225,52 @@ def labelled(images, texts: list, columns: int = 4, scale: int = 6, gap: int = 8
         for n, line in enumerate(lines):
             text = black_on_white(line, scale=1)[:, :, None]        # (12, width, 1)
             paste(sheet, text, y=y + H + CELL_HEIGHT * n, x=x)
+    return enlarged(sheet)
+
+
+def text_block(text: str, characters: int, scale: int = 2) -> np.ndarray:
+    """A text in lines of at most so many characters, as a gray picture, uint8 (H, W)."""
+    lines = [black_on_white(line, scale) for line in textwrap.wrap(text, characters)]
+    width = max((line.shape[1] for line in lines), default=0)
+    block = np.full((CELL_HEIGHT * scale * len(lines), width), 255, np.uint8)
+    for i, line in enumerate(lines):
+        paste(block, line, y=CELL_HEIGHT * scale * i, x=0)
+    return block
+
+
+def with_names(picture: np.ndarray, n_rows: int, n_columns: int, row_names: list,
+               column_names: list, gap: int = 10) -> np.ndarray:
+    """A grid of images, uint8 (H, W, C), with the names of its rows on the left and those of its
+    columns above: uint8 (H', W', C).
+
+    Names are broken into lines. Those of columns are as wide as their columns; those of rows are
+    as wide as it takes to fit into the height of a row. If there are fewer names than rows, the
+    last rows have none.
+    """
+    H, W, C = picture.shape
+    row_height = H // n_rows
+    scale = 2 if row_height >= 2 * CELL_HEIGHT else 1
+    most_lines = max(1, row_height // (scale * CELL_HEIGHT))
+    characters = 16
+    while any(len(textwrap.wrap(name, characters)) > most_lines for name in row_names):
+        characters += 1
+    on_left = [text_block(name, characters, scale) for name in row_names]
+    characters = max(1, W // n_columns // (scale * CELL_WIDTH))
+    above = [text_block(name, characters, scale) for name in column_names]
+
+    # The grid begins at row y0, column x0.
+    x0 = max((block.shape[1] + 2 * gap for block in on_left), default=0)
+    y0 = max((block.shape[0] + gap for block in above), default=0)
+    sheet = np.full((y0 + H, x0 + W, C), 255, np.uint8)
+    paste(sheet, picture, y0, x0)
+    for i, block in enumerate(on_left[:n_rows]):
+        h = block.shape[0]
+        middle = y0 + H * (2 * i + 1) // (2 * n_rows)
+        top = min(max(0, middle - h // 2), y0 + H - h)
+        paste(sheet, block[:, :, None], y=top, x=gap)
+    for i, block in enumerate(above[:n_columns]):
+        h, w = block.shape
+        middle = x0 + W * (2 * i + 1) // (2 * n_columns)
+        left = min(middle - w // 2, x0 + W - w)
+        paste(sheet, block[:, :, None], y=y0 - h, x=left)
     return sheet

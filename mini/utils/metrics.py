@@ -15,13 +15,13 @@ FEWEST = 100        # held-out items that even the shortest run is scored on
 
 
 def n_to_score(cfg, n_held_out: int, items: str) -> int:
-    """How many of the held-out items are scored: as many as --n_test says. If it says 0: all in a
-    run of the usual length, the default of --steps, and in a shorter one its share of them, so that
-    a short trial is not followed by long scoring. If that is not all of them, a line says so.
+    """How many of the held-out items are scored: as many as --n_test says. If that is 0, all of
+    them; but if --steps is below its default, proportionally fewer, so that a short trial is not
+    followed by long scoring. Then a line says so.
 
-    What counts is steps and not seconds, so that the same command gives the same scores everywhere,
-    and a resumed run those of an uninterrupted one. A run of no steps uses published weights as
-    they are, and is scored on all.
+    The number depends on steps, not on seconds, so that the same command gives the same scores
+    everywhere, and a resumed run the same as an uninterrupted one. A run with --steps=0 uses
+    published weights as they are, and is scored on all items.
     """
     usual = type(cfg).steps
     require(cfg.n_test >= 0, f"--n_test={cfg.n_test} must be at least 0")
@@ -37,15 +37,15 @@ def n_to_score(cfg, n_held_out: int, items: str) -> int:
 
 
 class Progress:
-    """Says every few seconds how far a count has come: "translated 512 of 2,000"; if it takes no
-    longer than that, nothing."""
+    """Prints every few seconds how far a count has come, as in "translated 512 of 2,000". If it
+    takes no longer than that, nothing is printed."""
 
     def __init__(self, doing: str, total: int, seconds: float = 4.0):
         self.doing = doing
         self.total = total
         self.seconds = seconds
         self.done = 0
-        self.last = time.perf_counter()         # when something was said
+        self.last = time.perf_counter()         # when a line was last printed
 
     def add(self, n: int = 1):
         """Count n more."""
@@ -76,9 +76,10 @@ def bigram_loss(train, held_out, vocab_size: int, pseudo_count: float = 10.0) ->
     A bigram model predicts each token from the one before it, by counting. train and
     held_out are 1-D tensors of token numbers below V = vocab_size. n(a,b) says how often b
     follows a in train, n(a) and n(b) how often a is the first and b the second token of a
-    pair, and n how many pairs there are. So p(b|a) is the share of b among what follows a,
-    mixed with the share of b anywhere, which weighs as much as c = pseudo_count occurrences
-    of a. That matters after a rare a. (MacKay & Peto 1995.) The mean is over held_out[1:].
+    pair, and n how many pairs there are. So p(b|a) is the share of b among the tokens that
+    follow a, mixed with the share of b among all tokens, which weighs as much as c =
+    pseudo_count occurrences of a. This matters if a is rare (MacKay & Peto 1995). The mean
+    is over held_out[1:].
     """
     V = vocab_size
     train = train.cpu().long()          # the counts need float64, which not every GPU has
@@ -116,7 +117,7 @@ class KneserNey:
     different tokens did. What the discount takes from each n(u,w) goes to the shorter context u′, u
     without its oldest token. For a shorter context, n(u,w) does not say how often w followed, but
     after how many different tokens it did: "Francisco" may be frequent, but if it only ever follows
-    "San", it is unlikely after anything new. Under all of them lies 1/V for each token.
+    "San", it is unlikely after anything new. Below the shortest context, each token has p = 1/V.
 
     tokens: the text to learn from, a 1-D tensor of token numbers below V = vocab_size.
     """
@@ -202,7 +203,7 @@ class KneserNey:
 
     def loss(self, documents: list) -> float:
         """The mean loss in nats of all tokens of the documents but the first of each."""
-        losses = self.losses(torch.cat(documents))          # after the end of the one before it
+        losses = self.losses(torch.cat(documents))          # each follows the end of the one before
         first = torch.tensor([len(tokens) for tokens in documents]).cumsum(0)[:-1]
         counts = torch.ones(len(losses), dtype=torch.bool)
         counts[first - 1] = False                           # losses[i] is that of token i + 1
@@ -216,8 +217,8 @@ def text_scores(val_loss: float, val_docs: list, vocab_size: int, baseline: Knes
     val_loss: the mean loss in nats over val_docs, which are the documents corpus.val as tokens;
     baseline: learnt from the same tokens as the model; sample: text that the model wrote. The
     baselines of the loss are ln V, for a model that knows nothing, and Kneser–Ney. The baseline of
-    copying is held-out text as long as the sample: nobody copied it, so what stands in the training
-    text stands there by chance.
+    copying is held-out text as long as the sample: it is not copied, so a passage of it that also
+    stands in the training text stands there by chance.
     """
     val_text = "".join(corpus.val)
     train_text = "".join(corpus.train)
@@ -248,8 +249,8 @@ def text_report(scores: dict) -> str:
 def by_position(total, count) -> dict:
     """The mean loss by the length of the context: {"0–0": nats, "1–1": …, "2–3": …, …}.
 
-    total (T,): the losses in nats summed at each position of the window; count (T,): how
-    many losses were summed there. A range of positions without any is left out.
+    total (T,): the sum of the losses in nats at each position of the window; count (T,): the
+    number of losses in each sum. A range of positions without any losses is left out.
     """
     T = len(total)
     edges = [0]
@@ -270,7 +271,7 @@ def by_position(total, count) -> dict:
 
 # ---- tables
 def print_tables(cfg, **tables) -> dict:
-    """The tables {title: {row: number}}, which it prints and writes to evaluate.json.
+    """Print tables {title: {row: number}}, write them to evaluate.json, and return them.
 
     Published weights (cfg.init_from) have no run folder of ours, so for them nothing is
     written.
@@ -285,7 +286,7 @@ def print_tables(cfg, **tables) -> dict:
 
 
 def shares(accuracy: dict, baseline: dict) -> str:
-    """Accuracies {name: share} as lines, one for each name, the baseline's in brackets."""
+    """Accuracies {name: share} as lines, one for each name, with the baseline's in brackets."""
     lines = []
     for name in accuracy:
         lines.append(f"{name:>12}  {accuracy[name]:.2%}  ({baseline[name]:.2%})")

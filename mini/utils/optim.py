@@ -2,10 +2,10 @@
 mini/assistant.py.
 
 torch.optim.Muon (torch ≥ 2.9) was tried in its place: after 200 steps of a small GPT the loss was
-the same (0.468). It computes in bfloat16 whatever the processor can do. Where the CPU multiplies in
-bfloat16 it was 6 % faster; where it does not, a whole training step took four times as long (1,962
-against 496 ms, on the same machine with ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2), and
-students' laptops do not.
+the same (0.468). But it computes in bfloat16 on every processor. On a CPU that has instructions for
+bfloat16 it was 6 % faster. On a CPU without them, as in students' laptops, a whole training step
+took four times as long (1,962 against 496 ms, on the same machine with ATEN_CPU_CAPABILITY=avx2
+ONEDNN_MAX_CPU_ISA=AVX2).
 """
 import math
 
@@ -16,9 +16,9 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
     networks").
 
-    The momentum of a weight matrix has a singular value decomposition U S Vᵀ. Plain descent moves
-    the matrix along it, so that a few strong directions decide; Muon moves it along U Vᵀ, in which
-    all directions are equally strong, so that rare ones are learnt as fast as frequent ones.
+    The momentum of a weight matrix has a singular value decomposition U S Vᵀ. Gradient descent
+    moves the matrix along it, so a few strong directions dominate. Muon moves it along U Vᵀ, in
+    which all directions are equally strong, so rare ones are learnt as fast as frequent ones.
 
     Parameters are matrices (rows, columns). Where several matrices are stored as one, as q, k and v
     are, their group says so: {"params": […], "n_matrices": 3}. Each of them is then orthogonalised
@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def update(p, state: dict, lr: float, momentum: float, weight_decay: float, n_matrices: int):
-    """One step of Muon for the parameter p, whose gradient is p.grad; state: what it remembers."""
+    """One step of Muon for the parameter p, whose gradient is p.grad. state keeps its momentum."""
     if "momentum" not in state:
         state["momentum"] = torch.zeros_like(p)
     m = state["momentum"]
@@ -57,12 +57,12 @@ def update(p, state: dict, lr: float, momentum: float, weight_decay: float, n_ma
 
 
 def newton_schulz(G, steps: int = 5):
-    """U Vᵀ, nearly, of matrices G = U S Vᵀ (N, rows, columns), by products of matrices alone.
+    """Nearly U Vᵀ, for matrices G = U S Vᵀ (N, rows, columns), by products of matrices only.
 
     The iteration X ← a X + b X Xᵀ X + c X (Xᵀ X)² applies the polynomial s ← a s + b s³ + c s⁵ to
     every singular value s of X at once, and leaves U and V as they are. With Jordan's coefficients
     it is steep at 0: after five steps all singular values that were not tiny lie within 1 ± 0.3,
-    and that is near enough.
+    which is near enough.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = G.size(1) <= G.size(2)

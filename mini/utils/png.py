@@ -36,7 +36,7 @@ DEPTHS = {                      # how many bits a sample may have
 }
 
 # An interlaced picture is stored in seven passes, each with some of the pixels (section 8.1).
-# Of each pass: the first column and the first line, and the steps to the next ones.
+# For each pass: its first column and first line, and the steps to the next ones.
 ADAM7 = [
     (0, 0, 8, 8),
     (4, 0, 8, 8),
@@ -79,9 +79,9 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def read_png(path, content: bytes | None = None) -> np.ndarray:
     """The pixels of a PNG file, uint8 (H, W, C): C = 1 for gray, 3 for colour.
 
-    What is transparent is laid over white, 16 bits are rounded to 8. content: the bytes of
-    the file, if they have been read already. Raises UserError if it is no PNG, or a damaged
-    one.
+    Transparent pixels are laid over white, and 16 bits are rounded to 8. content: the bytes
+    of the file, if they have been read already. Raises UserError if it is no PNG file, or a
+    damaged one.
     """
     if content is None:
         content = Path(path).read_bytes()
@@ -98,7 +98,7 @@ def _decode_png(content: bytes) -> np.ndarray:
     header = _read_header(chunks)
     passes = _passes(header)
 
-    # No more is unpacked than the pixels need: a few bytes can unpack to very many.
+    # Only as many bytes are unpacked as the pixels need: a few bytes can unpack to very many.
     n_bytes = sum(h * line_length for h, line_length, _ in passes)
     compressed = chunks.get(b"IDAT", b"")
     data = zlib.decompressobj().decompress(compressed, n_bytes)
@@ -171,7 +171,7 @@ def _read_header(chunks: dict) -> Header:
 
 
 def _passes(header: Header) -> list:
-    """Of each pass: how many lines it has, the bytes of a line, and where its pixels go."""
+    """For each pass: how many lines it has, the bytes of a line, and where its pixels go."""
     bits_per_pixel = CHANNELS[header.colour_type] * header.depth
     passes = []
     starts_and_steps = ADAM7 if header.interlaced else ONE_PASS
@@ -190,11 +190,11 @@ def _unfilter(lines: np.ndarray, step: int) -> np.ndarray:
 
     Each line begins with the number of its filter.
 
-    A filter stores by how much a byte differs from what its neighbours predict, `step`
-    bytes away: those on the left, above, and above on the left. So a pixel needs pixels of
-    earlier diagonals only, and all pixels of one diagonal, y + x = d, can be computed at
-    once. In a flat array with w + 1 pixels to a line, the pixels of a diagonal lie w pixels
-    apart, and so do their neighbours.
+    A filter stores by how much a byte differs from the prediction of its neighbours: of the
+    bytes one pixel (`step` bytes) to the left, above, and above on the left. So a pixel needs
+    only pixels of earlier diagonals, and all pixels of one diagonal, y + x = d, can be
+    computed at once. In a flat array with w + 1 pixels in a line, the pixels of a diagonal
+    lie w pixels apart, and so do their neighbours.
     """
     filters = lines[:, :1]
     require(filters.max() <= 4, "an unknown filter")
@@ -224,7 +224,7 @@ def _unfilter(lines: np.ndarray, step: int) -> np.ndarray:
 
 
 def _paeth(left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarray:
-    """Of three neighbours the one that is nearest to left + above − corner (section 9.4)."""
+    """The one of three neighbours that is nearest to left + above − corner (section 9.4)."""
     to_left = abs(above - corner)
     to_above = abs(left - corner)
     to_corner = abs(left + above - 2 * corner)
@@ -234,7 +234,7 @@ def _paeth(left: np.ndarray, above: np.ndarray, corner: np.ndarray) -> np.ndarra
 
 
 def _unpack(lines: np.ndarray, depth: int) -> np.ndarray:
-    """Samples of `depth` bits from bytes (h, n), unused ones at the end too (section 7.2)."""
+    """Samples of `depth` bits from bytes (h, n), with unused ones at the end (section 7.2)."""
     if depth == 16:
         return np.ascontiguousarray(lines).view(">u2")
     # The first sample of a byte is in its high bits: 2 bits are found 6, 4, 2 and 0 bits up.
@@ -285,7 +285,7 @@ def _to_8_bits(samples: np.ndarray) -> np.ndarray:
 
 
 def over_white(colour: np.ndarray, alpha) -> np.ndarray:
-    """uint8 colours (…, C) seen on white; alpha (…, 1): 0 transparent, 255 opaque."""
+    """uint8 colours (…, C) laid over white; alpha (…, 1): 0 transparent, 255 opaque."""
     colour = colour.astype(np.uint16)
     alpha = np.asarray(alpha, np.uint16)
     mixed = colour * alpha + 255 * (255 - alpha)
@@ -313,15 +313,15 @@ def read_image(path, content: bytes | None = None) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")             # Pillow's remarks on odd details
-            image = Image.open(io.BytesIO(content))     # of an animation the first picture
+            image = Image.open(io.BytesIO(content))     # the first picture of an animation
             require(image.width * image.height <= MAX_PIXELS, "too many pixels")
-            image = ImageOps.exif_transpose(image)      # a tilted camera only notes its tilt
+            image = ImageOps.exif_transpose(image)      # a camera notes its tilt in the file
             if image.mode.startswith("I;16"):           # Pillow would clip 16 bits, not round
                 image = Image.fromarray(_to_8_bits(np.asarray(image)))
             require(image.mode not in ("I", "F"), "32 bits a pixel")
             C = 1 if image.mode in ("1", "L", "LA", "La") else 3
             pixels = np.asarray(image.convert("RGBA"))
-    except Exception as error:      # Pillow's decoders raise whatever their format suggests
+    except Exception as error:      # each of Pillow's decoders raises its own kinds
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(f"{path}: not an image, or a damaged one ({reason}); save it again, "
                         "or take it out of the folder") from None

@@ -1,5 +1,5 @@
-"""The run folder: config.json, log.csv, samples/, checkpoint.pt and result.json; how a run is
-saved, stopped, resumed.
+"""The run folder: config.json, log.csv, curves.png, samples/, checkpoint.pt and result.json; how a
+run is saved, stopped, resumed.
 
 A script's `train` opens a `Run`, which owns the folder `out_dir`. Files are written under a
 temporary name and then renamed, so that whatever happens, a file has either its old content or its
@@ -314,20 +314,32 @@ class Run:
             raise OSError(message) from None
 
     def leave(self, step: int) -> dict:
-        """Say how to go on, after the loop stopped early and saved; returns what `train` returns
-        then."""
+        """Draw the curves and say how to go on, after the loop stopped early and saved; returns
+        what `train` returns then."""
+        self.draw_curves()
         self.say(f"stopped after step {step} and saved; "
                  f"go on with --resume --out_dir={self.cfg.out_dir}")
         return {"model": self.name, "steps": step, "interrupted": self.signal}
 
     def finish(self, **scores) -> dict:
-        """Write result.json and return its content."""
+        """Write result.json and curves.png, and return the content of the first."""
         result = {"model": self.name, "steps": self.cfg.steps, "seconds": round(self.seconds, 2),
                   "parameters": self.parameters, "device": str(self.device), **scores}
-        self.say(f"look in {self.folder}: log.csv, samples/, result.json")
         if self.rank == 0:
             write_json(self.folder / "result.json", result)
+        self.draw_curves()
+        self.say(f"look in {self.folder}: curves.png, log.csv, samples/, result.json")
         return result
+
+    def draw_curves(self):
+        """Draw log.csv as curves.png. No run must fail because of that: an error becomes a line."""
+        if self.rank > 0:
+            return
+        try:
+            from mini.utils.curves import write_curves      # here, since it imports this file
+            write_curves(self.folder)
+        except Exception as error:
+            self.say(f"note: curves.png could not be drawn ({type(error).__name__}: {error})")
 
 
 def keep_freed_memory():

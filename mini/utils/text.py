@@ -1,4 +1,4 @@
-"""Writing text token by token: show it as it is written, and say how much of it is copied."""
+"""Writing text token by token: print it while it is written, and say how much of it is copied."""
 import codecs
 
 from mini.data.text.corpus import longest_copied_run, read_corpus
@@ -16,8 +16,8 @@ def check_prompt(prompt: str, tokenizer, longest: int = 0):
 
 
 def print_texts(write, model, tokenizer) -> list:
-    """Print the texts that write(model, tokenizer, on_token) returns, the first of them while it is
-    written, and return them. On a CPU, the products of the model are made faster meanwhile."""
+    """Print the texts that write(model, tokenizer, on_token) returns, and return them. The first is
+    printed while it is written. On a CPU, the products of the model are faster meanwhile."""
     on_token = printer(tokenizer, model.cfg.prompt)
     with fast_vectors(model):
         texts = write(model, tokenizer, on_token)
@@ -30,8 +30,8 @@ def print_texts(write, model, tokenizer) -> list:
 def printer(tokenizer, prompt: str):
     """Print the prompt; returns a function that prints the first of the tokens (B,) it is given.
 
-    A character that is spread over several tokens comes with the last of them; bytes that are no
-    UTF-8 become U+FFFD.
+    A character that is spread over several tokens is printed with the last of them; bytes that are
+    not UTF-8 become U+FFFD.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     print(prompt, end="", flush=True)
@@ -43,8 +43,8 @@ def printer(tokenizer, prompt: str):
 
 
 def print_copying(texts: list, prompt: str, data: str):
-    """Say how long a run each text, without its prompt, shares word for word with the training part
-    of --data, beside what is normal: that of as much held-out text."""
+    """Print how long a passage each text, without its prompt, shares word for word with the
+    training part of --data, and for comparison the same for held-out text of equal length."""
     try:
         corpus = read_corpus(data)
     except UserError as error:

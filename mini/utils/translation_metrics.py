@@ -9,19 +9,19 @@ def bleu(outputs: list, references: list) -> float:
 
         BLEU = min(1, e^(1 − r/c)) · (p₁ p₂ p₃ p₄)^¼
 
-    pₙ is the share of the outputs' n-grams (n words in a row) that stand in the reference
-    too, none counted more often than it stands there. c and r are the numbers of words of
-    all outputs and of all references: outputs that are too short are punished. Papineni et
-    al. 2002, section 2.3.
+    pₙ is the share of the outputs' n-grams (n words in a row) that are also in the
+    reference; none is counted more often than it occurs there. c and r are the numbers of
+    words of all outputs and of all references: outputs that are too short are punished.
+    Papineni et al. 2002, section 2.3.
 
-    As sacreBLEU computes it by default (Post 2018): words by the tokenizer 13a, upper case
-    kept, exponential smoothing. Smoothing: if no n-gram is right, pₙ would be 0 and BLEU
-    too; so it counts as ½ n-gram, the next time as ¼, …
+    It is computed as by sacreBLEU's defaults (Post 2018): words by the tokenizer 13a, upper
+    case kept, exponential smoothing. Smoothing: if no n-gram is right, pₙ and BLEU would be
+    0; so instead of 0, ½ n-gram is counted the first time, ¼ the next time, …
     """
-    right = [0, 0, 0, 0]            # for n = 1 … 4: how many n-grams of the outputs are right
+    right = [0, 0, 0, 0]            # for n = 1 … 4: how many n-grams of the outputs are right,
     total = [0, 0, 0, 0]            # and how many there are
-    c = 0                           # how many words the outputs have
-    r = 0                           # and the references
+    c = 0                           # number of words of the outputs,
+    r = 0                           # and of the references
     for output, reference in zip(outputs, references, strict=True):
         output_words = tokenize_13a(output)
         reference_words = tokenize_13a(reference)
@@ -30,7 +30,7 @@ def bleu(outputs: list, references: list) -> float:
         for i in range(4):
             output_ngrams = count_ngrams(output_words, n=i + 1)
             reference_ngrams = count_ngrams(reference_words, n=i + 1)
-            in_both = output_ngrams & reference_ngrams      # of each n-gram the smaller count
+            in_both = output_ngrams & reference_ngrams      # for each n-gram the smaller count
             right[i] += sum(in_both.values())
             total[i] += sum(output_ngrams.values())
     if right[0] == 0 or total[3] == 0:      # no word is right, or no output has four words
@@ -50,15 +50,15 @@ def bleu(outputs: list, references: list) -> float:
 
 
 def count_ngrams(words: list, n: int) -> Counter:
-    """How often each n words in a row occur: {(word, …): count}."""
+    """{n words in a row: how often they occur}."""
     starts = range(len(words) - n + 1)
     return Counter(tuple(words[start:start + n]) for start in starts)
 
 
 def tokenize_13a(text: str) -> list:
-    """The words and punctuation marks of a text, as mteval's tokenizer 13a has them.
+    """The words and punctuation marks of a text, as mteval's tokenizer 13a cuts them.
 
-    ASCII marks stand alone, but for the apostrophe, and for full stop, comma and hyphen
+    ASCII marks stand alone, except for the apostrophe, and for full stop, comma and hyphen
     inside numbers or words.
     """
     text = text.rstrip()
@@ -77,14 +77,14 @@ def tokenize_13a(text: str) -> list:
 
 
 def word_by_word(pairs: list) -> dict:
-    """A dictionary {word: the word of the other language that goes with it most}.
+    """A dictionary {word: the word of the other language that most often goes with it}.
 
         Dice(e, f) = 2 n(e, f) / (n(e) + n(f))        Dice 1945
 
     pairs: sentences (words, words) that translate each other. n(e) and n(f) say in how many
     sentences a word stands, n(e, f) in how many pairs both stand. With this dictionary one
-    can translate word by word, knowing nothing of sentences: a baseline. Where two words go
-    equally well with e, it is the one later in the alphabet.
+    can translate word by word, without any grammar: a baseline. If two words go equally well
+    with e, it is the one later in the alphabet.
     """
     n_e = Counter()
     n_f = Counter()
@@ -107,7 +107,7 @@ def word_by_word(pairs: list) -> dict:
 
 
 def exact_match(outputs: list, references: list) -> float:
-    """The share of sentences that are their reference, letter by letter."""
+    """The share of sentences that equal their reference, letter by letter."""
     right = 0
     for output, reference in zip(outputs, references, strict=True):
         if output == reference:

@@ -1,4 +1,4 @@
-"""Are captions right? What they say of a face is read back, word by word, and compared with what is true."""
+"""Are captions right? The values that a caption names are read from its words, and compared with the true ones."""
 from collections import Counter
 from itertools import chain
 
@@ -9,20 +9,20 @@ from mini.data.images.captions import split
 from mini.data.images.faces import ATTRIBUTES, MOUTHS, draw_parameters, render
 from mini.utils import metrics, translation_metrics
 
-# A face's values, each by the one word of a full caption that tells it; no two values share a word.
+# For each value of a face, the one word by which a full caption names it; no two values share a word.
 TELLS = {name: [MOUTHS.get(value, "no" if value == "none" else value) for value in values]
          for name, values in ATTRIBUTES.items()}
 
 
 def read(text: str) -> list:
-    """The numbers of the values that a full caption names, in the order of ATTRIBUTES; −1 where it names
-    none, or more than one."""
+    """The numbers of the values that a full caption names, in the order of ATTRIBUTES; −1 for an attribute of
+    which it names no value, or more than one."""
     named = [[i for i, word in enumerate(tell) if word in split(text)] for tell in TELLS.values()]
     return [values[0] if len(values) == 1 else -1 for values in named]
 
 
 def nearest(text: str, references: list) -> str:
-    """The reference that shares the most pairs of neighbouring words with a text; itself if it is one."""
+    """The reference that shares the most pairs of neighbouring words with a text; the text, if it is one."""
     def pairs(words):
         return Counter(zip(["", *words], [*words, ""]))
     shared = {known: (pairs(split(text)) & pairs(split(known))).total() for known in references}
@@ -30,21 +30,21 @@ def nearest(text: str, references: list) -> str:
 
 
 def right(outputs: list, part) -> torch.Tensor:
-    """Bool (N, A): does caption i name attribute a of image i of a Captioned right? Without attributes
-    (N, 1): is it one of the captions of its image, word for word?"""
+    """Bool (N, A): does caption i name the right value of attribute a of image i? part: the Captioned. Without
+    attributes, (N, 1): is it one of the captions of its image, word for word?"""
     if part.attributes:
         return torch.tensor([read(text) for text in outputs]) == part.labels[:len(outputs)]
     return torch.tensor([[split(text) in map(split, known)] for text, known in zip(outputs, part.captions)])
 
 
 def share_right(outputs: list, part) -> float:
-    """The share of the captions that name every attribute right (see `right`)."""
+    """The share of the captions in which every attribute is right (see `right`)."""
     return right(outputs, part).all(1).double().mean().item()
 
 
 def baselines(learn, part) -> dict:
-    """Captions for the images of a Captioned: {"most frequent": for all the most frequent of `learn`;
-    "nearest image": one of the training image whose pixels are nearest}."""
+    """Captions for the images of a Captioned: {"most frequent": always the most frequent caption of `learn`,
+    "nearest image": a caption of the training image whose pixels are nearest}."""
     often = Counter(chain(*learn.captions)).most_common(1)[0][0]
     x, known = (F.adaptive_avg_pool2d(of.images.float(), 16).flatten(1) for of in (part, learn))
     like = torch.cdist(x, known).argmin(1).tolist()
@@ -52,8 +52,8 @@ def baselines(learn, part) -> dict:
 
 
 def scores(outputs: list, learn, part) -> dict:
-    """{who: {"right": share_right, "bleu": against the nearest of an image's captions, "accuracy": by
-    attribute}} of the model, which wrote `outputs`, and of the baselines."""
+    """{who: {"right": share_right, "bleu": against the nearest of an image's captions, "accuracy": {attribute:
+    share}}} for the model, which wrote `outputs`, and for the baselines."""
     table = {}
     for who, texts in {"model": outputs, **baselines(learn, part)}.items():
         known = [nearest(text, captions) for text, captions in zip(texts, part.captions)]
@@ -80,9 +80,10 @@ def report(results: dict, n: dict) -> str:
 
 
 def places(look, size: int, P: int, n: int = 64) -> dict:
-    """Does a captioner look where an attribute is? Two tables: of the attention of the word that tells it,
-    the share on those patches of P pixels that would change with it; and the share of such patches.
-    look(image): the words of its caption, and how they attended to the patches, (T, size/P, size/P)."""
+    """Does a captioner look where an attribute is? A patch of P × P pixels belongs to an attribute if it changes
+    with its value. Two tables: the share of attention that the word for the attribute gives to these patches,
+    and the share of the image that they cover. look(image): the words of its caption, and how they attended to
+    the patches, (T, size/P, size/P)."""
     labels, nuisance = draw_parameters(n, seed=2)
     images, attention, area = render(labels, nuisance, size), {}, {}
     seen = [look(image) for image in images]

@@ -1,8 +1,8 @@
 """Images with captions: cartoon faces described in many ways, or your own; and the words of the captions.
 
-A face has full captions, which name all attributes, and partial ones, which name a few as people type them:
-"a smiling face with blond hair". What a caption leaves open is known (Captioned.allowed): one can tell
-which faces it fits. Some pairs of values (HELD_BACK) never occur together in what models learn from.
+A face has full captions, which name all attributes, and partial ones, which name some, as people type them: "a
+smiling face with blond hair". It is known what a caption leaves open (Captioned.allowed), so one can tell which
+faces it fits. Some pairs of values (HELD_BACK) never occur together in training.
 """
 import difflib
 import random
@@ -22,9 +22,9 @@ from mini.utils.config import UserError, require
 from mini.utils.images import to_size
 from mini.utils.png import read_image
 
-HELD_BACK = [{"hair": "red", "glasses": "round"}, {"style": "curly", "background": "pink"}]     # 14 % of all
+HELD_BACK = [{"hair": "red", "glasses": "round"}, {"style": "curly", "background": "pink"}]     # 14 % of faces
 HELD_OUT = 1024         # faces in each of the two sets that no model learns from
-FULL, PARTIAL = len(WORDINGS), 4        # captions of a face that name every attribute, and some
+FULL, PARTIAL = len(WORDINGS), 4        # number of captions of a face: full ones, and partial ones
 MOUTH_NOUNS = {"smile": "a smile", "neutral": "a serious look", "open": "an open mouth"}
 WHERE = ["on a {} background", "against a {} background", "before a {} wall", "in front of something {}"]
 SAME = {"blonde": "blond", "gray": "grey"}      # spellings
@@ -33,9 +33,9 @@ SAME = {"blonde": "blond", "gray": "grey"}      # spellings
 @dataclass
 class Captioned:
     images: torch.Tensor    # uint8 (N, 3, S, S)
-    labels: torch.Tensor    # int64 (N, A): of each attribute the number of its value
+    labels: torch.Tensor    # int64 (N, A): for each attribute the number of its value
     attributes: dict        # {attribute: [names of its values]}, A of them; none for your own data
-    captions: list          # N lists of K strings; of faces, first FULL full ones, then PARTIAL partial ones
+    captions: list          # N lists of K strings; for faces, first FULL full ones, then PARTIAL partial ones
     allowed: torch.Tensor   # bool (N, K, V): which of the attributes' V values each caption leaves possible
 
     def first(self, n: int):
@@ -45,15 +45,15 @@ class Captioned:
 
 
 def fits(allowed, labels, attributes: dict):
-    """Bool (n, m): does a caption with allowed[i], of (n, V), describe a face with labels[j], of (m, A)? So
-    it does if all A values of the face are among those that it leaves possible."""
+    """Bool (n, m): does caption i fit face j? It does if all A values of the face are among those that the
+    caption leaves possible. allowed (n, V): of the captions; labels (m, A): of the faces."""
     return allowed.float() @ one_hot(labels, attributes).T == len(attributes)
 
 
 # ---- captions that name a few attributes
 def partial_caption(value: dict, rng) -> str:
-    """A caption that tells these values of a face, {attribute: value}, in words that rng, a random.Random,
-    chooses. The value "some" of glasses: it does not say which."""
+    """A caption that names these values of a face, {attribute: value}. rng, a random.Random, chooses the words.
+    With the value "some" for glasses, the caption does not say which glasses."""
     parts, adjective, kind = [], "", rng.random()
     hair, style = value.get("hair", ""), value.get("style", "")
     if hair or style:
@@ -68,7 +68,7 @@ def partial_caption(value: dict, rng) -> str:
         parts.append(MOUTH_NOUNS[value["mouth"]])
     parts = [" ".join(part.split()) for part in parts]
     rng.shuffle(parts)
-    if kind < 0.2:                                              # a list of what is there, as one searches
+    if kind < 0.2:                                              # a list, as in a search
         ground = f"{value['background']} background" if "background" in value else ""
         return rng.choice([", ", " "]).join(filter(None, [adjective, *parts, ground]))
     end = ""
@@ -84,7 +84,7 @@ def partial_caption(value: dict, rng) -> str:
 
 
 def describe(labels, seed: int) -> tuple:
-    """(captions, allowed (K, V)) of a face with labels (A,): in random WORDINGS, then PARTIAL ones."""
+    """(captions, allowed (K, V)) of a face with labels (A,): FULL captions in random order, then PARTIAL ones."""
     rng = random.Random(seed)
     value = {name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), labels.tolist())}
     captions = [caption(labels, wording) for wording in rng.sample(range(FULL), FULL)]
@@ -109,7 +109,7 @@ def held_back(labels) -> torch.Tensor:
 
 
 def _faces(n: int, size: int, seed: int, first: int, unseen: bool) -> Captioned:
-    """The first n faces, from number `first` of the seed on, that are held back, or that are not."""
+    """The first n faces, from number `first` of the seed on, that are held back (unseen), or that are not."""
     m = n
     while (kept := (held_back(draw_parameters(m, seed, first)[0]) == unseen).nonzero()[:n, 0]).numel() < n:
         m *= 2
@@ -119,10 +119,11 @@ def _faces(n: int, size: int, seed: int, first: int, unseen: bool) -> Captioned:
 
 
 def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, seed: int = 1) -> tuple:
-    """(to learn from, held out, unseen combinations), three Captioned, of what --data names.
+    """(training, held out, unseen combinations), three Captioned, of what --data names.
 
-    'faces': n_faces, twice HELD_OUT; the first two without the pairs HELD_BACK, the third with these only.
-    Or a .tsv file, see read_captions: nine tenths, one, always the same, and nothing. Raises UserError."""
+    For 'faces' they have n_faces, HELD_OUT and HELD_OUT faces; the first two have none with a pair of HELD_BACK,
+    the third only such. For a .tsv file (see read_captions) they are nine tenths, one tenth (always the same),
+    and nothing. Raises UserError for input that cannot be used."""
     if source == "faces":
         require(n_faces > 0, f"--n_images={n_faces}: at least one face is needed to learn from")
         parts = (n_faces, 0, False), (HELD_OUT, 10**7, False), (HELD_OUT, 2 * 10**7, True)
@@ -130,15 +131,16 @@ def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, s
     images, captions = read_captions(source, size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     cut = max(1, len(order) * 9 // 10)
-    parts = order[:cut], order[cut:] if cut < len(order) else order, order[:0]      # one image is both
+    parts = order[:cut], order[cut:] if cut < len(order) else order, order[:0]      # a single image is both
     nothing = torch.zeros(len(images), len(captions[0]), 0, dtype=torch.bool)
     return tuple(Captioned(images[i], nothing[i, 0].long(), {}, [captions[j] for j in i], nothing[i])
                  for i in parts)
 
 
 def read_captions(source: str, size: int) -> tuple:
-    """Images uint8 (N, 3, size, size) and N lists of K captions, from lines of a path, seen from the file, a
-    tab, a caption; an image with fewer lines than others repeats its own. Raises UserError with the line."""
+    """(images uint8 (N, 3, size, size), N lists of K captions) of a file with lines of an image's path (from the
+    file's folder), a tab, a caption. If an image has fewer captions than others, they are repeated. Raises
+    UserError, naming the line."""
     path, captions, shape = Path(source), {}, "an image's path, a tab, a caption"
     require(path.is_file(), f"--data={source}: no such file (without --data: faces); bring lines of {shape}")
     for number, line in enumerate(read_file(path).split("\n"), 1):
@@ -158,13 +160,13 @@ def read_captions(source: str, size: int) -> tuple:
 
 # ---- words
 def split(text: str) -> list:
-    """A caption's words, in small letters, and its commas and colons; other marks say nothing here and go."""
+    """A caption's words, in small letters, and its commas and colons; other marks are left out."""
     text = unicodedata.normalize("NFC", text).lower().replace("’", "'")
     return re.findall(r"[^\W_]+(?:[-'][^\W_]+)*|[,:]", text)
 
 
 class Words(Vocabulary):
-    """Words and their numbers, after PAD, BOS and EOS. No word is ever dropped: an unknown one is refused."""
+    """Words and their numbers, after PAD, BOS and EOS. No word is ever dropped; unknown words are refused."""
 
     @classmethod
     def of(cls, captions):
@@ -172,15 +174,15 @@ class Words(Vocabulary):
         count = Counter(word for text in captions for word in split(text))
         return cls([word for word, _ in count.most_common()])
 
-    def state(self) -> list:            # what a checkpoint keeps: Words(state) are these words again
+    def state(self) -> list:            # for a checkpoint: Words(state) gives these words again
         return self.words[3:]
 
     def _split(self, text: str) -> list:
         return [word if word in self.index else SAME.get(word, word) for word in split(text)]
 
     def encode(self, text: str, longest: int = 0) -> list:
-        """The numbers of a caption's words, then EOS: `longest` + 1 at most (0: any). Raises UserError for no
-        word, too many, or unknown ones, which it names, with known ones like them."""
+        """The numbers of a caption's words, then EOS; at most `longest` words (0: any number). Raises UserError
+        if there is no word, if there are too many, or for unknown words; it then names similar known ones."""
         words = self._split(text)
         if not words:
             raise UserError(f"{text!r}: there is no word in it")
@@ -197,12 +199,12 @@ class Words(Vocabulary):
         return re.sub(" ([,:])", r"\1", " ".join(self.spell(ids)))
 
     def encode_all(self, texts: list, longest: int = 0) -> torch.Tensor:
-        """Several captions, one at least, as a tensor (n, L): each ended by EOS and filled up with PAD."""
+        """One or more captions as a tensor (n, L): each ends with EOS and is filled up with PAD."""
         return fill_up([self.encode(text, longest) for text in texts])
 
 
 def read_prompts(text: str) -> list:
-    """The prompts of --prompt, which | separates."""
+    """The prompts in --prompt, which are separated by |."""
     prompts = [prompt.strip() for prompt in text.split("|")]
     require(all(prompts), f"--prompt={text!r}: one of the prompts between the | is empty")
     return prompts

@@ -1,12 +1,15 @@
 """Cartoon faces, drawn on the spot: the data set that all image models here share.
 
-Every face has six attributes (ATTRIBUTES) and is otherwise free: where it is, how large, its tilt, its eyes,
-its shirt. The true answer is always known, so every model can be scored, and `render` can draw the same face
-again with one attribute changed.
+Every face has six attributes (ATTRIBUTES). The rest is random: its place, size and tilt, its eyes, its shirt.
+The true answer is always known, so every model can be scored, and `render` can draw the same face again with
+one attribute changed.
 
-How a shape is drawn: its signed distance d (negative inside, in the face's own units) becomes the share of
-each pixel that it covers, clamp(½ − d / (width of a pixel), 0, 1): smooth edges at any size. Only + − × ÷ and
-√ are used, which IEEE 754 rounds alike everywhere: a face is the same bit for bit on every machine.
+How a shape is drawn: its signed distance d (negative inside, in the face's own units) gives the share of each
+pixel that it covers, clamp(½ − d / (width of a pixel), 0, 1). This makes smooth edges at any size. Only + − × ÷
+and √ are used, which IEEE 754 rounds in the same way everywhere, so a face is the same bit for bit on every
+machine.
+
+One that no model learns from is mini/gallery/face.png: faces(1, size=256, first=10**7 + 824).
 """
 import functools
 
@@ -23,7 +26,7 @@ ATTRIBUTES = {
     "mouth": ["smile", "neutral", "open"],
     "background": ["blue", "green", "pink", "grey"],
 }
-NUISANCE = {        # what else differs between faces: (least, most), drawn uniformly
+NUISANCE = {        # what else differs between faces: (smallest, largest) value, drawn uniformly
     "x": (-0.09, 0.09), "y": (-0.07, 0.07),     # where the face is, in half-widths of the picture
     "scale": (1.16, 1.36),
     "tilt": (-0.07, 0.07),                      # tangent of half the angle
@@ -45,8 +48,9 @@ NOTHING = torch.tensor(9.0)     # a distance so large that nothing is drawn
 
 # ---- the parameters of a face
 def uniform(seed: int, index, columns: int):
-    """Numbers in [0, 1), float64 (n, columns): row i depends on seed and index[i] only, so that a face is the
-    same however many are drawn at once. SplitMix64 (Steele, Lea & Flood 2014), a hash of a counter."""
+    """Random numbers in [0, 1), float64 (n, columns). Row i depends only on seed and index[i], so a face is the
+    same, however many are drawn at once. They come from SplitMix64 (Steele, Lea & Flood 2014), a hash of a
+    counter."""
     counter = np.asarray(index, np.uint64)[:, None] * np.uint64(256) + np.arange(columns, dtype=np.uint64)
     z = (counter + np.uint64(seed * 0xD1342543DE82EF95 % 2**64)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -55,8 +59,8 @@ def uniform(seed: int, index, columns: int):
 
 
 def draw_parameters(n: int, seed: int, first: int = 0):
-    """The faces number first … first + n − 1 of a seed: labels int64 (n, 6), the number of each attribute's
-    value, in the order of ATTRIBUTES; and nuisance float32 (n, 10), in the order of NUISANCE."""
+    """(labels, nuisance) of the faces number first … first + n − 1 of a seed. labels int64 (n, 6): the number of
+    each attribute's value, in the order of ATTRIBUTES. nuisance float32 (n, 10), in the order of NUISANCE."""
     u = torch.from_numpy(uniform(seed, np.arange(first, first + n), len(ATTRIBUTES) + len(NUISANCE)))
     count = torch.tensor([len(values) for values in ATTRIBUTES.values()])
     low, high = torch.tensor(list(NUISANCE.values()), dtype=torch.float64).T
@@ -67,19 +71,19 @@ def draw_parameters(n: int, seed: int, first: int = 0):
 def render(labels, nuisance, size: int = 32, at_once: int = 64):
     """Draw faces with these labels (n, 6) and nuisance (n, 10): uint8 (n, 3, size, size).
 
-    With some labels changed and the nuisance kept, it is the same face but for these. Raises UserError if
+    If some labels are changed and the nuisance is kept, only the changed attributes differ. Raises UserError if
     size is too small.
     """
     if size < 8:
         raise UserError(f"--size={size}: a face needs at least 8 pixels")
     images = torch.empty(len(labels), 3, size, size, dtype=torch.uint8)
-    for i in range(0, len(labels), at_once):        # few at a time: they stay in the processor's cache
+    for i in range(0, len(labels), at_once):        # few at a time, so that they fit in the processor's cache
         images[i:i + at_once] = _render(labels[i:i + at_once], nuisance[i:i + at_once], size)
     return images
 
 
 def ellipse(u, v, a, b):
-    """Distance from the ellipse around 0 with half-axes a and b, nearly; for a circle exactly."""
+    """The distance from the ellipse around 0 with half-axes a and b: nearly, and exactly for a circle."""
     return (((u / a) ** 2 + (v / b) ** 2).sqrt() - 1) * b
 
 
@@ -97,7 +101,7 @@ def _render(labels, nuisance, size):
     x, y = (at - x0) / scale, (at[:, None] - 0.10 - y0) / scale     # (n, 1, size), (n, size, 1)
     cos, sin = (1 - tilt * tilt) / (1 + tilt * tilt), 2 * tilt / (1 + tilt * tilt)
     u, v = cos * x + sin * y, cos * y - sin * x                     # (n, size, size)
-    w = u.abs()                                                     # what left and right have in common
+    w = u.abs()                                                     # the same on the left and on the right
     side = u / w.clamp(min=1e-6)                                    # -1 on the left, 1 on the right
     pixel = 2 / (size * scale)
 
@@ -105,7 +109,7 @@ def _render(labels, nuisance, size):
     canvas = [(value[:, None, None] * shade).repeat(1, 1, size) for value in BACKGROUND[background].T]
 
     def paint(distance, colour, strength=1.0):
-        """Cover a shape by a colour: (3,), or (n, 3), one for each face."""
+        """Cover a shape with a colour, (3,), or (n, 3) with one for each face."""
         cover = (0.5 - distance / pixel).clamp_(0, 1).mul_(strength)
         for channel, value in zip(canvas, colour.view(-1, 3).T):
             channel += (value.view(-1, 1, 1) - channel).mul_(cover)
@@ -115,7 +119,7 @@ def _render(labels, nuisance, size):
         return colours[(u.flatten() * len(colours)).long().clamp(max=len(colours) - 1)]
 
     def choose(values, *distances):
-        """For each face the distance whose number is its value; NOTHING where it has none."""
+        """For each face the distance whose number is its value; NOTHING if it has none."""
         chosen = NOTHING
         for value, distance in enumerate(distances):
             chosen = torch.where((values == value)[:, None, None], distance, chosen)
@@ -130,7 +134,7 @@ def _render(labels, nuisance, size):
     r = ((w / 0.93) ** 2 + (v + 0.10) ** 2).sqrt().clamp(min=1e-6)
     wave = (v + 0.10) / r                                           # cos θ
     for _ in range(4):
-        wave = 2 * wave * wave - 1                                  # cos 2θ = 2·cos² θ − 1: at last cos 16θ
+        wave = 2 * wave * wave - 1                                  # cos 2θ = 2·cos² θ − 1; in the end cos 16θ
     curls = r - 0.62 - 0.035 * wave
     bun = (u ** 2 + (v + 0.70) ** 2).sqrt() - 0.17
     paint(choose(style, NOTHING, falling, curls, bun), 0.86 * hair_colour)
@@ -174,7 +178,7 @@ def _render(labels, nuisance, size):
 
 
 def faces(n: int, size: int = 32, seed: int = 1, first: int = 0):
-    """The faces number first … first + n − 1 of a seed: uint8 (n, 3, size, size), and labels int64 (n, 6)."""
+    """(images uint8 (n, 3, size, size), labels int64 (n, 6)) of the faces number first … first + n − 1."""
     labels, nuisance = draw_parameters(n, seed, first)
     return render(labels, nuisance, size), labels
 

@@ -1,4 +1,5 @@
-"""Images to learn from: a folder of them, MNIST's and CIFAR-10's formats, .npy and .npz, and sets by name."""
+"""Images to learn from: faces, other sets by name, a folder of images, the formats of MNIST and CIFAR-10, .npy
+and .npz files."""
 import gzip
 import math
 import re
@@ -20,7 +21,7 @@ from mini.utils.run import atomic_open
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HELD_OUT = 4096         # faces that no model learns from
-FOLDER_SIZE = 32        # of images that come in all sizes, if none is asked for
+FOLDER_SIZE = 32        # the size of images from a folder, if no size is asked for
 IDX_IMAGES, GZIP = b"\0\0\x08\x03", b"\x1f\x8b"      # how such files begin
 ARRAYS = {"images": "labels", "x_train": "y_train", "train_images": "train_labels"}     # in .npz files
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -55,33 +56,32 @@ SETS = {    # {name: (mirrors, {file on them: its SHA-256})}; kept as data/<name
 @dataclass
 class ImageSet:
     images: torch.Tensor    # uint8 (N, C, H, W), H = W, C = 1 or 3
-    labels: torch.Tensor    # int64 (N, A): of each attribute the number of its value
+    labels: torch.Tensor    # int64 (N, A): for each attribute the number of its value
     attributes: dict        # {attribute: [names of its values]}, A of them; none if there are no labels
     source: str = "faces"   # what --data named
 
     def tensors(self, device, attributes=None):
-        """(images, labels) on a device, as a network learns from them: uint8 (N, C, S, S), S a
-        power of two, as `pad` makes them; one-hot (N, V). With attributes = {} V is 0."""
+        """(images, labels) on a device, as a network reads them: padded images, uint8 (N, C, S, S),
+        where S is a power of two; and one-hot labels (N, V). With attributes = {}, V is 0."""
         labels = one_hot(self.labels, self.attributes if attributes is None else attributes)
         images = pad(self.images)
         return images.to(device), labels.to(device)
 
 
 def load_images(source: str, size: int = 32, n_faces: int = 20000):
-    """(training ImageSet, held-out ImageSet) of what --data names: `n_faces` and HELD_OUT faces drawn on the
-    spot, or of everything else nine tenths and one, at random but always the same. Raises UserError as
-    read_images does."""
+    """(training ImageSet, held-out ImageSet) of what --data names. For "faces", n_faces and HELD_OUT faces are
+    drawn on the spot; other images are split (see `split`). Raises UserError as read_images does."""
     if source != "faces":
         return split(read_images(source, size))
     return load_faces(n_faces, size or FOLDER_SIZE)
 
 
 def split(data: ImageSet):
-    """(training ImageSet, held-out ImageSet): nine tenths and one, at random, always the same."""
+    """(training ImageSet, held-out ImageSet): nine tenths and one tenth, at random, but always the same."""
     order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
     cut = max(1, len(order) * 9 // 10)
     train_part = order[:cut]
-    held_out_part = order[cut:] if cut < len(order) else order          # one image is both
+    held_out_part = order[cut:] if cut < len(order) else order          # a single image is both
     return tuple(replace(data, images=data.images[part], labels=data.labels[part])
                  for part in (train_part, held_out_part))
 
@@ -90,28 +90,28 @@ def load_faces(n: int, size: int):
     """(training ImageSet, held-out ImageSet): n faces, and HELD_OUT others."""
     if n < 1:
         raise UserError(f"--n_images={n}: at least one face is needed to learn from")
-    first_held_out = 10**7                                  # far behind any that is learnt from
+    first_held_out = 10**7                                  # a number far above those of training faces
     return (ImageSet(*faces(n, size, first=0), ATTRIBUTES),
             ImageSet(*faces(HELD_OUT, size, first=first_held_out), ATTRIBUTES))
 
 
 @dataclass
 class LabelConfig(RunConfig):
-    """The flags by which `sample` is told what to draw."""
+    """The flags that say what `sample` draws."""
     # sampling
-    hair: str = ""              # faces: black, brown, blond or red (empty: any)
-    style: str = ""             # faces: short, long, curly or bun
-    skin: str = ""              # faces: light, medium or dark
-    glasses: str = ""           # faces: none, round or square
-    mouth: str = ""             # faces: smile, neutral or open
-    background: str = ""        # faces: blue, green, pink or grey
-    label: str = ""             # other data: the class
+    hair: str = ""              # for faces: black, brown, blond or red ("": any)
+    style: str = ""             # for faces: short, long, curly or bun ("": any)
+    skin: str = ""              # for faces: light, medium or dark ("": any)
+    glasses: str = ""           # for faces: none, round or square ("": any)
+    mouth: str = ""             # for faces: smile, neutral or open ("": any)
+    background: str = ""        # for faces: blue, green, pink or grey ("": any)
+    label: str = ""             # for other data: the class ("": any)
 
 
 def draw_labels(cfg, attributes: dict, n: int, otherwise=None) -> torch.Tensor:
-    """Labels (n, A) for samples: the values that flags such as --hair=blond ask for; without a flag, those of
-    `otherwise` (n, A), or any, the same at every call. Raises UserError for a flag or a value that the data
-    does not know."""
+    """Labels (n, A) for samples: the values that flags such as --hair=blond ask for. Without a flag, they are
+    those of `otherwise` (n, A) if given, or random, but the same at every call. Raises UserError for a flag or a
+    value that the data does not have."""
     if n < 1:
         raise UserError(f"--n={n} must be at least 1")
     rng = torch.Generator().manual_seed(cfg.seed)
@@ -135,19 +135,20 @@ def draw_labels(cfg, attributes: dict, n: int, otherwise=None) -> torch.Tensor:
 
 
 def one_hot(labels, attributes: dict) -> torch.Tensor:
-    """Labels (B, A) -> (B, V), V the number of all values: for each attribute a 1 at its value, else 0.
-    A label of -1, not known, becomes 0 at every value."""
+    """Labels (B, A) -> (B, V), V the number of values of all attributes: 1 at the value of each attribute, 0
+    elsewhere. An unknown label, -1, becomes 0 at all values."""
     parts = [F.one_hot(column + 1, 1 + len(names))[:, 1:]
              for column, names in zip(labels.T, attributes.values())]
     return torch.cat(parts or [labels[:, :0]], dim=1).float()
 
 
 def to_mend(cfg, n: int, shape):
-    """What a model is given that is to draw a part of an image anew, by the flags of `sample`.
+    """(images, masks, labels) for drawing a part of each image anew, by the flags of `sample`.
 
-    shape: (C, S, size, attributes), S the padded size. Returns images (n, C, S, S) in [-1, 1]: --image, or
-    held-out ones; a mask (n, 1, S, S), 1 where to draw: where --mask is white, or the lower half; and labels
-    (n, A), -1 where not known: of the held-out images, but for flags such as --glasses=round.
+    shape: (C, S, size, attributes), S the padded size. images (n, C, S, S) in [-1, 1]: --image, or held-out
+    images. masks (n, 1, S, S): 1 where to draw, which is where --mask is white, or the lower half. labels
+    (n, A): those that flags such as --glasses=round ask for; without a flag those of the held-out images, or
+    -1 if they are unknown.
     """
     C, S, size, attributes = shape
     if cfg.image:
@@ -168,13 +169,14 @@ def to_mend(cfg, n: int, shape):
 
 
 def read_images(source: str, size: int = 0) -> ImageSet:
-    """The images named by --data: their middle squares, resized to `size`; 0 leaves IDX, CIFAR-10 and arrays
-    at the size they have, and makes the others FOLDER_SIZE.
+    """The images named by --data: their middle squares, resized to `size`. With size 0, images from IDX files,
+    CIFAR-10 and arrays keep their size, and the others get FOLDER_SIZE.
 
-    `source`: 'mnist', 'fashion-mnist', 'cifar10', 'flowers' (unlabelled; needs Pillow), downloaded once; a
-    folder of images, labelled if each lies in a sub-folder, that of its class; one image; an IDX file, as
-    MNIST's, or a folder of them, with the files of labels beside them; a .bin file of CIFAR-10, or their
-    folder; a .npy or .npz file. Raises UserError if there is no such file, no image in it, or a damaged one.
+    source: 'mnist', 'fashion-mnist', 'cifar10', 'flowers' (unlabelled; needs Pillow), which are downloaded
+    once; a folder of images, which are labelled if each lies in the sub-folder of its class; one image; an IDX
+    file, like MNIST's, or a folder of them, with the files of labels beside them; a .bin file of CIFAR-10, or a
+    folder of them; a .npy or .npz file. Raises UserError if there is no such file, no image in it, or a damaged
+    one.
     """
     if size < 0:
         raise UserError(f"images cannot be {size} pixels wide; 0 leaves them as they are")
@@ -210,7 +212,7 @@ def _read_named(name: str, size: int):
     if name.endswith("mnist"):
         images, values, _ = _read_idx_files([path for path in paths if "images" in path.name])
         return images, values, FASHION if name == "fashion-mnist" else None
-    with tarfile.open(paths[0]) as archive:         # read in its own order, and into memory only
+    with tarfile.open(paths[0]) as archive:         # read in its own order, and only into memory
         if name == "cifar10":
             return _read_cifar({Path(member.name): archive.extractfile(member).read()
                                 for member in archive if member.isfile()})
@@ -246,7 +248,7 @@ def _read_path(source: str, size: int):
 
 def _read_folder(folder: Path, size: int):
     files = filter(Path.is_file, sorted(folder.glob("*-images?idx3-ubyte*")))
-    idx = {path.name.removesuffix(".gz"): path for path in files}       # unpacked ones may lie beside
+    idx = {path.name.removesuffix(".gz"): path for path in files}       # packed and unpacked: only one of them
     if idx:
         sets = {re.split("train|t10k|test", name)[0] for name in idx}
         require(len(sets) == 1, f"{folder}: there are several sets in it; name one of the files")
@@ -268,7 +270,7 @@ def _read_picture(path, size: int, content: bytes | None = None) -> torch.Tensor
 
 def _read_pictures(paths, size: int) -> torch.Tensor:
     images = [_read_picture(path, size) for path in paths]
-    C = max(len(image) for image in images)             # one in colour, and the gray ones get three channels
+    C = max(len(image) for image in images)             # if one is in colour, gray ones get three channels
     return torch.stack([image.expand(C, -1, -1) for image in images])
 
 
@@ -286,8 +288,8 @@ def _read_idx_files(paths):
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """The array in an IDX file, gzipped or not: 0, 0, 8, the number of dimensions; the size of each in 4
-    bytes, big-endian; the bytes (yann.lecun.com/exdb/mnist)."""
+    """The array in an IDX file, gzipped or not. The file holds the bytes 0, 0, 8 and the number of dimensions; the
+    size of each dimension in 4 bytes, big-endian; and the array's bytes (yann.lecun.com/exdb/mnist)."""
     content, start = path.read_bytes(), 4 + 4 * dimensions
     try:
         content = gzip.decompress(content) if content.startswith(GZIP) else content
@@ -305,8 +307,8 @@ def _read_cifar_files(batches):
 
 
 def _read_cifar(files: dict):
-    """{path: content} of CIFAR-10's binary version (www.cs.toronto.edu/~kriz/cifar.html): an image is a byte,
-    its label, and 3 · 32 · 32 bytes, the red ones first."""
+    """The images and labels of {path: content}, CIFAR-10's binary version (www.cs.toronto.edu/~kriz/cifar.html).
+    An image is one byte, its label, followed by 3 · 32 · 32 bytes, the red ones first."""
     records, names, length = [], CIFAR10, 1 + 3 * 32 * 32
     for path in sorted(files):                          # data_batch_1 to data_batch_5, then test_batch
         if path.suffix == ".bin":
@@ -326,7 +328,7 @@ def _read_arrays(path: Path):
         with open(path, "rb") as file:
             arrays = np.load(file, allow_pickle=False)
             arrays = {"images": arrays} if isinstance(arrays, np.ndarray) else dict(arrays)
-    except Exception as error:      # of zip, zlib, numpy's header, an end of file: the same to the user
+    except Exception as error:      # errors of zip, zlib and numpy: for the user they mean the same
         raise UserError(f"{path}: not a .npy or .npz file of numbers, or a damaged one "
                         f"({type(error).__name__}); save it again") from None
     key = next((key for key in ARRAYS if key in arrays), next(iter(arrays), None))
@@ -337,8 +339,8 @@ def _read_arrays(path: Path):
 
 
 def _as_images(array: np.ndarray, path: Path) -> torch.Tensor:
-    """(N, H, W), (N, H, W, C) or (N, C, H, W) to uint8 (N, 1 or 3, H, W)."""
-    known = array.ndim in (3, 4) and array.size and array.dtype.kind in "buif"      # of numbers, not text
+    """An array (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8 (N, 1 or 3, H, W)."""
+    known = array.ndim in (3, 4) and array.size and array.dtype.kind in "buif"      # it holds numbers
     if known:
         array = array[:, None] if array.ndim == 3 else array
         array = array.transpose(0, 3, 1, 2) if array.shape[1] > 4 else array

@@ -1,4 +1,4 @@
-"""MIDI files, read and written; notes as tokens for a language model, as a picture, and as sound.
+"""Reading and writing MIDI files; notes as tokens for a language model, as a picture, and as sound.
 
 A Standard MIDI File holds no sound, only what was played: "key 60 down, with velocity 80", "key 60 up".
 
@@ -12,11 +12,11 @@ A Standard MIDI File holds no sound, only what was played: "key 60 down, with ve
                 C0 D0             1 data byte: instrument, pressure
                 F0 F7             system exclusive: a length, then so many bytes
                 FF type length …  meta: 51 tempo, microseconds per beat; 2F end of track; titles, lyrics
-              A missing status byte repeats the last one ("running status"): a third of the file saved.
+              A missing status byte repeats the last one ("running status"), which saves a third of the file.
 
-Division is the ticks in a beat, so seconds = ticks · tempo / (1e6 · division), summed over the changes of
-tempo; one in any track holds for all. Its top bit would announce SMPTE, the timing of film frames. Numbers
-have the highest byte first. Everything but notes and tempo is passed over, drums (channel 10) too.
+Division is the number of ticks in a beat, so seconds = ticks · tempo / (1e6 · division), summed over the changes
+of tempo; a change in one track holds for all tracks. If the top bit of division is set, the timing is SMPTE, of
+film frames. Numbers have the highest byte first. Only notes and tempo are read; drums (channel 10) are left out.
 """
 import struct
 import wave
@@ -37,7 +37,7 @@ class Note(NamedTuple):
     velocity: int       # 1 to 127, how hard the key is struck
 
 
-DEFAULT_TEMPO = 500_000         # microseconds per beat where a file does not say
+DEFAULT_TEMPO = 500_000         # microseconds per beat, if a file does not say
 MISSING = "the file is cut short, or no MIDI file; fetch it again"
 
 
@@ -45,8 +45,8 @@ MISSING = "the file is cut short, or no MIDI file; fetch it again"
 def read_midi(path) -> tuple:
     """(notes sorted by start, seconds per beat at the first note) of a MIDI file of format 0 or 1.
 
-    Of overlapping notes on one key the first begun ends first; a note without an end ends with its track.
-    Raises UserError for another kind of file, one that is cut short, SMPTE timing, or one with no notes.
+    Of overlapping notes on one key, the first to begin is the first to end. A note without an end ends with its
+    track. Raises UserError for another kind of file, a file that is cut short, SMPTE timing, or no notes.
     """
     data = Path(path).read_bytes()
     require(data[:4] == b"MThd" and len(data) >= 14, f"{path}: not a MIDI file (it does not begin with MThd)")
@@ -66,7 +66,7 @@ def read_midi(path) -> tuple:
             found += 1
         position += 8 + size
     require(spans, f"{path}: there are no notes in it")
-    tempos.sort(key=lambda change: change[0])                   # of two at one tick, the later holds
+    tempos.sort(key=lambda change: change[0])                   # of two at the same tick, the later one holds
     ticks, tempo = np.array(tempos, dtype=float).T
     scale = tempo / 1e6 / division                              # seconds per tick
     at = np.concatenate([[0.0], np.cumsum(np.diff(ticks) * scale[:-1])])        # seconds at each change
@@ -81,8 +81,8 @@ def read_midi(path) -> tuple:
 
 
 def read_track(data: bytes, tempos: list, spans: list):
-    """Read a track; add its tempos (tick, µs) and its notes (tick, end tick, pitch, velocity). Raises
-    IndexError where the bytes run out, ValueError where they are no events."""
+    """Read a track; add its changes (tick, µs) to tempos and its notes (tick, end tick, pitch, velocity) to spans.
+    Raises IndexError if the bytes run out, and ValueError if they are not events."""
     position = tick = status = 0
     sounding = defaultdict(list)                                # (channel, pitch) -> [(tick, velocity), …]
 
@@ -128,14 +128,14 @@ def read_track(data: bytes, tempos: list, spans: list):
 
 # ---- writing
 def write_midi(path, notes, beat: float = 0.5):
-    """Write notes as a file of format 0 with `beat` seconds per beat. Times are rounded to 1/480 of it."""
+    """Write notes as a file of format 0 with `beat` seconds per beat. Times are rounded to 1/480 of a beat."""
     division, events = 480, []
     for note in notes:
         begin = round(note.start / beat * division)
         end = max(begin + 1, round(note.end / beat * division))
         events += [(begin, 0x90, note.pitch, note.velocity), (end, 0x80, note.pitch, 64)]
     track, before = b"\x00\xFF\x51\x03" + round(beat * 1e6).to_bytes(3, "big"), 0
-    for now, status, pitch, velocity in sorted(events):         # at one time, offs before ons: 0x80 < 0x90
+    for now, status, pitch, velocity in sorted(events):         # at the same time, offs come first: 0x80 < 0x90
         track += variable_length(now - before) + bytes([status, pitch, velocity])
         before = now
     track += b"\x00\xFF\x2F\x00"                               # the end
@@ -153,14 +153,14 @@ def variable_length(value: int) -> bytes:
 
 # ---- tokens (Oore et al. 2018): 128 note-on, 128 note-off, 100 time-shift, 32 velocity; and one of our own
 NOTE_ON, NOTE_OFF, SHIFT, VELOCITY, PIECE = 0, 128, 256, 356, 388      # where each kind begins
-VOCAB_SIZE = PIECE + 1          # PIECE stands before each piece, so it is also the end of the one before
+VOCAB_SIZE = PIECE + 1          # PIECE stands before each piece, so it also ends the piece before
 STEPS = 100                     # time steps in a second; the longest shift is one second
-LONGEST_REST = 5 * STEPS        # where nothing happens for longer, the time is shortened
+LONGEST_REST = 5 * STEPS        # a longer time in which nothing happens is shortened to this
 
 
 def encode(notes) -> list:
-    """Notes as tokens, without PIECE. Times are rounded to steps, velocities down to a multiple of 4; a note
-    that is struck again while it sounds ends there."""
+    """Notes as tokens, without PIECE. Times are rounded to steps, velocities down to a multiple of 4. If a note is
+    struck again while it sounds, it ends there."""
     events, last = [], {}
     for note in sorted(notes):
         begin = round(note.start * STEPS)
@@ -173,7 +173,7 @@ def encode(notes) -> list:
         events.append(last[note.pitch])
     timed = [(end, 0, note.pitch, 0) for _, end, note in events]
     timed += [(begin, 1, note.pitch, note.velocity // 4) for begin, _, note in events]
-    timed.sort()                                                # at one time: offs, then from the bass up
+    timed.sort()                                                # at the same time: offs first, low notes first
     tokens, now, velocity = [], timed[0][0] if timed else 0, None
     for step, on, pitch, bin in timed:
         wait = min(step - now, LONGEST_REST)
@@ -187,8 +187,8 @@ def encode(notes) -> list:
 
 
 def decode(tokens) -> list:
-    """The notes of any tokens, those too that make little sense: an off without a note does nothing, notes
-    without an off end with the tokens. It stops at the first PIECE that is not the first token."""
+    """The notes of any tokens, also of those that make little sense: an off without a note does nothing, and a
+    note without an off ends with the tokens. It stops at the first PIECE that is not the first token."""
     notes, sounding, step, velocity = [], {}, 0, 16
 
     def end(pitch):
@@ -215,10 +215,10 @@ def decode(tokens) -> list:
     return sorted(notes)
 
 
-# ---- to look at, and to listen to
+# ---- as a picture, and as sound
 def piano_roll(notes, bar: float, seconds: float = 32.0) -> np.ndarray:
-    """A picture of the first seconds, uint8 (H, W, 3): black keys shaded, a line at each bar (of `bar`
-    seconds), soft notes blue, loud ones red."""
+    """A picture of the first seconds, uint8 (H, W, 3): black keys are shaded, a line stands at each bar (of `bar`
+    seconds), soft notes are blue, loud ones red."""
     notes = [note for note in notes if note.start < seconds] or [Note(0, 1, 60, 1)]
     low, high = min(n.pitch for n in notes) - 2, max(n.pitch for n in notes) + 2
     width, height = 30, 5                                       # pixels per second, per semitone
@@ -236,14 +236,14 @@ def piano_roll(notes, bar: float, seconds: float = 32.0) -> np.ndarray:
 
 
 def write_wav(path, notes, rate: int = 22050):
-    """The notes as sound, mono: each a few sine waves that die away, like a plucked string."""
+    """Write the notes as mono sound: each is a few sine waves that die away, like a plucked string."""
     sound = np.zeros(int((max((n.end for n in notes), default=0.0) + 1) * rate))
     for note in notes:
         frequency, first = 440 * 2 ** ((note.pitch - 69) / 12), int(note.start * rate)
         t = np.arange(int((note.end - note.start + 0.2) * rate)) / rate
         tone = sum(np.sin(2 * np.pi * k * frequency * t) * np.exp(-2.5 * k * t) / k**1.5
                    for k in range(1, 6) if k * frequency < rate / 2)
-        release = np.clip((note.end - note.start + 0.2 - t) / 0.2, 0, 1)        # the damper falls: no click
+        release = np.clip((note.end - note.start + 0.2 - t) / 0.2, 0, 1)        # fades out, to avoid a click
         tone = tone * (note.velocity / 127) ** 1.5 * np.minimum(1, t / 0.005) * release
         sound[first:first + len(t)] += tone[:len(sound) - first]
     with atomic_open(path) as file, wave.open(file, "wb") as out:

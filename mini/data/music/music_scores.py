@@ -1,4 +1,5 @@
-"""Does it keep its key and its metre? Scores of pieces (lists of Note), to stand beside the corpus's own."""
+"""Does a piece keep its key and its metre? Scores of pieces (lists of Note), to compare with those of the
+corpus."""
 from collections import Counter
 
 MAJOR, HARMONIC_MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 11)
@@ -6,15 +7,15 @@ SCALES = [{(tonic + step) % 12 for step in scale} for scale in (MAJOR, HARMONIC_
 
 
 def in_key(notes) -> float:
-    """Share of the notes that belong to the major or harmonic minor scale that fits the piece best. Notes at
-    random get 7/12, and a little more for the choice."""
+    """The share of the notes that belong to the major or harmonic minor scale that fits the piece best. Random
+    notes get 7/12, and a little more because the best scale is chosen."""
     count = Counter(note.pitch % 12 for note in notes)
     return max(sum(count[pitch] for pitch in scale) for scale in SCALES) / len(notes)
 
 
 def on_beat(notes, beat: float, tolerance: float = 0.015) -> float:
-    """Share of the notes that begin on a beat, counted from the first note: within `tolerance` seconds. Notes
-    at random get 2·tolerance/beat; a piece that has lost its metre falls towards that."""
+    """The share of the notes that begin on a beat, within `tolerance` seconds; beats are counted from the first
+    note. Random notes get 2·tolerance/beat; a piece that has lost its metre comes near that."""
     from_beat = [(note.start - notes[0].start + beat / 2) % beat - beat / 2 for note in notes]
     return sum(abs(distance) <= tolerance for distance in from_beat) / len(notes)
 
@@ -25,15 +26,16 @@ def density(notes) -> float:
 
 
 def overlap(a: set, b: set) -> float:
-    """What two sets share, as a part of what they hold together (Jaccard)."""
+    """The size of the intersection of two sets, divided by that of their union (Jaccard)."""
     return len(a & b) / max(1, len(a | b))
 
 
 def bar_similarity(notes, beat: float) -> tuple:
-    """(at the bar, off the bar, beats in a bar): how much a bar is like the earlier bar most like it, by
-    their overlap in (sixteenth within the bar, pitch); and like the earlier stretch that begins a beat late.
+    """(at the bar, off the bar, beats in a bar). At the bar: the overlap of a bar with the most similar earlier
+    bar, as sets of (sixteenth within the bar, pitch). Off the bar: its overlap with the most similar earlier
+    stretch of the same length that begins a beat after a bar does.
 
-    The mean is over all bars but the first two. A bar has three or four beats, whichever gives more."""
+    Both are means over all bars but the first two. A bar has three or four beats, whichever gives more."""
     cells = [(round(4 * (note.start - notes[0].start) / beat), note.pitch) for note in notes]
     results = []
     for beats in (3, 4):
@@ -52,7 +54,7 @@ def bar_similarity(notes, beat: float) -> tuple:
 
 
 def music_scores(pieces, beat: float) -> dict:
-    """The mean of each score over the pieces; those of fewer than two notes are passed over."""
+    """The mean of each score over the pieces; pieces of fewer than two notes are left out."""
     rows = []
     for notes in (notes for notes in pieces if len(notes) > 1):
         at_bar, off_bar, _ = bar_similarity(notes, beat)
@@ -63,7 +65,7 @@ def music_scores(pieces, beat: float) -> dict:
 
 
 def music_report(samples, corpus=None, val_loss=None, chance=None, bigram=None) -> str:
-    """The scores in words: the model's beside its baselines, each score of a sample beside the corpus's."""
+    """The scores in words: the loss beside its baselines, each score of the samples beside the corpus's."""
     lines = [] if val_loss is None else [
         f"held-out loss {val_loss:.4f} nats per event; baselines: counting pairs of events {bigram:.4f}, "
         f"knowing nothing {chance:.4f}"]

@@ -1,4 +1,4 @@
-"""Piano pieces in the manner of the 1770s, made on the spot: the same for the same seed.
+"""Piano pieces in the style of the 1770s, made on the spot. The same seed gives the same piece.
 
 Each is a small song form of 16 bars, in one key and metre (4/4 or 3/4):
 
@@ -7,10 +7,10 @@ Each is a small song form of 16 bars, in one key and metre (4/4 or 3/4):
     bars  9–12   middle: the second idea as a sequence, on other degrees, then waiting on the dominant
     bars 13–16   the consequent again
 
-The left hand breaks chords (Alberti bass: low, high, middle, high) or plays a waltz; the chords move to the
-nearest position of the next. The right hand plays motifs: a rhythm and a contour, moved to each new chord,
-with chord tones on the beats and steps of the scale between them, so a motif comes back at the bar. The right
-hand is the louder one; each phrase swells and falls back.
+The left hand plays broken chords (Alberti bass: low, high, middle, high) or a waltz; each chord moves to the
+nearest position of the next one. The right hand plays motifs, each a rhythm and a contour. A motif is moved to
+each new chord, with chord tones on the beats and steps of the scale between them, so it comes back from bar to
+bar. The right hand is louder than the left; each phrase grows louder and then softer.
 """
 import random
 from pathlib import Path
@@ -23,7 +23,7 @@ from mini.utils.config import UserError, require
 from mini.utils.metrics import Progress
 from mini.utils.png import write_png
 
-BEAT = 0.48                     # seconds: a sixteenth is then a whole number of the tokens' steps
+BEAT = 0.48                     # seconds; so a sixteenth is a whole number of the tokens' time steps
 SIXTEENTH = BEAT / 4
 MAJOR, MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
 KEYS = ([(tonic, "major") for tonic in (0, 7, 2, 5, 10, 9)] +       # C, G, D, F, B flat, A
@@ -65,7 +65,7 @@ class Key:
         return [pitch for pitch in range(low, high + 1) if pitch % 12 in tones]
 
     def ladder(self, chord: str, low: int, high: int) -> list:
-        """The scale as the chord bends it: a chord tone foreign to the key replaces the tone below it."""
+        """The scale adapted to the chord: a chord tone that is not in the scale replaces the tone below it."""
         tones, scale = set(self.chords[chord]), set(self.scale)
         for tone in tones - scale:
             scale.discard(tone - 1)
@@ -80,8 +80,8 @@ LOW, HIGH = 67, 86              # its range, G4 to D6
 
 
 def make_motif(rng, rhythm) -> tuple:
-    """(rhythm, contour): for each note its distance, in steps of the scale, from the first. Mostly steps that
-    run on in one direction; after a long note sometimes a leap."""
+    """(rhythm, contour). The contour is the distance of each note from the first, in steps of the scale. The
+    notes mostly go on by steps in one direction; after a long note there is sometimes a leap."""
     contour, place, direction = [], 0, rng.choice((-1, 1))
     for i, length in enumerate(rhythm):
         if i:
@@ -97,8 +97,8 @@ def nearest(pitches, target: float):
 
 
 def play_motif(motif, key, chords: list, beats: int, near: float) -> list:
-    """The motif on a bar's chords (one or two), as [(sixteenth, length, pitch)]: its first note is the chord
-    tone nearest to `near`, notes on a beat become chord tones, those between stay on the ladder."""
+    """The motif on a bar's chords (one or two), as [(sixteenth, length, pitch)]. Its first note is the chord tone
+    nearest to `near`; notes on a beat become chord tones, and the notes between them stay on the scale."""
     rhythm, contour = motif
     at, notes, first = 0, [], None
     for length, step in zip(rhythm, contour):
@@ -116,23 +116,24 @@ def play_motif(motif, key, chords: list, beats: int, near: float) -> list:
 
 
 def chord_at(chords: list, sixteenth: int, beats: int) -> str:
-    """Two chords share 4/4 half and half, 3/4 as two beats and one."""
+    """The chord at a sixteenth of the bar. Two chords have half of a 4/4 bar each; of 3/4 two beats and one."""
     return chords[-1] if len(chords) == 2 and sixteenth >= 8 else chords[0]
 
 
 def cadence_bar(rng, key, chord: str, beats: int, near: float, closed: bool) -> list:
-    """The last bar of a phrase: a sigh onto the goal, the tonic if closed, else a tone of the dominant."""
+    """The last bar of a phrase. Its goal is the tonic if closed, otherwise a tone of the dominant; sometimes the
+    note above the goal comes first."""
     goals = (0,) if closed else (2, 11)                         # semitones above the tonic
     goal = nearest([p for p in range(LOW - 8, HIGH + 3) if (p - key.tonic) % 12 in goals], near)
     ladder = key.ladder(chord, LOW - 8, HIGH + 8)
     above = ladder[ladder.index(goal) + 1]
     if rng.random() < 0.5:
-        return [(0, 4, above), (4, 4 * beats - 8, goal)]        # a beat late, as a suspension; then a rest
+        return [(0, 4, above), (4, 4 * beats - 8, goal)]        # the goal a beat late (suspension); a rest
     return [(0, 4 * beats - 4, goal)]
 
 
 def approach(notes: list, key) -> list:
-    """The bar before a perfect cadence leads to the tonic by step: its last note becomes 2 or 7."""
+    """The bar before a perfect cadence, which leads to the tonic by a step: its last note becomes 2 or 7."""
     at, length, pitch = notes[-1]
     steps = [p for p in range(LOW - 2, HIGH + 3) if (p - key.tonic) % 12 in (2, 11)]
     return notes[:-1] + [(at, length, nearest(steps, pitch))]
@@ -144,7 +145,8 @@ PATTERNS = {("alberti", 4): (0, 2, 1, 2, 0, 2, 1, 2), ("alberti", 3): (0, 2, 1, 
 
 
 def voice(key, chord: str, before) -> list:
-    """Three pitches, lowest first: the position of the chord nearest to the one before, or to C–E–G."""
+    """Three pitches, the lowest first: the position of the chord that is nearest to the chord before it, or to
+    C–E–G."""
     tones, positions = [(key.tonic + tone) % 12 for tone in key.chords[chord]], []
     for low in range(46, 60):
         if low % 12 in tones:
@@ -157,7 +159,7 @@ def voice(key, chord: str, before) -> list:
 def accompany(texture: str, key, chords: list, beats: int, before, last: bool) -> tuple:
     """(notes, voicing) of a bar of the left hand, as [(sixteenth, length, pitch)]."""
     notes = []
-    if last:            # the phrase comes to rest: the root, then the chord
+    if last:            # the end of a phrase: the root, then the chord
         voicing = voice(key, chords[0], before)
         root = nearest([p for p in range(41, 56) if (p - key.tonic) % 12 == key.chords[chords[0]][0]], 46)
         upper = [p for p in voicing if p % 12 != root % 12]
@@ -176,7 +178,7 @@ def accompany(texture: str, key, chords: list, beats: int, before, last: bool) -
 
 # ---- a piece
 def compose(seed: int) -> tuple:
-    """(notes, beats in a bar) of one piece: a list of Note, sorted, that begins at 0 s."""
+    """(notes, beats in a bar) of one piece. The notes are a sorted list of Note that begins at 0 s."""
     rng = random.Random(seed)
     tonic, mode = rng.choice(KEYS)
     key, beats = Key(tonic, mode), rng.choice((4, 4, 3))
@@ -225,10 +227,10 @@ def compose(seed: int) -> tuple:
 
 # ---- the corpus of a run
 def read_corpus(source: str, n_pieces: int) -> tuple:
-    """(training pieces, held-out pieces, seconds per beat): each piece a list of Note that begins at 0 s.
+    """(training pieces, held-out pieces, seconds per beat). Each piece is a list of Note that begins at 0 s.
 
-    source: 'tunes', for n_pieces of ours; or a folder, for its .mid and .midi files, in an order drawn
-    once for all; the last tenth is held out. A file that cannot be read is left out, and a line says so.
+    source: 'tunes', for n_pieces of ours; or a folder with .mid and .midi files, which are put in a random,
+    but fixed order. The last tenth is held out. A file that cannot be read is left out, and a line says so.
     Raises UserError if there are not at least two pieces.
     """
     if source == "tunes":
@@ -261,7 +263,7 @@ def read_corpus(source: str, n_pieces: int) -> tuple:
 
 
 def to_tokens(pieces, device):
-    """Pieces one behind the other as a 1-D tensor, each with the token PIECE before it."""
+    """Pieces one after the other as a 1-D tensor of tokens, each with the token PIECE before it."""
     tokens = [token for notes in pieces for token in (PIECE, *encode(notes))]
     return torch.tensor(tokens, device=device)
 

@@ -1,4 +1,4 @@
-"""What a sceptic would try first on text: counting words, and looking for capitals."""
+"""Simple baselines on text: counting words, and looking for capitals."""
 import re
 from collections import Counter, defaultdict
 
@@ -7,9 +7,9 @@ import torch.nn.functional as F
 
 
 def bag_of_words(texts, labels, test_texts, penalty: float = 0.003):
-    """Labels (N,) of test_texts by logistic regression on which words and which pairs of neighbouring words a
-    text holds, those that at least two of the texts to learn from hold. Minimises the mean cross-entropy plus
-    `penalty` times the sum of all squared weights, by L-BFGS; it is convex, so there is one optimum."""
+    """Labels (N,) of test_texts by logistic regression. The inputs say which words and which pairs of neighbouring
+    words a text has; only those that at least two training texts have count. L-BFGS minimises the mean
+    cross-entropy plus `penalty` times the sum of all squared weights; it is convex, so there is one optimum."""
     def parts(text):
         words = re.findall(r"\w+", text.lower())
         return {*words, *zip(words, words[1:])}
@@ -36,9 +36,9 @@ def bag_of_words(texts, labels, test_texts, penalty: float = 0.003):
 
 
 def most_frequent_tag(sentences, test_words, n_tags: int) -> list:
-    """Tags of each of test_words, lists of words: for each word its most frequent tag in `sentences`, pairs
-    of (words, tags); for a word that is not there, the most frequent tag of words with, or without, a capital
-    that occur there only once."""
+    """Tags of each of test_words, lists of words: for each word its most frequent tag in `sentences`, pairs of
+    (words, tags). For a word that is not there, it is the most frequent tag of those words that occur there only
+    once, and that have a capital if it has one."""
     counts, rare = defaultdict(Counter), {True: Counter({0: 1}), False: Counter({0: 1})}
     for words, tags in sentences:
         for word, tag in zip(words, tags):
@@ -48,13 +48,13 @@ def most_frequent_tag(sentences, test_words, n_tags: int) -> list:
             rare[word[0].isupper()].update(tags)
 
     def best(counter):
-        return max(range(n_tags), key=lambda tag: (counter[tag], -tag))     # of equals, the first
+        return max(range(n_tags), key=lambda tag: (counter[tag], -tag))     # of equally frequent ones the first
     return [[best(counts[word] if word in counts else rare[word[0].isupper()]) for word in words]
             for words in test_words]
 
 
 def first_capitalised_span(words: list, asked: list) -> tuple:
-    """(start, end) of the first run of capitalised words that the question has not: words[start:end]."""
+    """(start, end) of the first run of capitalised words that are not in the question: words[start:end]."""
     start = next((i for i, word in enumerate(words) if word[0].isupper() and word not in asked), 0)
     end = start + 1
     while end < len(words) and words[end][0].isupper() and words[end] not in asked:

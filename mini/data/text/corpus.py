@@ -1,4 +1,4 @@
-"""Text to learn from: our own stories and tales, Shakespeare by name, or any UTF-8 file or folder."""
+"""Text to learn from: our own stories and tales, Shakespeare, or any UTF-8 file or folder."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ SHAKESPEARE = ("shakespeare.txt",
 
 
 def read_file(path) -> str:
-    """The text of one UTF-8 file: a byte-order mark and our licence line dropped, line ends made '\\n'."""
+    """The text of a UTF-8 file, without byte-order mark and our licence line, and with '\\n' as line end."""
     try:
         text = Path(path).read_bytes().decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -51,9 +51,9 @@ def read_text(source: str) -> str:
 
 @dataclass
 class Corpus:
-    """A text in parts, each a list of documents: to learn from; held out, to choose settings by
-    (validation); and held out from both, to report on (test; [] if none of our settings were chosen
-    on this text). stories: the documents are our stories, which a program can check."""
+    """A text in three parts, each a list of documents. train: to learn from. val (validation): held
+    out, to choose settings by. test: held out from both, to report on ([] if none of our settings were
+    chosen on this text). stories: the documents are our stories, which a program can check."""
     train: list
     val: list
     test: list
@@ -64,7 +64,7 @@ def read_corpus(source: str) -> Corpus:
     """The parts of the text named by --data: 'stories', 'all-stories' (of all plots), or what
     `read_text` knows.
 
-    Of our stories and tales each is a document. Another text is one long document, of which the
+    Each of our stories and tales is a document. Any other text is one long document, of which the
     last tenth is held out. Raises UserError as `read_text` does.
     """
     if source in ("stories", "all-stories"):
@@ -100,7 +100,7 @@ def make_tokenizer(kind: str, corpus: Corpus, vocab_size: int):
 
 
 def encode(tokenizer, documents: list, device) -> list:
-    """The documents as token numbers, a 1-D tensor each."""
+    """The documents as token numbers, each a 1-D tensor."""
     return [torch.tensor(tokenizer.encode(text), device=device) for text in documents]
 
 
@@ -115,7 +115,7 @@ def check_length(train_docs, val_docs, block_size: int):
 
 def piece_starts(documents: list, block_size: int):
     """Where a piece of block_size + 1 tokens may begin, if the documents (1-D tensors) stand one after
-    the other: at the beginning of each, so that whoever reads it has read all that came before; and
+    the other: at the beginning of each, so that a token's context is all that comes before it; and
     anywhere in a document that is longer than a piece, so that all of it is read."""
     n_tokens = sum(map(len, documents))
     starts = []
@@ -130,8 +130,8 @@ def piece_starts(documents: list, block_size: int):
 
 
 def encode_texts(texts, tokenizer, T: int):
-    """(tokens (N, S), lengths (N,)) of texts, each begun with a line end and filled up behind with token 0.
-    Of more than T tokens the last T are kept, and a line says so. Raises UserError for an empty text."""
+    """(tokens (N, S), lengths (N,)) of texts. Each begins with a line end, and is filled up at the end with token
+    0. Of more than T tokens only the last T are kept, and a line says so. Raises UserError for an empty text."""
     rows = [tokenizer.encode("\n" + text) for text in texts]
     require(all(text.strip() for text in texts), "a text is empty; give it at least one word")
     if cut := sum(len(row) > T for row in rows):
@@ -141,10 +141,10 @@ def encode_texts(texts, tokenizer, T: int):
 
 
 def longest_copied_run(sample: str, text: str) -> int:
-    """The length, in characters, of the longest piece of the sample that stands in the text.
+    """The length, in characters, of the longest piece of the sample that is also in the text.
 
-    For each end it finds the longest copied piece that ends there. That piece cannot begin
-    earlier than the one found for the end before, so `start` only moves to the right.
+    For each end, it finds the longest copied piece that ends there. That piece cannot begin
+    earlier than the one for the end before, so `start` only moves to the right.
     """
     longest = 0
     start = 0

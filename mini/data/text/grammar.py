@@ -1,10 +1,10 @@
-"""The grammar that writes the same sentence in English and in French, word by word in step.
+"""The grammar that writes the same sentence in English and in French, both at the same time.
 
-Every English sentence has exactly one French rendering. Words that may be rendered in two ways ("you",
-"friend", "it") are not in it, the others are always rendered in the same way: "ate" is "a mangé", "was
-eating" "mangeait", "is going to eat" "va manger". What makes French hard word by word is all there: gender
-and number, elision (l'eau, n'est) and its exceptions, du and au, where adjectives and pronouns stand, ne …
-pas, and "de" behind it.
+Every English sentence has exactly one French translation. Words with two translations ("you", "friend", "it")
+are not in it; the others are always translated in the same way: "ate" is "a mangé", "was eating" is "mangeait",
+"is going to eat" is "va manger". All that makes a word-by-word translation into French hard is in it: gender and
+number, elision (l'eau, n'est) and its exceptions, du and au, the places of adjectives and pronouns, ne … pas, and
+"de" after it.
 """
 import re
 from typing import NamedTuple
@@ -26,9 +26,10 @@ class Phrase(NamedTuple):
 
 
 class Mood(NamedTuple):
-    tense: str              # present, now (is eating), past, was (eating), used (to eat), future, near
-    negation: str = ""      # (is going to eat), or a verb of MODALS; then a word of NEVER
-    adverb: tuple = ()      # one of OFTEN
+    # present, now (is eating), past, was (eating), used (to eat), future, near (is going to eat), or one of MODALS
+    tense: str
+    negation: str = ""      # one of NEVER, or none
+    adverb: tuple = ()      # one of OFTEN, or none
 
 
 class Clause(NamedTuple):
@@ -60,7 +61,7 @@ OWNED = ("kin animal fruit food dish drink text clothing thing flower container 
 ROLES = {role: kinds.split() for role, kinds in {   # the determiners a noun may have, likely ones repeated
     "subject": "the the the the the this this my my my each all number",
     "object": "the the the a a a this my my number",
-    "negated": "the the a a a this my",             # behind "ne … pas"
+    "negated": "the the a a a this my",             # after "ne … pas"
     "other": "the the the the a this my",
     "certain": "the the this my", "own": "a the my my my",
     "bare": "a", "the": "the", "number": "number", "none": "none"}.items()}
@@ -68,7 +69,7 @@ ROLES = {role: kinds.split() for role, kinds in {   # the determiners a noun may
 
 # ---- verbs in both languages
 def english_verb(verb: Verb, person: int, mood: Mood, asked: bool):
-    """(auxiliary, the rest): ["did"], ["not", "eat"]; in a question the subject goes between them."""
+    """(auxiliary, the rest), as in ["did"], ["not", "eat"]; in a question the subject stands between them."""
     (base, past, ing), (tense, negation, adverb) = (form.replace("_", " ") for form in verb.en), mood
     be = ("was", "was", "were", "were") if tense == "was" else ("am", "is", "are", "are")
     auxiliary, main = [], base
@@ -95,7 +96,7 @@ def english_verb(verb: Verb, person: int, mood: Mood, asked: bool):
 
 
 def french_verb(verb: Verb, subject: Phrase, mood: Mood, pronoun=()) -> list:
-    """Such as ["ne", "la", "a", "pas", "vue"]. pronoun: (the word, is it feminine), an object."""
+    """The French verb, as in ["ne", "la", "a", "pas", "vue"]. pronoun: an object, (the word, is it feminine?)."""
     tense, negation, adverb = mood
     reflexive, infinitive = verb.fr.startswith("se "), verb.fr.removeprefix("se ")
     before = [("me", "se", "nous", "se")[subject.person]] if reflexive else list(pronoun[:1])
@@ -104,7 +105,7 @@ def french_verb(verb: Verb, subject: Phrase, mood: Mood, pronoun=()) -> list:
         participle = conjugate(infinitive, "participe")
         if reflexive or infinitive in ETRE:             # agrees with the subject
             helper, participle = "être", agreed(participle, subject.feminine, subject.person == ILS)
-        else:                                           # with an object that stands before it
+        else:                                           # agrees with an object that stands before it
             helper, participle = "avoir", agreed(participle, bool(pronoun) and pronoun[1], False)
         verbs, behind = [*before, conjugate(helper, "présent", subject.person)], [participle]
     elif tense in MODALS or tense == "near":
@@ -122,8 +123,8 @@ def french_verb(verb: Verb, subject: Phrase, mood: Mood, pronoun=()) -> list:
 class Grammar:
     """Writes one sentence after the other, the same ones for the same seed.
 
-    Of the sentence written last, `links` holds every noun with each verb or adjective that goes with it,
-    `nouns` all its nouns, `words` all its verbs and adjectives, in English.
+    For the last sentence, in English: `links` holds each noun with each verb or adjective that goes with it,
+    `nouns` holds all nouns, `words` holds all verbs and adjectives.
     """
 
     def __init__(self, seed: int):
@@ -175,7 +176,7 @@ class Grammar:
         return phrase._replace(en=the + en, fr=le + fr + [a.fr[feminine][plural] for a in behind])
 
     def determiner(self, kind: str, noun, plural: bool, negated: bool, en: list, fr: list):
-        """What stands before a noun and its adjectives, en and fr, in both languages."""
+        """The determiner, in both languages, of a noun with its adjectives, en and fr."""
         le = "les" if plural else "la" if noun.feminine else "le"
         if kind == "the":
             return ["the"], [le]
@@ -201,7 +202,7 @@ class Grammar:
         return a, ["des"] if plural else ["de", le] if mass else ["une" if noun.feminine else "un"]
 
     def all_of(self, nouns) -> Phrase:
-        """A kind in general, where French says "the": (loves) milk, le lait; (fears) dogs, les chiens."""
+        """A kind of thing in general, for which French has "the": milk, le lait; dogs, les chiens."""
         noun = self.pick(nouns)
         mass = noun.kind in MASS
         le = "les" if not mass else "la" if noun.feminine else "le"
@@ -211,7 +212,7 @@ class Grammar:
     def subject(self, kind: str) -> Phrase:
         """A pronoun, a name, a noun phrase, or two names or relatives."""
         choice = self.random()
-        if choice < 0.35:                           # I and we the more: their verb forms are their own
+        if choice < 0.35:                           # I and we more often: they have verb forms of their own
             return self.pick(PRONOUNS + PRONOUNS[::3])
         if choice < 0.45:
             return self.pick(PEOPLE)
@@ -227,7 +228,7 @@ class Grammar:
         return phrase._replace(en=en.split() + phrase.en, fr=fr.split() + phrase.fr)
 
     def somewhere(self, kind: str) -> Phrase:
-        """Where a thing or a living being of this class may be."""
+        """A place where a thing or a living being of this class may be."""
         choice = self.random()
         if choice < 0.35:
             en_fr, nouns = self.pick(PREPOSITIONS), "building landmark furniture tree bridge lake river"
@@ -241,14 +242,14 @@ class Grammar:
 
     # -- clauses
     def mood(self, verb: Verb, subject: Phrase, asked: bool, modals: bool = True) -> Mood:
-        """A mood that verb and subject may be in. Of "I" and "we" English does not show the sex, which French
-        shows in participles with être."""
+        """A mood that verb and subject may be in. Participles with être show the sex of "I" and "we" in French,
+        but English does not show it, so they are left out."""
         base, past, ing = verb.en
         hidden = subject.person in (JE, NOUS) and (verb.fr.startswith("se ") or verb.fr in ETRE)
         state = past == ing == "-"
         tenses = ["present", "present", "present", "future", "used" if state and not asked else "future"]
         tenses += ["now", "now", "was", "near"] * (ing != "-") + ["past"] * 3 * (past != "-" and not hidden)
-        if subject.person in (JE, NOUS):    # whose forms in these tenses are theirs alone
+        if subject.person in (JE, NOUS):    # they have forms of their own in these tenses
             tenses += ["future", "future"] + ["was", "was"] * (ing != "-")
         tense = self.pick(tenses + list(MODALS) * (modals and not state and self.chance(0.25)))
         everything = subject.en[0] in ("all", "each")       # with "not" it would have two meanings
@@ -260,7 +261,7 @@ class Grammar:
         return Mood(tense, self.pick(["not", "not", "not", *never]))
 
     def clause(self, verb: Verb, subject: Phrase, mood: Mood, asked: bool, *objects, pronoun=()) -> Clause:
-        """Verb, objects and perhaps a time. pronoun: (English, French, is it feminine), an object."""
+        """Verb, objects and perhaps a time. pronoun: an object, (English, French, is it feminine?)."""
         auxiliary, en = english_verb(verb, subject.person, mood, asked)
         fr = french_verb(verb, subject, mood, pronoun[1:])
         en = en + list(pronoun[:1])
@@ -282,7 +283,7 @@ class Grammar:
             return self.clause(verb, subject, mood, asked)
         if people and self.chance(0.25):
             pronouns = [("him", "le", False), ("her", "la", True)]
-            if mood.tense != "past":            # its participle would show the sex of "them" and "me"
+            if mood.tense != "past":            # the participle would show the sex of "them" and "me"
                 pronouns.append(("them", "les", False))
                 pronouns += [("me", "me", False)] * (subject.person not in (JE, NOUS))
             return self.clause(verb, subject, mood, asked, pronoun=self.pick(pronouns))
@@ -330,7 +331,7 @@ class Grammar:
                            self.with_preposition("", "besoin de", what))
 
     def likes(self, asked=False, subject=None) -> Clause:
-        """Cats love milk: of all milk French says "the", even behind "ne … pas"."""
+        """Cats love milk: for milk in general French has "the", even after "ne … pas"."""
         verb = TRANSITIVE[self.pick(["love", "hate"])]
         what = self.all_of(nouns_of("animal fruit food dish drink"))
         subject = subject or (self.all_of(nouns_of("animal"))._replace(person=ILS) if self.chance(0.2) else
@@ -338,7 +339,7 @@ class Grammar:
         return self.clause(verb, subject, self.mood(verb, subject, asked, modals=False), asked, what)
 
     def be(self, subject: Phrase, asked: bool, what: Phrase, avoir=False, no_longer=True) -> Clause:
-        """"is", or "has" in French (is hungry, a faim), and what follows. no_longer: it may be said."""
+        """"is", or "has" in French (is hungry, a faim), and what follows. no_longer: "no longer" is allowed."""
         tense = self.pick(["present", "present", "was", "future"])
         mood = Mood(tense)
         if not asked and subject.en[0] not in ("all", "each") and self.chance(0.25):
@@ -350,7 +351,8 @@ class Grammar:
         return Clause(subject, auxiliary, en + what.en, fr + what.fr)
 
     def adjective(self, subject: Phrase, name: str) -> Phrase:
-        """One that may be said of the subject, in its form. Of "I" and "we" only those that show no sex."""
+        """An adjective that fits the subject, in its form. For "I" and "we", only one that does not show the
+        sex."""
         known = [a for a in ADJECTIVE[name].values() if a.position != "before" or a.more]
         if subject.person in (JE, NOUS):
             known = [a for a in known if a.fr[0] == a.fr[1]]
@@ -474,7 +476,7 @@ class Grammar:
     def sentence(self):
         """(English, French), as printed."""
         twice = True
-        while twice:                                # no prince gives a prince to a prince
+        while twice:                                # no noun twice: no prince gives a prince to a prince
             self.links, self.nouns, self.words = set(), set(), set()
             en, fr = self.pick(self.SENTENCES)(self)
             nouns = [NOUN_OF[word] for word in en if word in NOUN_OF]
@@ -483,6 +485,6 @@ class Grammar:
 
 
 def join(words, tight: str = r" ([.,)…%])") -> str:
-    """The sentence of some words: French, with a space before ? and !; `tight` finds the spaces that go."""
+    """The words as a sentence; by default French, with a space before ? and !. tight: the spaces to remove."""
     text = re.sub(r"(?<=['(]) ", "", re.sub(tight, r"\1", " ".join(words)))
     return text[:1].upper() + text[1:]

@@ -1,13 +1,13 @@
 """The dictionary of the small English–French grammar in grammar.py, and how its words change.
 
-Every form was checked by hand; what follows a rule is made by the rule, what does not is in a table.
+Every form was checked by hand. Regular forms are made by rules; the others are in the tables.
 """
 import re
 import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
-# ---- the tables. What the rules below would get wrong is given after a slash: plural, feminine; comparative.
+# ---- the tables. Forms that the rules below would get wrong stand after a slash: plural, feminine, comparative.
 NOUNS = """
 person m: man/men homme, boy garçon, king roi, prince prince, knight chevalier, pirate pirate, monk moine,
     postman/postmen facteur, fireman/firemen pompier, fisherman/fishermen pêcheur, giant géant,
@@ -246,7 +246,7 @@ vouloir: veux veut voulons veulent, voulu, voudr
 IDIOMS = [("hungry", "faim"), ("thirsty", "soif"), ("cold", "froid"), ("hot", "chaud"), ("sleepy", "sommeil"),
           ("right", "raison"), ("wrong", "tort"), ("ashamed", "honte")]
 NAMES = "Marie f, Paul m, Julie f, Louis m, Anne f, Pierre m, Sophie f, Olivier m, Alice f, Thomas m"
-WHEN = {    # by tense, what may be said of the time
+WHEN = {    # the words for a time that go with each tense
     "present": "every_day tous_les_jours, in_the_morning le_matin, in_the_evening le_soir, at_night la_nuit",
     "now": "today aujourd'hui, now maintenant, this_evening ce_soir",
     "past": "yesterday hier, this_morning ce_matin, last_week la_semaine_dernière",
@@ -267,9 +267,9 @@ OWNERS = {"my": ("mon", "ma", "mes"), "his": ("son", "sa", "ses"), "her": ("son"
 CONTRACTIONS = {("de", "le"): "du", ("de", "les"): "des", ("à", "le"): "au", ("à", "les"): "aux"}
 ETRE = ("aller", "arriver", "revenir", "entrer", "rester", "tomber")     # their past is made with être
 SAY = {"say": "dire", "think": "penser", "know": "savoir", "hope": "espérer"}
-ASPIRATED = ("hach", "harp", "hériss", "héros")     # le héros, not l'héros: all other h here are mute
+ASPIRATED = ("hach", "harp", "hériss", "héros")     # le héros, not l'héros; all other h here are mute
 
-JE, IL, NOUS, ILS = range(4)    # persons: I; he, she, one thing; we; several
+JE, IL, NOUS, ILS = range(4)    # persons: I; he, she or it; we; they
 
 
 # ---- how words change
@@ -293,13 +293,13 @@ def french_feminine(word: str) -> str:
 
 
 def agreed(word: str, feminine: bool, plural: bool) -> str:
-    """A participle, given in the masculine, that agrees."""
+    """A participle, given in the masculine, in the form that agrees."""
     word += "e" * feminine
     return french_plural(word) if plural else word
 
 
 def elides(word: str) -> bool:
-    """Does le become l' before this word? Before vowels, and before h but for that of ASPIRATED."""
+    """Does le become l' before this word? It does before vowels, and before h except in ASPIRATED."""
     first = unicodedata.normalize("NFD", word.lower())[0]
     return first in "aeiouyœ" or first == "h" and not word.startswith(ASPIRATED)
 
@@ -361,18 +361,18 @@ class Verb(NamedTuple):
     en: tuple           # base, past, -ing form; "-": it has none
     fr: str
     subjects: str       # a class or group
-    objects: tuple      # nouns; for verbs that need none, where it may happen
-    prepositions: str   # before these: English, French
+    objects: tuple      # nouns; for verbs without an object, places where it may happen
+    prepositions: str   # before these nouns: English, French
 
 
 def rows(table: str, separator: str) -> list:
-    """The lines of a table, cut into fields; an indented line goes on the one before."""
+    """The lines of a table, cut into fields; an indented line continues the one before it."""
     return [[field.strip() for field in row.split(separator)]
             for row in re.sub("\n +", " ", table.strip()).split("\n")]
 
 
 def with_forms(entry: str, *rules) -> list:
-    """'man/men homme' -> [('man', 'men'), ('homme', 'hommes')]; a form not given is made by the rule."""
+    """'man/men homme' -> [('man', 'men'), ('homme', 'hommes')]; a missing form is made by the rule."""
     words = [word.split("/") for word in entry.split()]
     return [tuple(word) if len(word) == 2 else (*word, rule(*word)) for word, rule in zip(words, rules)]
 
@@ -398,7 +398,7 @@ def nouns_of(kinds: str) -> tuple:
 
 
 def _read_adjectives() -> dict:
-    """{noun: {adjective: Adjective}}: those that make sense with it."""
+    """{noun: {adjective: Adjective}}: the adjectives that make sense with each noun."""
     known = {name: {} for name in NOUN}
     for position, kinds, entries in rows(ADJECTIVES, ":"):
         for entry in entries.split(", "):
@@ -413,7 +413,7 @@ def _read_adjectives() -> dict:
 
 
 def _read_verbs(table: str) -> dict:
-    """{base form in English: Verb}; a verb of two words, as look_for, has them joined."""
+    """{base form in English: Verb}; verbs of two words are joined, like look_for."""
     verbs = {}
     for forms, fr, subjects, objects, *prepositions in rows(table, ";"):
         forms = tuple(forms.split())

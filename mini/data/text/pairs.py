@@ -1,7 +1,7 @@
 """English–French sentences: written on the spot by a small grammar (grammar.py), or read from a file.
 
-Of the grammar's there are two held-out sets: new sentences, and new combinations of words. A share of all
-pairs of a noun with a verb or adjective, chosen by a hash, is never learnt from: see `combination`.
+For the grammar there are two held-out sets: new sentences, and new combinations of words. A share of all pairs
+of a noun and a verb or adjective, chosen by a hash, is held out from training: see `combination`.
 """
 import os
 import re
@@ -23,20 +23,20 @@ from mini.utils.metrics import Progress
 from mini.utils.translation_metrics import word_by_word
 
 HELD_OUT = 1000         # sentences in each held-out set, at most
-RARE = 16               # one in so many combinations is never learnt from
+RARE = 16               # one of so many combinations is held out from training
 
 
 # ---- sentences and their words
 def split(text: str) -> list:
-    """The words and punctuation marks of a sentence; the apostrophe of l'homme goes with the l."""
-    text = unicodedata.normalize("NFC", text).replace("’", "'")         # é in one character; one apostrophe
+    """The words and punctuation marks of a sentence; the apostrophe of l'homme belongs to the l."""
+    text = unicodedata.normalize("NFC", text).replace("’", "'")         # é as one character; one apostrophe
     return re.findall(r"\w+(?:-\w+)*'?|[^\w\s]", text)
 
 
 class Vocabulary:
-    """Words and their numbers. The first of a sentence counts as it is written elsewhere: the, not The.
+    """Words and their numbers. The first word of a sentence counts as it is written elsewhere: the, not The.
 
-    The first three numbers are no words: PAD fills up a batch, BOS and EOS begin and end a sentence.
+    The first three numbers are not words: PAD fills up a batch, BOS and EOS begin and end a sentence.
     """
     PAD, BOS, EOS = range(3)
 
@@ -65,11 +65,12 @@ class Vocabulary:
         return small + words[1:] if small and small[0] in self.index else words
 
     def numbers(self, sentence: str) -> list:
-        """The numbers of its words, None for one that is not known, and EOS."""
+        """The numbers of a sentence's words, None for an unknown word, and then EOS."""
         return [self.index.get(word) for word in self._split(sentence)] + [self.EOS]
 
     def encode(self, sentence: str, longest: int) -> list:
-        """The same, but raises UserError for unknown words, naming them, for none, or more than `longest`."""
+        """The same, but raises UserError for unknown words, naming them, for no word, or for more than
+        `longest`."""
         words = self._split(sentence)
         unknown = [word for word in words if word not in self.index]
         require(words, f"{sentence!r}: there is no word in it")
@@ -88,15 +89,15 @@ class Vocabulary:
 
 
 def fill_up(sentences: list):
-    """Lists of numbers as one tensor (N, longest), filled up with PAD."""
+    """Lists of numbers as one tensor (N, length of the longest), filled up with PAD."""
     rows = [torch.tensor(ids) for ids in sentences]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=Vocabulary.PAD)
 
 
 def encode_pairs(pairs: list, words, max_len: int):
-    """x (N, S) and y (N, T), numbers of words by two Vocabularies, and the pairs, French as it is decoded.
-    y begins with BOS; both end with EOS. Pairs with an unknown word, or more than max_len words, are left
-    out. Raises UserError if none remains."""
+    """(x (N, S), y (N, T), pairs): the word numbers by two Vocabularies, and the pairs, with the French as it is
+    decoded. y begins with BOS; both end with EOS. Pairs with an unknown word, or with more than max_len words,
+    are left out. Raises UserError if none remains."""
     x, y, kept = [], [], []
     for pair in pairs:
         en, fr = (vocabulary.numbers(text) for vocabulary, text in zip(words, pair))
@@ -108,8 +109,8 @@ def encode_pairs(pairs: list, words, max_len: int):
 
 
 def baselines(words, x, y, x_test, n: int = 20000) -> dict:
-    """Translations of x_test (N, S) that need no network: {"copying": the source itself, "word by word": for
-    each word the one that goes with it in the first n pairs of x and y}."""
+    """Translations of x_test (N, S) without a network: {"copying": the source itself, "word by word": for each
+    word the word that goes with it most often in the first n pairs of x and y}."""
     pairs = [(words[0].spell(a), words[1].spell(b)) for a, b in zip(x[:n].tolist(), y[:n].tolist())]
     dictionary, lines = word_by_word(pairs), [words[0].spell(row) for row in x_test.tolist()]
     return {"copying": [join(line) for line in lines],
@@ -127,17 +128,17 @@ def read_sentences(text: str) -> list:
 # ---- data sets
 @lru_cache(maxsize=None)
 def combination(noun: str, word: str) -> bool:
-    """Is this noun with this verb or adjective (in English) a combination that is never learnt from? One in
-    RARE is, by a hash, the same in every run. No training sentence has both words, wherever they stand."""
+    """Is this noun with this verb or adjective (in English) held out from training? One of RARE combinations is,
+    by a hash, the same in every run. No training sentence has both words, wherever they stand."""
     return zlib.crc32(f"{noun} {word}".encode()) % RARE == 0
 
 
 def write_pairs(n: int, seed: int = 0):
     """(n training pairs, {"sentences": …, "combinations": …}): pairs (English, French) by the grammar.
 
-    The held-out pairs consist of words that occur in training, but neither side of one does as a whole. In
-    "combinations" a verb or adjective goes with a noun with which it never occurs in training; in "sentences"
-    no words do that. Raises UserError for n too small to bring all words.
+    The held-out pairs consist of words that occur in training, but no whole English or French sentence of them
+    does. In "combinations", a verb or adjective goes with a noun with which it never occurs in training; in
+    "sentences" there is no such pair. Raises UserError if n is too small for all words to occur.
     """
     require(n >= 1000, f"--n_pairs={n}: below 1000 some words would hardly ever come")
     grammar, training, seen = Grammar(seed), [], set()
@@ -169,9 +170,9 @@ def write_pairs(n: int, seed: int = 0):
 
 
 def read_pairs(path):
-    """The pairs of a file as Tatoeba and Anki have them: lines of English, a tab, French, and perhaps a tab
-    and an attribution, which is ignored. Empty lines are skipped; of pairs with the same English the first
-    counts. Raises UserError, naming file and line, for a wrong number of columns, or an empty side.
+    """The pairs of a file as Tatoeba and Anki write them: lines of English, a tab, French, and perhaps a tab and
+    an attribution, which is ignored. Empty lines are skipped; of pairs with the same English, only the first is
+    used. Raises UserError, naming file and line, for a wrong number of columns, or an empty sentence.
     """
     pairs, columns = {}, None
     for number, line in enumerate(read_file(path).split("\n"), 1):
@@ -204,8 +205,8 @@ def load_pairs(source: str, n: int):
 
 
 def _unpacked() -> Path:
-    """data/fra.txt, out of data/fra-eng.zip if need be: Tatoeba's pairs as they are offered for Anki. They
-    grow every few months: there is no checksum that a download could be held against."""
+    """The path data/fra.txt, unpacked from data/fra-eng.zip if needed: Tatoeba's pairs as offered for Anki. Their
+    number grows every few months, so there is no fixed checksum to compare a download with."""
     path, archive = FOLDER / "fra.txt", FOLDER / "fra-eng.zip"
     if not path.exists():
         require(archive.exists(), "en-fr changes too often to be checked, so it is not downloaded: fetch "

@@ -1,15 +1,16 @@
-"""Two tasks on sentences made up by small grammars, both deterministic by seed.
+"""Two tasks on sentences made up by small grammars; the same seed gives the same sentences.
 
-Named entities: which words name a person, a place, an organisation, a date? Words alone do not tell:
+Named entities: which words name a person, a place, an organisation, a date? A word alone does not tell:
 
     May Harper moved to Lincoln in May.        person person, place, date
     Lincoln left Harper Motors on Monday.      person, organisation, date
 
-Question answering: the answer is some words of a short passage, which tells much the same of two people:
+Question answering: the answer is some words of a short passage, which tells similar facts about two people:
 
     Ivo Lang was born in Turin. He studied law. Dora Finch was born in Lyon. …      Where was Dora Finch born?
 
-Half of the names in held-out sentences are in no text to learn from: neither word lists nor capitals decide.
+Half of the names in held-out sentences are not in any training text, so neither word lists nor capitals are
+enough.
 """
 import random
 import re
@@ -20,7 +21,7 @@ from mini.utils.config import require
 TAGS = ["other", "person", "place", "organisation", "date"]
 CODES = {"P": "person", "L": "place", "O": "organisation", "D": "date"}
 
-# ---- names: the first part of each list in all texts, what stands behind the bar in held-out sentences only
+# ---- names: those before the bar occur in all texts, those after it only in held-out sentences
 MEN = ("Paul Ivo Hugo Oscar Felix Leo Martin Simon Peter Daniel Victor Adam Austin August Mark Will Boris "
        "Conrad Rupert Anton Marcel Stefan Frank Chase").split()
 FIRST = ("Anna Paul Dora Ivo Clara Hugo Nina Oscar Ruth Felix Emma Leo Alice Martin Vera Simon Jane "
@@ -87,7 +88,7 @@ Between {D} and {D}, {P} wrote four books.
 The (press/group/stone/wood) was sold in {L}.
 """
 
-# ---- question answering: what may be told of somebody, and what is asked; {a} is the answer
+# ---- question answering: sentences about somebody, and questions; {a} is the answer
 FACTS = {
     "born": (["{p} was born in {a}", "{p} comes from {a}", "{p} grew up in {a}"],
              ["Where was {q} born?", "Where does {q} come from?"], "town"),
@@ -109,7 +110,7 @@ INSTRUMENT = "violin/piano/flute/trumpet/guitar/cello/harp/drums/organ/clarinet"
 
 
 class Names:
-    """Draws names; `new`: half of them from those that stand behind the bars."""
+    """Draws names. new: half of them come from after the bars."""
 
     def __init__(self, rng: random.Random, new: bool):
         self.rng, self.new = rng, new
@@ -138,12 +139,12 @@ class Names:
         return self.rng.choice([f"{year}", f"{month} {year}", month, f"{day} {month} {year}"])
 
     def choose(self, template: str) -> str:
-        """The template with one of each (this/that)."""
+        """The template with one word chosen for each (this/that)."""
         return re.sub(r"\(([^)]*/[^)]*)\)", lambda match: self.rng.choice(match[1].split("/")), template)
 
 
 def entity_sentence(names: Names):
-    """(words, tags): a sentence and for each word the number of its tag."""
+    """(words, tags): a sentence, and the number of each word's tag."""
     template = names.choose(names.rng.choice(SENTENCES.strip().split("\n")))
     makers = {"P": names.person, "L": lambda: names.one(TOWN), "O": names.firm, "D": names.date,
               "W": lambda: names.one(DAY), "S": lambda: names.one(LAST)}
@@ -173,15 +174,15 @@ class Question:
 
 
 def facts_of_two(names: Names):
-    """([a, b], [facts of a, of b]): two full names, and for each two or three facts (kind, what is told).
-    The first two are of the same kinds for both, so that a question about one could be about the other."""
+    """([a, b], [facts of a, facts of b]): two full names, and two or three facts (kind, text) for each. The
+    first two facts are of the same kinds for both people, so that a question fits either of them."""
     rng, used = names.rng, set()
     kinds = rng.sample(list(FACTS), 3)
     makers = {"town": lambda: names.one(TOWN), "firm": names.firm, "date": names.date, "person": names.full,
               "thing": lambda: rng.choice(THING.split("/")),
               "instrument": lambda: rng.choice(INSTRUMENT.split("/"))}
 
-    def fresh(maker):                                       # no word of it has been used, but for small ones
+    def fresh(maker):                                       # none of its words has been used, except small ones
         while not used.isdisjoint((text := maker()).split()):
             pass
         used.update({*text.split()} - {"the", "University", "of", "and", "&", "Sons", "United"})
@@ -192,7 +193,7 @@ def facts_of_two(names: Names):
 
 
 def tell(people: list, facts: list, rng):
-    """(words of a passage, {(name, kind): (start, end) of what is told}); facts are told in any order."""
+    """(words of a passage, {(name, kind): (start, end) of the fact's text}); the facts are in random order."""
     words, where = [], {}
     for name, told in zip(people, facts):
         he, his = ("He", "His") if name.split()[0] in MEN else ("She", "Her")
@@ -209,7 +210,7 @@ def tell(people: list, facts: list, rng):
 
 
 def question(names: Names) -> Question:
-    """A passage on two people, and a question on one fact of one of them."""
+    """A passage about two people, and a question about one fact of one of them."""
     people, facts = facts_of_two(names)
     words, where = tell(people, facts, names.rng)
     asked = names.rng.randrange(2)
@@ -219,7 +220,8 @@ def question(names: Names) -> Question:
 
 
 def two_reports(names: Names) -> str:
-    """The same of the same people twice, in other words and another order, [SEP] between."""
+    """Two passages with the same facts about the same people, in other words and in another order, with [SEP]
+    between them."""
     people, facts = facts_of_two(names)
     way = names.rng.choice((1, -1))                         # who comes first in the second report
     first, second = (join(tell(people[::step], facts[::step], names.rng)[0]) for step in (1, way))
@@ -231,28 +233,28 @@ def split_words(text: str) -> list:
 
 
 def join(words: list) -> str:
-    """Words as they are printed, without spaces before punctuation marks."""
+    """The words as a text, without spaces before punctuation marks."""
     text = re.sub(r" ([.,?;!])", r"\1", " ".join(words))
     return re.sub(r'" ([^"]*?) ?"', r'"\1"', text)
 
 
 def load_entities(few: int = 300, seed: int = 0, n_test: int = 500):
-    """(to learn from, held out): lists of (words, tags). What is held out is always the same."""
+    """(training, held out): lists of (words, tags). The held-out list is always the same."""
     require(few > 0, f"--few={few}: at least one labelled text is needed")
     learn, test = Names(random.Random(f"learn {seed}"), False), Names(random.Random("test"), True)
     return [entity_sentence(learn) for _ in range(few)], [entity_sentence(test) for _ in range(n_test)]
 
 
 def load_questions(few: int = 300, seed: int = 0, n_test: int = 500):
-    """(to learn from, held out): lists of Questions. What is held out is always the same."""
+    """(training, held out): lists of Questions. The held-out list is always the same."""
     require(few > 0, f"--few={few}: at least one labelled text is needed")
     learn, test = Names(random.Random(f"learn {seed}"), False), Names(random.Random("test"), True)
     return [question(learn) for _ in range(few)], [question(test) for _ in range(n_test)]
 
 
 def unlabelled(n: int = 3000) -> list:
-    """n texts of each kind without labels: entity sentences; questions and their passages, [SEP] between (but
-    not what the answer is); two_reports. None is held out, and no name that is new there."""
+    """n texts of each kind without labels: entity sentences; questions and passages, with [SEP] between them
+    (the answer is not marked); and two_reports. None is held out, and no name in them is a held-out one."""
     names = Names(random.Random("unlabelled"), False)
     rows = [" ".join(join(entity_sentence(names)[0]) for _ in range(3)) for _ in range(n)]
     asked = [question(names) for _ in range(n)]

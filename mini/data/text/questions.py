@@ -1,4 +1,4 @@
-"""Dialogues for mini/assistant.py: a question, calls of tools with what they gave, and the answer.
+"""Dialogues for mini/assistant.py: a question, calls of tools with their values, and the answer.
 
     What is the population of France divided by the area of Spain?
     lookup(population of France)=66000000
@@ -6,10 +6,10 @@
     calculator(66000000/506000)=130.4348
     130.4348
 
-The assistant writes the calls, up to "=", and the last line; the tools write what comes after "=". All of it
-is made from phrasings.txt, deterministic by seed. Held out, each by itself and all together, are numbers and
-entities (by a hash, the same in every run) and phrasings. Two of three entities in training are made-up names
-with made-up values: so copying any name is learnt, and there is little to know by heart.
+The assistant writes the calls, up to "=", and the last line; the tools write what comes after "=". Everything
+is made from phrasings.txt; the same seed gives the same dialogues. Held out are numbers and entities (chosen by
+a hash, the same in every run) and phrasings, each by itself and all together. Two of three entities in training
+are made-up names with made-up values, so that the model learns to copy any name, and little by heart.
 """
 import random
 import re
@@ -22,7 +22,7 @@ from mini.data.text.tools import ERROR, UNKNOWN, read_facts, run_call
 from mini.utils.metrics import Progress
 
 HELD_OUT = ("numbers", "entities", "phrasings")
-RARE = 4                        # one number or entity in so many is held out
+RARE = 4                        # one of so many numbers or entities is held out
 MADE_UP = 0.66                  # share of entities in training that are made up
 LONGEST = 256                   # characters of a whole dialogue, at most
 ALONE = "~"                     # stands before an answer without tools
@@ -40,7 +40,7 @@ SYLLABLES = [a + b for a in "b c d f g h j k l m n p r s t v w z br dr gr kh sh 
 
 
 def read_phrasings(path) -> dict:
-    """{heading: (phrasings for training, held-out ones)} of phrasings.txt."""
+    """{heading: (training phrasings, held-out phrasings)} of phrasings.txt."""
     phrasings = {}
     for line in read_file(path).splitlines():
         if line.startswith("    "):
@@ -58,14 +58,14 @@ TALK = [heading for heading in PHRASES if heading[-1] in ".!"]          # these 
 
 
 def known_words() -> list:
-    """Those of the training phrasings, of answers and of calls."""
+    """The words of the training phrasings, of the answers and of the calls."""
     phrases = [phrase for training, _ in PHRASES.values() for phrase in training]
     more = "calculator lookup unknown error cannot not arithmetic division by zero too large long no real km"
     return re.findall("[A-Za-z]{2,}", " ".join([*PHRASES, *phrases, *FILLERS, *THINGS, more]))
 
 
 def held_out(thing) -> bool:
-    """Is this number or name kept out of training? One in RARE is, by a hash; single digits never are."""
+    """Is this number or name held out from training? One of RARE is, by a hash, but no single digit."""
     return len(str(thing)) > 1 and zlib.crc32(str(thing).encode()) % RARE == 0
 
 
@@ -74,7 +74,7 @@ class Dialogue:
     kind: str                   # arithmetic, look-up, chain, unknown, talk
     question: str
     answer: str
-    steps: list = field(default_factory=list)       # [(call, what the tool gave), …]
+    steps: list = field(default_factory=list)       # [(call, the tool's value), …]
 
     def pieces(self) -> list:
         """[(text, does the assistant write it?), …]."""
@@ -82,7 +82,7 @@ class Dialogue:
         return [(f"{self.question}\n", False), *calls, (f"{self.answer}\n", True)]
 
     def alone(self) -> list:
-        """The same without tools: the question and the answer."""
+        """The same for a dialogue without tools: only the question and the answer."""
         return [(f"{self.question}\n{ALONE}", False), (f"{self.answer}\n", True)]
 
 
@@ -91,7 +91,7 @@ def share(right: list) -> float:
 
 
 def tables(dialogues: list, right: dict) -> dict:
-    """{title: {group: share}} for right = {way: [is it right?, for each of the dialogues]}."""
+    """{title: {group: share of right dialogues}}; right: {way: [is it right?, for each dialogue]}."""
     groups = {"kind": lambda d: d.kind, "calls": lambda d: str(len(d.steps)),
               "digits": lambda d: str(max(map(len, re.findall(r"\d+", d.question)), default=0))}
     return {f"right_{way.replace(' ', '_')}_by_{name}": {
@@ -101,7 +101,8 @@ def tables(dialogues: list, right: dict) -> dict:
 
 
 class Writer:
-    """Writes dialogues; `new`, of HELD_OUT: what in them is new to a model trained on those of Writer(0)."""
+    """Writes dialogues. new: names from HELD_OUT that say what in them is new to a model trained on the dialogues
+    of Writer(0)."""
 
     def __init__(self, seed: int, new=()):
         self.rng, self.new, self.training = random.Random(seed), new, not new
@@ -116,7 +117,7 @@ class Writer:
         return self.rng.choice(PHRASES[heading]["phrasings" in self.new])
 
     def number(self, longest: int = 6) -> str:
-        """Up to so many digits; rarely with a decimal."""
+        """A number of at most so many digits; rarely with a decimal."""
         while True:
             digits = self.rng.randint(1 + ("numbers" in self.new and longest > 1), longest)
             n = self.rng.randrange(10**(digits - 1) if digits > 1 else 0, 10**digits)
@@ -125,7 +126,7 @@ class Writer:
 
     def made_up_name(self) -> str:
         def word():
-            if self.rng.random() < 0.25:                            # no language's
+            if self.rng.random() < 0.25:                            # random letters
                 return "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz", k=self.rng.randint(2, 9)))
             return "".join(self.rng.choices(SYLLABLES, k=self.rng.randint(1, 4)))
         start = self.rng.choice(["Mount ", "New ", "South ", "Rio "] + 36 * [""])
@@ -140,7 +141,7 @@ class Writer:
         return self.made_up_value(name) if held_out(value) else value
 
     def entity(self, name: str):
-        """(entity, as the question has it, value) for a property."""
+        """(entity, the same as the question writes it, value) for a property."""
         if self.rng.random() < self.made_up_share:
             entity, value = self.made_up_name(), self.made_up_value(name)
         else:
@@ -148,7 +149,7 @@ class Writer:
         return *self.written(entity, name), value
 
     def written(self, entity: str, name: str):
-        """The entity, perhaps in small letters, and the same with its article."""
+        """(entity, perhaps in small letters; the same with its article, if it has one)."""
         the = name == "length" or entity in WITH_THE or self.training and self.rng.random() < 0.1
         if name in ("symbol", "atomic number") or self.rng.random() < 0.1:
             entity = entity.lower()
@@ -161,7 +162,8 @@ class Writer:
         return self.phrase("frame").format(x=x)
 
     def filled(self, question: str) -> str:
-        """In training, at times with words before it that change nothing: so that unseen ones will not."""
+        """The question; in training sometimes with words before it that change nothing, so that the model learns
+        to ignore such words, also unseen ones."""
         if not self.training or self.rng.random() < 0.75:
             return question
         words = " ".join(self.rng.choices(FILLERS, k=self.rng.randint(1, 4))).capitalize()
@@ -181,7 +183,7 @@ class Writer:
             question, call = self.phrase(f"story {op}").format(a=a, b=b, n=n), f"{a}{op}{b}"
         elif kind == "percent":
             question, call = self.framed(f"{a}% of {b}"), f"{a}*{b}/100"
-        elif kind == "expression":                                  # as it stands, however impossible
+        elif kind == "expression":                                  # copied exactly, even if it is impossible
             call = self.expression()
             question = self.framed(self.rng.choice([call, call, f"calculator({call})"]))
         else:                                                       # one after the other
@@ -208,7 +210,7 @@ class Writer:
         return Dialogue("look-up", self.ask(name, shown), answer, [(call, value)])
 
     def unknown(self) -> Dialogue:
-        """A name that is not in the encyclopedia."""
+        """A question about a name that is not in the encyclopedia."""
         name = self.rng.choice(PROPERTIES)
         entity, shown = self.written(self.made_up_name(), name)
         call = f"lookup({name} of {entity})"
@@ -217,7 +219,7 @@ class Writer:
     def ask(self, name: str, shown: str) -> str:
         own = self.rng.random() < 0.6
         question = self.phrase(name).format(E=shown) if own else self.framed(self.named(name, shown))
-        name_first = question.startswith(shown) and not shown.startswith("the ")    # is copied as it stands
+        name_first = question.startswith(shown) and not shown.startswith("the ")    # it must be copied exactly
         return question if name_first or self.rng.random() < 0.2 else question[0].upper() + question[1:]
 
     def chain(self) -> Dialogue:
@@ -248,7 +250,8 @@ class Writer:
         return Dialogue("talk", self.phrase(answer), answer)
 
     def finish(self, kind: str, question: str, look_ups: list, expressions: list) -> Dialogue:
-        """Look up, then compute; {0} and {1} stand for what was found, or {0} for the last result."""
+        """The dialogue that looks up, then computes. {0} and {1} stand for the values found, or {0} for the last
+        result."""
         steps, values = [], []
         for name, (entity, _, value) in look_ups:
             steps.append((f"lookup({name} of {entity})", value))
@@ -264,7 +267,7 @@ class Writer:
         return Dialogue(kind, question, values[0], steps)
 
     def write(self) -> Dialogue:
-        """The next dialogue; of those kinds in which there is something new."""
+        """The next dialogue, of a kind in which something is new if it should be."""
         kinds = [self.arithmetic] * 4 + [self.chain] * 4 + [self.look_up] * 3 + [self.unknown, self.talk]
         kinds = {("numbers",): kinds[:4], ("entities",): kinds[4:12]}.get(tuple(self.new), kinds)
         while True:
@@ -276,7 +279,8 @@ class Writer:
                 return dialogue
 
     def training_set(self, n: int, alone: float) -> list:
-        """The pieces of n dialogues, a share `alone` answered without tools and all facts in them true."""
+        """The pieces of n dialogues. A share `alone` of them is answered without tools; all facts in these are
+        true."""
         dialogues = []
         progress = Progress("dialogues written:", n)
         for _ in range(n):

@@ -1,15 +1,16 @@
-"""Short film reviews, for or against: made up by a small grammar, or your own labelled texts.
+"""Short film reviews, for or against the film: made up by a small grammar, or your own labelled texts.
 
-What makes them hard to judge by counting words is what makes real ones hard:
+They are hard to judge by counting words, for the same reasons as real reviews:
 
     negation      The acting was anything but dull. Not once was I bored.
     contrast      Although the songs were lovely, the plot went nowhere. (The main clause decides: "but"
                   turns the sentence round, "although" does not.)
     expectation   I expected a masterpiece and got a mess.
 
-All sentences of a review agree: each is for the film or each against it; and two adjectives joined by "and"
-agree (Hatzivassiloglou & McKeown 1997 found so in real texts). The long reviews, without labels, mostly say
-so straight. So they tell which words are of a kind. What the kinds are called, few labels can tell.
+All sentences of a review agree: all are for the film, or all are against it. Two adjectives joined by "and"
+agree, too (as Hatzivassiloglou & McKeown 1997 found in real texts). The long reviews, without labels, mostly say
+their opinion directly. So they show which words belong together, and a few labels are enough to tell which group
+of words is good, and which is bad.
 """
 import random
 from dataclasses import dataclass
@@ -19,11 +20,11 @@ from mini.data.text.corpus import read_file
 from mini.utils.config import require
 
 NAMES = ["bad", "good"]
-N_TEST, N_POOL = 1000, 2000                 # short reviews held out, and those that labels may be given to
-N_UNLABELLED, LONG = 6000, (6, 9)           # long ones without labels, and their numbers of sentences
+N_TEST, N_POOL = 1000, 2000                 # short reviews: held out, and to choose labelled ones from
+N_UNLABELLED, LONG = 6000, (6, 9)           # long ones without labels; each has 6 to 9 sentences
 TWISTED, STRAIGHT = 0.45, 0.2             # share of sentences with a negation or contrast, short and long
 
-# ---- the words: [those of label 0, those of label 1], frequent ones first
+# ---- the words: [those of label 0, those of label 1], the frequent ones first
 ADJECTIVES = [
     "dull bad boring weak poor terrible awful flat tired silly predictable clumsy slow dreadful empty "
     "lifeless shallow stale wooden tedious lazy confused bland thin messy pointless forced hollow feeble "
@@ -67,7 +68,7 @@ NEUTRAL = ("I saw it on a Tuesday/It runs for two hours/My sister came along/It 
            "The hall was half full/It was made by a young director/I had read the book before/"
            "It is the second film of three/It rained that night/The story begins on a ship/"
            "It was filmed in the north/We sat in the third row")
-NOT = "not/never/hardly/far from/anything but/by no means/nowhere near"  # all turn an adjective round
+NOT = "not/never/hardly/far from/anything but/by no means/nowhere near"  # these negate an adjective
 
 
 def _words(listing: str) -> list:
@@ -99,14 +100,14 @@ class Writer:
         return f"{first} {joined} {second}" if first != second and self.rng.random() < share else first
 
     def aspect(self, but: str = ""):
-        """("the songs", "were"), of another aspect than `but`."""
+        """("the songs", "were"): an aspect of the film other than `but`."""
         while (noun := self.one(ASPECTS)).rstrip("+") == but:
             pass
         return noun.rstrip("+"), "were" if noun.endswith("+") else "was"
 
     def clause(self, p: int, but: str = "", negated: float = 0.25):
-        """(clause, the aspect that it is about): begins with a small letter, has no full stop. With the
-        probability `negated` it says so by a word of the other kind."""
+        """(clause, the aspect that it is about). The clause begins with a small letter, and has no full stop.
+        With the probability `negated` it is a negation of words of the other label."""
         noun, was = self.aspect(but)
         one, way = self.one, self.rng.random()
         if self.rng.random() < negated:
@@ -120,7 +121,7 @@ class Writer:
         return " ".join(text.split()), noun
 
     def contrast(self, p: int) -> str:
-        """One clause for, one against: the main one, or the one after "but", is of p."""
+        """One clause for the film, and one against it: the main clause, or the one after "but", agrees with p."""
         against, noun = self.clause(1 - p)
         main, _ = self.clause(p, noun)
         return self.any(lambda: f"{against}, but {main}", lambda: f"although {against}, {main}",
@@ -155,7 +156,7 @@ class Writer:
                         lambda: self.one(ADVICE[p]))
 
     def sentence(self, p: int, twisted: float) -> str:
-        """With the probability `twisted` one with a negation, a contrast or an expectation."""
+        """A sentence; with the probability `twisted` it has a negation, a contrast or an expectation."""
         makers = ((lambda p: self.clause(p, negated=1)[0], self.contrast, self.expectation, self.denial)
                   if self.rng.random() < twisted else
                   (lambda p: self.clause(p, negated=0)[0],) * 2 + (self.verdict,))
@@ -163,7 +164,7 @@ class Writer:
         return text[0].upper() + text[1:] + "."
 
     def review(self, p: int, fewest: int, most: int, twisted: float) -> str:
-        """So many sentences, now and then with one more that is neither for nor against."""
+        """A review of `fewest` to `most` sentences, sometimes with one more that is neither for nor against."""
         sentences = [self.sentence(p, twisted) for _ in range(self.rng.randint(fewest, most))]
         if self.rng.random() < 0.3:
             sentences.insert(self.rng.randrange(len(sentences) + 1), self.one(NEUTRAL) + ".")
@@ -173,14 +174,15 @@ class Writer:
 # ---- the set
 @dataclass
 class Reviews:
-    learn: list         # (text, label) pairs to learn from, few
-    test: list          # (text, label) pairs held out
+    learn: list         # a few pairs (text, label) to learn from
+    test: list          # held-out pairs (text, label)
     unlabelled: list    # texts without labels, none of them held out
     names: list         # names of the labels
 
 
 def write_reviews(n: int, seed: int = 0, fewest: int = 1, most: int = 3, twisted: float = TWISTED) -> list:
-    """n different reviews of so many sentences as (text, label), the labels in turn; the same for a seed."""
+    """n different reviews of `fewest` to `most` sentences as (text, label). The labels 0 and 1 alternate. The
+    same seed gives the same reviews."""
     writer, found = Writer(random.Random(seed)), {}
     while len(found) < n:
         label = len(found) % 2
@@ -190,7 +192,7 @@ def write_reviews(n: int, seed: int = 0, fewest: int = 1, most: int = 3, twisted
 
 def read_reviews(path) -> list:
     """(text, label name) of each line of a TSV file: text, tab, label. Empty lines are left out, and a first
-    line whose label is "label". Raises UserError, naming the line, for one that is not of this form."""
+    line whose label is "label". Raises UserError, naming the line, for a line of another form."""
     require(Path(path).is_file(), f"--reviews={path}: no such file (by name there is: reviews)")
     pairs = []
     for number, line in enumerate(read_file(path).split("\n"), 1):
@@ -206,9 +208,9 @@ def read_reviews(path) -> list:
 
 
 def load_reviews(source: str = "reviews", few: int = 300, seed: int = 0) -> Reviews:
-    """The built-in reviews, or those of a TSV file (see read_reviews; a tenth is held out). `few` texts to
-    learn from (0: all) are drawn by the seed; what is held out is always the same. Raises UserError for a bad
-    file, one with a single label, or fewer than one text for each label to learn from."""
+    """The built-in reviews, or those of a TSV file (see read_reviews; a tenth is held out). `few` texts to learn
+    from (0: all) are drawn by the seed; the held-out ones are always the same. Raises UserError for a bad file,
+    for one with a single label, or if there is not at least one text for each label to learn from."""
     rng = random.Random(seed)
     if source == "reviews":
         names, pairs = NAMES, write_reviews(N_TEST + N_POOL)

@@ -1,19 +1,19 @@
-"""Short stories of a small world, written on the spot: people, animals and things that come back
+"""Short stories of a small world, written on the spot. Their people, animals and things come back,
 and must stay who and what they are.
 
 A story is made from a plot of stories.txt: a list of sentences, each in several wordings, with gaps
-for who and what. The program draws a plot, draws who and what it is about, and a wording for each
-sentence. Before the story stands a line that says who and what is in it. story_reader.py reads the
-result, from the text alone, and says where a story contradicts itself.
+for people and things. The program draws a plot, the people and things that it is about, and a
+wording for each sentence. The first line says who and what is in the story. story_reader.py reads
+the text alone, and says where a story contradicts itself.
 
-Some combinations are never learnt from, so that a story about them must be a new one: of a plot and
-a thing, of a plot and an animal, and of the names of two people who meet.
+Some combinations are held out from training, so that a story about them must be a new one: a plot
+with a thing, a plot with an animal, and the names of two people who meet.
 
 How a plot is written (see stories.txt):
 
     == the title: X - Y = Z             which numbers it needs (=+ in place of ==: see all_plots)
     {A} had {X} {E}. / ...              a sentence, and after each slash another wording of it
-    ?It was (cold|late).                a choice of words; with ?, told in half of the stories
+    ?It was (cold|late).                a choice of words; ? means: only in half of the stories
     > end well                          a scene that several plots share, defined by "-- end well"
 """
 import random
@@ -28,17 +28,17 @@ from mini.data.text.story_words import (ANIMALS, COLOURS, COUNTED, DAYS, MEN, NU
 
 PLOTS = Path(__file__).parent / "stories.txt"
 N_TRAIN = 6000          # stories to learn from
-N_HELD_OUT = 300        # stories to choose settings by, and as many to report on
+N_HELD_OUT = 300        # validation stories, and as many test stories
 SOME_NUMBER = "|".join(NUMBERS[2:])     # "one" may stand for anything
 
 
 def make_stories(n_train: int = N_TRAIN, n_held_out: int = N_HELD_OUT, seed: int = 0,
                  all_plots: bool = False):
     """Three lists of stories: n_train to learn from, n_held_out to choose settings by (validation),
-    and n_held_out to report on (test). Each story of the last two holds at least one combination
-    that no story of the other lists holds. The same numbers give the same stories.
+    and n_held_out to report on (test). Each story of the last two has at least one combination that
+    is in no story of the other lists. The same arguments give the same stories.
 
-    all_plots: also those plots that a small model has no time to learn in three minutes.
+    all_plots: also use the plots that a small model has no time to learn in three minutes.
     """
     plots, scenes = read_plots(PLOTS, all_plots)
     rng = random.Random(seed)
@@ -56,8 +56,8 @@ def make_stories(n_train: int = N_TRAIN, n_held_out: int = N_HELD_OUT, seed: int
 
 
 def combinations(title: str, plot, cast) -> list:
-    """What may be held out of a story: its plot with each thing and each kind of animal, and the
-    names of the two people who meet."""
+    """The combinations in a story that may be held out: its plot with each thing and each kind of
+    animal, and the names of the two people who meet."""
     found = []
     for letter in "TU":
         if letter in plot.letters:
@@ -72,8 +72,8 @@ def combinations(title: str, plot, cast) -> list:
 
 
 def part_of(found: list) -> str:
-    """'train', 'val' or 'test', by the combinations in a story, each of which is held out or not
-    for good; or 'both' if the story would belong to the two last."""
+    """'train', 'val' or 'test', by the combinations in a story; 'both' if it would belong to val
+    and to test. A hash decides where a combination belongs, the same in every run."""
     remainders = [zlib.crc32(combination.encode()) % 16 for combination in found]
     in_val = 0 in remainders
     in_test = 1 in remainders
@@ -85,8 +85,8 @@ def part_of(found: list) -> str:
 # ---- plots
 
 class Plot:
-    """A plot of stories.txt. numbers: which ones it needs, such as "X - Y = Z"; lines: the
-    sentences; letters: those that stand in its gaps."""
+    """A plot of stories.txt. numbers: those that it needs, such as "X - Y = Z"; lines: its
+    sentences; letters: those in its gaps."""
 
     def __init__(self, numbers: str, lines: list):
         self.numbers = numbers
@@ -114,7 +114,7 @@ def read_plots(path, all_plots: bool = True):
 # ---- who and what a story is about
 
 class Cast:
-    """What the gaps stand for, drawn at random; of each list, no two alike.
+    """What the gaps stand for, drawn at random, and never the same word twice from a list.
 
     words: {letter: {form: word}}; {B:rel} in a plot is words["B"]["rel"], and {B} is its "name".
     Only the letters that occur in a plot's own lines count, not those in its scenes.
@@ -155,8 +155,8 @@ class Cast:
             self.words[letter] = {**words, "trade": trade}
 
     def fill(self, gap: str) -> str:
-        """The word for a gap: "A:his" gives his or her, "A:His" the same with a capital, "T:a full"
-        a red lamp."""
+        """The word for a gap: for example, "A:his" gives "his" or "her", "A:His" the same with a
+        capital, "T:a full" gives "a red lamp"."""
         letter, _, form = gap.partition(":")
         capital = form[:1].isupper()
         form = form[0].lower() + form[1:] if form else "name"
@@ -172,7 +172,7 @@ class Cast:
         return word[0].upper() + word[1:] if capital else word
 
     def note(self, letter: str, form: str):
-        """Remember what the story has told: the "full" name of a thing tells its colour, too."""
+        """Remember what the story has told: the "full" name of a thing also tells its colour."""
         if letter in "TU" and form == "full":
             self.used |= {f"{letter}:name", f"{letter}:colour"}
         elif letter in "LKJ" or form == "one":
@@ -184,7 +184,7 @@ class Cast:
 
 
 def draw_numbers(rng, rule: str) -> dict:
-    """Numbers by the letters of a rule such as "X - Y = Z"; W is any. Sums are small: two or three
+    """{letter: number} by a rule such as "X - Y = Z"; W is any number. Sums are small: two or three
     are added or taken away."""
     W = rng.randint(2, 9)
     Y = rng.randint(2, 3)
@@ -200,14 +200,14 @@ def draw_numbers(rng, rule: str) -> dict:
 # ---- telling
 
 def write_story(plot: Plot, cast: Cast, scenes: dict, rng) -> str:
-    """A story with its first line, which says who and what it is about."""
+    """A story, after its first line, which says who and what it is about."""
     story = tell(plot.lines, cast, scenes, rng)
     return f"{first_line(cast, story)}\n{story}"
 
 
 def first_line(cast: Cast, story: str) -> str:
-    """Who and what has come in the story: "About Pia, her sister Una, a goat named Moss, a red
-    lamp, the mill, seven pears and Monday."."""
+    """The line that says who and what is in the story: "About Pia, her sister Una, a goat named
+    Moss, a red lamp, the mill, seven pears and Monday."."""
     parts = []
     for letter in "ABC":
         words = cast.words[letter]
@@ -246,7 +246,7 @@ def first_line(cast: Cast, story: str) -> str:
 
 
 def tell(lines: list, cast: Cast, scenes: dict, rng) -> str:
-    """One story: a wording for each sentence, its gaps filled."""
+    """One story: a wording for each sentence, with its gaps filled."""
     sentences = []
     for line in lines:
         if line.startswith("?"):
@@ -267,7 +267,7 @@ def tell(lines: list, cast: Cast, scenes: dict, rng) -> str:
 
 
 def choose_words(text: str, rng) -> str:
-    """The text with one word for each choice, as in "a (cup|glass) of milk", inner ones first."""
+    """The text with a word for each choice, as in "a (cup|glass) of milk"; inner choices first."""
     while "(" in text:
         text = re.sub(r"\(([^()]*)\)", lambda choice: rng.choice(choice[1].split("|")), text)
     return text

@@ -1,20 +1,20 @@
 """A reader of the stories: it says where a story contradicts itself.
 
-It reads the text alone. The first line tells who and what the story is about; then the story is
+It reads only the text. The first line says who and what the story is about; then the story is
 read sentence by sentence. The reader knows the words of story_words.py, and these rules:
 
-    people     nobody comes who is not in the first line; a baker stays a baker, a sister a sister
+    people     only people of the first line appear; a baker stays a baker, a sister a sister
     animals    a goat stays a goat, keeps its name, and does not bark
     things     a red lamp stays a lamp, and red
     places     all happens where the first line says; what was left in the barn is found there
     days       Monday stays Monday
-    numbers    of seven eggs four are given away: three are left; three days stay three days
-    owners     who gives a thing away had it; who has it was given it; who pays it back owed it
-    promises   whoever and whatever is in the first line comes in the story
+    numbers    if four of seven eggs are given away, three are left; three days stay three days
+    owners     if you give a thing, you had it; if you have it, you got it; if you pay, you owed
+    promises   everybody and everything in the first line appears in the story
 
-What it cannot do: it follows names, not pronouns ("she gave it to Una" tells it nothing); of each
-kind of counted things it follows one change by taking away; it notices facts that do not fit, not
-sentences without sense.
+What it cannot do: it follows names, not pronouns ("she gave it to Una" tells it nothing). For each
+kind of counted things it follows only one change by taking away. It notices facts that contradict
+each other, not sentences that make no sense.
 """
 import re
 
@@ -26,13 +26,13 @@ MANY = {one: many for many, one in COUNTED.items()}             # {egg: eggs}
 WHO_SOUNDS = {sound: animal for animal, sounds in SOUNDS.items() for sound in sounds}
 VALUE = {word: n for n, word in enumerate(NUMBERS) if n >= 2}   # "one" may stand for anything
 
-# what the words of each list are called in a complaint
+# the name of each list in a complaint
 LISTS = {"person": {*WOMEN, *MEN}, "pet": {*PETS}, "trade": {*TRADES}, "relation": KIN,
          "animal": {*ANIMALS}, "thing": {*THINGS}, "colour": {*COLOURS}, "place": {*PLACES},
          "counted": {*COUNTED}, "day": {*DAYS}}
 
-# words that say what a number does: AWAY stands before it ("she ate four"), IN_ALL near it, mostly
-# behind ("three were left"), BETWEEN between the number and what is counted ("four of the eggs")
+# words that say what a number means: AWAY stand before it ("she ate four"), IN_ALL near it, mostly
+# after it ("three were left"), BETWEEN stand between it and what is counted ("four of the eggs")
 AWAY = {"gave", "give", "given", "sold", "ate", "eaten", "eat", "took", "take", "lent", "lost",
         "dropped", "paid", "broke", "broken", "stole", "stolen", "shared", "spent", "used", "away",
         "fell", "handed", "left", "gone", "missing", "rolled", "threw", "traded", "put",
@@ -53,7 +53,7 @@ AT_PLACE = rf"(?:in|at|by|near|behind|under) the (?:\w+ )?{PLACE}"
 
 
 def check(story: str) -> list:
-    """The contradictions in a story, a sentence for each: [] if it holds together."""
+    """The contradictions in a story, a sentence for each: [] if there are none."""
     first_line, _, rest = story.partition("\n")
     reader = Reader(first_line)
     for sentence in split_sentences(rest):
@@ -63,15 +63,15 @@ def check(story: str) -> list:
 
 
 def split_sentences(text: str) -> list:
-    """The sentences of a text. What is said and who says it are one: "Yes," said Pia. A sentence
-    ends with a full stop (or ! or ?), perhaps in quotation marks, if a capital follows, or with a
-    line."""
+    """The sentences of a text. A speech and its speaker are one sentence: "Yes," said Pia. It ends
+    with a full stop (or ! or ?), perhaps in quotation marks, if a capital follows, or at the end of
+    a line."""
     ends = r"(?<=[.!?])\s+(?=\"?[A-Z])|(?<=[.!?]\")\s+(?=\"?[A-Z])|\n"
     return [part for part in re.split(ends, text) if part.strip()]
 
 
 def kind_of_word(word: str) -> str:
-    """Which list a word is in: "person", "animal", …; "" if in none."""
+    """The list that a word is in: "person", "animal", …; "" if it is in none."""
     for kind, words in LISTS.items():
         if word in words:
             return kind
@@ -79,7 +79,7 @@ def kind_of_word(word: str) -> str:
 
 
 class Words:
-    """The words and signs of a sentence by position, in small letters but for names and days; ""
+    """The words and signs of a sentence by position, in small letters except for names and days; ""
     before the first and after the last."""
 
     def __init__(self, sentence: str):
@@ -99,12 +99,12 @@ class Words:
 
 
 class Reader:
-    """What a reader remembers of a story, and what has struck it."""
+    """What a reader remembers of a story, and the contradictions that it has found."""
 
     def __init__(self, first_line: str):
         self.contradictions = []
         self.expected = {kind: set() for kind in LISTS}     # what the first line names
-        self.seen = set()           # what has come in the story
+        self.seen = set()           # what has appeared in the story
         self.trade = {}             # {Ben: baker}
         self.relation = {}          # {Pia: sister}
         self.animal = {}            # {Moss: goat}
@@ -112,7 +112,7 @@ class Reader:
         self.left_at = ""           # where something was left
         self.per_unit = {}          # {days: 3}
         self.now = {}               # {eggs: how many there are}
-        self.spoken_of = {}         # {eggs: numbers that were named}
+        self.spoken_of = {}         # {eggs: numbers that were mentioned}
         self.changed = set()        # counted things that became fewer or more
         self.last_counted = ""
         self.owner = {}             # {lamp: Pia}
@@ -144,7 +144,7 @@ class Reader:
         self.read_debts(sentence)
 
     def finish(self):
-        """What the first line names must have come, and a story is about somebody."""
+        """Everything in the first line must have appeared, and it must name somebody."""
         if not self.expected["person"]:
             self.complain("the first line names nobody")
         for kind, expected in self.expected.items():
@@ -154,7 +154,7 @@ class Reader:
     # ---- who and what there is
 
     def read_words(self, words):
-        """Nobody and nothing comes that the first line does not name."""
+        """Only people and things that the first line names may appear."""
         for word in words.words:
             kind = kind_of_word(word)
             if kind:
@@ -163,8 +163,8 @@ class Reader:
                     self.complain(f"nobody spoke of the {kind} {word}")
 
     def read_bonds(self, words):
-        """What belongs together stays together: a person's trade or relation, the kind of animal
-        that a name stands for, the colour of a thing."""
+        """What belongs together must stay together: a person and a trade or relation, a name and a
+        kind of animal, a thing and its colour."""
         for i, word in enumerate(words.words):
             kind = kind_of_word(word)
             if kind == "person":
@@ -182,7 +182,7 @@ class Reader:
                     self.note(self.colour, word, words[i + 2])
 
     def note(self, memory: dict, word: str, value: str):
-        """Remember that word goes with value, and with no other, and no other word with value."""
+        """Remember that word and value belong to each other, and complain if they change."""
         known = memory.setdefault(word, value)
         if known != value:
             self.complain(f"{word}: {known}, not {value}")
@@ -191,18 +191,18 @@ class Reader:
                 self.complain(f"{value}: {other}, not {word}")
 
     def read_sounds(self, words):
-        """Dogs bark: if a dog is there, and if the one that barks is it."""
+        """Only dogs bark: a dog must be in the story, and the animal that barks must be the dog."""
         for i, word in enumerate(words.words):
             if word in WHO_SOUNDS and word not in ANIMALS:
                 animal = WHO_SOUNDS[word]
-                subject = self.animal.get(words[i - 1], animal)     # if no name is there: trust it
+                subject = self.animal.get(words[i - 1], animal)     # without a name: trust the text
                 if animal not in self.expected["animal"] or subject != animal:
                     self.complain(f"no {animal} is there that {word}")
 
     # ---- how many
 
     def read_numbers(self, words):
-        """Days, steps and the like keep their number; what is counted is added up."""
+        """Days, steps and so on must keep their number; counted things are added up."""
         for i, word in enumerate(words.words):
             if word not in VALUE:
                 continue
@@ -220,8 +220,8 @@ class Reader:
                 self.count(self.last_counted, n, words, i)
 
     def count(self, things: str, n: int, words, i: int):
-        """What the number n at words[i] says of the things that are counted; a number without a
-        noun ("she took four") is taken to count what was counted last."""
+        """Read what the number n at words[i] says about the counted things. A number without a noun
+        ("she took four") counts the things that were counted last."""
         total = self.now.get(things)
         known = self.spoken_of.setdefault(things, set())
         clause = i
@@ -231,7 +231,7 @@ class Reader:
         after = words.span(i + 1, i + 5)
         result = IN_ALL & set(after) or {"in", "all"} <= set(after) or (
             {"only", "now", "altogether"} & set(words.span(i - 2, i)))
-        if total is None:                                   # "Pia had seven eggs": so many at first
+        if total is None:                                   # "Pia had seven eggs": the first number
             self.now[things] = n
             known.add(n)
         elif "more" in after[:2] or words[i - 1] == "another":      # "two more": they are added,
@@ -242,7 +242,7 @@ class Reader:
                 self.complain(f"there should be {total} {things}, not {n}")
         elif things not in self.changed and n < total and before & AWAY:    # "Ben took four"
             self.change(things, n, total - n)
-        elif n not in known:                                # a number said again is one of these
+        elif n not in known:                                # a number may only be said again
             self.complain(f"nobody spoke of {n} {things}")
 
     def change(self, things: str, n: int, total: int):
@@ -253,7 +253,7 @@ class Reader:
     # ---- where, and whose
 
     def read_places(self, sentence: str):
-        """What was left at the mill is found at the mill."""
+        """A thing that was left at the mill must be found at the mill."""
         left = re.search(rf"\b{LEFT}\b[^;.\"]*? {AT_PLACE}\b", sentence)
         found = re.search(rf"\bfound\b[^;.\"]*? {AT_PLACE}\b", sentence)
         if left:
@@ -263,7 +263,7 @@ class Reader:
                           f"{PLACES[found[1]]} the {found[1]}")
 
     def read_owners(self, sentence: str):
-        """Who gives a thing must have it, and who has it must have got it."""
+        """A person who gives a thing must have it, and a person who has it must have got it."""
         for person, thing in re.findall(
                 rf"\b{NAME} (?:had|bought|made|found|got|built) {A_THING}\b", sentence):
             self.owner.setdefault(thing, person)
@@ -297,7 +297,7 @@ class Reader:
             self.complain(f"{holder} has the {thing}, not {person}")
 
     def read_debts(self, sentence: str):
-        """Who pays somebody owed something to this person, and not the other way round."""
+        """A person who pays somebody must owe this person something, not the other way round."""
         for debtor, lender in re.findall(
                 rf"\b{NAME} (?:still |now )?(?:owed|owes) {NAME}\b", sentence):
             if (lender, debtor) in self.debts:
@@ -309,7 +309,7 @@ class Reader:
 
 
 def bond(words, i: int, values) -> list:
-    """The words from `values` that the text binds to the name words[i]: "her sister Pia", "a goat
+    """The words from `values` that the text links to the name words[i]: "her sister Pia", "a goat
     named Moss", "the baker, Pia", "Pia the baker", "Pia, a baker", "Pia was a baker"."""
     found = []
     if words[i - 1] in values:

@@ -1,4 +1,4 @@
-"""Scores of written stories: do they hold together, and are they new?"""
+"""Scores of written stories: are they free of contradictions, and are they new?"""
 import torch
 
 from mini.data.text.story_reader import check
@@ -9,6 +9,14 @@ def first_story(text: str) -> str:
     return text.strip("\n").partition("\n\n")[0]
 
 
+def with_reading(text: str) -> str:
+    """The first story of the text, and below it in brackets what the reader says of it."""
+    story = first_story(text)
+    found = check(story)
+    remark = "contradictions: " + "; ".join(found) if found else "no contradiction"
+    return f"{story}\n[{remark}]"
+
+
 def share_consistent(stories: list) -> float:
     """The share of stories in which the reader finds no contradiction."""
     return sum(not check(story) for story in stories) / len(stories)
@@ -17,9 +25,9 @@ def share_consistent(stories: list) -> float:
 def story_scores(texts: list, corpus, baseline, tokenizer, temperature: float) -> dict:
     """Scores of stories that a model wrote, beside true ones and those of a baseline.
 
-    texts: of each the first story counts; corpus: the Corpus that was learnt from; baseline: a
+    texts: the first story of each counts; corpus: the Corpus that was learnt from; baseline: a
     KneserNey model of the same tokens, which writes as many stories at the same temperature.
-    consistent: the share without a contradiction; new: the share that are not in the training part.
+    consistent: the share without a contradiction; new: the share that is not in the training part.
     """
     stories = [first_story(text) for text in texts]
     counted = write_by_counting(baseline, tokenizer, len(stories), temperature)

@@ -1,7 +1,7 @@
-"""The words of the small world of the stories: who and what there is, and how it is spoken of.
+"""The words of the small world of the stories: its people, animals, things, places and so on.
 
-Each word stands in one list only, and none of them means anything else in the stories, so that a
-reader knows what kind of a thing a word names.
+Each word is in one list only, and has no other meaning in the stories, so that a reader knows what
+kind of thing a word names.
 """
 
 WOMEN = ("Asha Bess Clara Dina Edda Flora Greta Hetty Ida Juno Kira Lena Mina Nora Ottilie Pia "
@@ -11,7 +11,7 @@ MEN = ("Abel Boris Cyril Dov Emil Felix Goran Hugo Ivan Jonas Karim Leo Milo Nil
 PETS = ("Barley Biscuit Bramble Button Clover Comet Cricket Domino Ginger Juniper Marble Moss "
         "Mustard Nutmeg Pepper Pickle Pip Smoky Sorrel Tansy Teasel Thimble Truffle Waffle").split()
 
-# what an animal says: (now, in the past)
+# the sound of an animal, as a verb: (present, past)
 SOUNDS = {"cat": ("meow", "meowed"), "crow": ("caw", "cawed"), "dog": ("bark", "barked"),
           "donkey": ("bray", "brayed"), "duck": ("quack", "quacked"),
           "frog": ("croak", "croaked"), "goat": ("bleat", "bleated"),
@@ -27,14 +27,14 @@ THINGS = ("bag ball basket bell blanket book bowl box broom bucket chair clock c
           "ring rope saddle scarf shawl sledge spade trumpet umbrella wagon whistle").split()
 COLOURS = "black blue brown green grey pink purple red white yellow".split()
 
-# things that are counted: {many: one}
+# things that are counted: {plural: singular}
 COUNTED = {"apples": "apple", "buns": "bun", "cakes": "cake", "candles": "candle",
            "carrots": "carrot", "coins": "coin", "eggs": "egg", "figs": "fig",
            "lemons": "lemon", "loaves": "loaf", "nuts": "nut", "onions": "onion",
            "peaches": "peach", "pears": "pear", "plums": "plum", "shells": "shell",
            "turnips": "turnip"}
 
-# places, with the word that says where
+# places, each with its preposition
 PLACES = {"bakery": "at", "barn": "in", "boathouse": "in", "bridge": "by", "chapel": "in",
           "church": "in", "dairy": "in", "ferry": "by", "forge": "at", "garden": "in",
           "harbour": "at", "inn": "at", "library": "in", "lighthouse": "in",

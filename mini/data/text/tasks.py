@@ -14,10 +14,12 @@ from mini.utils.config import require
 
 
 def encode(pairs, tokenizer, T: int, cut: bool = True):
-    """(idx, types, begins), each (N, S), of pairs (words, words of a second text or None): [CLS] first [SEP],
-    or [CLS] first [SEP] second [SEP], filled up with [PAD]. begins: 1 + the number of the word of which a
-    token is the first piece, in the second text if there is one; else 0. A text of more than T tokens is cut,
-    or refused with a UserError; so is an empty one."""
+    """(idx, types, begins), each (N, S), of pairs (words, words of a second text or None).
+
+    idx: the tokens [CLS] first [SEP], or [CLS] first [SEP] second [SEP], filled up with [PAD]. types: 0 in the
+    first text, 1 in the second. begins: if a token is the first piece of word number n, n + 1, otherwise 0; it
+    counts the words of the second text if there is one. A text of more than T tokens is cut, or if not `cut`
+    refused with a UserError. An empty text is always refused."""
     rows = []
     for first, second in pairs:
         require(first if second is None else first and second, "a text is empty; give it at least one word")
@@ -38,13 +40,13 @@ def encode(pairs, tokenizer, T: int, cut: bool = True):
 
 
 def unlabelled_texts(cfg) -> list:
-    """What there is to read, without labels: paragraphs of --data, the reviews, the passages."""
+    """All texts without labels: the paragraphs of --data, the reviews, the passages."""
     paragraphs = filter(str.strip, read_text(cfg.data).split("\n\n"))
     return [*paragraphs, *load_reviews(cfg.reviews, cfg.few).unlabelled, *passages.unlabelled()]
 
 
 def pretraining_rows(texts, tokenizer, T: int):
-    """Texts as rows (N, S) of at most T tokens, long ones in several, in an order drawn once for all."""
+    """Texts as rows (N, S) of at most T tokens; a long text gives several. Their order is random, but fixed."""
     parts = []
     for text in texts:
         ids = tokenizer.encode(text)
@@ -55,8 +57,8 @@ def pretraining_rows(texts, tokenizer, T: int):
 
 
 def draw_batch(rows, length, B: int, generator):
-    """B rows of about the same length, so that little is [PAD]: of 8 B drawn from rows (N, S), sorted by
-    length, an eighth; (B, S')."""
+    """B rows (B, S') of about the same length, so that there is little [PAD]: 8 B rows are drawn from rows (N,
+    S) and sorted by length, and an eighth of them is taken."""
     i = torch.randint(len(rows), (8 * B,), generator=generator)
     part = torch.randint(8, (1,), generator=generator).item()
     i = i.to(rows.device)
@@ -66,23 +68,23 @@ def draw_batch(rows, length, B: int, generator):
 
 @dataclass
 class Task:
-    """What there is to learn for a task, and to be tested on, with the baseline's predictions of the test."""
+    """A task's training and test data, and the baseline's predictions for the test."""
     name: str
     learn: tuple        # idx, types, begins, y
     test: tuple         # idx, types, begins
     truth: list         # what is right: labels, lists of tags, (start, end) in words
     baseline: list
     baseline_name: str
-    names: list         # of the outputs
+    names: list         # names of the outputs
 
     def cut(self, n: int):
-        """The task with the first n texts of the test alone."""
+        """The task with only the first n texts of the test."""
         return replace(self, test=tuple(part[:n] for part in self.test), truth=self.truth[:n],
                        baseline=self.baseline[:n])
 
 
 def make_task(name: str, cfg, tokenizer) -> Task:
-    """The task's data, its labelled texts drawn by cfg.seed. Raises UserError for what cannot be used."""
+    """The data of a task; cfg.seed draws its labelled texts. Raises UserError for data that cannot be used."""
     def rows(pairs):
         return encode(pairs, tokenizer, cfg.block_size)
     if name == "sentiment":
@@ -112,14 +114,14 @@ def make_task(name: str, cfg, tokenizer) -> Task:
 
 
 def spans(tags: list) -> set:
-    """{(start, end, tag)} of the runs of a tag, "other" (0) left out."""
+    """{(start, end, tag)} of the runs of each tag except "other" (0)."""
     cuts = [i for i in range(len(tags) + 1) if i in (0, len(tags)) or tags[i] != tags[i - 1]]
     return {(a, b, tags[a]) for a, b in zip(cuts, cuts[1:]) if tags[a]}
 
 
 def score(task: str, found: list, truth: list) -> float:
-    """Share of texts that are right; for sentiment, `found` are classes or their probabilities. For entities
-    F1: 2 · right / (found + there), right where both ends and the tag are."""
+    """The share of texts that are right; for sentiment, `found` holds classes or their probabilities. For
+    entities F1 = 2 · right / (found + true); an entity is right if both ends and the tag are right."""
     if task == "sentiment":
         found = [p.index(max(p)) if isinstance(p, list) else p for p in found]
     if task != "entities":

@@ -1,9 +1,9 @@
 """Text to numbers and back: one token per character, or byte-level BPE, GPT-2's or one trained on the spot.
 
-Byte-level BPE (Radford et al. 2019; BPE: Sennrich et al. 2016): a fixed pattern cuts the text into words,
-each word is written as its UTF-8 bytes, and pairs of neighbours are merged, in the order they were learnt.
-Every text can be encoded, since the 256 bytes are tokens themselves. In `vocab.json` and `merges.txt` each
-byte stands as one printable character (`BYTE_TO_CHAR`).
+Byte-level BPE (Radford et al. 2019; BPE: Sennrich et al. 2016): a fixed pattern cuts the text into words, each
+word is written as its UTF-8 bytes, and pairs of neighbours are merged, in the order in which the merges were
+learnt. Every text can be encoded, since the 256 bytes are tokens themselves. In `vocab.json` and `merges.txt`
+each byte is written as one printable character (`BYTE_TO_CHAR`).
 """
 import json
 import re
@@ -29,8 +29,7 @@ class CharTokenizer:
         return cls("".join(sorted(set(text))))
 
     def encode(self, text: str) -> list:
-        """Token numbers. Raises UserError, naming the characters, if the text has some that were never
-        trained."""
+        """Token numbers. Raises UserError, naming the characters, if some are not in the training text."""
         unknown = "".join(sorted(set(text) - set(self.index)))
         if unknown:
             raise UserError(f"the model has never seen {unknown[:20]!r}: its tokenizer knows the "
@@ -42,7 +41,7 @@ class CharTokenizer:
         return "".join(self.characters[i] for i in ids)
 
     def token_bytes(self, i: int) -> bytes:
-        """The UTF-8 bytes of one token, for printing as they come."""
+        """The UTF-8 bytes of one token, to print them as they come."""
         return self.characters[i].encode()
 
     def state(self) -> dict:
@@ -53,7 +52,7 @@ class CharTokenizer:
         return cls(state["characters"])
 
 
-# The printable bytes stand for themselves; the other 68 are given the characters from 256 on, in order.
+# Printable bytes are written as themselves; the other 68 are written as the characters from 256 on, in order.
 _printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
 _others = [b for b in range(256) if b not in _printable]
 BYTE_TO_CHAR = {**{b: chr(b) for b in _printable}, **{b: chr(256 + n) for n, b in enumerate(_others)}}
@@ -65,16 +64,16 @@ SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
 def split_words(text: str) -> list:
-    """Cut text into GPT-2's words: contractions; letters, digits or other signs, each with at most one space
-    before; runs of white space, of which the last space goes to the word that follows.
+    """The text cut into GPT-2's words: contractions; letters, digits or other signs, each with at most one space
+    before them; and white space, whose last space belongs to the word that follows.
 
-    The pattern speaks of Unicode's classes L and N, which Python's `re` lacks, so we list the members in the
-    text.
+    The pattern needs Unicode's classes L and N, which Python's `re` lacks, so we list those members that are in
+    the text.
     """
     kinds = defaultdict(str)
-    for c in sorted({*text, *string.printable}):     # most texts then share one pattern, compiled once
+    for c in sorted({*text, *string.printable}):     # so most texts share one pattern, which is compiled once
         kinds[unicodedata.category(c)[0]] += c
-    L = "".join(map(re.escape, kinds["L"])) or "\ud800"  # a lone surrogate, never in a text: the empty class
+    L = "".join(map(re.escape, kinds["L"])) or "\ud800"  # a lone surrogate is in no text: an empty class
     N = "".join(map(re.escape, kinds["N"])) or "\ud800"
     pattern = (rf"'(?:[sdmt]|ll|ve|re)| ?[{L}]+| ?[{N}]+| ?[^{SPACE}{L}{N}]+"
                rf"|[{SPACE}]+(?![^{SPACE}])|[{SPACE}]+")
@@ -121,8 +120,8 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, text: str, vocab_size: int):
-        """Learn merges until there are vocab_size tokens, or no pair occurs twice: the most frequent pair of
-        neighbours becomes a token, again and again (of equals, the one whose tokens came first)."""
+        """Learn merges until there are vocab_size tokens, or no pair occurs twice: again and again, the most
+        frequent pair of neighbours becomes a token (of equally frequent ones the pair whose tokens came first)."""
         require(vocab_size >= 256, f"--vocab_size={vocab_size}: BPE starts from the 256 bytes, so take more")
         vocab = {c: i for i, c in enumerate(sorted(CHAR_TO_BYTE))}
         counts = Counter(split_words(text))
@@ -152,8 +151,7 @@ class BPETokenizer:
         return cls({name: i for i, name in enumerate(names)}, merges)
 
     def encode(self, text: str) -> list:
-        """Token numbers; `<|endoftext|>` in the text becomes the special token where the vocabulary has
-        it."""
+        """Token numbers; `<|endoftext|>` in the text becomes the special token, if the vocabulary has it."""
         if re.search("[\ud800-\udfff]", text):
             raise UserError(f"not valid text (UTF-8): {text[:40]!r}")
         ids = []
@@ -179,8 +177,8 @@ class BPETokenizer:
         return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", errors="replace")
 
     def token_bytes(self, i: int) -> bytes:
-        """The bytes of one token: part of a character, sometimes. Numbers that the model has beyond the
-        vocabulary (a padded embedding) are written as nothing."""
+        """The bytes of one token, which may be a part of a character. Numbers beyond the vocabulary, which a
+        model with a padded embedding has, give no bytes."""
         if i == self.end:
             return END_OF_TEXT.encode()
         return bytes(CHAR_TO_BYTE[c] for c in self.tokens.get(i, ""))
@@ -194,7 +192,7 @@ class BPETokenizer:
 
 
 def merge(parts: list, pair: tuple, joined) -> list:
-    """parts with every occurrence of the two neighbours `pair`, from the left, replaced by `joined`."""
+    """parts, with each occurrence of the two neighbours `pair`, from the left, replaced by `joined`."""
     out, i = [], 0
     while i < len(parts):
         if i + 1 < len(parts) and (parts[i], parts[i + 1]) == pair:

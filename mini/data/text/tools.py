@@ -1,8 +1,8 @@
 """The tools that mini/assistant.py calls: a calculator, and look-up in a small encyclopedia (facts.tsv).
 
-A call is text, calculator(12*(3+4)) or lookup(capital of France), and so is what comes back: a value,
-"unknown", or "error: …", within milliseconds, whatever the text: nothing is ever handed to eval, and numbers,
-exponents, lengths and depths are bounded.
+A call is text, calculator(12*(3+4)) or lookup(capital of France), and so is the result: a value, "unknown", or
+"error: …". It comes within milliseconds for any text, and nothing is ever given to eval: numbers, exponents,
+lengths and depths are bounded.
 """
 import ast
 import math
@@ -17,7 +17,7 @@ from mini.utils.config import require
 
 FACTS = Path(__file__).parent / "facts.tsv"
 LONGEST = 200           # characters of a call
-LARGEST = 10**15        # the calculator gives up where a number, in between or in the end, is larger
+LARGEST = 10**15        # the calculator gives up if a number, also in between, is larger
 DEEPEST = 4             # calls inside calls
 
 UNKNOWN = "unknown"
@@ -29,12 +29,12 @@ OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.UAdd: operator.po
 
 # ---- the calculator
 class ToolError(Exception):
-    """What it cannot do, in the words of its answer."""
+    """What the calculator cannot do, in the words of its answer."""
 
 
 def calculator(expression: str) -> str:
-    """The value of an expression of numbers, + - * / // % ** and parentheses, or a text that begins with
-    ERROR. Whole numbers are exact, others have four decimals (below 1: four significant figures)."""
+    """The value of an expression of numbers, + - * / // % ** and parentheses; or a text that begins with ERROR.
+    Whole numbers are exact, others have four decimals (below 1: four significant figures)."""
     if len(expression) > LONGEST:
         return ERROR + "too long"
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", expression).strip()           # 1,234 is 1234
@@ -44,12 +44,12 @@ def calculator(expression: str) -> str:
         return show(evaluate(ast.parse(text, mode="eval").body))
     except (ToolError, ZeroDivisionError) as error:
         return ERROR + (str(error) if isinstance(error, ToolError) else "division by zero")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):              # a parser's ways to give up
+    except (SyntaxError, ValueError, RecursionError, MemoryError):              # how a parser gives up
         return ERROR + "not arithmetic"
 
 
 def evaluate(node):
-    """The number that a node of the syntax tree stands for. Only the kinds of nodes named here have one."""
+    """The number that a node of the syntax tree stands for. Only the kinds of nodes named here are allowed."""
     match node:
         case ast.Constant(value=int() | float() as value):
             return bounded(value)
@@ -87,7 +87,7 @@ def show(value) -> str:
 
 # ---- the encyclopedia
 def plain(text: str) -> str:
-    """For comparison: small letters without accents, "the" and punctuation left out, single spaces."""
+    """The text as it is compared: small letters without accents, no "the", no punctuation, single spaces."""
     letters = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(word for word in re.findall(r"[^\W_]+", letters.casefold()) if word != "the")
 
@@ -117,14 +117,15 @@ def index(path) -> dict:
 
 
 def lookup(key: str, path=FACTS) -> str:
-    """What the file says of a key like "capital of France", or UNKNOWN; for what is no matter see `plain`."""
+    """What the file says of a key like "capital of France", or UNKNOWN. `plain` says which differences do not
+    matter."""
     return UNKNOWN if len(key) > LONGEST else index(path).get(plain(key), UNKNOWN)
 
 
 # ---- calls
 def run_call(text: str, path=FACTS, depth: int = 0) -> str:
-    """What a call, name(argument), gives. A call inside a call is run first and its value put in its place;
-    an UNKNOWN or ERROR inside is the value of the whole."""
+    """The value of a call, name(argument). A call inside a call is run first, and its value takes its place; if
+    that is UNKNOWN or an ERROR, it is the value of the whole call."""
     if len(text) > LONGEST or depth > DEEPEST:
         return ERROR + "too long"
     call = re.fullmatch(r"(calculator|lookup)\((.*)\)", text.strip(), re.DOTALL)
@@ -142,7 +143,7 @@ def run_call(text: str, path=FACTS, depth: int = 0) -> str:
 
 
 def closing(text: str, i: int) -> int:
-    """Behind the parenthesis that closes the one before i, or the end if none does."""
+    """The position after the parenthesis that closes the one before i, or the end if none does."""
     depth = 1
     while i < len(text) and depth:
         depth += {"(": 1, ")": -1}.get(text[i], 0)

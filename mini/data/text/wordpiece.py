@@ -1,9 +1,10 @@
 """WordPiece, BERT's tokenizer: text to numbers and back, by a published vocab.txt or one trained on the spot.
 
-First the basic tokenization: words at white space, each punctuation mark and each Chinese character alone;
-an uncased tokenizer drops capitals and accents. Then each word is cut, from the left, into the longest pieces
-that the vocabulary holds; a piece that does not begin a word is written with ## before it: un ##seen. A word
-that cannot be written so is [UNK], for good: unlike byte-level BPE, it forgets spaces and strange words.
+First the basic tokenization: the text is cut at white space, and each punctuation mark and each Chinese
+character stands alone; an uncased tokenizer drops capitals and accents. Then each word is cut, from the left,
+into the longest pieces that the vocabulary holds; a piece that does not begin a word is written with ## before
+it: un ##seen. A word that cannot be cut into pieces becomes [UNK]. Unlike byte-level BPE, WordPiece loses such
+words, and the spaces.
 
 Papers: Schuster & Nakajima 2012, "Japanese and Korean voice search"; Devlin et al. 2019 (BERT), §3.
 """
@@ -29,7 +30,7 @@ def is_punctuation(c: str) -> bool:
 
 
 def basic_words(text: str, lower: bool) -> list:
-    """Words, punctuation marks and Chinese characters of a text; without capitals and accents if `lower`."""
+    """The words, punctuation marks and Chinese characters of a text; lower: without capitals and accents."""
     text = re.sub(r"[\t\n\r]", " ", text)
     kinds = [(c, unicodedata.category(c)) for c in text]    # Z: separators; Cn: not assigned (yet)
     text = "".join(" " if kind[0] == "Z" else c for c, kind in kinds
@@ -37,12 +38,12 @@ def basic_words(text: str, lower: bool) -> list:
     text = re.sub(f"([{CJK}])", r" \1 ", text)
     if lower:
         text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
-        text = "".join(c.lower() for c in text)             # one by one: the library knows no final sigma
+        text = "".join(c.lower() for c in text)             # one by one, without Greek's final sigma
     return "".join(f" {c} " if is_punctuation(c) else c for c in text).split()
 
 
 class WordPieceTokenizer:
-    """`tokens`: the vocabulary in order of number, [PAD], [UNK], [CLS], [SEP] and [MASK] among them."""
+    """tokens: the vocabulary in order of number, with [PAD], [UNK], [CLS], [SEP] and [MASK] in it."""
 
     def __init__(self, tokens: list, lower: bool):
         self.tokens, self.lower, self.vocab_size = tokens, lower, len(tokens)
@@ -52,8 +53,9 @@ class WordPieceTokenizer:
 
     @classmethod
     def read(cls, path, lower=None):
-        """Read a published vocab.txt, a token on each line. Whether it is uncased says `lower`, else
-        tokenizer_config.json beside it, else whether any token has a capital. Raises UserError if broken."""
+        """Read a published vocab.txt, with a token on each line. `lower` says whether it is uncased; without it,
+        tokenizer_config.json beside the file; without that, it is uncased if no token has a capital. Raises
+        UserError if the file is broken."""
         path = Path(path)
         require(path.exists(), f"{path}: no such file; BERT's vocabulary, published with its weights")
         try:
@@ -72,13 +74,13 @@ class WordPieceTokenizer:
 
     @classmethod
     def train(cls, texts, vocab_size: int, lower: bool = False, fewest: int = 2):
-        """Learn pieces from texts until there are vocab_size tokens: begin with single characters, and make
-        the most frequent pair of neighbours a piece, again and again, while it occurs `fewest` times (of
-        equals, the one whose pieces came first).
+        """Learn pieces from texts until there are vocab_size tokens. It begins with single characters. Then it
+        makes the most frequent pair of neighbours a new piece, again and again, while the pair occurs at least
+        `fewest` times. Of equally frequent pairs it takes the one whose pieces came first.
 
-        The papers join the pair that raises the likelihood of the text most, n(ab) / (n(a) n(b)). That is
-        high for pairs of rare letters, so it spends the vocabulary on them; by n(ab), frequent words become
-        one token each, and this is what the common implementations do.
+        Departure: the papers join the pair that raises the likelihood of the text most, by n(ab) / (n(a) n(b)).
+        This number is high for pairs of rare letters, so the vocabulary is spent on them. By n(ab), frequent
+        words become one token each; this is what the common implementations do.
         """
         counts = Counter(word for text in texts for word in basic_words(text, lower))
         spelt = [[c if n == 0 else f"##{c}" for n, c in enumerate(word)] for word in counts]
@@ -101,7 +103,7 @@ class WordPieceTokenizer:
             if -count < fewest:
                 break
             name = names[best[0]] + names[best[1]][2:]
-            if index.setdefault(name, len(names)) == len(names):    # two ways to spell a piece are one token
+            if index.setdefault(name, len(names)) == len(names):    # two pairs that spell a piece: one token
                 names.append(name)
             changed = set()
             for n in where.pop(best):                       # only the words that hold the pair change
@@ -119,12 +121,12 @@ class WordPieceTokenizer:
         return cls(names, lower)
 
     def words(self, text: str) -> list:
-        """The words that a text is cut into before its pieces; special tokens in it, "[MASK]", stay whole."""
+        """The words of a text, before they are cut into pieces; special tokens like "[MASK]" stay whole."""
         parts = re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text)
         return sum(([part] if part in SPECIAL else basic_words(part, self.lower) for part in parts), [])
 
     def encode_word(self, word: str) -> list:
-        """The numbers of the pieces of one word, greedily the longest first."""
+        """The numbers of the pieces of one word: greedily, each as long as possible, from the left."""
         if word not in self.cache:
             ids, rest = ([self.index[word]], "") if word in SPECIAL else ([], word)
             while len(rest) > (hashes := 2 * bool(ids)) and len(word) <= LONGEST:
@@ -139,7 +141,7 @@ class WordPieceTokenizer:
         return [i for word in self.words(text) for i in self.encode_word(word)]
 
     def decode(self, ids) -> str:
-        """The tokens with spaces between, pieces of a word joined; where spaces were is forgotten."""
+        """The tokens with spaces between them, and the pieces of a word joined. The old spaces are lost."""
         return " ".join(self.tokens[i] for i in ids).replace(" ##", "")
 
     def state(self) -> dict:
