@@ -320,7 +320,7 @@ class Config(RunConfig):
 PRESETS = {
     # little text, such as our tales or one novel: dropout against learning it by heart
     "tales": dict(data="tales", vocab_size=1024, block_size=64, n_embd=440, batch_size=64, lr=0.01,
-                  dropout=0.5, weight_drop=0.3, steps=700, max_new_tokens=250),
+                  dropout=0.6, weight_drop=0.3, steps=700, max_new_tokens=250),
     # two layers that learn characters: one GPU
     "gpu": dict(tokenizer="char", n_layer=2, n_embd=816, block_size=256, batch_size=64, dropout=0.5,
                 weight_drop=0.3, steps=2000, lr=0.003),
