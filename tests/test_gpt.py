@@ -19,6 +19,7 @@ import train_gpt
 from mini.data.text.tokenizers import CharTokenizer
 from mini.data.weights import read_gpt, read_gpt2
 from mini.utils.config import UserError
+from mini.utils.device import matmul_precision
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.optim import Muon, newton_schulz
 from mini.utils.png import read_png
@@ -294,6 +295,30 @@ def test_muon_step_by_hand():
     tall.grad = torch.randn(64, 16)
     Muon([tall], lr=0.1, momentum=0.0).step()
     close(tall.detach(), -0.1 * 2 * newton_schulz(tall.grad[None])[0], 1e-5)
+
+
+def test_muon_in_bfloat16_goes_the_same_way():
+    """The training step runs it under autocast: its products are rounded to 8 bits, its weights stay in float32."""
+    torch.manual_seed(0)
+    p, exact = (torch.nn.Parameter(torch.zeros(96, 64)) for _ in range(2))
+    p.grad = exact.grad = torch.randn(96, 64)
+    Muon([exact], lr=0.1).step()
+    with torch.autocast("cpu", torch.bfloat16):
+        Muon([p], lr=0.1).step()
+    assert p.dtype == torch.float32
+    close(p.detach(), exact.detach(), 0.03)
+    assert (p != exact).any()                                   # it did round
+
+
+def test_products_outside_autocast_are_exact_on_a_cpu():
+    """torch's own conversion to bfloat16 keeps memory for each size of matrix that it meets, and a text that grows
+    token by token has hundreds: the default run needed 12 GB to write its stories, in place of 1."""
+    assert torch.get_float32_matmul_precision() == "highest"
+    with matmul_precision(torch.device("cpu"), "medium"):
+        assert torch.get_float32_matmul_precision() == "highest"
+    with matmul_precision(torch.device("cuda"), "medium"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("optimizer, kinds", [("muon", 2), ("adamw", 1)])
