@@ -1,0 +1,80 @@
+"""python -m tests.numbers: where the numbers on the pages come from.
+
+Each line names a page, a number as it is written there, the result.json that it comes from and the key in it. The
+program says whether the number, rounded as on the page, is the one in the file, and whether it stands on the page.
+The result.json files of our runs are kept in mini/gallery/results/; `python -m tests.numbers runs` reads those of
+your own runs instead, so that you see how far another machine or seed differs.
+"""
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+KEPT = ROOT / "mini" / "gallery" / "results"
+GALLERY = "mini/gallery/README.md"
+
+# page, number as written, run, key. "a/b" is b in a; of several runs, with a *, it is the mean. A number with % is 100
+# times the value.
+NUMBERS = [
+    ("README.md", "83 %", "attention_stories_GPT_*", "consistent"),
+    ("README.md", "0.602", "attention_stories_LSTM_*", "test_loss"),
+    ("README.md", "0.2045", "gpt", "val_loss"),
+    ("README.md", "0.9699", "gpt", "kneser_ney"),
+    ("README.md", "0.1981", "gpt", "test_loss"),
+    ("README.md", "0.9360", "gpt", "test_kneser_ney"),
+    ("README.md", "82.4%", "gpt", "consistent"),
+    ("README.md", "97.6 %", "finetune", "table/all/accuracy"),
+    ("README.md", "97.9 %", "finetune", "table/lora/accuracy"),
+    ("README.md", "60.9 %", "finetune", "table/scratch/accuracy"),
+    ("README.md", "60.1 %", "finetune", "table/bag of words/accuracy"),
+    (GALLERY, "0.1975", "attention_stories_GPT_*", "test_loss"),
+    (GALLERY, "0.602", "attention_stories_LSTM_*", "test_loss"),
+    (GALLERY, "0.936", "attention_stories_GPT_*", "test_kneser_ney"),
+    (GALLERY, "83.2 %", "attention_stories_GPT_*", "consistent"),
+    (GALLERY, "0.0 %", "attention_stories_LSTM_*", "consistent"),
+    (GALLERY, "3.841", "attention_tales_GPT_*", "test_loss"),
+    (GALLERY, "3.708", "attention_tales_LSTM_*", "test_loss"),
+    (GALLERY, "3.844", "attention_tales_GPT_*", "test_kneser_ney"),
+]
+
+
+def value_of(folder: Path, run: str, key: str):
+    """The value in the run's result.json, or its mean over several runs; None if there is no such run or key."""
+    values = []
+    for path in [*folder.glob(f"{run}.json"), *folder.glob(f"{run}/result.json")]:
+        value = json.loads(path.read_text("utf-8"))
+        for part in key.split("/"):
+            value = value.get(part) if isinstance(value, dict) else None
+        values.append(value)
+    if not values or None in values:
+        return None
+    return sum(values) / len(values)
+
+
+def as_written(value: float, written: str) -> str:
+    """The value rounded and written like the number on the page: 0.9676 like "96.8 %" is "96.8 %"."""
+    number = re.search(r"-?[\d.,]+", written.replace("−", "-"))[0]
+    decimals = len(number.partition(".")[2])
+    if "%" in written:
+        value *= 100
+    return written.replace(number, f"{value:.{decimals}f}")
+
+
+def main(folder: Path = KEPT) -> int:
+    """Print the list; returns how many numbers differ, are not on their page, or have no file."""
+    wrong = 0
+    for page, written, run, key in NUMBERS:
+        value = value_of(folder, run, key)
+        there = written in (ROOT / page).read_text("utf-8")
+        found = as_written(value, written) if value is not None else "no such file"
+        same = found == written and there
+        wrong += not same
+        remark = "" if same else "   <-- " + ("not on the page" if found == written else f"now {found}")
+        print(f"{page}: {written:12} from {run}, {key}{remark}")
+    print(f"{len(NUMBERS)} numbers, {wrong} of them wrong")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])) if sys.argv[1:] else main())
