@@ -16,8 +16,8 @@ learning rate falls along half a cosine.
     python -m mini.captioner evaluate                   does a beam help? does it look at the right place?
     python -m mini.captioner --data=captions.tsv        your own: an image's path, a tab, its caption
 
-Measured times and scores: README.md. Read
-before: mini/translator.py. Read next: train_diffusion.py.
+Measured times and scores: README.md.
+Read before: mini/translator.py. Read next: train_diffusion.py.
 """
 import math
 from dataclasses import dataclass, replace
