@@ -287,7 +287,8 @@ def attention_maps(model, x, y) -> list:
     """For each layer of the decoder, how much each word of y (1, T), when it was written, attended to each word
     of x (1, S): (T, S), the mean over heads."""
     model.eval()
-    model(x, F.pad(y[:, :-1], (1, 0), value=BOS))
+    device = model.positions.device
+    model(x.to(device), F.pad(y[:, :-1], (1, 0), value=BOS).to(device))
     return [layer.cross.weights[0].mean(0).cpu() for layer in model.decoder]        # (1, nh, T, S) -> (T, S)
 
 

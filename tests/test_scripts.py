@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Callable
 
@@ -27,10 +28,12 @@ import torch
 from mini import cyclegan
 from mini.data.images import captions, image_sets
 from mini.data.text import passages, reviews
+from mini.studies import few_labels
 from mini.utils import config, judge
 from mini.utils.config import UserError
 from mini.utils.png import read_png
 from mini.utils.run import Run
+from tests import elsewhere
 from tests.helpers import (close, free_port, labelled_texts_and_a_base, paragraphs, processes,
                            refused_by)
 
@@ -481,6 +484,51 @@ def test_two_processes_take_the_steps_of_one(name, trained, tmp_path):
     assert set(one) == set(two)
     for key in one:
         close(two[key], one[key], 1e-9)
+
+
+# ---- another device
+
+MORE_TO_SAMPLE = {
+    "train_gan": (["--interpolate"],),
+    "mini.cgan": (["--vary=glasses"], ["--vary=glasses", "--blend"]),
+    "mini.cyclegan": ([f"--image={IMAGE}"],),
+    "mini.clip": (["--prompt=a face with red hair"], [f"--image={IMAGE}"]),
+    "mini.captioner": ([f"--image={IMAGE}"],),
+    "mini.text_to_image": (["--prompt=red hair"],),
+    "mini.bert": (["--task=sentiment", "--text=the cat"], ["--task=entities", "--text=the cat"],
+                  ["--task=answer", "--text=the cat saw", "--question=who?"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")       # it is copied, nevertheless
+@every_script
+def test_all_tensors_meet_on_the_device(name, trained, tmp_path, monkeypatch):
+    """In training, and in every way to use what was trained. The translator drew its attention with words that were
+    on the CPU, after the last step and before result.json: on CUDA the run ended in a traceback."""
+    run = trained(name)
+    module = run.module
+    for other in list(sys.modules.values()):
+        if getattr(other, "__name__", "").startswith(("mini.", "train_")):
+            if hasattr(other, "pick_device"):
+                monkeypatch.setattr(other, "pick_device", lambda _: elsewhere.DEVICE)
+            if hasattr(other, "autocast"):
+                monkeypatch.setattr(other, "autocast", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(few_labels, "from_few", lambda *_, **__: {})        # it takes long, and trains only judges
+    fields = {field.name: field for field in dataclasses.fields(module.Config)}
+    uses = [["sample", *run.script.to_sample]]
+    if name not in ("mini.assistant", "mini.captioner", "mini.cyclegan"):   # long, with nothing new in it
+        uses.append(["evaluate", *(["--n_test=4"] if "n_test" in fields else [])])
+    uses += [["sample", *flags] for flags in MORE_TO_SAMPLE.get(name, ())]
+    for what in config.choices_of(fields["show"]) if "show" in fields else ():
+        if what != "map":                               # it needs a network with two numbers
+            uses.append(["sample", f"--show={what}", *(["--glasses=round"] if what == "arithmetic" else [])])
+    with elsewhere.elsewhere():
+        short = dict(out_dir=str(tmp_path / "run"), steps=2, eval_every=0, sample_every=0)
+        module.train(run.config(**short, stop_after=1))
+        result = module.train(run.config(**short, resume=True))
+        assert result["device"] == "meta" and result["steps"] == 2
+        for flags in uses:
+            module.main([*flags, f"--out_dir={tmp_path / 'run'}"])
 
 
 # ---- trouble: one line, exit status 2, no traceback, nothing lost
