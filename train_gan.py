@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from mini.data.images.image_sets import load_images
 from mini.utils import image_metrics, metrics
 from mini.utils.config import RunConfig, command_line, require, require_positive
-from mini.utils.device import pick_device
+from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
 from mini.utils.images import crop, disturb, even_out, noise, pad, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.png import write_png
@@ -163,7 +163,7 @@ def make_nets(cfg, C: int, S: int, state):
     nets = nn.ModuleDict({"G": G, "D": Discriminator(cfg, C, S), "average": copy.deepcopy(G)})
     if state:
         nets.load_state_dict(state["model"])
-    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+    return nets.to(pick_device(cfg.device), memory_format=conv_layout(cfg.compile))
 
 
 def train(cfg: Config) -> dict:
@@ -182,8 +182,8 @@ def train(cfg: Config) -> dict:
     data_rng = torch.Generator().manual_seed(cfg.seed)
     if state:
         restore(state, [opt_g, opt_d], data_rng)
-    net_g, net_d = (torch.compile(G), torch.compile(D)) if cfg.compile else (G, D)
-    bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
+    net_g, net_d = (compile_convolutions(G), compile_convolutions(D)) if cfg.compile else (G, D)
+    bf16 = autocast(device, "highest")                  # on CUDA; on a CPU everything is in float32
     columns = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
     with Run(cfg, "gan", nn.ModuleList([G, D]), columns, state) as run:
         run.say(f"{N:,} images of {size} × {size} to learn from\nif D could not tell real from generated: "
@@ -196,7 +196,7 @@ def train(cfg: Config) -> dict:
             sigma = cfg.noise * left
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
-            x = to_float(images[i]).contiguous(memory_format=torch.channels_last)
+            x = to_float(images[i]).contiguous(memory_format=conv_layout(cfg.compile))
             z = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
 
             # D maximises  E log D(x) + E log(1 − D(G(z))).  Real and generated images are two batches, so

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from mini.data.images.image_sets import load_images
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require, require_positive
-from mini.utils.device import pick_device
+from mini.utils.device import autocast, pick_device
 from mini.utils.images import to_float, to_size
 from mini.utils.png import read_image
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
@@ -144,7 +144,7 @@ def train(cfg: Config, data=None) -> dict:
     if state:
         restore(state, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
-    bf16 = torch.autocast("cuda" if device.type == "cuda" else "cpu", torch.bfloat16, device.type == "cuda")
+    bf16 = autocast(device, "highest")      # on CUDA; on a CPU everything is in float32
 
     with Run(cfg, "classifier", model, ["loss", "lr", "accuracy"], state) as run:
         chance = sum(math.log(len(names)) for names in learn.attributes.values())

@@ -48,8 +48,8 @@ from mini.utils.text import check_prompt, print_copying, print_texts
 
 # ---- the network
 
-class LSTMLayer(nn.Module):
-    """One recurrent layer. At each step x comes from below, h and c from the step before.
+class LSTMCell(nn.Module):
+    """One step. x comes from the layer below, h and c come from the step before.
 
     σ(z) = 1 / (1 + e⁻ᶻ) makes gates, which are between shut (0) and open (1); ⊙ multiplies entry by
     entry:
@@ -62,8 +62,25 @@ class LSTMLayer(nn.Module):
         h ← o ⊙ tanh(c)
     """
 
+    def forward(self, from_x, h, c, U_T):
+        """The new h and c (B, C). from_x (B, 4C) is W x + b, which is known before h is."""
+        gates = torch.addmm(from_x, h, U_T)                     # (W x + b) + U h: (B, 4C)
+        i, f, g, o = gates.chunk(4, dim=1)                      # (B, C) each
+        i = torch.sigmoid(i)
+        f = torch.sigmoid(f)
+        g = torch.tanh(g)
+        o = torch.sigmoid(o)
+        c = f * c + i * g
+        h = o * torch.tanh(c)
+        return h, c
+
+
+class LSTMLayer(nn.Module):
+    """One recurrent layer: the same cell, step after step."""
+
     def __init__(self, C: int, weight_drop: float):
         super().__init__()
+        self.cell = LSTMCell()
         self.W = nn.Linear(C, 4 * C)                            # Wᵢ, W_f, W_g, Wₒ and the biases
         self.U = nn.Linear(C, 4 * C, bias=False)                # Uᵢ, U_f, U_g, Uₒ
         self.weight_dropout = nn.Dropout(weight_drop)
@@ -80,14 +97,7 @@ class LSTMLayer(nn.Module):
 
         outputs = []
         for from_x_t in from_x:                                 # a loop: each step needs the last h
-            gates = torch.addmm(from_x_t, h, U_T)               # (W x + b) + U h: (B, 4C)
-            i, f, g, o = gates.chunk(4, dim=1)                  # (B, C) each
-            i = torch.sigmoid(i)
-            f = torch.sigmoid(f)
-            g = torch.tanh(g)
-            o = torch.sigmoid(o)
-            c = f * c + i * g
-            h = o * torch.tanh(c)
+            h, c = self.cell(from_x_t, h, c, U_T)
             outputs.append(h)
         return torch.stack(outputs), h, c
 
@@ -385,7 +395,9 @@ def train(cfg: Config, corpus=None) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), lr=cfg.lr, betas=(0.9, cfg.beta2))
     if cfg.resume:                                              # their averages, all random states
         restore(checkpoint, [optimizer], data_rng)
-    net = torch.compile(model) if cfg.compile else model
+    if cfg.compile:
+        for layer in model.layers:                              # a step, not the loop over them,
+            layer.cell = torch.compile(layer.cell)              # since that would take minutes
 
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
@@ -405,7 +417,7 @@ def train(cfg: Config, corpus=None) -> dict:
 
             # loss and backward
             with autocast(device, cfg.matmul):
-                loss = next_token_loss(net(x), y)
+                loss = next_token_loss(model(x), y)
             run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
             loss.backward()
 

@@ -400,7 +400,7 @@ def train(cfg: Config) -> dict:
         run.say(f"{len(learn[0]):,} images of {cfg.size} × {cfg.size}; {len(words)} words")
         for k, (model, average, optimizer) in enumerate(zip(nets["nets"], averages, optimizers)):
             first, end = (cfg.steps * i // cfg.stages for i in (k, k + 1))
-            net = torch.compile(model) if cfg.compile else model
+            net = torch.compile(model, dynamic=False) if cfg.compile else model
             for step in range(max(run.first, first), end):
                 # learning rate
                 done, left = step + 1, (end - step) / max(1, end - first - cfg.warmup)

@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
 from mini.utils import image_metrics, metrics
 from mini.utils.config import command_line, require, require_positive
-from mini.utils.device import autocast, pick_device
+from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
 from mini.utils.images import crop, even_out, film, noise, pad, plane, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.png import write_png
@@ -189,7 +189,7 @@ def load(cfg, resume: bool = True, without=()):
     net = VAE(cfg, *shape[:3])
     if state:
         net.load_state_dict(state["model"])
-    net = net.to(pick_device(cfg.device), memory_format=torch.channels_last)     # the faster layout
+    net = net.to(pick_device(cfg.device), memory_format=conv_layout(cfg.compile))
     return cfg, net, learn, held_out, shape, state
 
 
@@ -201,7 +201,7 @@ def train(cfg: Config) -> dict:
     data_rng, opt = torch.Generator().manual_seed(cfg.seed), torch.optim.Adam(model.parameters(), cfg.lr)
     if state:
         restore(state, [opt], data_rng)
-    net, images = torch.compile(model) if cfg.compile else model, learn.images.to(device)
+    net, images = compile_convolutions(model) if cfg.compile else model, learn.images.to(device)
     test = held_out.images, noise(len(held_out.images), cfg.z_dim, cfg.seed)
     x, x_hat = to_float(test[0]), to_float(learn.images).mean(0, keepdim=True)  # baseline: the mean image
     var = (to_float(learn.images) - x_hat).square().mean().clamp(min=LEAST_VAR)

@@ -117,7 +117,7 @@ SCRIPTS = {
     "mini.lstm": Script(
         columns="loss lr val_loss", settings=dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, max_new_tokens=20,
                                                   warmup=1, tokenizer="char", dropout=0.1, weight_drop=0.1),
-        fixed={"n_embd": 32}, samples=".txt", prepare=text, variants=(dict(tokenizer="bpe", vocab_size=270),)),
+        fixed={"n_embd": 32}, samples=".txt", prepare=text, compiled=2, variants=(dict(tokenizer="bpe", vocab_size=270),)),
     "mini.translator": Script(
         columns="loss lr exact_match", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12,
                                                      batch_size=4, warmup=4, beam=2, dropout=0.1),

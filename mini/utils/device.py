@@ -35,6 +35,23 @@ def autocast(device: torch.device, matmul: str):
     return torch.autocast(device.type, torch.bfloat16, enabled)
 
 
+def conv_layout(compiled: bool):
+    """The order in memory of images and of the weights of convolutions: channels last, since that is
+    faster; compiled networks choose their own."""
+    return torch.contiguous_format if compiled else torch.channels_last
+
+
+def compile_convolutions(net):
+    """torch.compile of a network with transposed convolutions.
+
+    On CUDA its own choice of layouts is off: the gradient of a transposed convolution of 1 × 1 pixels
+    then had another layout than the compiler expected, which is an error (torch 2.11).
+    """
+    import torch._inductor.config           # here, since it takes a while
+    torch._inductor.config.layout_optimization = False
+    return torch.compile(net)
+
+
 def start_processes(device: torch.device):
     """(rank, number of processes): (0, 1) without torchrun. With torchrun the process also joins
     the group of processes, which communicate by NCCL on CUDA and by gloo on a CPU."""
