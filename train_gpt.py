@@ -290,7 +290,7 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     together have at least this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
     """
     logits = logits.float().cpu()                               # where the generator is
-    if temperature == 0:
+    if temperature < 1e-6:                                      # dividing by less might overflow
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k > 0:
@@ -747,7 +747,7 @@ class CachedGPT(nn.Module):
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
     return command_line(Config, PRESETS, commands, argv, __doc__,
-                        out_of_memory="lower --batch_size, or raise --grad_accum")
+                        out_of_memory="lower --batch_size, or raise --grad_accum", parallel=True)
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     together have at least this probability (nucleus sampling, Holtzman et al. 2020, §3.1).
     """
     logits = logits.float().cpu()                               # where the generator is
-    if temperature == 0:
+    if temperature < 1e-6:                                      # dividing by less might overflow
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k > 0:

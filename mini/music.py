@@ -266,7 +266,7 @@ def sample_token(logits, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     top_k keeps only the k likeliest events (0: all). top_p keeps the fewest likeliest events that
     together have this probability (1: all); it is nucleus sampling, Holtzman et al. 2020, §3.1.
     """
-    if temperature == 0:
+    if temperature < 1e-6:                                      # dividing by less might overflow
         return logits.argmax(dim=-1)
     logits = logits / temperature
     if top_k > 0:

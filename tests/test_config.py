@@ -58,7 +58,7 @@ def test_choices_are_those_of_literal_not_of_the_comment():
 def test_rules_of_a_config_hold_from_python_and_after_replace():
     with pytest.raises(UserError, match="--size=0 must be at least 1"):
         Config(size=0)
-    with pytest.raises(UserError, match="--lr=-0.5 must be above 0"):
+    with pytest.raises(UserError, match="--lr=-0.5 must not be negative"):
         dataclasses.replace(Config(), lr=-0.5)
     with pytest.raises(UserError, match="--size=-2"):
         parse(Config, {}, ["train"], ["--size=-2"])

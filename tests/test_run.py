@@ -1,5 +1,6 @@
 """mini/utils/run.py: the command line, the run folder, checkpoints."""
 import dataclasses
+import io
 import json
 import os
 import re
@@ -13,8 +14,13 @@ from typing import Literal
 import pytest
 import torch
 
+import mini.clip
+import mini.lstm
+import mini.music
+import train_gpt
 from mini.utils.config import RunConfig, UserError, command_line, parse
 from mini.utils.run import Run, atomic_open, load_checkpoint, merge_config
+from tests.helpers import free_port, processes, refused_by
 
 ROOT = Path(__file__).parent.parent
 
@@ -240,3 +246,199 @@ def test_flags_over_a_checkpoint(tmp_path):
         merge_config(Config(width=6), state)                             # the same from Python
     del state["config"]["rate"]
     assert merge_config(read("--rate=0.2")[1], state).rate == 0.2        # a field newer than the checkpoint
+
+
+# ---- which folders a run may use
+
+def run_in(folder):
+    """A run of two steps of a tiny GPT, in a folder: the words of its command line."""
+    text = folder.parent / "text.txt"
+    text.write_text("the cat sat on the mat. " * 60)
+    return [f"--out_dir={folder}", f"--data={text}", "--tokenizer=char", "--n_layer=1", "--n_head=1", "--n_embd=8",
+            "--block_size=8", "--batch_size=2", "--max_new_tokens=5", "--steps=2", "--device=cpu"]
+
+
+def test_a_folder_that_is_no_run_is_never_moved(tmp_path, capsys, monkeypatch):
+    """A folder with a thesis in it was renamed to thesis.1; --out_dir=. renamed the working directory."""
+    for name, files in (("thesis", ["draft.txt"]), ("web", ["config.json", "index.html"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in files:
+            (folder / file).write_text('{"port": 80}')
+        error = refused_by(train_gpt.main, capsys, *run_in(folder))
+        assert "not a run" in error and files[0] in error
+        assert sorted(path.name for path in folder.iterdir()) == sorted(files)
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "file"))
+
+    (tmp_path / "here/below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here/below")
+    for name in (".", "..", "../below", str(tmp_path)):
+        assert "that you work in" in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"), f"--out_dir={name}")
+    assert "empty" in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"), "--out_dir=")
+
+
+def test_a_link_is_followed(tmp_path, capsys):
+    """The second run renamed the link to a mounted drive, and wrote to the local one."""
+    (tmp_path / "drive/gpt").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("drive/gpt")
+    for _ in range(2):
+        train_gpt.main(run_in(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "drive/gpt/result.json").exists()
+    assert (tmp_path / "drive/gpt.1/result.json").exists()
+
+
+def test_a_path_from_the_home_folder(tmp_path, monkeypatch):
+    """The shell leaves the ~ of --out_dir=~/run alone, and a folder of the name ~ was made."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    cfg = train_gpt.Config(out_dir="~/run", data="~/text.txt", prompt="~/ is a path")
+    assert cfg.out_dir == str(tmp_path / "run") and cfg.data == str(tmp_path / "text.txt") and cfg.prompt[0] == "~"
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path, capsys):
+    """Both ended well, with the settings of one and the weights of the other. The lock dies with its process."""
+    with processes(tmp_path) as start:
+        first = start(ROOT / "train_gpt.py", *run_in(tmp_path / "run"), "--steps=100000", "--log_every=1")
+        while "step 1/" not in first.stdout.readline():
+            pass
+        before = (tmp_path / "run/config.json").read_bytes()
+        assert "another run" in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"))
+        assert (tmp_path / "run/config.json").read_bytes() == before
+        first.kill()
+        first.wait()
+    train_gpt.main(run_in(tmp_path / "run"))
+    assert (tmp_path / "run/result.json").exists() and (tmp_path / "run.1/config.json").read_bytes() == before
+
+
+# ---- output and signals
+
+class Dead(io.TextIOBase):
+    """A terminal that is gone."""
+
+    def write(self, text=""):
+        raise OSError(5, "Input/output error")
+
+    flush = write
+
+
+@pytest.mark.parametrize("stream", [lambda: io.TextIOWrapper(io.BytesIO(), "cp1252"), Dead], ids=["cp1252", "gone"])
+def test_what_is_printed_never_stops_a_run(stream, tmp_path, monkeypatch):
+    """A console without 'Σ' ended the run in a traceback after the last step; so did a terminal that was closed."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, stream())
+    train_gpt.main(run_in(tmp_path / "run"))
+    assert (tmp_path / "run/result.json").exists()
+    for main in (train_gpt.main, mini.clip.main):
+        with pytest.raises(SystemExit) as leaving:
+            main(["--help"])
+        assert leaving.value.code == 0
+    with pytest.raises(SystemExit) as leaving:
+        train_gpt.main(["--data=no\udce9where"])            # a file name that is not UTF-8
+    assert leaving.value.code == 2
+
+
+@pytest.mark.parametrize("signal_name", ["SIGHUP", "SIGTERM", "SIGINT"])
+def test_a_closed_terminal_and_a_broken_pipe_lose_nothing(signal_name, tmp_path):
+    """The reader of a pipe is gone, and then a signal comes: the run saves what it has learnt."""
+    with processes(tmp_path) as start:
+        run = start(ROOT / "train_gpt.py", *run_in(tmp_path / "run"), "--steps=1000000", "--log_every=1", "--eval_every=0")
+        while "step 1/" not in run.stdout.readline():
+            pass
+        run.stdout.close()
+        time.sleep(0.2)
+        run.send_signal(getattr(signal, signal_name))
+        assert run.wait(60) == 130
+    assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] > 1
+
+
+def test_ctrl_c_while_it_scores_ends_it_at_once(tmp_path, capsys, monkeypatch):
+    """After the last step nothing is lost; a first Ctrl-C or SIGTERM was noted, and minutes of scoring went on."""
+    monkeypatch.setattr(train_gpt, "text_scores", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(9))
+    with pytest.raises(SystemExit) as leaving:
+        train_gpt.main(run_in(tmp_path / "run"))
+    assert leaving.value.code == 130 and "For the scores: --resume" in capsys.readouterr().out
+    monkeypatch.undo()
+    train_gpt.main(["--resume", f"--out_dir={tmp_path / 'run'}"])
+    assert (tmp_path / "run/result.json").exists()
+
+
+def test_nohup_is_obeyed(tmp_path, monkeypatch):
+    """Under nohup a closed terminal is not to be noticed at all."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        text_scores = train_gpt.text_scores
+        def watch(*args, **kwargs):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            return text_scores(*args, **kwargs)
+        monkeypatch.setattr(train_gpt, "text_scores", watch)
+        train_gpt.main(run_in(tmp_path / "run"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert (tmp_path / "run/result.json").exists()
+
+
+# ---- several processes
+
+def test_only_what_works_in_several_processes_starts_in_them(capsys, monkeypatch):
+    """torchrun on any other script trained the same twice, and one run moved the folder of the other away."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for main, flags in ((mini.clip.main, []), (train_gpt.main, ["sample"])):
+        assert "torchrun started 2 processes" in refused_by(main, capsys, *flags)
+
+
+def test_each_process_goes_on_with_its_own_dropout(tmp_path):
+    """All processes went on with the random states of the first: two halves of a batch with the same masks."""
+    flags = [*run_in(tmp_path / "x"), "--dropout=0.5", "--steps=4", "--eval_every=2", "--batch_size=4", "--matmul=highest"]
+    with processes(tmp_path) as start:
+        def train(*more):
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+            both = [start(ROOT / "train_gpt.py", *flags, *more, **address, RANK=str(rank), LOCAL_RANK=str(rank))
+                    for rank in (0, 1)]
+            printed = [process.communicate(timeout=120)[0] for process in both]
+            assert [process.returncode for process in both] == [0, 0], printed
+
+        train("--out_dir=whole")
+        train("--out_dir=parts", "--stop_after=2")
+        train("--out_dir=parts", "--resume")
+    whole, parts = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(whole["model"][key], parts["model"][key]) for key in whole["model"])
+    assert len(whole["rng"]["others"]) == 1 and not torch.equal(whole["rng"]["cpu"], whole["rng"]["others"][0]["cpu"])
+
+
+# ---- values that no run can use
+
+@pytest.mark.parametrize("flag, words", [
+    ("--lr=nan", "not a number"), ("--lr=inf", "not a number"), ("--lr=-1", "must not be negative"),
+    ("--seed=12345678901234567890", "too many digits"), ("--seed=5000000000", "too many digits"),
+    ("--steps=-3", "must not be negative"), ("--dropout=2", "below 1"), ("--momentum=1", "below 1"),
+    ("--temperature=-1", "must not be negative"), ("--log_every=-5", "must not be negative")])
+def test_values_that_no_run_can_use(flag, words, tmp_path, capsys):
+    assert words in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"), flag)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tiny_temperature_is_as_good_as_0():
+    logits = torch.tensor([[1.0, 90.0, 3.0]])
+    for script in (train_gpt, mini.lstm, mini.music):
+        assert script.sample_token(logits, temperature=1e-40).item() == 1
+
+
+def test_a_preset_does_not_pretend_to_change_a_run_that_goes_on(tmp_path, capsys):
+    """It was ignored without a word."""
+    train_gpt.main(run_in(tmp_path / "run"))
+    for command in (["--resume"], ["sample"]):
+        error = refused_by(train_gpt.main, capsys, *command, f"--out_dir={tmp_path / 'run'}", "--preset=gpu")
+        assert "keeps its settings" in error
+
+
+def test_no_compiler_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+    """It was a traceback of 88 lines."""
+    def compiled(net, **_):
+        def call(*_):
+            raise torch._inductor.exc.InvalidCxxCompiler()
+        net.forward = call
+        return net
+    import torch._inductor.exc
+    monkeypatch.setattr(torch, "compile", compiled)
+    assert "Leave --compile out" in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"), "--compile")

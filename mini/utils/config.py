@@ -11,10 +11,14 @@ import dataclasses
 import difflib
 import inspect
 import json
+import math
+import os
 import re
 import sys
 import typing
 from typing import ClassVar, Literal
+
+from mini.utils.output import guarded_output
 
 
 class UserError(Exception):
@@ -34,6 +38,13 @@ def require_positive(cfg, *names: str):
         value = getattr(cfg, name)
         require(value > 0, f"--{name}={value} must be at least 1" if isinstance(value, int) else
                 f"--{name}={value} must be above 0")
+
+
+# What a value may be, for fields that mean the same in every script that has them.
+NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after", "warmup",
+                "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
+FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
+TEXTS = {"prompt", "text", "question"}      # what begins with ~/ in all others is a path
 
 
 @dataclasses.dataclass
@@ -63,11 +74,24 @@ class RunConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+            name = field.name
+            value = getattr(self, name)
             choices = choices_of(field)
             known = ", ".join(map(str, choices))
             require(not choices or value in choices,
-                    f"--{field.name}={value}: invalid choice (choose from {known})")
+                    f"--{name}={value}: invalid choice (choose from {known})")
+            if isinstance(value, str) and value.startswith("~/") and name not in TEXTS:
+                setattr(self, name, os.path.expanduser(value))
+            if isinstance(value, float):
+                require(math.isfinite(value), f"--{name}={value} is not a number to work with")
+            if isinstance(value, int):
+                require(abs(value) < 2**63, f"--{name}={value} has too many digits")
+            if name in NOT_NEGATIVE or name == "lr" or name.endswith("_lr"):
+                require(value >= 0, f"--{name}={value} must not be negative")
+            if name in FRACTIONS or "dropout" in name:
+                require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
+        require(abs(self.seed) < 2**32, f"--seed={self.seed} has too many digits")
+        require(self.out_dir.strip(), "--out_dir is empty; name a folder, like runs/mine")
 
 
 def choices_of(field) -> tuple:
@@ -173,6 +197,10 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
 def explain(error, out_of_memory: str) -> str:
     """One line for an error of torch's that users can do something about; '' for other errors."""
     text = str(error)
+    if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+        first = next(filter(None, map(str.strip, text.splitlines())), "")
+        return ("--compile: torch could not compile the model on this machine; does it have a C++ "
+                f"compiler? Leave --compile out ({first[:200]})")
     if isinstance(error, MemoryError) or re.search("(out of|allocate|enough) memory", text):
         return f"out of memory: {out_of_memory}"
     if "loading state_dict" in text:
@@ -182,15 +210,29 @@ def explain(error, out_of_memory: str) -> str:
 
 
 def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = "",
-                 out_of_memory: str = "lower --batch_size"):
+                 out_of_memory: str = "lower --batch_size", parallel: bool = False):
     """Parse the command line, call commands[name](cfg), return its result.
 
     Errors that can be foreseen become one line on stderr and exit status 2; Ctrl-C becomes exit
-    status 130. out_of_memory: what the user should do when memory runs out.
+    status 130. out_of_memory: what the user should do when memory runs out. parallel: training
+    works in several processes, started by torchrun.
     """
     argv = sys.argv[1:] if argv is None else argv
+    with guarded_output():
+        return call(Config, presets, commands, argv, doc, out_of_memory, parallel)
+
+
+def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: str, parallel: bool):
+    """What `command_line` does, when nothing that is printed can stop it."""
     try:
         command, cfg = parse(Config, presets, list(commands), argv, doc)
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        require(processes == 1 or parallel and command == "train",
+                f"torchrun started {processes} processes, but this works in a single one: start it "
+                "with python")
+        if command == "train" and not cfg.resume:
+            from mini.utils.folder import check_folder      # here, since it imports this file
+            check_folder(cfg.out_dir)       # before anything takes time
         result = commands[command](cfg)
         if isinstance(result, dict) and result.get("interrupted"):
             sys.exit(130)

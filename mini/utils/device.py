@@ -44,8 +44,8 @@ def conv_layout(compiled: bool):
 def compile_convolutions(net):
     """torch.compile of a network with transposed convolutions.
 
-    The compiler's own choice of layouts is off: on CUDA, the gradient of a transposed convolution of
-    1 × 1 pixels then had another layout than the compiler expected: an error (torch 2.11).
+    The compiler's own choice of layouts is off: on CUDA the gradient of a transposed convolution
+    of 1 × 1 pixels then had another layout than the compiler expected: an error (torch 2.11).
     """
     import torch._inductor.config           # here, since it takes a while
     torch._inductor.config.layout_optimization = False

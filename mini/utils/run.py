@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from mini.utils.config import UserError, require
+from mini.utils.folder import Lock, check_folder, is_empty, rename_aside
 
 # ---- files
 
@@ -41,8 +42,9 @@ def atomic_open(path):
 
 def write_json(path, value):
     """Write a value as indented JSON, atomically."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with atomic_open(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write(text.encode("utf-8", "replace"))     # a file name may hold what UTF-8 has not
 
 
 # ---- checkpoints
@@ -78,6 +80,10 @@ def merge_config(cfg, checkpoint: dict):
     names = [field.name for field in fields]
     changed = {field.name for field in fields if getattr(cfg, field.name) != field.default}
     given = getattr(cfg, "given", changed)
+    require("preset" not in given or cfg.preset == old.get("preset", ""),
+            f"--preset={cfg.preset}: this run was made with "
+            f"{'--preset=' + old['preset'] if old.get('preset') else 'no preset'}, and keeps its "
+            "settings; leave the flag out, or give the settings one by one")
     for name in given & set(cfg.fixed):
         value = getattr(cfg, name)
         if value != old.get(name, value):
@@ -134,8 +140,22 @@ def restore(checkpoint: dict, optimizers, data_rng):
         optimizer.load_state_dict(saved)
     rng = checkpoint["rng"]
     data_rng.set_state(rng["data"])
-    torch.set_rng_state(rng["cpu"])
-    for i, state in enumerate(rng["cuda"][:torch.cuda.device_count()]):
+    own = [rng, *rng.get("others", [])]             # of each process
+    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+    if rank < len(own):
+        set_random_states(own[rank])
+
+
+def random_states() -> dict:
+    """The states of torch's random numbers in this process, on the CPU and on each GPU."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_random_states(states: dict):
+    """Put back what random_states returned."""
+    torch.set_rng_state(states["cpu"])
+    for i, state in enumerate(states["cuda"][:torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state, i)
 
 
@@ -145,10 +165,10 @@ class Run:
     """One training run and its folder: `with Run(cfg, "gpt", model, columns) as run:`, columns for
     log.csv.
 
-    Opening it renames an older folder aside (runs/gpt.1, …), unless the run goes on from a
-    checkpoint. Ctrl-C and SIGTERM only raise a flag, so that no step is cut in two: after each one
-    the loop asks `run.stopping(step)`. Of several processes only rank 0 prints and writes. `first`
-    is the step to begin with.
+    Opening it renames an older run aside (runs/gpt.1, …), unless the run goes on from a checkpoint,
+    and locks the folder. Ctrl-C, SIGTERM and a closed terminal only raise a flag, so that no step
+    is cut in two: after each one the loop asks `run.stopping(step)`. Of several processes only rank
+    0 prints and writes. `first` is the step to begin with.
     """
 
     def __init__(self, cfg, name: str, model, columns, checkpoint=None, rank: int = 0):
@@ -162,24 +182,32 @@ class Run:
         self.first = checkpoint["step"] if checkpoint else 0
         self.seconds = checkpoint["seconds"] if checkpoint else 0.0     # of training
         self.signal = 0                     # the number of the signal that asked it to stop
+        self.all_saved = self.first >= cfg.steps        # only scores are missing
         self.handlers = {}
         self.live = sys.stdout.isatty()     # on a terminal one line of progress is written over
         if rank == 0:
             self._open_folder(["step", "seconds", *columns], checkpoint)
 
     def _open_folder(self, columns, checkpoint):
+        if not checkpoint:
+            check_folder(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = Lock(self.folder)
         log = self.folder / "log.csv"
         rows = []
         if checkpoint and log.exists():
             for row in csv.DictReader(log.read_text().splitlines()):
                 if row["step"].isdigit() and int(row["step"]) <= self.first:
                     rows.append(row)            # later ones will come again
-        elif not checkpoint and self.folder.exists() and any(self.folder.iterdir()):
-            self._rename_aside()
-        (self.folder / "samples").mkdir(parents=True, exist_ok=True)
+        elif not checkpoint and not is_empty(self.folder):
+            self.lock.release()             # some systems rename no folder that holds an open file
+            aside = rename_aside(self.folder)
+            self.lock = Lock(self.folder)
+            self.say(f"note: an older run was there; it is kept in {aside}")
         for leftover in self.folder.glob("*.tmp"):      # of a save that was killed
             leftover.unlink()
-        write_json(self.folder / "config.json", dataclasses.asdict(self.cfg))
+        write_json(self.folder / "config.json", dataclasses.asdict(self.cfg))   # it marks a run
+        (self.folder / "samples").mkdir(exist_ok=True)
         with atomic_open(log) as file:
             file.write((",".join(columns) + "\n").encode())
             for row in rows:
@@ -188,22 +216,17 @@ class Run:
         self.file = open(log, "a", newline="")
         self.writer = csv.DictWriter(self.file, columns, lineterminator="\n")
 
-    def _rename_aside(self):
-        n = 1
-        while self.folder.with_name(f"{self.folder.name}.{n}").exists():
-            n += 1
-        aside = self.folder.with_name(f"{self.folder.name}.{n}")
-        self.folder.rename(aside)
-        self.say(f"note: an older run was there; it is kept in {aside}")
-
     def __enter__(self):
         def note_signal(number, frame):
-            if self.signal:                             # a second Ctrl-C does not wait
+            closed = number == getattr(signal, "SIGHUP", None)
+            if (self.signal or self.all_saved) and not closed:      # a second Ctrl-C does not wait
                 raise KeyboardInterrupt
             self.signal = number
         with contextlib.suppress(ValueError):           # outside the main thread: left alone
-            for s in (signal.SIGINT, signal.SIGTERM):
-                self.handlers[s] = signal.signal(s, note_signal)
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                s = getattr(signal, name, None)         # Windows has no SIGHUP
+                if s is not None and signal.getsignal(s) is not signal.SIG_IGN:     # as nohup does
+                    self.handlers[s] = signal.signal(s, note_signal)
         self.precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision(self.cfg.matmul)
         keep_freed_memory()
@@ -211,12 +234,16 @@ class Run:
         self.say(f"{self.parameters:,} parameters on {self.device}")
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, kind, *error):
+        if kind is KeyboardInterrupt and self.all_saved:
+            self.say(f"stopped after the last step; what was learnt is saved. For the scores: "
+                     f"--resume --out_dir={self.cfg.out_dir}")
         for s, handler in self.handlers.items():
             signal.signal(s, handler)
         torch.set_float32_matmul_precision(self.precision)
         if self.rank == 0:
             self.file.close()
+            self.lock.release()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
@@ -293,9 +320,13 @@ class Run:
     def save(self, step: int, model, optimizers, data_rng, **more):
         """Write checkpoint.pt: all that sampling and an exact resume need, and what else the script
         gives."""
+        rng = {"data": data_rng.get_state(), **random_states()}
+        if torch.distributed.is_initialized():          # dropout differs between the processes
+            states = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(states, random_states())
+            rng["others"] = states[1:]
         if self.rank > 0:
             return
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         checkpoint = {
             "name": self.name,
             "config": dataclasses.asdict(self.cfg),
@@ -303,7 +334,7 @@ class Run:
             "seconds": self.seconds,
             "model": model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            "rng": {"data": data_rng.get_state(), "cpu": torch.get_rng_state(), "cuda": cuda},
+            "rng": rng,
             **more,
         }
         try:
@@ -312,6 +343,7 @@ class Run:
         except RuntimeError as error:       # torch's own words for a full disk
             message = f"could not write the checkpoint; is the disk full? ({error})"
             raise OSError(message) from None
+        self.all_saved = step == self.cfg.steps
 
     def leave(self, step: int) -> dict:
         """Draw the curves and say how to go on, after the loop stopped early and saved; returns
