@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 KEPT = ROOT / "mini" / "gallery" / "results"
 GALLERY = "mini/gallery/README.md"
 
-# page, number as written, run, key. "a/b" is b in a; of several runs, with a *, it is the mean. A number with % is 100
-# times the value.
+# page, number as written, perhaps with words around it that have no number, run, key. "a/b" is b in a; of
+# several runs, with a *, it is the mean. A number with % is 100 times the value.
 NUMBERS = [
     ("README.md", "83 %", "attention_stories_GPT_*", "consistent"),
     ("README.md", "0.602", "attention_stories_LSTM_*", "test_loss"),
@@ -28,6 +28,24 @@ NUMBERS = [
     ("README.md", "97.9 %", "finetune", "table/lora/accuracy"),
     ("README.md", "60.9 %", "finetune", "table/scratch/accuracy"),
     ("README.md", "60.1 %", "finetune", "table/bag of words/accuracy"),
+    ("README.md", "Fréchet distance from real faces 98;", "gan", "frechet"),
+    ("README.md", "an untrained network 1894", "gan", "frechet_untrained"),
+    ("README.md", "other real faces 4.5", "gan", "frechet_floor"),
+    ("README.md", "as asked for in 92 % to", "cgan", "accuracy/mouth"),
+    ("README.md", "all else kept in 98 %", "cyclegan", "scores/a → b/kept"),
+    ("README.md", "higher is better: 2789", "vae", "elbo"),
+    ("README.md", "the mean image for all −1528", "vae", "mean_image"),
+    ("README.md", "96.8 % of new sentences", "translator", "exact_match/sentences/model"),
+    ("README.md", "word by word 1.5 %", "translator", "exact_match/sentences/word by word"),
+    ("README.md", "0.173 nats a note event", "music", "val_loss"),
+    ("README.md", "a bigram 2.477", "music", "bigram"),
+    ("README.md", "99.6 % of images", "clip", "recall/held out/image to text/@1"),
+    ("README.md", "at random 0.5 %", "clip", "recall/held out/image to text/chance@1"),
+    ("README.md", "99.9 % of captions right", "captioner", "scores/held out/model/right"),
+    ("README.md", "training image 34 %", "captioner", "scores/held out/nearest image/right"),
+    ("README.md", "as asked for in 98 % to", "diffusion", "accuracy/mouth"),
+    ("README.md", "as the prompt says in 99.4 % to", "text_to_image", "scores/held out, 32/mouth"),
+    ("README.md", "another face 21 % to", "text_to_image", "scores/held out, other faces/style"),
     (GALLERY, "0.1975", "attention_stories_GPT_*", "test_loss"),
     (GALLERY, "0.602", "attention_stories_LSTM_*", "test_loss"),
     (GALLERY, "0.936", "attention_stories_GPT_*", "test_kneser_ney"),
@@ -36,6 +54,21 @@ NUMBERS = [
     (GALLERY, "3.841", "attention_tales_GPT_*", "test_loss"),
     (GALLERY, "3.708", "attention_tales_LSTM_*", "test_loss"),
     (GALLERY, "3.844", "attention_tales_GPT_*", "test_kneser_ney"),
+    (GALLERY, "91.9 % (mouth)", "cgan", "accuracy/mouth"),
+    (GALLERY, "2788.6", "vae", "elbo"),
+    (GALLERY, "−1528.1", "vae", "mean_image"),
+    (GALLERY, "| 118 | training images", "vae", "frechet"),
+    (GALLERY, "| 24.25 |", "cyclegan", "scores/a → b/PSNR"),
+    (GALLERY, "| 0.8104 |", "cyclegan", "scores/a → b/SSIM"),
+    (GALLERY, "| 26.00 |", "cyclegan", "scores/b → a/PSNR"),
+    (GALLERY, "96.5 % (98.7)", "translator", "exact_match/combinations/model"),
+    (GALLERY, "| 94.1 % (98.4 %)", "clip", "recall/combinations never seen/image to text/@1"),
+    (GALLERY, "| 98.3 % (99.8)", "captioner", "scores/unseen combinations/model/right"),
+    (GALLERY, "33.8 % (87.4)", "captioner", "scores/held out/nearest image/right"),
+    (GALLERY, "diffusion reaches 11.1", "diffusion", "frechet"),
+    (GALLERY, "training images have 18.5", "diffusion", "frechet_floor"),
+    (GALLERY, "; 385.5 |", "text_to_image", "scores/unseen, 16/Fréchet"),
+    (GALLERY, "| 29.49; 244.2 |", "text_to_image", "scores/held out, 32/Fréchet"),
 ]
 
 

@@ -17,7 +17,7 @@ from mini.utils.lettering import black_on_white, paste
 from mini.utils.png import read_png, write_png
 
 GALLERY = Path(__file__).parents[1] / "gallery"
-WIDTH = 830             # of the banner, in pixels
+WIDTH = 842             # of the banner, in pixels: eight faces fit in a row
 GAP = 10                # between its parts, and at the edges
 LINE_HEIGHT = 24
 LETTER_WIDTH = 12
