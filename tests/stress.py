@@ -1,179 +1,430 @@
-"""python -m tests.stress gpt: kills, full disks, Ctrl-C and broken files, for minutes; prints how many, how many lost.
+"""python -m tests.stress all: kills, signals, full disks, shared folders, broken files and strange flags, for minutes.
 
-Not a test, and not run by pytest: it starts the real script many times and takes about five minutes.
+    python -m tests.stress all                              every script; prints a table: tried, lost, tracebacks, hangs
+    python -m tests.stress train_gpt mini.vae               some scripts
+    python -m tests.stress all --only=kills,broken_files    some parts
+    python -m tests.stress all --kills=20 --files=200 --seed=1
+
+Not a test, and not run by pytest. The scripts train tiny models (those of tests/test_scripts.py), each in a process
+of its own. Lost: there is no good checkpoint any more, or the run that was killed and gone on with does not end with
+the weights, to the last bit, of one that nobody disturbed. Traceback: anything but success, or one line and status 2.
+Hang: no end within ten seconds. Needs an operating system with fork.
 """
 import argparse
+import collections
 import contextlib
-import io
+import dataclasses
+import importlib
+import json
 import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from mini.data.images import image_sets
+from mini.data.music.midi import Note, write_midi
+from mini.utils.png import write_png
+from tests.test_scripts import COMMON, SCRIPTS, small_data
+
 ROOT = Path(__file__).parent.parent
-SIZES = ["--tokenizer=char", "--n_layer=4", "--n_embd=64", "--block_size=32", "--batch_size=4", "--dropout=0.1",
-         "--sample_every=0", "--log_every=1", "--device=cpu", "--max_new_tokens=20",
-         "--data=mini/data/text/tales/01_ferry.txt"]
+PATIENCE = 10           # seconds after which a process hangs
+PARTS = ("kills", "signals", "full_disk", "two_runs", "broken_files", "flags")
 
 
-def start(folder, *args, **kwargs):
-    """The script in a process of its own; what it prints goes to folder.out and folder.err."""
-    return subprocess.Popen([sys.executable, "train_gpt.py", *SIZES, f"--out_dir={folder}", *args], cwd=ROOT,
-                            stdout=open(f"{folder}.out", "w"), stderr=open(f"{folder}.err", "w"), **kwargs)
+# ---- processes
+
+class Process:
+    """A script's main in a fork of this process. What it prints goes to a file."""
+
+    def __init__(self, module, args, output: Path, before=lambda: None):
+        self.output = output
+        sys.stdout.flush()
+        self.pid = os.fork()
+        self.status = None
+        if self.pid == 0:
+            self._run(module, args, before)
+
+    def _run(self, module, args, before):
+        """In the fork: never returns."""
+        code = 99
+        try:
+            file = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, 1)
+            os.dup2(file, 2)
+            sys.stdout = open(1, "w", closefd=False)
+            sys.stderr = open(2, "w", closefd=False)
+            before()
+            module.main(args)
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        except BaseException:
+            with contextlib.suppress(BaseException):
+                traceback.print_exc()
+        finally:
+            with contextlib.suppress(BaseException):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def poll(self):
+        """The exit status, negative for a signal; None while it runs."""
+        if self.status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status
+
+    def wait(self, seconds: float = 120):
+        """The exit status; "hang" after so many seconds, and then the process is killed."""
+        end = time.monotonic() + seconds
+        while self.poll() is None:
+            if time.monotonic() > end:
+                self.kill()
+                self.status = "hang"
+                break
+            time.sleep(0.005)
+        return self.status
+
+    def kill(self):
+        self.send(signal.SIGKILL)
+        if self.status is None:
+            os.waitpid(self.pid, 0)
+            self.status = -9
+
+    def send(self, number):
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    @property
+    def printed(self) -> str:
+        return self.output.read_text("utf-8", "replace") if self.output.exists() else ""
+
+    def verdict(self, seconds: float = PATIENCE) -> str:
+        """"fine", "refused" (one line, status 2), "traceback" or "hang"."""
+        status = self.wait(seconds)
+        if status == "hang":
+            return "hang"
+        if status == 0:
+            return "fine"
+        errors = [line for line in self.printed.splitlines() if line.startswith("error: ")]
+        if status == 2 and len(errors) == 1 and "Traceback" not in self.printed:
+            return "refused"
+        return "traceback"
 
 
-def saved_step(folder) -> int:
+@dataclasses.dataclass
+class Tried:
+    """What is needed to start a script, and what was counted so far."""
+    name: str
+    module: object
+    script: object
+    folder: Path
+    settings: dict
+    counts: collections.Counter
+
+    def start(self, *args, before=lambda: None) -> Process:
+        return Process(self.module, list(args), self.folder / "output.txt", before)
+
+    def flags(self, **changes) -> list:
+        settings = {**COMMON, **self.settings, "sample_every": 0, "log_every": 1, **changes}
+        return [f"--{key}={value}" for key, value in settings.items()]
+
+    def lose(self, what: str, process=None):
+        self.counts["lost"] += 1
+        print(f"  {self.name}: LOST, {what}", flush=True)
+        if process:
+            print("    " + "\n    ".join(process.printed.splitlines()[-12:]))
+
+
+def step_of(folder: Path) -> int:
     return torch.load(folder / "checkpoint.pt", weights_only=True)["step"]
 
 
-def kills(where: Path, rng, count: int = 20, steps: int = 400):
-    """One run, killed `count` times, every second time while a checkpoint is written, and resumed each time; its
-    weights in the end must equal those of a run that nobody disturbed, bit for bit."""
-    whole, broken = where / "whole", where / "broken"
-    args = [f"--steps={steps}", "--eval_every=5"]
-    assert start(whole, *args).wait() == 0
-    lost = in_write = 0
-    process = start(broken, *args)
-    checkpoint, before = broken / "checkpoint.pt", 0
+def same_weights(a: Path, b: Path) -> bool:
+    a, b = (torch.load(folder / "checkpoint.pt", weights_only=True) for folder in (a, b))
+    return a["step"] == b["step"] and all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
+
+
+# ---- the parts
+
+def kills(tried: Tried, rng, count: int):
+    """SIGKILL at random moments, every second time during a save; gone on with each time."""
+    steps = 40 * count
+    whole, run = tried.folder / "whole", tried.folder / "killed"
+    process = tried.start(*tried.flags(steps=steps, eval_every=4, out_dir=whole))
+    if process.wait(600) != 0:
+        return tried.lose("the undisturbed run failed", process)
+    checkpoint, last = run / "checkpoint.pt", 0
+    process = tried.start(*tried.flags(steps=steps, eval_every=4, out_dir=run))
     for n in range(count):
-        while not checkpoint.exists() or checkpoint.stat().st_mtime_ns == before:   # at least one save in between
-            time.sleep(0.002)
-        if n % 2 == 0:                                          # wait for a write to begin
-            while not any(broken.glob("*.tmp")) and process.poll() is None:
+        while process.poll() is None and (not checkpoint.exists() or checkpoint.stat().st_mtime_ns == last):
+            time.sleep(0.001)
+        if n % 2 == 0:
+            while process.poll() is None and not any(run.glob("*.tmp")):
                 pass
         else:
-            time.sleep(rng.random() * 0.5)
-        in_write += any(broken.glob("*.tmp"))
-        process.kill()
-        process.wait()
-        try:
-            step = saved_step(broken)
-        except Exception as error:
-            print(f"kill {n + 1}: LOST ({error})")
-            lost += 1
+            time.sleep(rng.random() * 0.1)
+        if process.poll() is not None:                  # it had come to its end
             break
-        print(f"kill {n + 1}: checkpoint of step {step} intact", flush=True)
-        before = checkpoint.stat().st_mtime_ns
-        process = start(broken, "--resume")
-    assert process.wait() == 0, Path(f"{broken}.err").read_text()
-    a, b = (torch.load(f / "checkpoint.pt", weights_only=True) for f in (whole, broken))
-    same = all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    print(f"kills: {count}, of them during a checkpoint write: {in_write}; lost: {lost}; "
-          f"final weights equal to the undisturbed run's: {same}")
-    return lost == 0 and same
+        process.kill()
+        tried.counts["in a save"] += any(run.glob("*.tmp"))
+        tried.counts["kills"] += 1
+        try:
+            step_of(run)
+        except Exception as error:
+            return tried.lose(f"kill {n + 1}: {error}")
+        last = checkpoint.stat().st_mtime_ns
+        process = tried.start("--resume", f"--out_dir={run}")
+    if process.wait(600) != 0:
+        return tried.lose("the run that was killed could not go on", process)
+    if not same_weights(whole, run):
+        tried.lose("other weights after the kills")
 
 
-def full_disk(where: Path, rng, count: int = 5):
-    """The file system stops taking bytes somewhere inside a checkpoint; the one before stays whole."""
-    lost = 0
+def signals(tried: Tried, rng, count: int = 1):
+    """Ctrl-C, SIGTERM and SIGHUP between the first step and the last: saved, status 130, and the run goes on."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) * count:
+        run = tried.folder / f"signal{number}"
+        process = tried.start(*tried.flags(steps=100000, eval_every=0, out_dir=run))
+        while process.poll() is None and "step 1/" not in process.printed:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.3)
+        process.send(number)
+        tried.counts["signals"] += 1
+        if process.wait(30) != 130 or "--resume" not in process.printed or step_of(run) < 1:
+            tried.lose(f"signal {number}, status {process.status}", process)
+        elif tried.start("--resume", f"--out_dir={run}", f"--steps={step_of(run) + 1}").wait() != 0:
+            tried.lose(f"no way on after signal {number}")
+
+
+def full_disk(tried: Tried, rng, count: int = 1):
+    """The file system takes no more bytes somewhere inside a checkpoint; the one before stays whole."""
     for n in range(count):
-        folder = where / f"full{n}"
-        assert start(folder, "--steps=40", "--eval_every=5", "--stop_after=5").wait() == 0
-        size = (folder / "checkpoint.pt").stat().st_size
-        limit = rng.randrange(20_000, size - 1)
+        run = tried.folder / f"full{n}"
+        tried.start(*tried.flags(steps=4, eval_every=2, out_dir=run), "--stop_after=2").wait()
+        limit = rng.randrange(2000, (run / "checkpoint.pt").stat().st_size - 1)
 
         def limited():
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        process = start(folder, "--resume", preexec_fn=limited)
-        process.wait()
-        err = Path(f"{folder}.err").read_text()
-        one_line = process.returncode == 2 and err.count("\n") == 1
-        intact = saved_step(folder) == 5 and not list(folder.glob("*.tmp"))
-        goes_on = start(folder, "--resume").wait() == 0 and saved_step(folder) == 40
-        lost += not (one_line and intact and goes_on)
-        print(f"full disk after {limit:,} bytes: {err.strip()}")
-    print(f"full disks: {count}; lost: {lost}")
-    return lost == 0
+
+        process = tried.start("--resume", f"--out_dir={run}", before=limited)
+        verdict = process.verdict(60)
+        tried.counts["full disks"] += 1
+        if verdict != "refused" or step_of(run) != 2 or list(run.glob("*.tmp")):
+            tried.lose(f"full disk after {limit:,} bytes: {verdict}", process)
+        elif tried.start("--resume", f"--out_dir={run}").wait() != 0:
+            tried.lose("no way on after a full disk")
 
 
-def interrupts(where: Path, rng, count: int = 10):
-    """Ctrl-C at random moments, from the first step on: saved, status 130, and the run goes on."""
-    folder, lost = where / "interrupted", 0
-    process = start(folder, "--steps=100000", "--eval_every=100000")
+def two_runs(tried: Tried, rng, count: int = 1):
+    """A second run in the same folder is refused, and the first ends as if nobody had come."""
+    run = tried.folder / "shared"
+    first = tried.start(*tried.flags(steps=100000, eval_every=0, out_dir=run))
+    while first.poll() is None and "step 1/" not in first.printed:
+        time.sleep(0.01)
+    before = (run / "config.json").read_bytes()
+    second = Process(tried.module, tried.flags(steps=2, out_dir=run), tried.folder / "second.txt")
+    verdict = second.verdict(60)
+    first.send(signal.SIGTERM)
+    tried.counts["shared"] += 1
+    if verdict != "refused" or first.wait(30) != 130 or (run / "config.json").read_bytes() != before:
+        tried.lose(f"two runs in one folder: the second was {verdict}", second)
+
+
+def broken(data: bytes, rng) -> bytes:
+    """The bytes cut off, changed in places, mixed, repeated, or replaced by noise."""
+    data = bytearray(data)
+    kind = rng.choice(["cut", "change", "change", "insert", "drop", "noise", "empty", "text"])
+    if kind == "cut":
+        return bytes(data[:rng.randrange(len(data) + 1)])
+    if kind == "change":
+        for _ in range(rng.choice([1, 3, 30, 300])):
+            data[rng.randrange(min(len(data), rng.choice([40, 400, 10**9])))] = rng.randrange(256)
+    if kind == "insert":
+        at = rng.randrange(len(data))
+        data[at:at] = rng.randbytes(rng.choice([1, 4, 1000])) if rng.random() < 0.5 else data[:1000]
+    if kind == "drop":
+        at = rng.randrange(len(data))
+        del data[at:at + rng.choice([1, 4, 100])]
+    if kind == "noise":
+        return rng.randbytes(rng.randrange(3000))
+    if kind == "empty":
+        return b""
+    if kind == "text":
+        return rng.choice(["<!DOCTYPE html><p>404", "{}", "[1, 2]", "a\tb\n", "\n\n\n", "null", "é\x00\ufffe"]).encode()
+    return bytes(data)
+
+
+def files_of(tried: Tried, run: Path) -> list:
+    """[(a file, the command line that reads it)]: of every format that the script reads."""
+    own, name, out = tried.folder / "inputs", tried.name, f"--out_dir={tried.folder / 'from_broken'}"
+    own.mkdir(exist_ok=True)
+    use = [f"--out_dir={run}", "--device=cpu"]
+    sample = ["sample", *tried.script.to_sample, *use]
+    files = [(run / "checkpoint.pt", sample), (run / "checkpoint.pt", ["--resume", *use]),
+             (run / "log.csv", ["--resume", *use, "--steps=6"]), (run / "config.json", ["--resume", *use]),
+             (run / "result.json", sample)]
+    train = [*tried.flags(steps=1, eval_every=0), out]
+    for field in ("data", "reviews"):                   # the file that it was trained on: text, TSV
+        if Path(str(tried.settings.get(field, ""))).is_file():
+            files += 3 * [(Path(tried.settings[field]), train)]
+    if tried.script.data in ("data", "data_a") and name.startswith(("train_gan", "train_diff", "mini.cgan", "mini.vae",
+                                                                    "mini.classifier", "mini.cyclegan")):
+        rng = np.random.default_rng(0)
+        for label in ("cat", "dog"):
+            (own / f"images/{label}").mkdir(parents=True, exist_ok=True)
+            for i in range(40):
+                write_png(own / f"images/{label}/{i}.png", rng.integers(0, 256, (20, 24, 3), dtype=np.uint8))
+        images = rng.integers(0, 256, (80, 16, 16, 3), dtype=np.uint8)
+        np.save(own / "images.npy", images)
+        np.savez(own / "images.npz", images=images, labels=rng.integers(0, 2, 80))
+        header = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in (80, 16, 16))
+        (own / "images-idx3-ubyte").write_bytes(header + images[..., 0].tobytes())
+        flag = f"--{tried.script.data}="
+        files += [(own / "images/cat/7.png", [*train, f"{flag}{own / 'images'}"])]
+        files += [(own / file, [*train, f"{flag}{own / file}"]) for file in ("images.npy", "images.npz", "images-idx3-ubyte")]
+    if name in ("mini.clip", "mini.captioner", "mini.text_to_image"):
+        for i in range(40):
+            write_png(own / f"{i}.png", np.full((20, 24, 3), 6 * i, np.uint8))
+        (own / "own.tsv").write_text("".join(f"{i}.png\ta picture of number {i % 7}\n" for i in range(40)))
+        files += 2 * [(own / "own.tsv", [*train, f"--data={own / 'own.tsv'}"])]
+        files += [(own / "3.png", [*train, f"--data={own / 'own.tsv'}"])]
+    if name in ("mini.classifier", "mini.cyclegan", "mini.clip", "mini.captioner"):
+        write_png(own / "me.png", np.full((20, 24, 3), 77, np.uint8))
+        files += [(own / "me.png", ["sample", f"--image={own / 'me.png'}", *use])]
+    if name == "mini.music":
+        (own / "midi").mkdir(exist_ok=True)
+        for i in range(12):
+            notes = [Note(0.25 * t, 0.25 * t + 0.2, 60 + (t * i) % 12, 80) for t in range(60)]
+            write_midi(own / f"midi/{i}.mid", notes)
+        files += 6 * [(own / "midi/5.mid", [*train, f"--data={own / 'midi'}"])]
+        files += 2 * [(own / "midi/5.mid", ["sample", f"--primer={own / 'midi/5.mid'}", *use])]
+    if name == "mini.assistant":
+        (own / "facts.tsv").write_text("".join(f"thing {i}\tcolour\tred {i}\n" for i in range(20)))
+        files += 3 * [(own / "facts.tsv", ["sample", "--prompt=What is 1 plus 2?", f"--data={own / 'facts.tsv'}", *use])]
+    if name == "train_gpt":
+        folder = shutil.copytree(ROOT / "tests/reference/gpt2_a", own / "gpt2", dirs_exist_ok=True)
+        shutil.copytree(ROOT / "tests/reference/bpe", folder, dirs_exist_ok=True)
+        for file in folder.iterdir():
+            files += 2 * [(file, ["sample", f"--init_from={folder}/model.safetensors", "--prompt=a", "--max_new_tokens=3",
+                                  "--device=cpu"])]
+    if name == "mini.bert":
+        folder = shutil.copytree(ROOT / "tests/reference/bert_tiny", own / "bert", dirs_exist_ok=True)
+        for file in folder.iterdir():
+            files += 2 * [(file, ["sample", f"--init_from={folder}/model.safetensors", "--text=the [MASK]", "--device=cpu"])]
+    return files
+
+
+def broken_files(tried: Tried, rng, count: int):
+    """Every file that the script reads, broken: success, or one line and status 2."""
+    run = tried.folder / "to_break"
+    process = tried.start(*tried.flags(steps=2, eval_every=0, out_dir=run))
+    if process.wait() != 0:
+        return tried.lose("no run to break", process)
+    whole = shutil.copytree(run, tried.folder / "to_break.whole")
+    files = files_of(tried, run)
     for n in range(count):
-        out = Path(f"{folder}.out")
-        while "step 0" not in out.read_text():
-            time.sleep(0.01)
-        time.sleep(rng.random())
-        process.send_signal(signal.SIGINT)
-        ok = process.wait() == 130 and "--resume" in out.read_text() and saved_step(folder) > 0
-        lost += not ok
-        print(f"Ctrl-C {n + 1}: status {process.returncode}, saved at step {saved_step(folder)}", flush=True)
-        process = start(folder, "--resume")
-    process.kill()
-    process.wait()
-    print(f"Ctrl-C: {count}; lost: {lost}")
-    return lost == 0
+        path, args = files[n % len(files)]
+        original = path.read_bytes()
+        path.write_bytes(broken(original, rng) if original else b"x")
+        process = tried.start(*args)
+        verdict = process.verdict()
+        tried.counts["files"] += 1
+        tried.counts[verdict] += 1
+        if verdict in ("traceback", "hang"):
+            lines = process.printed.splitlines()
+            where = [line.strip() for line in lines if 'File "' + str(ROOT) in line]
+            print(f"  {tried.name}: {verdict} with a broken {path.name}: {(where or [''])[-1]}: {(lines or [''])[-1][:200]}",
+                  flush=True)
+            kept = Path(tempfile.gettempdir(), "stress")
+            kept.mkdir(exist_ok=True)
+            shutil.copy(path, kept / f"{tried.name}_{n}_{path.name}")
+        path.write_bytes(original)
+        if args[0] == "--resume":
+            shutil.rmtree(run)
+            shutil.copytree(whole, run)
+        for other in tried.folder.glob("from_broken*"):
+            shutil.rmtree(other)
 
 
-def broken_files(where: Path, rng, count: int = 300):
-    """Random bytes, cut and flipped files as data, checkpoint, weights and tokenizer: always status 2 and one line
-    (or a success, where the damage does not matter)."""
-    import train_gpt
-    sys.path.insert(0, str(ROOT))
-    gpt2 = where / "gpt2"
-    shutil.copytree(ROOT / "tests/reference/gpt2_a", gpt2)
-    for name in ("vocab.json", "merges.txt"):
-        shutil.copy(ROOT / "tests/reference/bpe" / name, gpt2)
-    folder = where / "run"
-    assert start(folder, "--steps=1").wait() == 0
-    originals = {path: path.read_bytes() for path in (folder / "checkpoint.pt", *gpt2.glob("*"))}
-    originals[where / "text.txt"] = (ROOT / "README.md").read_bytes()
-    refused = fine = bad = 0
-    for n in range(count):
-        path = rng.choice(list(originals))
-        data = bytearray(originals[path])
-        kind = rng.choice(["cut", "flip", "noise"])
-        if kind == "cut":
-            data = data[:rng.randrange(len(data))]
-        elif kind == "flip":
-            for _ in range(rng.choice([1, 10, 100])):
-                data[rng.randrange(min(len(data), rng.choice([100, 10**9])))] = rng.randrange(256)
-        else:
-            data = rng.randbytes(rng.randrange(2000))
-        path.write_bytes(data)
-        args = {"checkpoint.pt": ["sample", f"--out_dir={folder}", "--max_new_tokens=5", "--device=cpu"],
-                "text.txt": [*SIZES, f"--data={path}", f"--out_dir={where / 'text_run'}", "--steps=1"]}.get(
-                    path.name, ["sample", f"--init_from={gpt2}/model.safetensors", "--max_new_tokens=5", "--device=cpu"])
-        err = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err):
-                train_gpt.main(args)
-            fine += 1
-        except SystemExit as leaving:
-            ok = leaving.code == 2 and err.getvalue().count("\n") == 1
-            refused += ok
-            bad += not ok
-        except BaseException as error:
-            bad += 1
-            print(f"{path.name}, {kind}: {type(error).__name__}: {str(error)[:200]}")
-        path.write_bytes(originals[path])
-    print(f"broken files: {count}; refused in one line: {refused}; harmless: {fine}; tracebacks: {bad}")
-    return bad == 0
+def flags(tried: Tried, rng, count: int = 0):
+    """Every number among the settings at and past its limits: success, or one line and status 2."""
+    for field in dataclasses.fields(tried.module.Config):
+        kind = type(field.default)
+        values = {int: (-1, 0, 1, 3), float: (-1.0, 0.0, 1.0, "nan", "inf", 1e-40, 1e30)}.get(kind, ())
+        for value in values:
+            if field.name in ("steps", "vocab_size", "stop_after") and value == 0:
+                continue                                # a run of nothing; what is there to say?
+            run = tried.folder / "flags"
+            changes = {"steps": 1, "eval_every": 0, "out_dir": run, field.name: value}
+            process = tried.start(*tried.flags(**changes))
+            verdict = process.verdict(30)
+            tried.counts["flags"] += 1
+            tried.counts[verdict] += 1
+            if verdict in ("traceback", "hang"):
+                lines = process.printed.splitlines()
+                where = [line.strip() for line in lines if 'File "' + str(ROOT) in line]
+                print(f"  {tried.name}: {verdict} with --{field.name}={value}: {(where or [''])[-1]}: "
+                      f"{(lines or [''])[-1][:160]}", flush=True)
+            for other in tried.folder.glob("flags*"):
+                shutil.rmtree(other)
+
+
+# ---- all of it
+
+def stress(name: str, parts: list, args) -> collections.Counter:
+    """Do these parts to one script, in a folder of its own; returns the counts."""
+    module, script = importlib.import_module(name), SCRIPTS[name]
+    counts = collections.Counter()
+    with tempfile.TemporaryDirectory() as where:
+        os.chdir(where)
+        own = Path(where, "own")
+        own.mkdir()
+        tried = Tried(name, module, script, Path(where), {**script.settings, **script.prepare(own)}, counts)
+        for part in parts:
+            rng = random.Random(f"{args.seed} {name} {part}")
+            count = {"kills": args.kills, "broken_files": args.files}.get(part, 1)
+            globals()[part](tried, rng, count)
+        os.chdir(ROOT)
+    return counts
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=["gpt"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="+", help="all, or names of scripts")
+    parser.add_argument("--only", default=",".join(PARTS))
+    parser.add_argument("--kills", type=int, default=7, help="of each script")
+    parser.add_argument("--files", type=int, default=64, help="broken files for each script")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["kills", "full_disk", "interrupts", "broken_files"])
     args = parser.parse_args()
-    os.chdir(ROOT)
-    ok = True
-    for part in (kills, full_disk, interrupts, broken_files):
-        if args.only in (None, part.__name__):
-            with tempfile.TemporaryDirectory() as where:
-                ok &= part(Path(where), random.Random(args.seed))
-    sys.exit(not ok)
+    torch.set_num_threads(1)                # threads do not survive a fork
+    small_data(setattr)
+    names = list(SCRIPTS) if args.names == ["all"] else args.names
+    columns = ["kills", "in a save", "signals", "full disks", "shared", "lost", "files", "flags", "refused", "fine",
+               "traceback", "hang"]
+    total = collections.Counter()
+    rows = []
+    for name in names:
+        began = time.monotonic()
+        counts = stress(name, args.only.split(","), args)
+        total.update(counts)
+        rows.append((name, counts))
+        print(f"{name}: {dict(counts)}; {time.monotonic() - began:.0f} s", flush=True)
+    print("\n" + " " * 20 + "".join(f"{column:>11}" for column in columns))
+    for name, counts in [*rows, ("all", total)]:
+        print(f"{name:20}" + "".join(f"{counts[column]:>11}" for column in columns))
+    sys.exit(total["lost"] + total["traceback"] + total["hang"] > 0)
 
 
 if __name__ == "__main__":

@@ -442,3 +442,12 @@ def test_no_compiler_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     import torch._inductor.exc
     monkeypatch.setattr(torch, "compile", compiled)
     assert "Leave --compile out" in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"), "--compile")
+
+
+@pytest.mark.parametrize("content", [b"\xfe\xff\x00", b"", b"step\n" + b"9" * 200, b'step,loss\n1,"2\n', b"a,b\n1,2,3,4\n"])
+def test_a_damaged_log_does_not_keep_a_run_from_going_on(content, tmp_path):
+    """Found by tests.stress: it was decoded as if nobody ever edited it."""
+    train_gpt.main(run_in(tmp_path / "run"))
+    (tmp_path / "run/log.csv").write_bytes(content)
+    train_gpt.main(["--resume", f"--out_dir={tmp_path / 'run'}", "--steps=3"])
+    assert (tmp_path / "run/log.csv").read_text().splitlines()[-1].startswith("3,")

@@ -157,24 +157,29 @@ SCRIPTS = {
 every_script = pytest.mark.parametrize("name", SCRIPTS)
 
 
+def small_data(setattr):
+    """Few held-out images and texts, and judges that learn for two steps; tests.stress needs the same."""
+    setattr(image_sets, "HELD_OUT", 12)
+    setattr(captions, "HELD_OUT", 12)
+    setattr(cyclegan, "HELD_OUT", 24)
+    setattr(cyclegan, "load_images", lambda source, size, n=0: image_sets.load_images(source, size, 256))
+    setattr(judge, "STEPS", 2)
+    setattr(judge, "TRIAL_STEPS", 2)
+    for number, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
+        setattr(reviews, number, n)
+    setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30))
+    for load in ("load_entities", "load_questions"):
+        setattr(passages, load, functools.partial(getattr(passages, load), n_test=30))
+    setattr(config, "field_notes", functools.cache(config.field_notes))         # it reads the source each time
+
+
 @pytest.fixture(scope="module", autouse=True)
 def place(tmp_path_factory):
-    """A folder to work in; few held-out images and texts, and judges that learn for two steps."""
+    """A folder to work in, with small_data."""
     folder = tmp_path_factory.mktemp("scripts")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(image_sets, "HELD_OUT", 12)
-        patch.setattr(captions, "HELD_OUT", 12)
-        patch.setattr(cyclegan, "HELD_OUT", 24)
-        patch.setattr(cyclegan, "load_images", lambda source, size, n=0: image_sets.load_images(source, size, 256))
-        patch.setattr(judge, "STEPS", 2)
-        patch.setattr(judge, "TRIAL_STEPS", 2)
-        for number, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
-            patch.setattr(reviews, number, n)
-        patch.setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30))
-        for load in ("load_entities", "load_questions"):
-            patch.setattr(passages, load, functools.partial(getattr(passages, load), n_test=30))
-        patch.setattr(config, "field_notes", functools.cache(config.field_notes))       # it reads the source each time
+        small_data(patch.setattr)
         yield folder
 
 

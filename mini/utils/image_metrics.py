@@ -27,6 +27,9 @@ def frechet_distance(a, b) -> float:
     require(min(len(a), len(b)) > 1, "a Fréchet distance needs at least two images on both sides")
     a = a.double().cpu()
     b = b.double().cpu()
+    require(a.isfinite().all() and b.isfinite().all(),
+            "the images that are to be scored hold numbers that are not finite: the training went "
+            "wrong; lower --lr")
     mean_a = a.mean(0)
     mean_b = b.mean(0)
 

@@ -114,7 +114,10 @@ def remark_on_short_run(folder, step: int, few: int = 100):
     folder = Path(folder)
     longest, longest_steps = None, step
     for path in folder.parent.glob(f"{folder.name}.*/result.json"):
-        steps = json.loads(path.read_text("utf-8"))["steps"]
+        try:
+            steps = int(json.loads(path.read_text("utf-8"))["steps"])
+        except (OSError, ValueError, TypeError, KeyError):      # not a result of ours
+            continue
         if steps > longest_steps:
             longest, longest_steps = path.parent, steps
     hint = f"; an older one of {longest_steps} steps: --out_dir={longest}" if longest else ""
@@ -161,6 +164,19 @@ def set_random_states(states: dict):
 
 # ---- the run
 
+def rows_up_to(log, last: int) -> list:
+    """The rows of a log.csv, as dicts, up to a step. What is not a row of a log, in a file that was
+    edited or damaged, is left out."""
+    text = log.read_bytes().decode("utf-8", "replace").replace("\0", "")
+    rows = []
+    with contextlib.suppress(csv.Error):
+        for row in csv.DictReader(text.splitlines()):
+            step = row.get("step") or ""
+            if step.isdecimal() and int(step[:18]) <= last:
+                rows.append(row)
+    return rows
+
+
 class Run:
     """One training run and its folder: `with Run(cfg, "gpt", model, columns) as run:`, columns for
     log.csv.
@@ -196,9 +212,7 @@ class Run:
         log = self.folder / "log.csv"
         rows = []
         if checkpoint and log.exists():
-            for row in csv.DictReader(log.read_text().splitlines()):
-                if row["step"].isdigit() and int(row["step"]) <= self.first:
-                    rows.append(row)            # later ones will come again
+            rows = rows_up_to(log, self.first)      # later ones will come again
         elif not checkpoint and not is_empty(self.folder):
             self.lock.release()             # some systems rename no folder that holds an open file
             aside = rename_aside(self.folder)
