@@ -62,6 +62,8 @@ class Process:
             os.dup2(file, 2)
             sys.stdout = open(1, "w", closefd=False)
             sys.stderr = open(2, "w", closefd=False)
+            signal.signal(signal.SIGINT, signal.default_int_handler)    # nohup and & have them ignored
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             before()
             module.main(args)
             code = 0
