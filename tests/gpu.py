@@ -14,6 +14,7 @@ steps: it trains in bfloat16, is stopped, goes on, ends like a run that was not 
 import argparse
 import contextlib
 import copy
+import csv
 import importlib
 import io
 import json
@@ -31,6 +32,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves, tree_map
+
+import train_gpt
+from mini.data.text.corpus import encode, make_tokenizer, read_corpus
 
 ROOT = Path(__file__).parent.parent
 STEPS, STOP = 6, 3
@@ -252,8 +256,14 @@ def check_scripts(names: list, device: str) -> int:
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) * 3 // 4)) as pool:
         futures = {(check, name): pool.submit(in_a_process, check, name, device, flags_of(name, device))
                    for check, name in longest_first}
-        for name in reversed(list(dict.fromkeys(name for _, name in longest_first))):
-            failed += print_row(name, futures["check_script", name].result(), futures["check_compiled", name].result())
+        waiting = list(names)
+        while waiting:
+            for name in list(waiting):
+                both = [futures[check, name] for check in ("check_script", "check_compiled")]
+                if all(future.done() for future in both):
+                    waiting.remove(name)
+                    failed += print_row(name, *(future.result() for future in both))
+            time.sleep(0.2)
     return failed
 
 
@@ -333,10 +343,10 @@ def held_out_loss(model, tokens, T: int) -> float:
     return total / (n * T)
 
 
-def plain_gpt(train, val, V: int, device, seconds: float, compile: bool, steps=5000, B=64, T=256):
-    """nanoGPT's training of characters (its sizes, batch, rates, decay; its loop), for so many seconds or steps.
+def plain_gpt(train, val, V: int, device, steps: int, compile: bool, B=64, T=256):
+    """nanoGPT's training of characters (its sizes, batch, rates, decay; its loop), in so many steps.
 
-    Returns (tokens per second without the first ten steps, [(seconds, step, held-out loss), …]).
+    Returns (tokens per second, [(seconds, step, held-out loss), …]). The median of ten steps is taken for the first.
     """
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
@@ -349,7 +359,7 @@ def plain_gpt(train, val, V: int, device, seconds: float, compile: bool, steps=5
     used, marks, losses = 0.0, [], []
     start = time.perf_counter()
     for step in range(steps):
-        cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - 100) / (steps - 100)))
+        cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - 100) / max(1, steps - 100)))
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (step + 1) / 101 if step < 100 else 1e-4 + 9e-4 * cosine
         at = torch.randint(len(train) - T, (B,)).tolist()
@@ -366,24 +376,18 @@ def plain_gpt(train, val, V: int, device, seconds: float, compile: bool, steps=5
             now = time.perf_counter()
             used += now - start
             marks.append(used)
-            if (step + 1) % 250 == 0 or used > seconds:
+            if (step + 1) % 250 == 0 or step + 10 >= steps:
                 losses.append((used, step + 1, held_out_loss(model, val.to(device), T)))
             start = time.perf_counter()
-            if used > seconds:
-                break
     per_ten = statistics.median([b - a for a, b in zip(marks, marks[1:])])
     return 10 * B * T / per_ten, losses
 
 
 def our_gpt(data: str, device: str, compile: bool, folder: str, **settings):
     """Our preset gpu: (tokens per second, [(seconds, step, held-out loss), …]) from its own log."""
-    import csv
-
-    import train_gpt
-    options = {**train_gpt.PRESETS["gpu"], **settings}
-    cfg = train_gpt.Config(**options, preset="gpu", data=data, device=device, compile=compile, log_every=10, eval_every=250,
-                           sample_every=0, out_dir=folder)
-    cfg.max_new_tokens = 1
+    options = {**train_gpt.PRESETS["gpu"], "max_new_tokens": 1, **settings}
+    cfg = train_gpt.Config(**options, preset="gpu", data=data, device=device, compile=compile, log_every=10,
+                           eval_every=250, sample_every=0, out_dir=folder)
     with contextlib.redirect_stdout(io.StringIO()):
         train_gpt.train(cfg)
     rows = list(csv.DictReader(Path(folder, "log.csv").read_text().splitlines()))
@@ -395,7 +399,6 @@ def our_gpt(data: str, device: str, compile: bool, folder: str, **settings):
 
 def check_speed(device_name: str, seconds: float):
     """GPT's preset gpu beside nanoGPT's loop: tokens per second, and the held-out loss over time."""
-    from mini.data.text.corpus import encode, make_tokenizer, read_corpus
     device = torch.device(device_name)
     os.chdir(ROOT)
     data = text_to_learn()
@@ -403,18 +406,26 @@ def check_speed(device_name: str, seconds: float):
     tokenizer = make_tokenizer("char", corpus, 0)
     train = torch.cat(encode(tokenizer, corpus.train, "cpu"))
     val = torch.cat(encode(tokenizer, corpus.val, "cpu"))
-    tiny = {} if device_name == "cuda" else dict(n_layer=1, n_embd=48, batch_size=4, steps=40)
+    tiny = {} if device_name == "cuda" else dict(n_layer=1, n_embd=48, batch_size=4)
     print(f"GPT, preset gpu, on {data}: 6 layers, 6 heads, width 384, context 256, batch 64")
     for compile in (False, True):
         with tempfile.TemporaryDirectory() as folder:
-            ours = our_gpt(data, device_name, compile, f"{folder}/run", **tiny)
-        theirs = plain_gpt(train, val, tokenizer.vocab_size, device, seconds, compile)
-        how = "with --compile" if compile else "without --compile"
-        for who, (rate, losses) in (("ours", ours), ("nanoGPT's loop", theirs)):
-            best = min(losses, key=lambda row: row[2])
-            used, step, last = losses[-1]
-            print(f"{who:15} {how:18} {rate:10,.0f} tokens/s; held-out loss {best[2]:.4f} after {best[0]:.0f} s "
-                  f"(step {best[1]}), {last:.4f} after {used:.0f} s (step {step})", flush=True)
+            def ours(steps):
+                return our_gpt(data, device_name, compile, f"{folder}/{steps}", **{**tiny, "steps": steps})
+
+            def theirs(steps):
+                return plain_gpt(train, val, tokenizer.vocab_size, device, steps, compile)
+
+            for who, run in (("ours", ours), ("nanoGPT's loop", theirs)):
+                rate, _ = run(60)                       # how many steps are so many seconds?
+                tokens = tiny["batch_size"] * 256 if tiny else 64 * 256
+                steps = max(60, int(seconds * rate / tokens) // 10 * 10)
+                rate, losses = run(steps)
+                best = min(losses, key=lambda row: row[2])
+                used, step, last = losses[-1]
+                how = "with --compile" if compile else "without --compile"
+                print(f"{who:15} {how:18} {rate:10,.0f} tokens/s; held-out loss {last:.4f} after {used:.0f} s "
+                      f"({step} steps); best {best[2]:.4f} after {best[0]:.0f} s", flush=True)
 
 
 def main():
@@ -424,7 +435,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--only", default="", help="names of scripts, or speed, with commas between them")
-    parser.add_argument("--seconds", type=float, default=20, help="for nanoGPT's loop, without and with compile")
+    parser.add_argument("--seconds", type=float, default=15, help="of training, of ours and of nanoGPT's loop")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         sys.exit("torch sees no CUDA device here; --device=cpu tries this file itself with tiny models")

@@ -79,3 +79,8 @@ def test_links_lead_somewhere(page):
 def test_numbers_are_those_of_the_runs():
     """Each number in the list of tests/numbers.py stands on its page, and is the one in the kept result.json."""
     assert numbers.NUMBERS and numbers.main() == 0
+
+
+def test_code_on_the_first_page_is_that_of_the_file():
+    blocks = re.findall(r"```python\n(.*?)```", text_of("README.md"), re.S)
+    assert blocks and all(block in text_of("train_gpt.py") for block in blocks)
