@@ -131,7 +131,11 @@ def restore(checkpoint: dict, optimizers, data_rng):
         for old, new in zip(saved["param_groups"], optimizer.param_groups):
             settings = {key: value for key, value in new.items() if key != "params"}
             old.update(settings)            # rates and the like: the flags may have changed
-        optimizer.load_state_dict(saved)
+        try:
+            optimizer.load_state_dict(saved)
+        except ValueError:              # of groups or parameters it has another number
+            raise UserError("the checkpoint's optimisers trained another network than this file's; "
+                            "undo the change of the network, or train anew") from None
     rng = checkpoint["rng"]
     data_rng.set_state(rng["data"])
     torch.set_rng_state(rng["cpu"])
