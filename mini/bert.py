@@ -29,10 +29,11 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from mini.data.safetensors import folder_of
 from mini.data.text.tasks import (draw_batch, encode, make_task, predict, pretraining_rows, score,
                                   unlabelled_texts)
 from mini.data.text.wordpiece import WordPieceTokenizer
-from mini.data.weights import cut_filling, folder_of, read_bert
+from mini.data.weights import cut_filling, read_bert
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device

@@ -1,4 +1,4 @@
-"""mini/data/weights.py: published weights of other networks than ours, in other files than expected.
+"""mini/data/weights.py and safetensors.py: published weights of other networks, in other files.
 
 Each is computed right, or refused in one line that names what is at fault. Weights that are used
 are compared with transformers in test_gpt.py and test_bert.py.
@@ -14,8 +14,10 @@ import torch
 
 import train_gpt
 from mini import bert
-from mini.data.text.wordpiece import SPECIAL
-from mini.data.weights import read_bert, read_gpt, read_gpt2, read_safetensors, weight_files
+from mini.data.safetensors import read_safetensors, weight_files
+from mini.data.text.tokenizers import BPETokenizer
+from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer
+from mini.data.weights import read_bert, read_gpt, read_gpt2
 from tests.helpers import close, refused, refused_by
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -338,9 +340,23 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 548118
 def test_files_of_other_formats_by_their_content(gpt2, content, kind):
     gpt2.write_bytes(content)
     refused(lambda: read_gpt2(gpt2), gpt2, kind)
-    shutil.copy(REFERENCE / "gpt2_a/model.safetensors", gpt2)
-    gpt2.with_name("config.json").write_bytes(content)
-    refused(lambda: read_gpt2(gpt2), "config.json", kind)
+
+
+@pytest.mark.parametrize("content, kind", [(LFS, "git lfs pull"), (b"\n<HTML>sorry", "web page")])
+def test_what_stands_in_place_of_a_file(gpt2, content, kind):
+    for name, read in (("model.safetensors", read_gpt2), ("config.json", read_gpt2),
+                       ("vocab.json", BPETokenizer.read), ("merges.txt", BPETokenizer.read)):
+        path = gpt2.with_name(name)
+        whole = path.read_bytes()
+        path.write_bytes(content)
+        refused(lambda: read(gpt2.parent), path, kind)
+        path.write_bytes(whole)
+    vocab = gpt2.with_name("vocab.txt")
+    vocab.write_bytes(content)
+    refused(lambda: WordPieceTokenizer.read(vocab), vocab, kind)
+    checkpoint = gpt2.with_name("checkpoint.pt")
+    checkpoint.write_bytes(content)
+    refused(lambda: read_gpt(train_gpt.Config(init_from=str(checkpoint))), checkpoint, kind)
 
 
 def test_a_header_as_long_as_a_sign_of_html(tmp_path):

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from mini.utils.config import UserError, require
+from mini.utils.run import stand_in
 
 
 class CharTokenizer:
@@ -102,6 +103,8 @@ class BPETokenizer:
         for path in (vocab, merges):
             if not path.exists():
                 raise UserError(f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
+            reason = stand_in(path.read_bytes())
+            require(not reason, f"{path}: {reason}")
         try:
             lines = merges.read_text("utf-8").split("\n")
             pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
