@@ -29,15 +29,17 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from mini.data.safetensors import folder_of
 from mini.data.text.tasks import (draw_batch, encode, make_task, predict, pretraining_rows, score,
                                   unlabelled_texts)
 from mini.data.text.wordpiece import WordPieceTokenizer
-from mini.data.weights import read_bert
+from mini.data.weights import cut_filling, read_bert
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
 from mini.utils.optim import Muon
-from mini.utils.run import Run, atomic_open, load_checkpoint, own_checkpoint, restore, write_json
+from mini.utils.run import (Run, atomic_open, load_checkpoint, merge_config, own_checkpoint, restore,
+                            write_json)
 
 
 @dataclass
@@ -286,7 +288,7 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
     idx, types, _ = (part.to(model.bias.device) for part in rows)
     x = model.eval()(idx, types, idx == tokenizer.pad)[idx == tokenizer.mask]       # (B, T, C) -> (masks, C)
     require(len(x), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
-    p, i = model.name_tokens(x).float().softmax(1).topk(k)
+    p, i = model.name_tokens(x).float().softmax(1).topk(min(k, tokenizer.vocab_size))
     rows = zip(i.tolist(), p.tolist())
     return ["  ".join(f"{tokenizer.tokens[j]} {q:.1%}" for j, q in zip(*row)) for row in rows]
 
@@ -300,8 +302,10 @@ def start(cfg, from_run: bool):
         tokenizer = WordPieceTokenizer.from_state(state["tokenizer"])
     elif cfg.init_from:
         sizes, weights = read_bert(cfg.init_from, cfg.block_size)
-        cfg, path = replace(cfg, **sizes), Path(cfg.init_from).with_name("vocab.txt")
+        cfg = replace(cfg, **sizes)
+        path = folder_of(cfg.init_from) / "vocab.txt"
         tokenizer = WordPieceTokenizer.read(path)
+        cut_filling(weights, ("wte.weight", "bias"), tokenizer.vocab_size, path)
     else:
         tokenizer = WordPieceTokenizer.train(unlabelled_texts(cfg), cfg.vocab_size)
     torch.manual_seed(cfg.seed)
@@ -409,7 +413,8 @@ def sample(cfg: Config):
         return found
     state = load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
     tokenizer, names = WordPieceTokenizer.from_state(state["tokenizer"]), state["names"]
-    model = Tuned(BERT(Config(**state["config"]), len(state["model"]["bert.bias"])), cfg.task, len(names))
+    saved = merge_config(Config(), state)
+    model = Tuned(BERT(saved, len(state["model"]["bert.bias"])), cfg.task, len(names))
     model.load_state_dict(state["model"])
     words, asked = tokenizer.words(cfg.text), tokenizer.words(cfg.question)
     pair = (asked, words) if cfg.task == "answer" else (words, None)

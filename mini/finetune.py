@@ -40,7 +40,7 @@ from mini.data.text.tokenizers import load_tokenizer
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
-from mini.utils.run import Run, own_checkpoint, restore, write_json
+from mini.utils.run import Run, merge_config, own_checkpoint, restore, write_json
 
 
 @dataclass
@@ -190,7 +190,8 @@ def base_steps(cfg) -> int:
 def make_base(cfg, state=None):
     """(GPT, tokenizer) to build on: from a checkpoint, from --init_from, or trained here and kept under runs/."""
     if state:
-        base = train_gpt.GPT(train_gpt.Config(**state["sizes"]), len(state["base"]["wte.weight"]))
+        saved = merge_config(train_gpt.Config(), {"config": state["sizes"]})
+        base = train_gpt.GPT(saved, len(state["base"]["wte.weight"]))
         base.load_state_dict(state["base"])
         return base.to(pick_device(cfg.device)), load_tokenizer(state["tokenizer"])
     if cfg.init_from:

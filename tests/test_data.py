@@ -21,7 +21,7 @@ from mini.data.download import download
 from mini.data.text.corpus import (TALES, Corpus, check_length, encode, make_tokenizer, read_corpus,
                                    read_file, read_text, split_text)
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
-from mini.data.weights import read_safetensors
+from mini.data.safetensors import read_safetensors
 from mini.utils.images import grid, sheet
 from mini.utils.png import read_png, write_png
 from tests.helpers import find_text, refused

@@ -210,6 +210,19 @@ def test_files_that_are_no_utf8(folder, name):
     refused(lambda: BPETokenizer.read(folder), folder / name)
 
 
+def test_special_tokens_of_a_vocab_are_not_made_by_merges(folder, bpe):
+    """[PAD] once was "merges.txt: truncated"."""
+    vocab = json.loads((folder / "vocab.json").read_text("utf-8"))
+    special = ["[PAD]", "<pad>", "<my token>", "[é]"]
+    more = {token: len(vocab) + n for n, token in enumerate(special)}
+    (folder / "vocab.json").write_text(json.dumps(vocab | more), "utf-8")
+    tokenizer = BPETokenizer.read(folder)
+    assert tokenizer.encode("the [PAD]") == bpe.encode("the [PAD]")
+    assert tokenizer.decode(more.values()) == "".join(special)
+    (folder / "vocab.json").write_text(json.dumps(vocab | {"PAD": len(vocab)}), "utf-8")
+    refused(lambda: BPETokenizer.read(folder), folder / "merges.txt", "'PAD'", "special token")
+
+
 @pytest.mark.parametrize("token", ["Ā", "Ġthe", "he", "z"])
 def test_a_vocab_that_lacks_a_token(folder, token):
     """A byte or a merged token without a number: the two files do not belong together."""

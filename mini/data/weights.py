@@ -1,24 +1,19 @@
-"""Published weights: those of GPT-2 and BERT as transformers saves them, in the .safetensors format.
+"""Published weights: those of GPT-2 and BERT as transformers saves them, in .safetensors files.
 
-A .safetensors file holds numbers only, never code: 8 bytes, the length N of the header (unsigned,
-little-endian); N bytes of JSON, {name: {"dtype", "shape", "data_offsets": [begin, end]}}; then the
-numbers, with offsets counted from the end of the header.
+A config.json beside them says how the network computes. Ours compute as the first published GPT-2
+and BERT did. For another network they would load the same tensors without a word, and be wrong, so
+weights of one are refused.
 """
 import json
-import math
 import re
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from mini.utils.config import UserError
-from mini.utils.run import load_checkpoint, merge_config
-
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-          "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-          "U8": torch.uint8, "BOOL": torch.bool}
-
+from mini.data.safetensors import folder_of, read_weights
+from mini.data.text.tokenizers import BPETokenizer
+from mini.utils.config import UserError, require
+from mini.utils.run import load_checkpoint, merge_config, stand_in
 
 # ---- GPT-2
 
@@ -27,27 +22,52 @@ SIZES = ("n_layer", "n_head", "n_embd", "block_size")
 # transformers keeps these as (in, out), to be multiplied from the right; nn.Linear has (out, in)
 TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
+# What config.json may say: {setting: the values with which train_gpt.GPT computes the same}, the
+# published one first. The other settings change no logits. GELU's approximation by tanh has several
+# names.
+GPT2_SETTINGS = {
+    "model_type": ("gpt2",),
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None,),                    # code of its own
+}
+
+# Names of sizes that config.json may use, and GPT-2's own
+ALIASES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd",
+           "max_position_embeddings": "n_positions"}
+
 
 def read_gpt(cfg, longest_context: int = 10**9):
     """(config, checkpoint) of the trained GPT in cfg.init_from.
 
-    The file is GPT-2's model.safetensors, with its vocab.json and merges.txt in the same folder, or
-    a checkpoint.pt of train_gpt.py. The returned checkpoint has, like train_gpt.py's own, "config"
-    (here only sizes and tokenizer), "model" and "tokenizer"; the returned config is cfg with these
-    sizes. A context longer than longest_context is cut. Raises UserError for any other file, and for
-    flags that ask for other sizes.
+    That names GPT-2's model.safetensors, with its vocab.json and merges.txt in the same folder, or
+    a checkpoint.pt of train_gpt.py, or the folder of either. The returned checkpoint has, like
+    train_gpt.py's own, "config" (here only sizes and tokenizer), "model" and "tokenizer"; the
+    returned config is cfg with these sizes. A context longer than longest_context is cut. Raises
+    UserError for any other file, and for flags that ask for other sizes.
     """
-    path = cfg.init_from
-    if not path.endswith(".pt"):
-        sizes, weights = read_gpt2(path)
-        tokenizer = {"kind": "files", "folder": str(Path(path).parent)}
-    else:
+    path = Path(cfg.init_from)
+    if (path / "checkpoint.pt").exists():
+        path = path / "checkpoint.pt"
+    folder = folder_of(path)
+    if path.suffix == ".pt":
         checkpoint = load_checkpoint(path, "gpt")
         sizes = {name: checkpoint["config"][name] for name in SIZES}
         weights = dict(checkpoint["model"])
         tokenizer = checkpoint["tokenizer"]
+    else:
+        sizes, weights = read_gpt2(path)
+        bpe = BPETokenizer.read(folder)
+        tied = ("wte.weight", "lm_head.weight")
+        cut_filling(weights, tied, bpe.vocab_size, folder / "vocab.json")
+        tokenizer = bpe.state()
     sizes["block_size"] = min(sizes["block_size"], longest_context)
-    sizes["tokenizer"] = str(Path(path).parent)
+    sizes["tokenizer"] = str(folder)
     sizes["vocab_size"] = len(weights["wte.weight"])
     if "wpe.weight" in weights:             # a fork with other positions may have none
         weights["wpe.weight"] = weights["wpe.weight"][:longest_context]
@@ -59,35 +79,68 @@ def read_gpt2(path):
     """(sizes, weights) of a GPT-2 `model.safetensors` of any size.
 
     sizes: n_layer, n_head, n_embd, block_size. They follow from the shapes of the tensors, except
-    for n_head, which is taken from config.json beside the file; without one it is n_embd / 64, as in
-    every published GPT-2. weights: {name: float32 tensor}, named as in `train_gpt.GPT`. Raises
-    UserError for any other file.
+    for n_head, which is taken from config.json beside the file; without one it is n_embd / 64, as
+    in every published GPT-2. weights: {name: float32 tensor}, named as in `train_gpt.GPT`. Raises
+    UserError for any other file, and for a GPT-2 that computes its logits in another way.
     """
-    path = safe_path(path)
-    weights = {}
-    for name, tensor in read_safetensors(path).items():
+    config = {ALIASES.get(name, name): value for name, value in read_config(path).items()}
+    check_settings(path, config, GPT2_SETTINGS, "GPT-2")
+    tensors = {}
+    for name, tensor in read_weights(path).items():
         name = name.removeprefix("transformer.")
-        if re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
-            continue                                        # the causal mask, which old files hold
+        if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
+            tensors[name] = tensor          # the others are the causal mask, which old files hold
+
+    # sizes
+    V, C = matrix_shape(path, tensors, "wte.weight", "GPT-2")
+    T, _ = matrix_shape(path, tensors, "wpe.weight", "GPT-2")
+    n_layer = count_layers(tensors, "h.")
+    check_settings(path, config, {"n_inner": (4 * C, None)}, "GPT-2")
+    in_config = {"n_layer": n_layer, "n_embd": C, "n_positions": T, "vocab_size": V}
+    check_sizes(path, config, in_config)
+    n_head = number_of_heads(path, config, "n_head", C)
+
+    # weights
+    shapes = gpt2_shapes(n_layer, C, V, T)
+    check_tensors(path, tensors, shapes, "h.", "GPT-2")
+    check_tied(path, tensors, "lm_head.weight", "wte.weight", config)
+    weights = {}
+    for name in shapes:
+        tensor = tensors[name]
         if name.endswith(TRANSPOSED):
             tensor = tensor.t()
         weights[name] = tensor.float().contiguous()
-    try:
-        layers = [int(name.split(".")[1]) for name in weights if name.startswith("h.")]
-        n_embd = weights["wte.weight"].shape[1]
-        config = read_config(path)
-        sizes = {"n_layer": 1 + max(layers),
-                 "n_head": int(config.get("n_head", n_embd // 64)),
-                 "n_embd": n_embd,
-                 "block_size": len(weights["wpe.weight"])}
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError):
-        raise UserError(f"{path}: not the weights of a GPT-2 (or a broken config.json beside it); "
-                        f"it holds {', '.join(list(weights)[:3])} …") from None
     weights["lm_head.weight"] = weights["wte.weight"]       # tied
-    return sizes, weights
+    return {"n_layer": n_layer, "n_head": n_head, "n_embd": C, "block_size": T}, weights
+
+
+def gpt2_shapes(n_layer: int, C: int, V: int, T: int) -> dict:
+    """{name: shape} of the tensors in a GPT-2's file."""
+    shapes = {"wte.weight": (V, C), "wpe.weight": (T, C)}
+    for i in range(n_layer):
+        shapes |= norm_shapes(f"h.{i}.ln_1", C)
+        shapes |= {f"h.{i}.attn.c_attn.weight": (C, 3 * C), f"h.{i}.attn.c_attn.bias": (3 * C,)}
+        shapes |= {f"h.{i}.attn.c_proj.weight": (C, C), f"h.{i}.attn.c_proj.bias": (C,)}
+        shapes |= norm_shapes(f"h.{i}.ln_2", C)
+        shapes |= {f"h.{i}.mlp.c_fc.weight": (C, 4 * C), f"h.{i}.mlp.c_fc.bias": (4 * C,)}
+        shapes |= {f"h.{i}.mlp.c_proj.weight": (4 * C, C), f"h.{i}.mlp.c_proj.bias": (C,)}
+    return shapes | norm_shapes("ln_f", C)
 
 
 # ---- BERT
+
+# What config.json may say, as above, for mini.bert.BERT
+BERT_SETTINGS = {
+    "model_type": ("bert",),
+    "hidden_act": ("gelu", "gelu_python"),
+    "layer_norm_eps": (1e-12,),
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None,),
+}
 
 # names in BERT's published files, and ours
 BERT_NAMES = (("embeddings.word_embeddings", "wte"),
@@ -102,9 +155,7 @@ BERT_NAMES = (("embeddings.word_embeddings", "wte"),
               ("output.LayerNorm", "ln_2"),
               ("cls.predictions.transform.dense", "transform"),
               ("cls.predictions.transform.LayerNorm", "ln_f"),
-              ("cls.predictions.bias", "bias"),
-              (".gamma", ".weight"),
-              (".beta", ".bias"))
+              ("cls.predictions.bias", "bias"))
 
 
 def read_bert(path, longest: int = 10**9):
@@ -114,43 +165,75 @@ def read_bert(path, longest: int = 10**9):
     sizes: n_layer, n_head, n_embd, block_size, d_ff. n_head is taken from config.json beside the
     file; without one it is n_embd / 64. weights: {name: float32 tensor}, named as in
     `mini.bert.BERT`; the pooler and the next-sentence head are left out. Raises UserError for any
-    other file.
+    other file, and for a BERT that computes its logits in another way.
     """
-    path = safe_path(path)
-    weights = {}
-    for name, tensor in sorted(read_safetensors(path).items()):
+    config = read_config(path)
+    check_settings(path, config, BERT_SETTINGS, "BERT")
+    tensors = {}
+    for name, tensor in read_weights(path).items():
         name = name.removeprefix("bert.")
+        name = name.replace(".gamma", ".weight").replace(".beta", ".bias")      # of old files
+        tensors[name] = tensor
+
+    # sizes
+    V, C = matrix_shape(path, tensors, "embeddings.word_embeddings.weight", "BERT")
+    T, _ = matrix_shape(path, tensors, "embeddings.position_embeddings.weight", "BERT")
+    n_types, _ = matrix_shape(path, tensors, "embeddings.token_type_embeddings.weight", "BERT")
+    d_ff, _ = matrix_shape(path, tensors, "encoder.layer.0.intermediate.dense.weight", "BERT")
+    n_layer = count_layers(tensors, "encoder.layer.")
+    in_config = {"num_hidden_layers": n_layer, "hidden_size": C, "max_position_embeddings": T,
+                 "vocab_size": V, "intermediate_size": d_ff, "type_vocab_size": n_types}
+    check_sizes(path, config, in_config)
+    n_head = number_of_heads(path, config, "num_attention_heads", C)
+
+    # weights
+    shapes = bert_shapes(n_layer, C, d_ff, V, T, n_types)
+    if "cls.predictions.bias" not in tensors and "cls.predictions.decoder.bias" in tensors:
+        tensors["cls.predictions.bias"] = tensors["cls.predictions.decoder.bias"]
+    check_tensors(path, tensors, shapes, "encoder.layer.", "BERT with its masked-LM head")
+    check_tied(path, tensors, "cls.predictions.decoder.weight",
+               "embeddings.word_embeddings.weight", config)
+    check_tied(path, tensors, "cls.predictions.decoder.bias", "cls.predictions.bias", config)
+    weights = {}
+    for name in shapes:
+        tensor = tensors[name].float().contiguous()
         for theirs, ours in BERT_NAMES:
             name = name.replace(theirs, ours)
-        weights[name] = tensor.float().contiguous()
-    first_names = ", ".join(list(weights)[:3])
-    try:
-        n_layer = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("h."))
-        for i in range(n_layer):
-            join_qkv(weights, i)
-        weights["wpe.weight"] = weights["wpe.weight"][:longest].clone()
-        config = read_config(path)
-        kind = config.get("model_type", "bert")
-        activation = config.get("hidden_act", "gelu")
-        if kind != "bert" or activation != "gelu":
-            raise UserError(f"{path}: of a model {kind!r} with {activation!r}; "
-                            "it must be 'bert' with 'gelu'")
-        block_size, n_embd = weights["wpe.weight"].shape
-        sizes = {"n_layer": n_layer,
-                 "n_head": int(config.get("num_attention_heads", max(1, n_embd // 64))),
-                 "n_embd": n_embd,
-                 "block_size": block_size,
-                 "d_ff": len(weights["h.0.mlp.c_fc.weight"])}
-        weights["bias"]
-    except (KeyError, ValueError, IndexError, TypeError, AttributeError):
-        raise UserError(f"{path}: not the weights of a BERT with its masked-LM head (or a broken "
-                        f"config.json beside it); it holds {first_names} …") from None
-    used = re.compile(r"(w..|ln_e|h|transform|ln_f|bias)(\.|$)")
-    return sizes, {name: tensor for name, tensor in weights.items() if used.match(name)}
+        weights[name] = tensor
+    for i in range(n_layer):
+        join_qkv(weights, i)
+    weights["wpe.weight"] = weights["wpe.weight"][:longest].clone()
+
+    # BERT has vectors for two texts. A model of one text only gets its one vector for both.
+    first_two = [0, min(1, n_types - 1)]
+    weights["wtt.weight"] = weights["wtt.weight"][first_two]
+    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": C,
+             "block_size": len(weights["wpe.weight"]), "d_ff": d_ff}
+    return sizes, weights
+
+
+def bert_shapes(n_layer: int, C: int, d_ff: int, V: int, T: int, n_types: int) -> dict:
+    """{name: shape} of the tensors in a BERT's file, without the prefix "bert."."""
+    shapes = {"embeddings.word_embeddings.weight": (V, C),
+              "embeddings.position_embeddings.weight": (T, C),
+              "embeddings.token_type_embeddings.weight": (n_types, C)}
+    shapes |= norm_shapes("embeddings.LayerNorm", C)
+    for i in range(n_layer):
+        layer = f"encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            shapes |= linear_shapes(f"{layer}.attention.self.{part}", C, C)
+        shapes |= linear_shapes(f"{layer}.attention.output.dense", C, C)
+        shapes |= norm_shapes(f"{layer}.attention.output.LayerNorm", C)
+        shapes |= linear_shapes(f"{layer}.intermediate.dense", d_ff, C)
+        shapes |= linear_shapes(f"{layer}.output.dense", C, d_ff)
+        shapes |= norm_shapes(f"{layer}.output.LayerNorm", C)
+    shapes |= linear_shapes("cls.predictions.transform.dense", C, C)
+    shapes |= norm_shapes("cls.predictions.transform.LayerNorm", C)
+    return shapes | {"cls.predictions.bias": (V,)}
 
 
 def join_qkv(weights: dict, layer: int):
-    """Replace a layer's matrices of queries, keys and values by the one c_attn; also their biases."""
+    """Replace a layer's matrices of queries, keys and values by one, c_attn; also their biases."""
     for kind in ("weight", "bias"):
         parts = []
         for part in ("query", "key", "value"):
@@ -158,63 +241,125 @@ def join_qkv(weights: dict, layer: int):
         weights[f"h.{layer}.attn.c_attn.{kind}"] = torch.cat(parts)
 
 
-# ---- files
-
-def safe_path(path) -> Path:
-    """The path. Raises UserError if it is that of a pickle."""
-    path = Path(path)
-    if path.suffix in (".bin", ".pth"):
-        raise UserError(f"{path}: such a file is a Python pickle, which can run any code when it is "
-                        "opened; take model.safetensors from the same place")
-    return path
-
+# ---- is it a network that we compute?
 
 def read_config(path) -> dict:
-    """The config.json beside a file of weights; {} if there is none."""
-    config = path.with_name("config.json")
-    if not config.exists():
+    """The config.json beside a file of weights, or in their folder; {} if there is none."""
+    file = folder_of(path) / "config.json"
+    if not file.exists():
         return {}
-    return json.loads(config.read_text("utf-8"))
-
-
-def read_safetensors(path) -> dict:
-    """{name: tensor} of a .safetensors file, which is mapped from the disk, not read at once. Raises
-    UserError if it is broken."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
-    size = path.stat().st_size
-    broken = UserError(f"{path}: not a .safetensors file, or a truncated one ({size} bytes); "
-                       "fetch it again")
-    if size < 8:
-        raise broken
-    raw = torch.from_numpy(np.memmap(path, np.uint8, mode="c"))
-    start = 8 + int.from_bytes(raw[:8].numpy().tobytes(), "little")     # where the numbers begin
-    if start > size:
-        raise broken
+    content = file.read_bytes()
     try:
-        header = json.loads(raw[8:start].numpy().tobytes())
-        header.pop("__metadata__", None)
-        tensors = {name: read_tensor(raw, start, entry) for name, entry in header.items()}
-        spans = sorted(entry["data_offsets"] for entry in header.values())
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
-        raise broken from None                              # RuntimeError: of torch's view
-    begins = [begin for begin, _ in spans]
-    ends = [end for _, end in spans]
-    if begins + [size - start] != [0] + ends:               # side by side, up to the end of the file
-        raise broken
-    return tensors
+        config = json.loads(content)
+    except (ValueError, RecursionError):
+        config = None
+    reason = stand_in(content) or "not a configuration in JSON; fetch it again"
+    require(isinstance(config, dict), f"{file}: {reason}")
+    return config
 
 
-def read_tensor(raw, start: int, entry: dict):
-    """The tensor of one entry of the header; raw: the bytes of the whole file, a uint8 tensor.
-    Raises ValueError if the entry contradicts itself."""
-    dtype = DTYPES[entry["dtype"]]
-    shape = entry["shape"]
-    begin, end = entry["data_offsets"]
-    if begin < 0 or start + end > len(raw) or end - begin != math.prod(shape) * dtype.itemsize:
-        raise ValueError
-    data = raw[start + begin:start + end]
-    if (start + begin) % dtype.itemsize:
-        data = data.clone()                 # a view must begin at a multiple of the number's size
-    return data.view(dtype).view(shape)
+def check_settings(path, config: dict, settings: dict, model: str):
+    """Raise UserError, naming the setting, if config.json asks for another network than ours.
+
+    settings: {name: the values that are allowed}.
+    """
+    for name, allowed in settings.items():
+        if name in config and config[name] not in allowed:
+            told = json.dumps(config[name])[:60]
+            raise UserError(f"{path}: not the weights of a {model} as it is computed here: {name} "
+                            f"is {told} in config.json, not {json.dumps(allowed[0])}; take another "
+                            "model")
+
+
+def check_sizes(path, config: dict, sizes: dict):
+    """Raise UserError, naming the setting, if config.json contradicts the sizes of the tensors."""
+    for name, size in sizes.items():
+        told = config.get(name)
+        require(told is None or told == size,
+                f"{path}: {name} is {told} in config.json, and {size} by the tensors; these two "
+                "files do not belong together: fetch both from the same place")
+
+
+def number_of_heads(path, config: dict, name: str, n_embd: int) -> int:
+    """The number of heads, which no tensor shows: from config.json, or else n_embd / 64."""
+    if not config:
+        print(f"note: no config.json beside {path}: taken for a network as first published")
+    if name not in config:
+        require(n_embd > 0 and n_embd % 64 == 0,
+                f"{path}: how many heads? {name} in config.json says it; fetch this file, too")
+        return n_embd // 64
+    n_head = config[name]
+    require(isinstance(n_head, int) and n_head > 0 and n_embd % n_head == 0,
+            f"{path}: {name} is {json.dumps(n_head)} in config.json, which does not divide the "
+            f"width {n_embd}; fetch both files from the same place")
+    return n_head
+
+
+def matrix_shape(path, tensors: dict, name: str, model: str) -> tuple:
+    """The shape of a matrix, from which sizes are read. Raises UserError if there is none."""
+    found = name in tensors and tensors[name].ndim == 2 and tensors[name].numel() > 0
+    some = ", ".join(list(tensors)[:3])
+    require(found, f"{path}: not the weights of a {model}: there is no matrix {name}, but {some} …")
+    return tensors[name].shape
+
+
+def count_layers(tensors: dict, prefix: str) -> int:
+    """The number of layers, where the names of a layer's tensors begin like "h.0."."""
+    numbers = [re.match(rf"{prefix}(\d+)\.", name) for name in tensors]
+    return 1 + max((int(number[1]) for number in numbers if number), default=0)
+
+
+def check_tensors(path, tensors: dict, shapes: dict, layers: str, model: str):
+    """Raise UserError, naming the tensor, if one is missing, has another shape or holds no
+    fractions, or if a layer (`layers`: how its names begin) has one that ours has not. Others may
+    be there: heads for other tasks."""
+    for name, shape in shapes.items():
+        require(name in tensors, f"{path}: not the weights of a {model}, or not all of them: "
+                                 f"{name} is missing; fetch the file again, or another one")
+        found = tuple(tensors[name].shape)
+        require(found == shape,
+                f"{path}: not the weights of a {model}: {name} has the shape {found}, not {shape}")
+        dtype = str(tensors[name].dtype).removeprefix("torch.")
+        require(tensors[name].is_floating_point(),
+                f"{path}: {name} is quantised ({dtype}); take the file with floating-point numbers")
+    for name in tensors:
+        require(name in shapes or not name.startswith(layers),
+                f"{path}: not the weights of a {model}: there is also {name}")
+
+
+def check_tied(path, tensors: dict, name: str, tied_to: str, config: dict):
+    """Raise UserError if the output has a matrix of its own: here it is the embedding's."""
+    if name in tensors:
+        same = torch.equal(tensors[name].float(), tensors[tied_to].float())
+        require(same, f"{path}: {name} differs from {tied_to} (untied weights, tie_word_embeddings "
+                      "false); here both are one, so take another model")
+    else:
+        untied = config.get("tie_word_embeddings", True) is False
+        require(not untied, f"{path}: tie_word_embeddings is false in config.json, and there is no "
+                            f"{name}; here both are one, so take another model")
+
+
+def norm_shapes(name: str, size: int) -> dict:
+    return {f"{name}.weight": (size,), f"{name}.bias": (size,)}
+
+
+def linear_shapes(name: str, n_out: int, n_in: int) -> dict:
+    return {f"{name}.weight": (n_out, n_in), f"{name}.bias": (n_out,)}
+
+
+def cut_filling(weights: dict, names: tuple, n_tokens: int, vocabulary):
+    """Leave out rows beyond the last token of the vocabulary, in place.
+
+    names: the tensors with a row for each token. Some models round the number of rows up, since
+    GPUs multiply faster then. No text holds such a token, so the model must not write one either.
+    Raises UserError if the vocabulary is not that of these weights.
+    """
+    rows = len(weights[names[0]])
+    require(n_tokens <= rows and rows - n_tokens < 128,
+            f"{vocabulary}: it has {n_tokens} tokens, and the weights have {rows}: truncated, or "
+            "of another model; fetch all files from the same place")
+    if rows > n_tokens:
+        print(f"note: {vocabulary} has {n_tokens} tokens, and the weights have {rows}; the last "
+              f"{rows - n_tokens} are taken for filling, and left out")
+    for name in names:
+        weights[name] = weights[name][:n_tokens].clone()

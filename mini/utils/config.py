@@ -204,8 +204,12 @@ def explain(error, out_of_memory: str) -> str:
     if isinstance(error, MemoryError) or re.search("(out of|allocate|enough) memory", text):
         return f"out of memory: {out_of_memory}"
     if "loading state_dict" in text:
-        first = text.splitlines()[1].strip()
-        return f"the weights were made with another network than this file's ({first})"
+        first = text.splitlines()[1].strip().rstrip(".")
+        first, *others = first.split('", "')        # a key that is missing, and all others
+        if others:
+            first += f'" and {len(others)} more'
+        return (f"the weights were made with another network than this file's ({first}); undo the "
+                "change of the network, or train anew")
     return ""
 
 

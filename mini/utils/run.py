@@ -49,12 +49,26 @@ def write_json(path, value):
 
 # ---- checkpoints
 
+def stand_in(content: bytes) -> str:
+    """What stands in place of a file that was to be fetched, by its first bytes; "" if it may be
+    the file itself."""
+    if content.startswith(b"version https://git-lfs"):
+        return ("a pointer of Git LFS, which stands in place of the file itself; fetch that by "
+                "`git lfs pull`, or by a browser")
+    if content.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "a web page (HTML), not the file itself; fetch it again"
+    return ""
+
+
 def load_checkpoint(path, model: str) -> dict:
     """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing or
     broken."""
     if not Path(path).exists():
         raise UserError(f"{path}: no checkpoint there; train first, or name its folder by "
                         "--out_dir")
+    with open(path, "rb") as file:
+        reason = stand_in(file.read(100))
+    require(not reason, f"{path}: {reason}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:      # of zip, of pickle, an end of file: the same to the user
@@ -140,7 +154,11 @@ def restore(checkpoint: dict, optimizers, data_rng):
         for old, new in zip(saved["param_groups"], optimizer.param_groups):
             settings = {key: value for key, value in new.items() if key != "params"}
             old.update(settings)            # rates and the like: the flags may have changed
-        optimizer.load_state_dict(saved)
+        try:
+            optimizer.load_state_dict(saved)
+        except ValueError:              # of groups or parameters it has another number
+            raise UserError("the checkpoint's optimisers trained another network than this file's; "
+                            "undo the change of the network, or train anew") from None
     rng = checkpoint["rng"]
     data_rng.set_state(rng["data"])
     own = [rng, *rng.get("others", [])]             # of each process

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from mini.utils.config import UserError, require
+from mini.utils.run import stand_in
 
 
 class CharTokenizer:
@@ -89,6 +90,8 @@ class BPETokenizer:
         self.rank = {pair: n for n, pair in enumerate(self.merges)}
         self.tokens = {i: token for token, i in vocab.items()}
         self.vocab_size = max(self.tokens) + 1
+        made = {*CHAR_TO_BYTE, *(left + right for left, right in self.merges)}
+        self.special = {i for i, token in self.tokens.items() if token not in made}  # <|endoftext|>, [PAD]
         self.end = vocab.get(END_OF_TEXT)
         self.start = "\n" if self.end is None else END_OF_TEXT  # a text without a prompt begins here
         self.cache = {}
@@ -100,6 +103,8 @@ class BPETokenizer:
         for path in (vocab, merges):
             if not path.exists():
                 raise UserError(f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
+            reason = stand_in(path.read_bytes())
+            require(not reason, f"{path}: {reason}")
         try:
             lines = merges.read_text("utf-8").split("\n")
             pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
@@ -112,10 +117,11 @@ class BPETokenizer:
         missing += [c for c in CHAR_TO_BYTE if c not in tokenizer.vocab]
         if missing:
             raise UserError(f"{vocab}: does not go with {merges}: no number for {missing[:1]}")
-        made = {*CHAR_TO_BYTE, *(a + b for a, b in pairs)}
-        left = [token for token in tokenizer.vocab if token not in made and not re.fullmatch("<.*>", token)]
+        left = [tokenizer.tokens[i] for i in sorted(tokenizer.special)]
+        left = [token for token in left if not re.fullmatch(r"<.*>|\[.*\]", token)]
         if left:
-            raise UserError(f"{merges}: truncated, or of another {vocab}: it does not make {left[:1]}")
+            raise UserError(f"{merges}: truncated, or of another {vocab}: it does not make {left[0]!r}, which is "
+                            "not written like a special token either, <pad> or [PAD]; fetch both files again")
         return tokenizer
 
     @classmethod
@@ -179,9 +185,10 @@ class BPETokenizer:
     def token_bytes(self, i: int) -> bytes:
         """The bytes of one token, which may be a part of a character. Numbers beyond the vocabulary, which a
         model with a padded embedding has, give no bytes."""
-        if i == self.end:
-            return END_OF_TEXT.encode()
-        return bytes(CHAR_TO_BYTE[c] for c in self.tokens.get(i, ""))
+        token = self.tokens.get(i, "")
+        if i in self.special:
+            return token.encode("utf-8", errors="replace")
+        return bytes(CHAR_TO_BYTE[c] for c in token)
 
     def state(self) -> dict:
         return {"kind": "bpe", "vocab": self.vocab, "merges": [list(pair) for pair in self.merges]}
@@ -205,9 +212,7 @@ def merge(parts: list, pair: tuple, joined) -> list:
 
 
 def load_tokenizer(state: dict):
-    """The tokenizer that a checkpoint holds: what its `state()` returned, or {"kind": "files",
-    "folder": …} for GPT-2's vocab.json and merges.txt. Raises KeyError on an unknown kind."""
-    if state["kind"] == "files":
-        return BPETokenizer.read(state["folder"])
+    """The tokenizer that a checkpoint holds: what its `state()` returned. Raises KeyError on an
+    unknown kind."""
     kinds = {"char": CharTokenizer, "bpe": BPETokenizer}
     return kinds[state["kind"]].from_state(state)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mini.data.text.tokenizers import merge
 from mini.utils.config import UserError, require
+from mini.utils.run import stand_in
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LONGEST = 100                                   # a word of more characters is [UNK]
@@ -58,6 +59,8 @@ class WordPieceTokenizer:
         UserError if the file is broken."""
         path = Path(path)
         require(path.exists(), f"{path}: no such file; BERT's vocabulary, published with its weights")
+        reason = stand_in(path.read_bytes())
+        require(not reason, f"{path}: {reason}")
         try:
             tokens = path.read_text("utf-8").rstrip("\n").split("\n")
             config = path.with_name("tokenizer_config.json")
