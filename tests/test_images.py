@@ -205,10 +205,56 @@ def test_without_pillow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     (tmp_path / "a.jpg").write_bytes(PNG["c2d8"])
     assert (read_image(tmp_path / "a.jpg") == GOLDEN["c2d8"]).all()
-    for name in ("b.jpg", "text.png", "empty.png"):
-        (tmp_path / name).write_bytes({"b.jpg": b"\xff\xd8\xff", "text.png": b"text", "empty.png": b""}[name])
+    for name in ("b.jpg", "text.png"):
+        (tmp_path / name).write_bytes({"b.jpg": b"\xff\xd8\xff", "text.png": b"text"}[name])
         refused(lambda: read_image(tmp_path / name), tmp_path / name, "not a PNG", "pip install pillow", "to PNG")
     refused(lambda: read_images(str(tmp_path)), tmp_path / "b.jpg", "pillow")
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"<!DOCTYPE html><html>", "an HTML page (a download that failed)"), (b'{"error": 404}', "JSON"),
+    (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"), (b"", "an empty file"), (b"PK\3\4", "unpack it")])
+def test_what_is_named_like_an_image_and_is_none(tmp_path, monkeypatch, content, words):
+    """With Pillow or without, the line says what the file is."""
+    for name in ("a.png", "a.JPG"):
+        (tmp_path / name).write_bytes(content)
+        refused(lambda: read_image(tmp_path / name), f"{tmp_path / name}: not an image, but ", words)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    refused(lambda: read_image(tmp_path / "a.png"), tmp_path / "a.png", words)
+
+
+def with_exif(png: bytes, exif: bytes) -> bytes:
+    """A PNG file with one more chunk, before its last."""
+    chunk = b"eXIf" + exif
+    return png[:-12] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[-12:]
+
+
+def exif_of(orientation: int, order: str = ">") -> bytes:
+    """Two tags; the second says how to turn the picture."""
+    tags = struct.pack(order + "HHII", 0x0100, 4, 1, 9) + struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    return {">": b"MM", "<": b"II"}[order] + struct.pack(order + "HIH", 42, 8, 2) + tags + bytes(4)
+
+
+@pytest.mark.parametrize("without_pillow", [False, True])
+def test_a_png_file_is_turned(monkeypatch, without_pillow):
+    if without_pillow:
+        monkeypatch.setitem(sys.modules, "PIL", None)
+    x = GOLDEN["c2d8"]
+    turned = {1: x, 2: x[:, ::-1], 3: x[::-1, ::-1], 4: x[::-1], 5: x.transpose(1, 0, 2), 6: np.rot90(x, -1),
+              7: np.rot90(x, 2).transpose(1, 0, 2), 8: np.rot90(x)}
+    for orientation, wanted in turned.items():
+        for exif in (exif_of(orientation), exif_of(orientation, "<"), b"Exif\0\0" + exif_of(orientation)):
+            assert np.array_equal(read_png("a.png", with_exif(PNG["c2d8"], exif)), wanted), orientation
+    for odd in (exif_of(0), exif_of(9), b"", b"MM", *(exif_of(6)[:n] for n in range(30)), exif_of(6)[:4] + b"\xff" * 30):
+        assert np.array_equal(read_png("a.png", with_exif(PNG["c2d8"], odd)), x)
+
+
+def test_pillow_reads_png_as_we_do(monkeypatch):
+    """Whether it is there must not change what a model learns from."""
+    by_either = {name: read_png(name, content) for name, content in PNG.items()}
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for name, content in PNG.items():
+        assert np.array_equal(by_either[name], read_png(name, content)), name
 
 
 @pytest.mark.parametrize("mode, C", [("1", 1), ("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("CMYK", 3)])
@@ -249,7 +295,7 @@ def test_a_huge_image_through_pillow(pillow):
 def test_real_pillow_if_it_is_there(tmp_path):
     """A plain install has none, and passes; where there is one, it is asked for real files."""
     if PILLOW:
-        from PIL import Image
+        from PIL import Image, ImageOps
         pixels = noise(4, 6, 4)
         for suffix, mode, options in [("tif", "RGBA", {}), ("bmp", "RGB", {}), ("gif", "P", {}), ("tif", "LA", {}),
                                       ("tif", "CMYK", {}), ("webp", "RGBA", {"lossless": True, "exact": True})]:
@@ -266,6 +312,8 @@ def test_real_pillow_if_it_is_there(tmp_path):
         Image.fromarray(noise(8, 16)).save(tmp_path / "turned.jpg", exif=exif, quality=100)
         difference = read_image(tmp_path / "turned.jpg")[:, :, 0].astype(int) - np.rot90(noise(8, 16), -1)
         assert abs(difference).max() < 6
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(with_exif(PNG["c2d8"], exif_of(7)))))),
+                              read_png("a.png", with_exif(PNG["c2d8"], exif_of(7))))
         whole = (tmp_path / "turned.jpg").read_bytes()
         for n in range(0, len(whole) - 2, 7):
             refused(lambda: read_image("cut.jpg", whole[:n]), "cut.jpg")
