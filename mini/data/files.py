@@ -172,8 +172,8 @@ def places(folder, paths) -> list:
               for path, split, parts in zip(paths, splits, inside) if split]
     n_beside = len(paths) - len(placed)
     if n_beside:
-        print(printable(f"note: {folder}: left out: {n_beside:,} beside the folders of training and "
-                        "held-out files"), flush=True)
+        beside = "beside the folders of training and held-out files"
+        print(printable(f"note: {folder}: left out: {n_beside:,} {beside}"), flush=True)
     if not are_parts:                   # one of the parts alone: there is nothing to tell apart
         placed = [place._replace(split="") for place in placed]
     return placed
