@@ -109,7 +109,7 @@ def _read_cache(cache: Path, n: int):
         with open(cache, "rb") as file:
             images = np.load(file, allow_pickle=False)
         os.utime(cache)                         # it was used just now
-    except Exception:                           # not there, or damaged: the pictures are there still
+    except Exception:           # not there, or damaged: the pictures themselves are there still
         return None
     if images.ndim != 4 or len(images) != n or images.dtype != np.uint8:
         return None
