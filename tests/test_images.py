@@ -171,12 +171,15 @@ class FakeImage:
     def __init__(self, mode, rgba, stored=None):
         self.mode, self.rgba, self.stored = mode, np.asarray(rgba, np.uint8), stored
         self.height, self.width = self.rgba.shape[:2]
+        self.info = {} if (self.rgba[:, :, 3] == 255).all() else {"transparency": 0}
 
     def convert(self, mode):
         assert mode == "RGBA"
         return self.rgba
 
     def __array__(self, dtype=None, copy=None):
+        if self.stored is None:
+            return self.rgba[:, :, :3] if self.mode == "RGB" else self.rgba[:, :, 0]
         return np.array(self.stored)
 
 

@@ -394,5 +394,8 @@ def read_image(path, content: bytes | None = None) -> np.ndarray:
 def _pixels_of(image) -> np.ndarray:
     """The pixels, uint8 (H, W, 1 or 3), of an image of Pillow's."""
     C = 1 if image.mode in ("1", "L", "LA", "La") else 3
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        pixels = np.asarray(image)
+        return pixels.reshape(image.height, image.width, C)
     pixels = np.asarray(image.convert("RGBA"))
     return over_white(pixels[:, :, :C], pixels[:, :, 3:])

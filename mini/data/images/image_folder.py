@@ -136,9 +136,11 @@ def _write_cache(cache: Path, images: torch.Tensor, seconds: float):
 
 def _delete_oldest(folder: Path):
     """Delete what was not used for longest, until the cache is small enough."""
-    by_age = sorted(folder.glob("images-*.npy"), key=lambda path: path.stat().st_mtime, reverse=True)
+    def last_use(path):
+        return path.stat().st_mtime
+
     total = 0
-    for path in by_age:
+    for path in sorted(folder.glob("images-*.npy"), key=last_use, reverse=True):
         total += path.stat().st_size
         if total > CACHE_BYTES:
             path.unlink()
