@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import io
 import itertools
+import json
 import os
 import re
 import struct
@@ -23,6 +24,7 @@ from mini.data.images.image_sets import CIFAR10, FASHION, SETS, read_images
 from mini.utils.config import UserError
 from mini.utils.images import make_square, to_size
 from mini.utils.png import over_white, read_image, read_png, write_png
+from mini.utils.run import write_json
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -429,6 +431,27 @@ def test_train_and_val_are_no_classes(tmp_path, capsys):
     write_images(tmp_path / "flat", train__1=noise(8, 8), train__2=noise(8, 8), validation__1=noise(8, 8))
     learn, held_out = image_sets.load_images(str(tmp_path / "flat"), 8)
     assert (len(learn.images), len(held_out.images), learn.attributes) == (2, 1, {})
+
+
+def test_names_that_macos_adds(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(noise(2, 9, 9)))
+    (tmp_path / "._train-images-idx3-ubyte").write_bytes(b"\0\5\x16\7")
+    assert read_images(str(tmp_path)).images.shape == (2, 1, 9, 9)
+    (tmp_path / "cifar").mkdir()
+    (tmp_path / "cifar/data_batch_1.bin").write_bytes(cifar([3], 2)[1])
+    (tmp_path / "cifar/._data_batch_1.bin").write_bytes(b"\0\5\x16\7")
+    assert read_images(str(tmp_path / "cifar")).images.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="all names are Unicode there")
+def test_names_that_are_not_utf_8(tmp_path):
+    """They can be printed and saved as class names."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_images(folder, **{os.fsdecode(b"d\xe9g__\xe9"): noise(8, 8), "cat__1": noise(8, 8)})
+    found = read_images(str(folder), 8)
+    assert found.attributes == {"label": ["cat", "d\\udce9g"]} and found.source.endswith("caf\\udce9")
+    write_json(tmp_path / "a.json", {"data": str(folder), **found.attributes})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"data": str(folder), "label": ["cat", "d\\udce9g"]}
 
 
 # ---- what was read is kept

@@ -40,9 +40,11 @@ def atomic_open(path):
 
 
 def write_json(path, value):
-    """Write a value as indented JSON, atomically."""
+    """Write a value as indented JSON, atomically. A name of a file may hold characters that are no
+    Unicode: they are written as JSON writes them, \\udce9 or so."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with atomic_open(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 # ---- checkpoints

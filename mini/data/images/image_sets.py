@@ -7,6 +7,7 @@ import tarfile
 import unicodedata
 import zlib
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mini.data.files import ARCHIVE, what_is
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_folder import (SUFFIXES, classes_of, find_pictures, held_out_of,
                                            read_pictures)
-from mini.utils.config import RunConfig, UserError, require
+from mini.utils.config import RunConfig, UserError, printable, require
 from mini.utils.images import make_square, pad, to_float, to_size
 from mini.utils.metrics import Progress
 from mini.utils.png import over_white, read_image
@@ -211,7 +212,7 @@ def read_images(source: str, size: int = 0) -> ImageSet:
     if len(labels) != len(images):
         raise UserError(f"--data={source}: {len(labels)} labels for {len(images)} images; bring "
                         "the two that belong together")
-    return ImageSet(images, labels, attributes, source, held_out)
+    return ImageSet(images, labels, attributes, printable(source), held_out)
 
 
 def _as_labels(values: np.ndarray, source: str):
@@ -312,13 +313,14 @@ def _refuse_other_kinds(path: Path, begin: bytes):
 
 
 def _read_folder(folder: Path, size: int):
-    files = filter(Path.is_file, sorted(folder.glob("*-images?idx3-ubyte*")))
+    visible = [path for path in sorted(folder.glob("[!.]*")) if path.is_file()]     # macOS adds files ._name
+    files = [path for path in visible if fnmatch(path.name, "*-images?idx3-ubyte*")]
     idx = {path.name.removesuffix(".gz"): path for path in files}       # packed and unpacked: only one of them
     if idx:
         sets = {re.split("train|t10k|test", name)[0] for name in idx}
         require(len(sets) == 1, f"{folder}: there are several sets in it; name one of the files")
         return _read_idx_files(sorted(idx.values(), key=lambda path: ("train" not in path.name, path.name)))
-    batches = [*folder.glob("*_batch*.bin"), *folder.glob("cifar-10-batches-bin/*_batch*.bin")]
+    batches = [*folder.glob("[!.]*_batch*.bin"), *folder.glob("cifar-10-batches-bin/[!.]*_batch*.bin")]
     if batches:
         return _read_cifar_files(batches)
     pictures = find_pictures(folder)
@@ -419,8 +421,8 @@ def _as_images(array: np.ndarray, path: Path) -> torch.Tensor:
     """An array (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8 (N, 1 or 3, H, W)."""
     known = array.ndim in (3, 4) and array.size and array.dtype.kind in "buif"      # it holds numbers
     if known and array.ndim == 3 and min(array.shape[1:]) >= SMALLEST and len(array) in (3, 4):
-        print(f"note: {path}: shape {array.shape} is taken for {len(array)} gray images; one image in colour has "
-              f"the shape {(1, *array.shape)}", flush=True)
+        print(f"note: {printable(str(path))}: shape {array.shape} is taken for {len(array)} gray images; one image "
+              f"in colour has the shape {(1, *array.shape)}", flush=True)
     if known and array.ndim == 3 and min(array.shape[:2]) >= SMALLEST and array.shape[2] in (3, 4):
         array = array[None]                             # a single image in colour, not H gray ones
     if known:

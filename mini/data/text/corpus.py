@@ -9,7 +9,7 @@ from mini.data.download import download
 from mini.data.files import list_files, places
 from mini.data.text.stories import make_stories
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, printable, require
 
 TALES = Path(__file__).parent / "tales"
 SHAKESPEARE = ("shakespeare.txt",
@@ -99,7 +99,7 @@ def from_split_folders(source: str, parts: dict) -> Corpus:
     there must be something to choose settings by."""
     for split, text in parts.items():
         require(text.strip(), f"{source}: there is no text in its folder {split}")
-    print(f"note: {source}: its folders {', '.join(parts)} are taken as these parts", flush=True)
+    print(f"note: {printable(source)}: its folders {', '.join(parts)} are taken as these parts", flush=True)
     val = parts.get("val", parts.get("test"))
     test = [parts["test"]] if "val" in parts and "test" in parts else []
     return Corpus([parts["train"]], [val], test)
