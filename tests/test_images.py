@@ -433,6 +433,18 @@ def test_train_and_val_are_no_classes(tmp_path, capsys):
     assert (len(learn.images), len(held_out.images), learn.attributes) == (2, 1, {})
 
 
+def test_held_out_images_without_a_class(tmp_path, capsys):
+    """As some competitions have them: train/cat, train/dog, and test/ without folders."""
+    write_images(tmp_path, **{f"train__{name}__{i}": noise(8, 8) for i, name in enumerate(["cat", "dog"] * 5)},
+                 test__1=noise(8, 8), test__2=noise(8, 8))
+    learn, held_out = image_sets.load_images(str(tmp_path), 8)
+    assert (len(learn.images), len(held_out.images)) == (9, 1) and learn.attributes == {"label": ["cat", "dog"]}
+    assert "left out: 2 held-out images that lie in no folder of a class" in capsys.readouterr().out
+    write_images(tmp_path, val__cat__1=noise(8, 8))
+    learn, held_out = image_sets.load_images(str(tmp_path), 8)
+    assert (len(learn.images), len(held_out.images)) == (10, 1)
+
+
 def test_names_that_macos_adds(tmp_path):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(noise(2, 9, 9)))
     (tmp_path / "._train-images-idx3-ubyte").write_bytes(b"\0\5\x16\7")

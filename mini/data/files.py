@@ -93,16 +93,18 @@ def list_files(folder, suffixes, what: str) -> list:
         for entry in entries:
             name = entry.name.lower()
             suffix = os.path.splitext(name)[1]
+            is_link = entry.is_symlink()
+            is_folder = os.path.isdir(entry.path) if is_link else entry.is_dir()
+            is_file = os.path.isfile(entry.path) if is_link else entry.is_file()
             if name in JUNK or name.startswith(JUNK_BEGINNING):
                 continue
             if name.startswith("."):
                 reasons["hidden ones"] += 1
-            elif os.path.isdir(entry.path) and entry.is_symlink():
+            elif is_folder and is_link:
                 waiting.append(Path(entry.path))            # after all folders that are none
-            elif os.path.isdir(entry.path):
+            elif is_folder:
                 waiting.appendleft(Path(entry.path))
-            elif not os.path.isfile(entry.path):
-                is_link = entry.is_symlink()
+            elif not is_file:
                 reasons["links that lead nowhere" if is_link else "devices and pipes"] += 1
             elif suffix in suffixes:
                 found.append(Path(entry.path))
@@ -189,8 +191,13 @@ def find_file(folder, name: str) -> Path:
     """The path of the file `name` in a folder. If there is none, a file is taken whose name differs
     only in how the system stores accents, or in how folders are set apart (\\ or /)."""
     exact = Path(folder) / name
-    if exact.exists() or "\0" in name:
+    if "\0" in name:
         return exact
+    composed = Path(folder) / unicodedata.normalize("NFC", name)
+    decomposed = Path(folder) / unicodedata.normalize("NFD", name)
+    for likely in (exact, composed, decomposed):        # fast: the folder is not searched
+        if likely.exists():
+            return likely
     current = Path(folder)
     for part in name.replace("\\", "/").split("/"):
         following = current / part

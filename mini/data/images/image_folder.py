@@ -24,9 +24,19 @@ VERSION = 1             # of what is done to pictures here: a new number makes t
 
 
 def find_pictures(folder) -> list:
-    """A Place (see mini/data/files.py) for each picture in a folder. Raises UserError if there is
-    none."""
-    return places(folder, list_files(folder, SUFFIXES, "image"))
+    """A Place (see mini/data/files.py) for each picture in a folder. If those to learn from lie in
+    folders of classes, held-out ones that do not are left out, since nothing can be asked of them.
+    Raises UserError if there is no picture."""
+    found = places(folder, list_files(folder, SUFFIXES, "image"))
+    classes = {place.folders for place in found if place.split == "train"}
+    if len(classes) > 1 and all(len(folders) == 1 for folders in classes):
+        labelled = [place for place in found if place.folders]
+        n_others = len(found) - len(labelled)
+        if n_others > 0:
+            print(printable(f"note: {folder}: left out: {n_others:,} held-out images that lie in "
+                            "no folder of a class"), flush=True)
+        found = labelled
+    return found
 
 
 def classes_of(found: list):
@@ -49,7 +59,7 @@ def held_out_of(found: list):
     """Which of the pictures lie in a folder val or test, beside one called train: bool (N,). None
     if there are no such folders."""
     splits = [place.split for place in found]
-    if "train" not in splits:
+    if len(set(splits)) == 1:           # all of them "", or all that are left are "train"
         return None
     held_out = torch.tensor([split != "train" for split in splits])
     print(f"note: held out are the {held_out.sum():,} pictures in the folders val and test; "
