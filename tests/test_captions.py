@@ -183,6 +183,24 @@ def test_own_captions(own):
     assert again[0].captions == learn.captions
 
 
+def test_names_as_other_systems_write_them(own, tmp_path):
+    """'é' as one character or two, and folders set apart by a backslash, are the same image."""
+    write_png(tmp_path / "in/cafe\u0301.png", np.full((14, 14), 7, np.uint8))
+    lines = [f"in{slash}{name}.png\t{name} {slash}" for slash in "/\\" for name in ("cafe\u0301", "caf\u00e9")]
+    Path(own()).write_text("\n".join(lines), "utf-8")
+    learn, _, _ = load_captions(str(tmp_path / "captions.tsv"), 8)
+    assert learn.images.shape == (1, 3, 8, 8) and (learn.images == 7).all() and len(learn.captions[0]) == 4
+
+
+def test_own_captions_as_they_are(own, tmp_path):
+    refused(lambda: load_captions(own(), 0), "--size=0", "in/1.png is 11", "in/0.png 10", "--size=32")
+    (tmp_path / "captions.tsv").write_text("in/5.png\tfive\nin/4.png\tfour\nin/6.png\tsix")
+    assert load_captions(str(tmp_path / "captions.tsv"), 8)[0].images.shape[1:] == (3, 8, 8)
+    (tmp_path / "captions.tsv").write_text("in/5.png\tfive\nin/7.png\tseven")
+    write_png(tmp_path / "in/7.png", np.zeros((14, 20), np.uint8))
+    assert load_captions(str(tmp_path / "captions.tsv"), 0)[0].images.shape[1:] == (3, 14, 14)
+
+
 def test_bad_files(own, tmp_path):
     refused(lambda: load_captions(str(tmp_path / "none.tsv")), "none.tsv", "no such file")
     path = own("in/99.png\tgone")

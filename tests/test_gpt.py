@@ -711,7 +711,7 @@ def test_bad_data(tmp_path, capsys):
     (tmp_path / "latin.txt").write_bytes("déjà vu ".encode("latin-1") * 500)
     assert "not UTF-8" in refused(capsys, *run, f"--data={tmp_path}/latin.txt")
     (tmp_path / "folder").mkdir()
-    assert "no .txt file" in refused(capsys, *run, f"--data={tmp_path}/folder")
+    assert "no text in the folder (.txt)" in refused(capsys, *run, f"--data={tmp_path}/folder")
     assert not (tmp_path / "run").exists()
 
 

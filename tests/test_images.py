@@ -4,6 +4,8 @@ import hashlib
 import importlib.util
 import io
 import itertools
+import json
+import os
 import re
 import struct
 import sys
@@ -17,11 +19,12 @@ import numpy as np
 import pytest
 import torch
 
-from mini.data.images import image_sets
+from mini.data.images import image_folder, image_sets
 from mini.data.images.image_sets import CIFAR10, FASHION, SETS, read_images
 from mini.utils.config import UserError
 from mini.utils.images import make_square, to_size
 from mini.utils.png import over_white, read_image, read_png, write_png
+from mini.utils.run import write_json
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -170,12 +173,15 @@ class FakeImage:
     def __init__(self, mode, rgba, stored=None):
         self.mode, self.rgba, self.stored = mode, np.asarray(rgba, np.uint8), stored
         self.height, self.width = self.rgba.shape[:2]
+        self.info = {} if (self.rgba[:, :, 3] == 255).all() else {"transparency": 0}
 
     def convert(self, mode):
         assert mode == "RGBA"
         return self.rgba
 
     def __array__(self, dtype=None, copy=None):
+        if self.stored is None:
+            return self.rgba[:, :, :3] if self.mode == "RGB" else self.rgba[:, :, 0]
         return np.array(self.stored)
 
 
@@ -205,10 +211,56 @@ def test_without_pillow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     (tmp_path / "a.jpg").write_bytes(PNG["c2d8"])
     assert (read_image(tmp_path / "a.jpg") == GOLDEN["c2d8"]).all()
-    for name in ("b.jpg", "text.png", "empty.png"):
-        (tmp_path / name).write_bytes({"b.jpg": b"\xff\xd8\xff", "text.png": b"text", "empty.png": b""}[name])
+    for name in ("b.jpg", "text.png"):
+        (tmp_path / name).write_bytes({"b.jpg": b"\xff\xd8\xff", "text.png": b"text"}[name])
         refused(lambda: read_image(tmp_path / name), tmp_path / name, "not a PNG", "pip install pillow", "to PNG")
     refused(lambda: read_images(str(tmp_path)), tmp_path / "b.jpg", "pillow")
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"<!DOCTYPE html><html>", "an HTML page (a download that failed)"), (b'{"error": 404}', "JSON"),
+    (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"), (b"", "an empty file"), (b"PK\3\4", "unpack it")])
+def test_what_is_named_like_an_image_and_is_none(tmp_path, monkeypatch, content, words):
+    """With Pillow or without, the line says what the file is."""
+    for name in ("a.png", "a.JPG"):
+        (tmp_path / name).write_bytes(content)
+        refused(lambda: read_image(tmp_path / name), f"{tmp_path / name}: not an image, but ", words)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    refused(lambda: read_image(tmp_path / "a.png"), tmp_path / "a.png", words)
+
+
+def with_exif(png: bytes, exif: bytes) -> bytes:
+    """A PNG file with one more chunk, before its last."""
+    chunk = b"eXIf" + exif
+    return png[:-12] + struct.pack(">I", len(exif)) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[-12:]
+
+
+def exif_of(orientation: int, order: str = ">") -> bytes:
+    """Two tags; the second says how to turn the picture."""
+    tags = struct.pack(order + "HHII", 0x0100, 4, 1, 9) + struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    return {">": b"MM", "<": b"II"}[order] + struct.pack(order + "HIH", 42, 8, 2) + tags + bytes(4)
+
+
+@pytest.mark.parametrize("without_pillow", [False, True])
+def test_a_png_file_is_turned(monkeypatch, without_pillow):
+    if without_pillow:
+        monkeypatch.setitem(sys.modules, "PIL", None)
+    x = GOLDEN["c2d8"]
+    turned = {1: x, 2: x[:, ::-1], 3: x[::-1, ::-1], 4: x[::-1], 5: x.transpose(1, 0, 2), 6: np.rot90(x, -1),
+              7: np.rot90(x, 2).transpose(1, 0, 2), 8: np.rot90(x)}
+    for orientation, wanted in turned.items():
+        for exif in (exif_of(orientation), exif_of(orientation, "<"), b"Exif\0\0" + exif_of(orientation)):
+            assert np.array_equal(read_png("a.png", with_exif(PNG["c2d8"], exif)), wanted), orientation
+    for odd in (exif_of(0), exif_of(9), b"", b"MM", *(exif_of(6)[:n] for n in range(30)), exif_of(6)[:4] + b"\xff" * 30):
+        assert np.array_equal(read_png("a.png", with_exif(PNG["c2d8"], odd)), x)
+
+
+def test_pillow_reads_png_as_we_do(monkeypatch):
+    """Whether it is there must not change what a model learns from."""
+    by_either = {name: read_png(name, content) for name, content in PNG.items()}
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    for name, content in PNG.items():
+        assert np.array_equal(by_either[name], read_png(name, content)), name
 
 
 @pytest.mark.parametrize("mode, C", [("1", 1), ("L", 1), ("LA", 1), ("RGB", 3), ("RGBA", 3), ("P", 3), ("CMYK", 3)])
@@ -249,7 +301,7 @@ def test_a_huge_image_through_pillow(pillow):
 def test_real_pillow_if_it_is_there(tmp_path):
     """A plain install has none, and passes; where there is one, it is asked for real files."""
     if PILLOW:
-        from PIL import Image
+        from PIL import Image, ImageOps
         pixels = noise(4, 6, 4)
         for suffix, mode, options in [("tif", "RGBA", {}), ("bmp", "RGB", {}), ("gif", "P", {}), ("tif", "LA", {}),
                                       ("tif", "CMYK", {}), ("webp", "RGBA", {"lossless": True, "exact": True})]:
@@ -266,6 +318,8 @@ def test_real_pillow_if_it_is_there(tmp_path):
         Image.fromarray(noise(8, 16)).save(tmp_path / "turned.jpg", exif=exif, quality=100)
         difference = read_image(tmp_path / "turned.jpg")[:, :, 0].astype(int) - np.rot90(noise(8, 16), -1)
         assert abs(difference).max() < 6
+        assert np.array_equal(np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(with_exif(PNG["c2d8"], exif_of(7)))))),
+                              read_png("a.png", with_exif(PNG["c2d8"], exif_of(7))))
         whole = (tmp_path / "turned.jpg").read_bytes()
         for n in range(0, len(whole) - 2, 7):
             refused(lambda: read_image("cut.jpg", whole[:n]), "cut.jpg")
@@ -326,11 +380,15 @@ def test_a_folder(tmp_path):
 
 def test_sizes_of_a_folder(tmp_path):
     write_images(tmp_path, a=noise(20, 50, 3), b=noise(64, 40, 3), c=noise(9, 9, 3))
-    assert read_images(str(tmp_path)).images.shape == (3, 3, 32, 32)
+    refused(lambda: read_images(str(tmp_path)), "--size=0 leaves", tmp_path / "b.png is 40", tmp_path / "a.png 20", "--size=32")
     found = read_images(str(tmp_path), 16).images
     assert all((found[i] == to_size(noise(*shape), 16)).all() for i, shape in
                enumerate([(20, 50, 3), (64, 40, 3), (9, 9, 3)]))
     refused(lambda: read_images(str(tmp_path), -1), "-1")
+    (tmp_path / "c.png").unlink()
+    write_images(tmp_path, a=noise(40, 50, 3), d=noise(40, 40))
+    found = read_images(str(tmp_path)).images
+    assert found.shape == (3, 3, 40, 40) and (found[2] == torch.tensor(noise(40, 40))).all()      # as they are
 
 
 def test_classes(tmp_path):
@@ -341,6 +399,137 @@ def test_classes(tmp_path):
     assert read_images(str(tmp_path / "dog"), 8).attributes == {}                   # all in one folder
     write_images(tmp_path, dog__deeper__y=noise(8, 8))                              # not directly in it
     assert read_images(str(tmp_path), 8).attributes == {}
+
+
+def test_class_names_are_printed(tmp_path, capsys):
+    write_images(tmp_path, dog__1=noise(8, 8), cat__2=noise(8, 8), dog__0=noise(8, 8))
+    read_images(str(tmp_path), 8)
+    assert capsys.readouterr().out == "note: 2 classes, by their folders: cat 1, dog 2\n"
+
+
+def test_one_class_however_its_name_is_stored(tmp_path):
+    """macOS, and archives made there, store 'é' as two characters."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    write_images(tmp_path, **{f"train__{composed}__1": noise(8, 8), "train__bar__2": noise(8, 8),
+                              f"test__{decomposed}__1": noise(8, 8)})
+    found = read_images(str(tmp_path), 8)
+    assert found.attributes == {"label": ["bar", composed]} and sorted(found.labels[:, 0].tolist()) == [0, 1, 1]
+    assert image_sets.draw_labels(image_sets.LabelConfig(label=decomposed), found.attributes, 2).tolist() == [[1], [1]]
+
+
+def test_train_and_val_are_no_classes(tmp_path, capsys):
+    pixels = {f"Train__{name}__{i}": np.full((8, 8), i, np.uint8) for i, name in enumerate(["cat", "dog"] * 10)}
+    write_images(tmp_path, **pixels, VAL__cat__1=np.full((8, 8), 101, np.uint8), Test__dog__1=np.full((8, 8), 102, np.uint8))
+    found = read_images(str(tmp_path), 8)
+    assert found.attributes == {"label": ["cat", "dog"]}
+    learn, held_out = image_sets.load_images(str(tmp_path), 8)
+    assert sorted(held_out.images[:, 0, 0, 0].tolist()) == [101, 102] and sorted(held_out.labels[:, 0].tolist()) == [0, 1]
+    order = learn.images[:, 0, 0, 0].tolist()
+    assert sorted(order) == list(range(20)) != order
+    assert [number % 2 for number in order] == learn.labels[:, 0].tolist()
+    assert "held out are the 2 pictures" in capsys.readouterr().out
+    write_images(tmp_path / "flat", train__1=noise(8, 8), train__2=noise(8, 8), validation__1=noise(8, 8))
+    learn, held_out = image_sets.load_images(str(tmp_path / "flat"), 8)
+    assert (len(learn.images), len(held_out.images), learn.attributes) == (2, 1, {})
+
+
+def test_held_out_images_without_a_class(tmp_path, capsys):
+    """As some competitions have them: train/cat, train/dog, and test/ without folders."""
+    write_images(tmp_path, **{f"train__{name}__{i}": noise(8, 8) for i, name in enumerate(["cat", "dog"] * 5)},
+                 test__1=noise(8, 8), test__2=noise(8, 8))
+    learn, held_out = image_sets.load_images(str(tmp_path), 8)
+    assert (len(learn.images), len(held_out.images)) == (9, 1) and learn.attributes == {"label": ["cat", "dog"]}
+    assert "left out: 2 held-out images that lie in no folder of a class" in capsys.readouterr().out
+    write_images(tmp_path, val__cat__1=noise(8, 8))
+    learn, held_out = image_sets.load_images(str(tmp_path), 8)
+    assert (len(learn.images), len(held_out.images)) == (10, 1)
+
+
+def test_names_that_macos_adds(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(noise(2, 9, 9)))
+    (tmp_path / "._train-images-idx3-ubyte").write_bytes(b"\0\5\x16\7")
+    assert read_images(str(tmp_path)).images.shape == (2, 1, 9, 9)
+    (tmp_path / "cifar").mkdir()
+    (tmp_path / "cifar/data_batch_1.bin").write_bytes(cifar([3], 2)[1])
+    (tmp_path / "cifar/._data_batch_1.bin").write_bytes(b"\0\5\x16\7")
+    assert read_images(str(tmp_path / "cifar")).images.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="all names are Unicode there")
+def test_names_that_are_not_utf_8(tmp_path):
+    """They can be printed and saved as class names."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_images(folder, **{os.fsdecode(b"d\xe9g__\xe9"): noise(8, 8), "cat__1": noise(8, 8)})
+    found = read_images(str(folder), 8)
+    assert found.attributes == {"label": ["cat", "d\\udce9g"]} and found.source.endswith("caf\\udce9")
+    write_json(tmp_path / "a.json", {"data": str(folder), **found.attributes})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"data": str(folder), "label": ["cat", "d\\udce9g"]}
+
+
+# ---- what was read is kept
+
+def test_what_was_read_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image_folder, "KEEP_FROM", 0)
+    write_images(tmp_path / "a", **{f"{i}": noise(9, 9, 3, seed=i) for i in range(5)})
+    first = read_images("a", 8).images
+    out = capsys.readouterr().out
+    kept, = Path("runs/cache").iterdir()
+    assert f"5 images read in 0 s, and kept in {kept}" in out and "deleted" in out
+
+    monkeypatch.setattr(image_folder, "read_image", lambda path: pytest.fail("it is kept"))
+    assert (read_images("a", 8).images == first).all() and str(kept) in capsys.readouterr().out
+    assert (read_images(str(tmp_path / "a"), 8).images == first).all()         # the same folder, named otherwise
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image_folder, "KEEP_FROM", 0)
+    assert read_images("a", 7).images.shape == (5, 3, 7, 7)                    # another size
+    write_images(tmp_path / "a", **{"2": noise(20, 20, 3, seed=9)})            # another file
+    changed = read_images("a", 8).images
+    assert (changed[2] == to_size(noise(20, 20, 3, seed=9), 8)).all() and (changed[3] == first[3]).all()
+    (tmp_path / "a/2.png").unlink()
+    assert len(read_images("a", 8).images) == 4 and len(list(Path("runs/cache").iterdir())) == 4
+
+
+def test_a_cache_that_is_damaged_or_cannot_be_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "a", x=noise(9, 9), y=noise(9, 9))
+    assert len(read_images("a", 8).images) == 2 and not Path("runs").exists()  # it was fast
+    monkeypatch.setattr(image_folder, "KEEP_FROM", 0)
+    first = read_images("a", 8).images
+    kept, = Path("runs/cache").iterdir()
+    for content in (b"", kept.read_bytes()[:-1], b"\x93NUMPY nonsense", saved(np.save, arr=noise(2, 2))):
+        kept.write_bytes(content)
+        assert (read_images("a", 8).images == first).all()
+    kept.unlink()
+    Path("runs/cache").rmdir()
+    Path("runs/cache").write_text("a file")
+    assert (read_images("a", 8).images == first).all() and "not kept" in capsys.readouterr().out
+
+
+def test_the_cache_does_not_grow_forever(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(image_folder, "KEEP_FROM", 0)
+    monkeypatch.setattr(image_folder, "CACHE_BYTES", 500)
+    write_images(tmp_path / "a", x=noise(9, 9), y=noise(9, 9))
+    for i, size in enumerate((8, 9, 10)):                   # each takes 128 bytes and 2 · size²
+        read_images("a", size)
+        for path in Path("runs/cache").iterdir():
+            os.utime(path, (path.stat().st_mtime - 100,) * 2)
+    assert sorted(path.name.split("-")[1] for path in Path("runs/cache").iterdir()) == ["10"]
+    read_images("a", 40)                                    # larger than all that may be kept
+    assert len(list(Path("runs/cache").iterdir())) == 1
+
+
+def test_reading_shows_progress(tmp_path, monkeypatch, capsys):
+    """Within two seconds, and then at least every five."""
+    clock = iter(range(0, 1000))                            # each look at the clock takes a second
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "a", **{f"{i:02}": noise(9, 9, seed=i) for i in range(20)})
+    read_images("a", 9)
+    done = [int(line.split()[2]) for line in capsys.readouterr().out.splitlines() if "images read:" in line]
+    assert done[0] <= 2 and max(b - a for a, b in zip(done, done[1:])) <= 5 and done[-1] > 15
 
 
 @pytest.mark.parametrize("extra", [{"loose": noise(8, 8)}, {}])
@@ -572,8 +761,8 @@ def test_npz_with_labels(tmp_path, images, labels):
         found = read_images(str(path))
         assert (found.images[:, 0].numpy() == noise(3, 6, 6)).all() and found.labels.dtype == torch.int64
         assert label_of(found) == [str(value) for value in values.flatten()]
-    np.savez(path, **{images: noise(3, 6, 6), labels: noise(3, 14)})
-    refused(lambda: read_images(str(path)), path, "42 labels", "3 images")
+    np.savez(path, **{images: noise(3, 6, 6), labels: noise(4)})
+    refused(lambda: read_images(str(path)), path, "4 labels", "3 images")
     np.savez(path, **{images: noise(3, 6, 6), "x_test": noise(4, 9, 9)})
     assert read_images(str(path)).attributes == {}
 
@@ -591,7 +780,7 @@ def test_npz_without_a_known_name(tmp_path):
     (noise(2, 7, 8, 9), ["(N, H, W)"]),
     (noise(0, 4, 4), ["(0"]), (noise(2, 0, 4), ["0"]), (np.uint8(3), ["()"]), (np.full((2, 4, 4), "x"), ["<U1"]),
     (np.zeros((2, 4, 4), complex), ["complex"]), (np.zeros((2, 4, 4), "M8[s]"), ["datetime"]),
-    (np.full((2, 4, 4), None), ["damaged"]), (np.full((2, 4, 4), 255.0), ["255", "between 0 and 1"]),
+    (np.full((2, 4, 4), None), ["Python objects, not numbers"]), (np.full((2, 4, 4), 255.0), ["255", "between 0 and 1"]),
     (np.full((2, 4, 4), -0.5), ["-0.5", "between 0 and 1"]), (np.full((2, 4, 4), np.nan), ["nan", "between 0 and 1"]),
     (np.full((2, 4, 4), 256), ["256", "between 0 and 255"]), (np.full((2, 4, 4), -1), ["-1", "between 0 and 255"]),
     (np.linspace(-1, 1, 32).reshape(2, 4, 4), ["-1.0 to 1.0"]),
@@ -602,6 +791,67 @@ def test_arrays_that_are_no_images(tmp_path, array, names):
     refused(lambda: read_images(str(path)), path, *names)
     np.savez(tmp_path / "a.npz", images=array, allow_pickle=True)
     refused(lambda: read_images(str(tmp_path / "a.npz")), tmp_path / "a.npz", *names)
+
+
+def test_one_image_as_an_array(tmp_path, capsys):
+    path = tmp_path / "a.npy"
+    for C in (3, 4):
+        np.save(path, noise(32, 40, C))
+        found = read_images(str(path)).images
+        assert found.shape == (1, 3, 32, 32) and "only 1 image" in capsys.readouterr().out
+    assert (found[0].numpy() == over_white(noise(32, 40, 4)[..., :3], noise(32, 40, 4)[..., 3:])[:, 4:36].transpose(2, 0, 1)).all()
+    np.save(path, noise(3, 32, 32))
+    assert read_images(str(path)).images.shape == (3, 1, 32, 32)
+    assert f"{path}: shape (3, 32, 32) is taken for 3 gray images" in capsys.readouterr().out
+
+
+def test_objects_beside_the_images(tmp_path):
+    """Only what is needed is read; if that holds objects, the line says so."""
+    path, objects = tmp_path / "a.npz", np.array([{}, [1], None], object)
+    np.savez(path, images=noise(3, 6, 6), names=objects)
+    assert read_images(str(path)).images.shape == (3, 1, 6, 6)
+    np.savez(path, images=noise(3, 6, 6), labels=objects)
+    refused(lambda: read_images(str(path)), path, "its array 'labels' holds Python objects")
+    np.savez(path, images=objects, labels=noise(3))
+    refused(lambda: read_images(str(path)), path, "its array 'images' holds Python objects")
+
+
+def test_labels_in_columns(tmp_path):
+    path = tmp_path / "a.npz"
+    classes = np.array([2, 0, 1, 2])
+    for one_hot in (np.eye(3)[classes], np.eye(3, dtype=bool)[classes], np.eye(3, dtype=np.uint8)[classes]):
+        np.savez(path, images=noise(4, 6, 6), labels=one_hot)
+        found = read_images(str(path))
+        assert found.attributes == {"label": ["0", "1", "2"]} and found.labels[:, 0].tolist() == [2, 0, 1, 2]
+    np.savez(path, images=noise(4, 6, 6), labels=np.array([[0, 7.0], [0, 5], [1, 7], [1, 9]]))
+    found = read_images(str(path))
+    assert found.attributes == {"label1": ["0", "1"], "label2": ["5", "7", "9"]}
+    assert found.labels.tolist() == [[0, 1], [0, 0], [1, 1], [1, 2]] and found.labels.dtype == torch.int64
+    np.savez(path, images=noise(2, 6, 6), labels=np.array([b"cat", b"dog"]))
+    assert read_images(str(path)).attributes == {"label": ["cat", "dog"]}
+
+
+@pytest.mark.parametrize("labels, names", [
+    (np.float32([0.25, 1]), ["0.25", "whole numbers"]), (np.array([np.nan, 1]), ["nan"]),
+    (noise(2, 6, 6), ["(2, 6, 6)", "no labels"]), (np.array(1), ["no labels"]), (np.array([1j, 2]), ["complex"])], ids=repr)
+def test_what_are_no_labels(tmp_path, labels, names):
+    np.savez(tmp_path / "a.npz", images=noise(2, 6, 6), labels=labels)
+    refused(lambda: read_images(str(tmp_path / "a.npz")), tmp_path / "a.npz", *names)
+
+
+def test_archives_and_web_pages(tmp_path):
+    tar = packed({"jpg/1.jpg": PNG["c2d8"]})
+    files = {"a.tgz": tar, "a.tar.gz": tar, "a.gz": tar, "photos.tar": gzip.decompress(tar), "b.zip": saved(np.savez, a=noise(2)),
+             "noname": tar, "a.npy": gzip.decompress(tar)}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        refused(lambda: read_images(str(tmp_path / name)), tmp_path / name, "an archive: unpack it")
+    for name in ("a.npz", "b.npy", "images", "a.tgz2", "train-images-idx3-ubyte.gz"):
+        (tmp_path / name).write_bytes(b"<!DOCTYPE html><html><title>404</title></html>")
+        refused(lambda: read_images(str(tmp_path / name)), tmp_path / name, "an HTML page (a download that failed)")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/photos.tgz").write_bytes(tar)
+    refused(lambda: read_images(str(tmp_path / "folder")), "no image in the folder", ".tgz 1", "unpack them")
 
 
 def saved(save, **kwargs) -> bytes:
@@ -717,7 +967,8 @@ def test_flowers_by_name(mirror, tmp_path):
     found = read_images("flowers", 9)
     assert found.attributes == {} and found.images.shape == (3, 3, 9, 9)
     assert all((found.images[i] == to_size(GOLDEN[names[i]], 9)).all() for i in range(3))
-    assert read_images("flowers").images.shape == (3, 3, 32, 32)
+    assert read_images("flowers", 32).images.shape == (3, 3, 32, 32)
+    refused(lambda: read_images("flowers", 0), "--data=flowers --size=0", "--size=32")
     kept = Path("data/flowers-9.npy")
     assert {path.name for path in Path("data").iterdir()} == {"flowers-102flowers.tgz", kept.name, "flowers-32.npy"}
     Path("data/flowers-102flowers.tgz").unlink()
@@ -728,7 +979,7 @@ def test_flowers_by_name(mirror, tmp_path):
 
 def test_a_broken_flower(mirror):
     mirror("flowers", {"102flowers.tgz": packed({"jpg/image_00001.jpg": PNG["c2d8"][:-1]})})
-    refused(lambda: read_images("flowers"), "jpg/image_00001.jpg")
+    refused(lambda: read_images("flowers", 32), "jpg/image_00001.jpg")
     assert not Path("data/flowers-32.npy").exists()
 
 

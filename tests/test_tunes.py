@@ -100,7 +100,8 @@ def test_a_folder_of_midi_files(tmp_path, capsys):
     (tmp_path / "readme.txt").write_text("not music")
     training, held_out, beat = read_corpus(str(tmp_path), 0)
     note = capsys.readouterr().out
-    assert (len(training), len(held_out), beat) == (11, 1, BEAT) and "half.mid" in note and note.count("\n") == 1
+    assert (len(training), len(held_out), beat) == (11, 1, BEAT) and "half.mid" in note and note.count("\n") == 2
+    assert "left out: 1 file that is no MIDI file: .txt 1" in note
     assert all(piece[0].start == 0 for piece in training + held_out)
     assert read_corpus(str(tmp_path), 0)[0] == training
     wanted = sorted(encode(compose(i)[0]) for i in range(12))
@@ -109,7 +110,7 @@ def test_a_folder_of_midi_files(tmp_path, capsys):
 
 def test_folders_that_are_no_corpus(tmp_path):
     refused(lambda: read_corpus(str(tmp_path / "missing"), 0), tmp_path / "missing", "tunes")
-    refused(lambda: read_corpus(str(tmp_path), 0), tmp_path, "at least 2 .mid")
+    refused(lambda: read_corpus(str(tmp_path), 0), tmp_path, "no MIDI file in the folder")
     (tmp_path / "a.mid").write_text("Dear diary")
     refused(lambda: read_corpus(str(tmp_path), 0), "at least 2", "a.mid", "not a MIDI file")
     refused(lambda: read_corpus("tunes", 1), "--pieces=1")

@@ -9,7 +9,9 @@ from mini.utils.lettering import enlarged, with_names
 
 
 def to_size(pixels: np.ndarray, size: int) -> torch.Tensor:
-    """The middle square of a picture, resized: uint8 (H, W, C) -> uint8 (C, size, size)."""
+    """The middle square of a picture, resized: uint8 (H, W, C) -> uint8 (C, size, size). With size
+    0 it keeps its own."""
+    size = size or min(pixels.shape[:2])
     image = torch.tensor(pixels).permute(2, 0, 1)           # (H, W, C) -> (C, H, W)
     return make_square(image[None], size)[0]
 

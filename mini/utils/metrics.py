@@ -38,12 +38,14 @@ def n_to_score(cfg, n_held_out: int, items: str) -> int:
 
 class Progress:
     """Prints every few seconds how far a count has come, as in "translated 512 of 2,000". If it
-    takes no longer than that, nothing is printed."""
+    takes no longer than that, nothing is printed. first: the seconds before the first line, if
+    they are not as many."""
 
-    def __init__(self, doing: str, total: int, seconds: float = 4.0):
+    def __init__(self, doing: str, total: int, seconds: float = 4.0, first: float | None = None):
         self.doing = doing
         self.total = total
         self.seconds = seconds
+        self.wait = seconds if first is None else first
         self.done = 0
         self.last = time.perf_counter()         # when a line was last printed
 
@@ -51,10 +53,11 @@ class Progress:
         """Count n more."""
         self.done += n
         now = time.perf_counter()
-        if now - self.last >= self.seconds and self.done < self.total:
+        if now - self.last >= self.wait and self.done < self.total:
             clear_line = "\r\x1b[K" if sys.stdout.isatty() else ""
             print(f"{clear_line}    {self.doing} {self.done:,} of {self.total:,}", flush=True)
             self.last = now
+            self.wait = self.seconds
 
 
 # ---- scores of language models

@@ -1,5 +1,9 @@
 """Picture files: PNG by the standard library and numpy, other formats by Pillow.
 
+The decoder for PNG is kept although Pillow has a faster one, which is used where Pillow is there:
+without it a plain install could not read its own samples, and no screenshot. Both give the same
+pixels.
+
 Section numbers are those of the PNG specification (W3C, third edition). Gamma and colour
 profiles are ignored.
 """
@@ -14,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mini.data.files import what_is
 from mini.utils.config import UserError, require
 from mini.utils.run import atomic_open
 
@@ -104,6 +109,30 @@ def _decode_png(content: bytes) -> np.ndarray:
     data = zlib.decompressobj().decompress(compressed, n_bytes)
     require(len(data) == n_bytes, "it lacks pixels")
 
+    # Pillow does not round 16 bits as we do, and puts up with damaged palettes.
+    pixels = None
+    if header.depth == 8 and header.colour_type != PALETTE and b"tRNS" not in chunks:
+        pixels = _decode_by_pillow(content)
+    if pixels is None:
+        samples = _decode_passes(header, passes, data)
+        pixels = _to_gray_or_colour(samples, header, chunks)
+    return _turn(pixels, _orientation(chunks.get(b"eXIf", b"")))
+
+
+def _decode_by_pillow(content: bytes):
+    """The pixels of a PNG file, several times as fast as by `_decode_passes`; None if there is no
+    Pillow, or if it finds fault with the file: then `_decode_passes` says with what."""
+    try:
+        from PIL import Image
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _pixels_of(Image.open(io.BytesIO(content)))
+    except Exception:
+        return None
+
+
+def _decode_passes(header, passes: list, data: bytes) -> np.ndarray:
+    """The samples, uint8 or uint16 (H, W, channels), of the unpacked bytes of all passes."""
     channels = CHANNELS[header.colour_type]
     bytes_per_pixel = max(1, channels * header.depth // 8)
     dtype = np.uint16 if header.depth == 16 else np.uint8
@@ -118,7 +147,7 @@ def _decode_png(content: bytes) -> np.ndarray:
         n_samples = target[0].size                          # the rest fills up the last byte
         target[:] = lines[:, :n_samples].reshape(target.shape)
         start += h * line_length
-    return _to_gray_or_colour(samples, header, chunks)
+    return samples
 
 
 def _read_chunks(content: bytes) -> dict:
@@ -284,8 +313,40 @@ def _to_8_bits(samples: np.ndarray) -> np.ndarray:
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
+def _orientation(exif: bytes) -> int:
+    """How the camera was held, 1 (upright) to 8: tag 0x0112 of Exif (CIPA DC-008, §4.6.5)."""
+    exif = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None:
+        return 1
+    try:
+        start = struct.unpack_from(order + "I", exif, 4)[0]
+        n_tags = struct.unpack_from(order + "H", exif, start)[0]
+        for i in range(n_tags):
+            place = start + 2 + 12 * i
+            tag, _, _, value = struct.unpack_from(order + "HHIH", exif, place)
+            if tag == 0x0112:
+                return value
+    except struct.error:                # it is cut short
+        pass
+    return 1
+
+
+def _turn(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Pixels (H, W, C) put upright."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return np.ascontiguousarray(pixels)
+
+
 def over_white(colour: np.ndarray, alpha) -> np.ndarray:
     """uint8 colours (…, C) laid over white; alpha (…, 1): 0 transparent, 255 opaque."""
+    if np.min(alpha) == 255:
+        return colour
     colour = colour.astype(np.uint16)
     alpha = np.asarray(alpha, np.uint16)
     mixed = colour * alpha + 255 * (255 - alpha)
@@ -305,6 +366,8 @@ def read_image(path, content: bytes | None = None) -> np.ndarray:
         content = Path(path).read_bytes()
     if content.startswith(SIGNATURE):
         return read_png(path, content)
+    kind = what_is(content)
+    require(not kind, f"{path}: not an image, but {kind}; or take it out of the folder")
     try:
         from PIL import Image, ImageOps
     except ImportError:
@@ -319,10 +382,20 @@ def read_image(path, content: bytes | None = None) -> np.ndarray:
             if image.mode.startswith("I;16"):           # Pillow would clip 16 bits, not round
                 image = Image.fromarray(_to_8_bits(np.asarray(image)))
             require(image.mode not in ("I", "F"), "32 bits a pixel")
-            C = 1 if image.mode in ("1", "L", "LA", "La") else 3
-            pixels = np.asarray(image.convert("RGBA"))
+            return _pixels_of(image)
     except Exception as error:      # each of Pillow's decoders raises its own kinds
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if "BytesIO" in reason:
+            reason = "of no format that Pillow knows"
         raise UserError(f"{path}: not an image, or a damaged one ({reason}); save it again, "
                         "or take it out of the folder") from None
+
+
+def _pixels_of(image) -> np.ndarray:
+    """The pixels, uint8 (H, W, 1 or 3), of an image of Pillow's."""
+    C = 1 if image.mode in ("1", "L", "LA", "La") else 3
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        pixels = np.asarray(image)
+        return pixels.reshape(image.height, image.width, C)
+    pixels = np.asarray(image.convert("RGBA"))
     return over_white(pixels[:, :, :C], pixels[:, :, 3:])

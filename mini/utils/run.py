@@ -41,10 +41,11 @@ def atomic_open(path):
 
 
 def write_json(path, value):
-    """Write a value as indented JSON, atomically."""
+    """Write a value as indented JSON, atomically. A name of a file may hold characters that are no
+    Unicode: they are written as JSON writes them, \\udce9 or so."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     with atomic_open(path) as file:
-        file.write(text.encode("utf-8", "replace"))     # a file name may hold what UTF-8 has not
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 # ---- checkpoints

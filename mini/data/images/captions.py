@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
+from mini.data.files import find_file
 from mini.data.images.faces import ATTRIBUTES, MOUTHS, WORDINGS, caption, draw_parameters, render
-from mini.data.images.image_sets import FOLDER_SIZE, one_hot
+from mini.data.images.image_folder import read_pictures
+from mini.data.images.image_sets import FACE_SIZE, one_hot
 from mini.data.text.corpus import read_file
 from mini.data.text.pairs import Vocabulary, fill_up
 from mini.utils.config import UserError, require
-from mini.utils.images import to_size
-from mini.utils.png import read_image
 
 HELD_BACK = [{"hair": "red", "glasses": "round"}, {"style": "curly", "background": "pink"}]     # 14 % of faces
 HELD_OUT = 1024         # faces in each of the two sets that no model learns from
@@ -121,13 +121,15 @@ def _faces(n: int, size: int, seed: int, first: int, unseen: bool) -> Captioned:
 def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, seed: int = 1) -> tuple:
     """(training, held out, unseen combinations), three Captioned, of what --data names.
 
+    With size 0, your own images keep their size.
+
     For 'faces' they have n_faces, HELD_OUT and HELD_OUT faces; the first two have none with a pair of HELD_BACK,
     the third only such. For a .tsv file (see read_captions) they are nine tenths, one tenth (always the same),
     and nothing. Raises UserError for input that cannot be used."""
     if source == "faces":
         require(n_faces > 0, f"--n_images={n_faces}: at least one face is needed to learn from")
         parts = (n_faces, 0, False), (HELD_OUT, 10**7, False), (HELD_OUT, 2 * 10**7, True)
-        return tuple(_faces(n, size or FOLDER_SIZE, seed, first, unseen) for n, first, unseen in parts)
+        return tuple(_faces(n, size or FACE_SIZE, seed, first, unseen) for n, first, unseen in parts)
     images, captions = read_captions(source, size)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     cut = max(1, len(order) * 9 // 10)
@@ -148,14 +150,14 @@ def read_captions(source: str, size: int) -> tuple:
         if not any(fields):
             continue
         require(len(fields) == 2 and all(fields), f"{place}: {len(fields)} column(s), one empty? Not {shape}")
-        image = path.parent / fields[0]
+        image = find_file(path.parent, fields[0])
         require(image.is_file(), f"{place}: no such image: {image}")
         require(split(fields[1]), f"{place}: there is no word in {fields[1]!r}")
         captions.setdefault(image, []).append(fields[1])
     require(captions, f"{path}: there is no caption in it; bring lines of {shape}")
-    images = [to_size(read_image(image), size or FOLDER_SIZE).expand(3, -1, -1) for image in captions]
+    images = read_pictures(list(captions), size).expand(-1, 3, -1, -1)
     K = max(map(len, captions.values()))
-    return torch.stack(images), [[texts[i % len(texts)] for i in range(K)] for texts in captions.values()]
+    return images, [[texts[i % len(texts)] for i in range(K)] for texts in captions.values()]
 
 
 # ---- words

@@ -4,8 +4,10 @@ import gzip
 import math
 import re
 import tarfile
+import unicodedata
 import zlib
 from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +15,19 @@ import torch
 import torch.nn.functional as F
 
 from mini.data.download import FOLDER, download
+from mini.data.files import ARCHIVE, what_is
 from mini.data.images.faces import ATTRIBUTES, faces
-from mini.utils.config import RunConfig, UserError, require
+from mini.data.images.image_folder import (SUFFIXES, classes_of, find_pictures, held_out_of,
+                                           read_pictures)
+from mini.utils.config import RunConfig, UserError, printable, require
 from mini.utils.images import make_square, pad, to_float, to_size
+from mini.utils.metrics import Progress
 from mini.utils.png import over_white, read_image
 from mini.utils.run import atomic_open
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 HELD_OUT = 4096         # faces that no model learns from
-FOLDER_SIZE = 32        # the size of images from a folder, if no size is asked for
+FACE_SIZE = 32          # the size of faces, if no size is asked for
+SMALLEST = 8            # an array (H, W, 3) with sides of so many pixels is an image in colour
 IDX_IMAGES, GZIP = b"\0\0\x08\x03", b"\x1f\x8b"      # how such files begin
 ARRAYS = {"images": "labels", "x_train": "y_train", "train_images": "train_labels"}     # in .npz files
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -59,6 +65,7 @@ class ImageSet:
     labels: torch.Tensor    # int64 (N, A): for each attribute the number of its value
     attributes: dict        # {attribute: [names of its values]}, A of them; none if there are no labels
     source: str = "faces"   # what --data named
+    held_out: torch.Tensor | None = None    # bool (N,): which ones the folders of --data hold out
 
     def tensors(self, device, attributes=None):
         """(images, labels) on a device, as a network reads them: padded images, uint8 (N, C, S, S),
@@ -73,16 +80,22 @@ def load_images(source: str, size: int = 32, n_faces: int = 20000):
     drawn on the spot; other images are split (see `split`). Raises UserError as read_images does."""
     if source != "faces":
         return split(read_images(source, size))
-    return load_faces(n_faces, size or FOLDER_SIZE)
+    return load_faces(n_faces, size or FACE_SIZE)
 
 
 def split(data: ImageSet):
-    """(training ImageSet, held-out ImageSet): nine tenths and one tenth, at random, but always the same."""
+    """(training ImageSet, held-out ImageSet): nine tenths and one tenth, at random, but always the same; or, if
+    there are folders train and val or test, what lies in them, in a random order."""
     order = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(0))
-    cut = max(1, len(order) * 9 // 10)
-    train_part = order[:cut]
-    held_out_part = order[cut:] if cut < len(order) else order          # a single image is both
-    return tuple(replace(data, images=data.images[part], labels=data.labels[part])
+    if data.held_out is not None:
+        is_held_out = data.held_out[order]
+        train_part = order[~is_held_out]
+        held_out_part = order[is_held_out]
+    else:
+        cut = max(1, len(order) * 9 // 10)
+        train_part = order[:cut]
+        held_out_part = order[cut:] if cut < len(order) else order      # a single image is both
+    return tuple(replace(data, images=data.images[part], labels=data.labels[part], held_out=None)
                  for part in (train_part, held_out_part))
 
 
@@ -121,7 +134,7 @@ def draw_labels(cfg, attributes: dict, n: int, otherwise=None) -> torch.Tensor:
     if otherwise is not None:
         labels = otherwise.clone()
     for name in (*ATTRIBUTES, "label"):
-        value = getattr(cfg, name)
+        value = unicodedata.normalize("NFC", getattr(cfg, name))
         if not value:
             continue
         if name not in attributes:
@@ -169,8 +182,7 @@ def to_mend(cfg, n: int, shape):
 
 
 def read_images(source: str, size: int = 0) -> ImageSet:
-    """The images named by --data: their middle squares, resized to `size`. With size 0, images from IDX files,
-    CIFAR-10 and arrays keep their size, and the others get FOLDER_SIZE.
+    """The images named by --data: their middle squares, resized to `size`; with size 0 they keep their size.
 
     source: 'mnist', 'fashion-mnist', 'cifar10', 'flowers' (unlabelled; needs Pillow), which are downloaded
     once; a folder of images, which are labelled if each lies in the sub-folder of its class; one image; an IDX
@@ -182,28 +194,61 @@ def read_images(source: str, size: int = 0) -> ImageSet:
         raise UserError(f"images cannot be {size} pixels wide; 0 leaves them as they are")
     if source in SETS:
         images, values, names = _read_named(source, size)
+        held_out = None
     else:
-        images, values, names = _read_path(source, size)
+        images, values, names, *more = _read_path(source, size)
+        held_out = more[0] if more else None
     if not images.numel():
         raise UserError(f"--data={source}: there is no image in it")
     if len(images) == 1:
         print("note: only 1 image: the model will learn it by heart", flush=True)
     images = make_square(images, size or min(images.shape[2:]))
     if values is None:
-        return ImageSet(images, torch.zeros(len(images), 0, dtype=torch.int64), {}, source)
-    if len(values) != len(images):
-        raise UserError(f"--data={source}: {len(values)} labels for {len(images)} images; bring "
+        labels, attributes = torch.zeros(len(images), 0, dtype=torch.int64), {}
+    elif names is not None:
+        labels, attributes = torch.from_numpy(values.astype(np.int64)).view(-1, 1), {"label": list(names)}
+    else:
+        labels, attributes = _as_labels(values, source)
+    if len(labels) != len(images):
+        raise UserError(f"--data={source}: {len(labels)} labels for {len(images)} images; bring "
                         "the two that belong together")
-    if names is None:
-        names, values = np.unique(values, return_inverse=True)
-    labels = torch.from_numpy(values.astype(np.int64)).view(-1, 1)
-    return ImageSet(images, labels, {"label": [str(name) for name in names]}, source)
+    return ImageSet(images, labels, attributes, printable(source), held_out)
 
 
-# ---- each of these returns (images uint8 (N, C, H, W), the label of each image or None, their names or None)
+def _as_labels(values: np.ndarray, source: str):
+    """(labels int64 (N, A), {attribute: names of its values}) of an array of labels: (N,) or (N, 1), one for
+    each image; (N, K) with a single 1 in each row, at the place of the class; or any other (N, A), the values of
+    A attributes, which are called label1, label2 and so on. Raises UserError for other arrays."""
+    require(values.ndim in (1, 2) and values.dtype.kind in "buifUS",
+            f"--data={source}: an array of {values.dtype} of shape {values.shape} is no labels; bring whole numbers "
+            "or names of shape (N,), or (N, A) for A attributes")
+    if values.dtype.kind == "S":
+        values = np.char.decode(values, "utf-8", "replace")
+    if values.dtype.kind == "f":
+        odd = values[~np.isfinite(values) | (values != np.round(values))]
+        require(not odd.size, f"--data={source}: a label is {odd[:1]}; bring whole numbers or names")
+        values = values.astype(np.int64)
+    columns = values.reshape(len(values), -1)
+    A = columns.shape[1]
+    is_numbers = columns.dtype.kind != "U"
+    if is_numbers and A > 1 and np.isin(columns, (0, 1)).all() and (columns.sum(1) == 1).all():
+        columns = columns.argmax(1)[:, None]                        # one-hot
+        A = 1
+    labels = np.zeros((len(values), A), np.int64)
+    attributes = {}
+    for i in range(A):
+        names, labels[:, i] = np.unique(columns[:, i], return_inverse=True)
+        attributes["label" if A == 1 else f"label{i + 1}"] = [str(name) for name in names]
+    return torch.from_numpy(labels), attributes
+
+
+# ---- each of these returns (images uint8 (N, C, H, W), the label of each image or None, their names or None);
+# that of a folder also which ones are held out, bool (N,) or None
 
 def _read_named(name: str, size: int):
-    cache = FOLDER / f"flowers-{size or FOLDER_SIZE}.npy"
+    require(size > 0 or name != "flowers", "--data=flowers --size=0: the photographs differ in size; give them "
+            "one, for instance --size=32")
+    cache = FOLDER / f"flowers-{size}.npy"
     if name == "flowers" and cache.exists():
         return _read_arrays(cache)
     mirrors, files = SETS[name]
@@ -217,8 +262,13 @@ def _read_named(name: str, size: int):
             return _read_cifar({Path(member.name): archive.extractfile(member).read()
                                 for member in archive if member.isfile()})
         print("note: reading the photographs takes minutes, once for each size", flush=True)
-        flowers = {member.name: _read_picture(member.name, size, archive.extractfile(member).read())
-                   for member in archive if member.name.endswith(".jpg")}
+        flowers = {}
+        members = [member for member in archive if member.name.endswith(".jpg")]
+        progress = Progress("photographs read:", len(members))
+        for member in members:
+            content = archive.extractfile(member).read()
+            flowers[member.name] = to_size(read_image(member.name, content), size)
+            progress.add()
     images = torch.stack([flowers[name] for name in sorted(flowers)])
     with atomic_open(cache) as file:
         np.save(file, images.numpy())
@@ -232,9 +282,12 @@ def _read_path(source: str, size: int):
                         f"{', '.join(SETS)})")
     if path.is_dir():
         return _read_folder(path, size)
+    suffix = path.suffix.lower()
     with open(path, "rb") as file:
-        begin, suffix = file.read(len(IDX_IMAGES)), path.suffix.lower()
-    if begin == IDX_IMAGES or begin.startswith(GZIP) or "idx3" in path.name:
+        begin = file.read(512)
+    if suffix not in (*SUFFIXES, ".npy", ".npz", ".bin") and not begin.startswith(IDX_IMAGES) and begin:
+        _refuse_other_kinds(path, begin)
+    if begin.startswith((IDX_IMAGES, GZIP)) or "idx3" in path.name:
         return _read_idx_files([path])
     if suffix in (".npy", ".npz"):
         return _read_arrays(path)
@@ -243,35 +296,38 @@ def _read_path(source: str, size: int):
     if suffix not in SUFFIXES:
         raise UserError(f"{path}: not images as we know them; bring a folder of images, an IDX "
                         "file, a .bin file of CIFAR-10, .npy or .npz")
-    return _read_pictures([path], size), None, None
+    return read_pictures([path], size), None, None
+
+
+def _refuse_other_kinds(path: Path, begin: bytes):
+    """Raise UserError if the file, of which these are the first bytes, is an archive or a web page."""
+    if begin.startswith(GZIP):
+        try:
+            begin = zlib.decompressobj(wbits=31).decompress(begin, 512)     # 31: in the format of gzip
+        except zlib.error:
+            return
+    kind = what_is(begin) if begin.strip(b"\0") else ""
+    if path.name.lower().endswith((".tar", ".tgz", ".tar.gz")):
+        kind = ARCHIVE
+    require(not kind, f"{path}: not images, but {kind}")
 
 
 def _read_folder(folder: Path, size: int):
-    files = filter(Path.is_file, sorted(folder.glob("*-images?idx3-ubyte*")))
+    visible = [path for path in sorted(folder.glob("[!.]*")) if path.is_file()]     # macOS adds files ._name
+    files = [path for path in visible if fnmatch(path.name, "*-images?idx3-ubyte*")]
     idx = {path.name.removesuffix(".gz"): path for path in files}       # packed and unpacked: only one of them
     if idx:
         sets = {re.split("train|t10k|test", name)[0] for name in idx}
         require(len(sets) == 1, f"{folder}: there are several sets in it; name one of the files")
         return _read_idx_files(sorted(idx.values(), key=lambda path: ("train" not in path.name, path.name)))
-    batches = [*folder.glob("*_batch*.bin"), *folder.glob("cifar-10-batches-bin/*_batch*.bin")]
+    batches = [*folder.glob("[!.]*_batch*.bin"), *folder.glob("cifar-10-batches-bin/[!.]*_batch*.bin")]
     if batches:
         return _read_cifar_files(batches)
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-                   and not any(part.startswith(".") for part in path.relative_to(folder).parts))
-    require(paths, f"{folder}: there is no image in the folder ({', '.join(SUFFIXES)})")
-    classes = np.array([path.parent.name for path in paths])
-    labelled = all(path.parent.parent == folder for path in paths) and len(set(classes)) > 1
-    return _read_pictures(paths, size), classes if labelled else None, None
-
-
-def _read_picture(path, size: int, content: bytes | None = None) -> torch.Tensor:
-    return to_size(read_image(path, content), size or FOLDER_SIZE)
-
-
-def _read_pictures(paths, size: int) -> torch.Tensor:
-    images = [_read_picture(path, size) for path in paths]
-    C = max(len(image) for image in images)             # if one is in colour, gray ones get three channels
-    return torch.stack([image.expand(C, -1, -1) for image in images])
+    pictures = find_pictures(folder)
+    classes = classes_of(pictures)
+    held_out = held_out_of(pictures)
+    images = read_pictures([place.path for place in pictures], size)
+    return images, classes, None, held_out
 
 
 def _read_idx_files(paths):
@@ -324,23 +380,51 @@ def _read_cifar(files: dict):
 
 
 def _read_arrays(path: Path):
+    """What is in a .npy or .npz file. Only the arrays that are needed are read from it: there may be others
+    beside them that are no numbers."""
+    key = ""
     try:
         with open(path, "rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            arrays = {"images": arrays} if isinstance(arrays, np.ndarray) else dict(arrays)
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return _as_images(loaded, path), None, None
+            names = loaded.files
+            key = next((key for key in ARRAYS if key in names), next(iter(names), ""))
+            require(key in ARRAYS or len(names) == 1, f"{path}: which array holds the images? Name it 'images' "
+                    f"(there are: {', '.join(names) or 'none'})")
+            images = _as_images(loaded[key], path)
+            key = ARRAYS.get(key, "")
+            labels = loaded[key] if key in names else None
+    except UserError:
+        raise
     except Exception as error:      # errors of zip, zlib and numpy: for the user they mean the same
+        if "Object arrays" in str(error):
+            array = f"its array {key!r} holds" if key else "it holds"
+            raise UserError(f"{path}: {array} Python objects, not numbers (of different lengths?); make it one "
+                            "array of numbers, or of strings for names, and save it again") from None
+        kind = _kind_of(path)
+        require(not kind, f"{path}: not arrays, but {kind}")
         raise UserError(f"{path}: not a .npy or .npz file of numbers, or a damaged one "
                         f"({type(error).__name__}); save it again") from None
-    key = next((key for key in ARRAYS if key in arrays), next(iter(arrays), None))
-    require(key in ARRAYS or len(arrays) == 1, f"{path}: which array holds the images? Name it 'images' "
-            f"(there are: {', '.join(arrays) or 'none'})")
-    values = arrays.get(ARRAYS.get(key))
-    return _as_images(arrays[key], path), None if values is None else values.reshape(-1), None
+    return images, labels, None
+
+
+def _kind_of(path: Path) -> str:
+    """What a file of arrays is instead, or ''. An .npz file is an archive, a damaged one too."""
+    with open(path, "rb") as file:
+        begin = file.read(512)
+    kind = what_is(begin) if begin else ""
+    return "" if kind == ARCHIVE and path.suffix.lower() == ".npz" else kind
 
 
 def _as_images(array: np.ndarray, path: Path) -> torch.Tensor:
     """An array (N, H, W), (N, H, W, C) or (N, C, H, W) as uint8 (N, 1 or 3, H, W)."""
     known = array.ndim in (3, 4) and array.size and array.dtype.kind in "buif"      # it holds numbers
+    if known and array.ndim == 3 and min(array.shape[1:]) >= SMALLEST and len(array) in (3, 4):
+        print(f"note: {printable(str(path))}: shape {array.shape} is taken for {len(array)} gray images; one image "
+              f"in colour has the shape {(1, *array.shape)}", flush=True)
+    if known and array.ndim == 3 and min(array.shape[:2]) >= SMALLEST and array.shape[2] in (3, 4):
+        array = array[None]                             # a single image in colour, not H gray ones
     if known:
         array = array[:, None] if array.ndim == 3 else array
         array = array.transpose(0, 3, 1, 2) if array.shape[1] > 4 else array

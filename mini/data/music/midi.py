@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mini.data.files import what_is
 from mini.utils.config import UserError, require
 from mini.utils.run import atomic_open
 
@@ -49,7 +50,8 @@ def read_midi(path) -> tuple:
     track. Raises UserError for another kind of file, a file that is cut short, SMPTE timing, or no notes.
     """
     data = Path(path).read_bytes()
-    require(data[:4] == b"MThd" and len(data) >= 14, f"{path}: not a MIDI file (it does not begin with MThd)")
+    reason = what_is(data) or "it does not begin with MThd"
+    require(data[:4] == b"MThd" and len(data) >= 14, f"{path}: not a MIDI file ({reason})")
     length, kind, n_tracks, division = struct.unpack(">IHHH", data[4:14])
     require(division < 0x8000, f"{path}: SMPTE timing, of film frames; export it with ticks per beat")
     require(kind < 2 and division > 0, f"{path}: only formats 0 and 1 with a division above 0 can be read")

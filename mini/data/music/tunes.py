@@ -17,9 +17,10 @@ from pathlib import Path
 
 import torch
 
+from mini.data.files import list_files, places
 from mini.data.music.midi import PIECE, Note, encode, piano_roll, read_midi, write_midi, write_wav
 from mini.data.music.music_scores import bar_similarity
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, printable, require
 from mini.utils.metrics import Progress
 from mini.utils.png import write_png
 
@@ -229,37 +230,61 @@ def compose(seed: int) -> tuple:
 def read_corpus(source: str, n_pieces: int) -> tuple:
     """(training pieces, held-out pieces, seconds per beat). Each piece is a list of Note that begins at 0 s.
 
-    source: 'tunes', for n_pieces of ours; or a folder with .mid and .midi files, which are put in a random,
-    but fixed order. The last tenth is held out. A file that cannot be read is left out, and a line says so.
-    Raises UserError if there are not at least two pieces.
+    source: 'tunes', for n_pieces of ours; or a folder with .mid and .midi files, see read_folder. Raises
+    UserError if there are not at least two pieces.
     """
-    if source == "tunes":
-        require(n_pieces > 1, f"--pieces={n_pieces}: at least 2, as a tenth of them is held out")
-        pieces, beat = [], BEAT
-        progress = Progress("tunes composed:", n_pieces)
-        for seed in range(n_pieces):
-            pieces.append(compose(seed)[0])
-            progress.add()
-    else:
-        folder = Path(source)
-        require(folder.is_dir(), f"--data={source}: no such folder of .mid files (by name there is: tunes)")
-        pieces, beats, broken = [], [], []
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi")):
-            try:
-                notes, beat = read_midi(path)
-                pieces.append([n._replace(start=n.start - notes[0].start, end=n.end - notes[0].start)
-                               for n in notes])
-                beats.append(beat)
-            except UserError as error:
-                broken.append(str(error))
-        why = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
-        require(len(pieces) > 1, f"--data={source}: at least 2 .mid files are needed, one held out{why}")
-        if broken:
-            print(f"note: {len(broken)} files are left out: {broken[0]}")
-        random.Random(0).shuffle(pieces)
-        beat = sorted(beats)[len(beats) // 2]
+    if source != "tunes":
+        return read_folder(source)
+    require(n_pieces > 1, f"--pieces={n_pieces}: at least 2, as a tenth of them is held out")
+    pieces = []
+    progress = Progress("tunes composed:", n_pieces)
+    for seed in range(n_pieces):
+        pieces.append(compose(seed)[0])
+        progress.add()
+    return *hold_out_a_tenth(pieces), BEAT
+
+
+def hold_out_a_tenth(pieces: list) -> tuple:
+    """(all pieces but the last tenth, the last tenth: at least one)."""
     cut = len(pieces) - max(1, len(pieces) // 10)
-    return pieces[:cut], pieces[cut:], beat
+    return pieces[:cut], pieces[cut:]
+
+
+def read_folder(source: str) -> tuple:
+    """(training pieces, held-out pieces, the median of their seconds per beat) of a folder of MIDI files.
+
+    They are put in a random, but fixed order. Held out are the pieces in sub-folders called val and test, if
+    there are such beside one called train; otherwise a tenth. A file that cannot be read is left out, and a line
+    says so. Raises UserError if there are not two pieces.
+    """
+    folder = Path(source)
+    require(folder.is_dir(), f"--data={source}: no such folder of .mid files (by name there is: tunes)")
+    paths = list_files(folder, (".mid", ".midi"), "MIDI file")
+    found = []                                                  # (piece, seconds per beat, split)
+    broken = []
+    progress = Progress("MIDI files read:", len(paths))
+    for place in places(folder, paths):
+        try:
+            notes, beat = read_midi(place.path)
+            begin = notes[0].start
+            piece = [n._replace(start=n.start - begin, end=n.end - begin) for n in notes]
+            found.append((piece, beat, place.split))
+        except UserError as error:
+            broken.append(str(error))
+        progress.add()
+    why = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
+    require(len(found) > 1, f"--data={source}: at least 2 .mid files are needed, one held out{why}")
+    if broken:
+        print(f"note: {len(broken)} files are left out: {broken[0]}")
+    random.Random(0).shuffle(found)
+    beats = sorted(beat for _, beat, _ in found)
+    beat = beats[len(beats) // 2]
+    training = [piece for piece, _, split in found if split == "train"]
+    held_out = [piece for piece, _, split in found if split in ("val", "test")]
+    if training and held_out:
+        print(f"note: {printable(source)}: held out are the {len(held_out)} pieces in its folders val and test")
+        return training, held_out, beat
+    return *hold_out_a_tenth([piece for piece, _, _ in found]), beat
 
 
 def to_tokens(pieces, device):

@@ -6,9 +6,10 @@ import torch
 import torch.nn as nn
 
 from mini.data.download import download
+from mini.data.files import list_files, places
 from mini.data.text.stories import make_stories
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, printable, require
 
 TALES = Path(__file__).parent / "tales"
 SHAKESPEARE = ("shakespeare.txt",
@@ -31,7 +32,7 @@ def read_file(path) -> str:
 
 def read_text(source: str) -> str:
     """The text named by --data: 'stories' or 'all-stories' (their training part), 'tales', 'shakespeare',
-    a file, or a folder (its *.txt files by name).
+    a file, or a folder (its .txt files by name; those in train/ before those in val/ and test/).
 
     Raises UserError if there is no such file, no text in it, or text that is not UTF-8.
     """
@@ -42,11 +43,19 @@ def read_text(source: str) -> str:
     path = TALES if source == "tales" else Path(source)
     require(path.exists(), f"--data={source}: no such file or folder (by name there are: stories, "
                            "all-stories, tales, shakespeare)")
-    files = sorted(filter(Path.is_file, path.rglob("*.txt"))) if path.is_dir() else [path]
-    require(files, f"{path}: the folder holds no .txt file")
-    text = "\n\n".join(read_file(file) for file in files) if path.is_dir() else read_file(path)
+    text = "\n\n".join(read_folder(path).values()) if path.is_dir() else read_file(path)
     require(text.strip(), f"{path}: there is no text in it")
     return text
+
+
+def read_folder(folder) -> dict:
+    """{"train": text, "val": text, "test": text} of the .txt files below sub-folders with such names;
+    or {"": text} of all .txt files in the folder, by name, if there are no such sub-folders."""
+    files = list_files(folder, (".txt",), "text")
+    parts = {"": [], "train": [], "val": [], "test": []}
+    for place in places(folder, files):
+        parts[place.split].append(read_file(place.path))
+    return {split: "\n\n".join(texts) for split, texts in parts.items() if texts}
 
 
 @dataclass
@@ -65,7 +74,8 @@ def read_corpus(source: str) -> Corpus:
     `read_text` knows.
 
     Each of our stories and tales is a document. Any other text is one long document, of which the
-    last tenth is held out. Raises UserError as `read_text` does.
+    last tenth is held out; or two or three, if a folder has sub-folders called train, val and test.
+    Raises UserError as `read_text` does.
     """
     if source in ("stories", "all-stories"):
         parts = []
@@ -76,8 +86,23 @@ def read_corpus(source: str) -> Corpus:
         tales = [f"\n{read_file(path)}\n" for path in sorted(TALES.glob("*.txt"))]
         tenth = len(tales) // 10
         return Corpus(tales[:-2 * tenth], tales[-2 * tenth:-tenth], tales[-tenth:])
+    if Path(source).is_dir():
+        parts = read_folder(source)
+        if "train" in parts:
+            return from_split_folders(source, parts)
     train, val = split_text(read_text(source))
     return Corpus([train], [val], [])
+
+
+def from_split_folders(source: str, parts: dict) -> Corpus:
+    """The parts of a folder with train/ and val/ or test/. Without val/, test/ takes its place, since
+    there must be something to choose settings by."""
+    for split, text in parts.items():
+        require(text.strip(), f"{source}: there is no text in its folder {split}")
+    print(f"note: {printable(source)}: its folders {', '.join(parts)} are taken as these parts", flush=True)
+    val = parts.get("val", parts.get("test"))
+    test = [parts["test"]] if "val" in parts and "test" in parts else []
+    return Corpus([parts["train"]], [val], test)
 
 
 def split_text(text: str):
