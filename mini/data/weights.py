@@ -358,8 +358,9 @@ def cut_filling(weights: dict, names: tuple, n_tokens: int, vocabulary):
     require(n_tokens <= rows and rows - n_tokens < 128,
             f"{vocabulary}: it has {n_tokens} tokens, and the weights have {rows}: truncated, or "
             "of another model; fetch all files from the same place")
-    if rows > n_tokens:
-        print(f"note: {vocabulary} has {n_tokens} tokens, and the weights have {rows}; the last "
-              f"{rows - n_tokens} are taken for filling, and left out")
+    if rows == n_tokens:
+        return
+    print(f"note: {vocabulary} has {n_tokens} tokens, and the weights have {rows}; the last "
+          f"{rows - n_tokens} are taken for filling, and left out")
     for name in names:
         weights[name] = weights[name][:n_tokens].clone()
