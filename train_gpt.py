@@ -625,10 +625,10 @@ def from_checkpoint(checkpoint: dict, cfg):
     A checkpoint is a dict: "model" (weights by name), "tokenizer", "config", and for a run to go on
     "step", "optimizers" (the averages that they keep) and "rng" (the states of all random numbers).
     """
-    V = len(checkpoint["model"]["wte.weight"])
-    model = GPT(cfg, V)
+    tokenizer = load_tokenizer(checkpoint["tokenizer"])
+    model = GPT(cfg, tokenizer.vocab_size)
     model.load_state_dict(checkpoint["model"])
-    return model, load_tokenizer(checkpoint["tokenizer"])
+    return model, tokenizer
 
 
 def load(cfg):

@@ -309,7 +309,7 @@ def start(cfg, from_run: bool):
     else:
         tokenizer = WordPieceTokenizer.train(unlabelled_texts(cfg), cfg.vocab_size)
     torch.manual_seed(cfg.seed)
-    model = BERT(cfg, len(weights["wte.weight"]) if weights else tokenizer.vocab_size)
+    model = BERT(cfg, tokenizer.vocab_size)
     if weights:
         model.load_state_dict(weights)
     return cfg, model.to(pick_device(cfg.device)), tokenizer, state
@@ -414,7 +414,7 @@ def sample(cfg: Config):
     state = load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
     tokenizer, names = WordPieceTokenizer.from_state(state["tokenizer"]), state["names"]
     saved = merge_config(Config(), state)
-    model = Tuned(BERT(saved, len(state["model"]["bert.bias"])), cfg.task, len(names))
+    model = Tuned(BERT(saved, tokenizer.vocab_size), cfg.task, len(names))
     model.load_state_dict(state["model"])
     words, asked = tokenizer.words(cfg.text), tokenizer.words(cfg.question)
     pair = (asked, words) if cfg.task == "answer" else (words, None)

@@ -191,9 +191,10 @@ def make_base(cfg, state=None):
     """(GPT, tokenizer) to build on: from a checkpoint, from --init_from, or trained here and kept under runs/."""
     if state:
         saved = merge_config(train_gpt.Config(), {"config": state["sizes"]})
-        base = train_gpt.GPT(saved, len(state["base"]["wte.weight"]))
+        tokenizer = load_tokenizer(state["tokenizer"])
+        base = train_gpt.GPT(saved, tokenizer.vocab_size)
         base.load_state_dict(state["base"])
-        return base.to(pick_device(cfg.device)), load_tokenizer(state["tokenizer"])
+        return base.to(pick_device(cfg.device)), tokenizer
     if cfg.init_from:
         return train_gpt.load(train_gpt.Config(init_from=cfg.init_from, device=cfg.device))
     text = "\n".join([*read_text("tales").split("\n\n"), *load_reviews(cfg.reviews, few=0).unlabelled])

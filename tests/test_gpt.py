@@ -68,9 +68,10 @@ def golden(name):
 
 
 def golden_model(name, fused=False):
-    checkpoint = {"tokenizer": CharTokenizer("abc").state(), **dict(zip(("config", "model"), golden_weights(name)))}
-    cfg = train_gpt.Config(**checkpoint["config"], fused=fused, dropout=0.0)
-    return train_gpt.from_checkpoint(checkpoint, cfg)[0]
+    sizes, weights = golden_weights(name)
+    model = train_gpt.GPT(train_gpt.Config(**sizes, fused=fused), len(weights["wte.weight"]))
+    model.load_state_dict(weights)
+    return model
 
 
 def golden_weights(name):
@@ -774,6 +775,10 @@ def test_a_checkpoint_of_an_edited_network_is_refused_in_one_line(text_file, tmp
     torch.save(checkpoint, path)
     error = refused(capsys, "sample", f"--out_dir={tmp_path}/run")
     assert "another network" in error and "more" in error and len(error) < 250
+    checkpoint["model"]["token_embedding.weight"] = checkpoint["model"].pop("wte.weight")
+    torch.save(checkpoint, path)
+    assert "another network" in refused(capsys, "sample", f"--out_dir={tmp_path}/run")
+    assert "another network" in refused(capsys, "sample", f"--init_from={path}")
 
 
 def test_a_run_does_not_go_on_with_the_optimisers_of_an_edited_network(text_file, tmp_path):

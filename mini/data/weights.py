@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mini.data.safetensors import folder_of, read_weights
-from mini.data.text.tokenizers import BPETokenizer
+from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
 from mini.utils.config import UserError, require
 from mini.utils.run import load_checkpoint, merge_config, stand_in
 
@@ -68,7 +68,7 @@ def read_gpt(cfg, longest_context: int = 10**9):
         tokenizer = bpe.state()
     sizes["block_size"] = min(sizes["block_size"], longest_context)
     sizes["tokenizer"] = str(folder)
-    sizes["vocab_size"] = len(weights["wte.weight"])
+    sizes["vocab_size"] = load_tokenizer(tokenizer).vocab_size
     if "wpe.weight" in weights:             # a fork with other positions may have none
         weights["wpe.weight"] = weights["wpe.weight"][:longest_context]
     checkpoint = {"config": sizes, "model": weights, "tokenizer": tokenizer}
@@ -358,8 +358,9 @@ def cut_filling(weights: dict, names: tuple, n_tokens: int, vocabulary):
     require(n_tokens <= rows and rows - n_tokens < 128,
             f"{vocabulary}: it has {n_tokens} tokens, and the weights have {rows}: truncated, or "
             "of another model; fetch all files from the same place")
-    if rows > n_tokens:
-        print(f"note: {vocabulary} has {n_tokens} tokens, and the weights have {rows}; the last "
-              f"{rows - n_tokens} are taken for filling, and left out")
+    if rows == n_tokens:
+        return
+    print(f"note: {vocabulary} has {n_tokens} tokens, and the weights have {rows}; the last "
+          f"{rows - n_tokens} are taken for filling, and left out")
     for name in names:
         weights[name] = weights[name][:n_tokens].clone()
