@@ -987,3 +987,11 @@ def test_no_network(mirror, tmp_path):
     mirror("mnist", {"train-images-idx3-ubyte.gz": b"other bytes"})
     (tmp_path / "train-images-idx3-ubyte.gz").unlink()
     refused(lambda: read_images("mnist"), "cannot download", "put it at", Path("data/mnist-train-images-idx3-ubyte.gz"))
+
+
+def test_a_compressed_npy_file_is_called_so(tmp_path):
+    """It was "not an IDX file; fetch it again"."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((3, 8, 8), np.uint8))
+    (tmp_path / "images.npy.gz").write_bytes(gzip.compress(buffer.getvalue()))
+    refused(lambda: read_images(str(tmp_path / "images.npy.gz"), 8), "images.npy.gz", "unpack it")

@@ -351,6 +351,8 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         content = gzip.decompress(content) if content.startswith(GZIP) else content
     except (OSError, EOFError, zlib.error):
         content = b""
+    require(not content.startswith(b"\x93NUMPY"),
+            f"{path}: a .npy file that was compressed; unpack it (gunzip), and name the file that comes out")
     shape = [int.from_bytes(content[at:at + 4], "big") for at in range(4, start, 4)]
     require(content[:4] == bytes([0, 0, 8, dimensions]) and len(content) == start + math.prod(shape),
             f"{path}: not an IDX file of {dimensions} dimensions, or a truncated one; fetch it again")
