@@ -235,7 +235,7 @@ refused = partial(refused_by, finetune.main)
 
 def test_bad_input(own, tmp_path, capsys):
     run = flags(own, tmp_path / "run")
-    assert "dropout below 1" in refused(capsys, *run, "--dropout=2")
+    assert "from 0 to below 1" in refused(capsys, *run, "--dropout=2")
     assert "must be" in refused(capsys, *run, "--rank=0") and "must be" in refused(capsys, *run, "--batch_size=0")
     assert not (tmp_path / "run").exists()
 

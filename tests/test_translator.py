@@ -252,7 +252,7 @@ def test_bad_data(tmp_path, capsys):
 def test_bad_sizes(pairs_file, tmp_path, capsys):
     run = [f"--out_dir={tmp_path}/run", "--device=cpu", "--steps=1", f"--data={pairs_file}"]
     for flags, word in (("n_embd=6 n_embd=0 n_head=0 n_layer=0 d_ff=0 batch_size=0 beam=0 max_len=0 n_embd=12", "--n_head"),
-                        ("smoothing=1 smoothing=-0.1 dropout=1 dropout=-0.1 alpha=-1", "at least 0"), ("max_len=1", "--max_len")):
+                        ("smoothing=1 smoothing=-0.1 alpha=-1", "at least 0"), ("dropout=1 dropout=-0.1", "below 1"), ("max_len=1", "--max_len")):
         for flag in flags.split():
             assert word in refused(capsys, *run, f"--{flag}")
     assert not (tmp_path / "run").exists()

@@ -53,6 +53,7 @@ def require_positive(cfg, *names: str):
 NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after", "warmup",
                 "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
 FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
+MAY_BE_INFINITE = {"max_weight"}
 TEXTS = {"prompt", "text", "question"}      # what begins with ~/ in all others is a path
 
 
@@ -92,7 +93,8 @@ class RunConfig:
             if isinstance(value, str) and value.startswith("~/") and name not in TEXTS:
                 setattr(self, name, os.path.expanduser(value))
             if isinstance(value, float):
-                require(math.isfinite(value), f"--{name}={value} is not a number to work with")
+                usable = math.isfinite(value) or value == math.inf and name in MAY_BE_INFINITE
+                require(usable, f"--{name}={value} is not a number to work with")
             if isinstance(value, int):
                 require(abs(value) < 2**63, f"--{name}={value} has too many digits")
             if name in NOT_NEGATIVE or name == "lr" or name.endswith("_lr"):

@@ -242,7 +242,7 @@ def text_report(scores: dict) -> str:
              f"({scores['bits_per_byte']:.3f} bits per byte); by counting (Kneser–Ney, order 5) "
              f"{scores['kneser_ney']:.4f}, knowing nothing {scores['chance']:.4f}"]
     if "test_loss" in scores:
-        lines.append(f"on text that no setting was chosen on: "
+        lines.append(f"on the test set, by which no setting was chosen: "
                      f"{scores['test_loss']:.4f}; by counting {scores['test_kneser_ney']:.4f}")
     lines.append(f"longest run copied from the training text: {scores['copied']} characters in the "
                  f"sample above, {scores['copied_held_out']} in as much held-out text")
