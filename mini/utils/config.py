@@ -21,6 +21,11 @@ class UserError(Exception):
     """A mistake that the user can correct: `command_line` prints its message, a single line, and
     leaves with exit status 2."""
 
+    def __str__(self):
+        """The message. Bytes in a file's name that are not UTF-8 are written as \\udce9, since
+        they cannot be printed as they are."""
+        return super().__str__().encode("utf-8", "backslashreplace").decode()
+
 
 def require(condition, message: str):
     """Raise UserError(message) unless the condition holds."""

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from mini.data.music.midi import PIECE, Note, encode, piano_roll, read_midi, write_midi, write_wav
+from mini.data.music.midi import (LONGEST_SILENCE, PIECE, Note, encode, piano_roll, read_midi,
+                                  shorten_silences, write_midi, write_wav)
 from mini.data.music.music_scores import bar_similarity
 from mini.utils.config import UserError, require
 from mini.utils.metrics import Progress
@@ -244,18 +245,28 @@ def read_corpus(source: str, n_pieces: int) -> tuple:
         folder = Path(source)
         require(folder.is_dir(), f"--data={source}: no such folder of .mid files (by name there is: tunes)")
         pieces, beats, broken = [], [], []
-        for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi")):
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi"))
+        progress = Progress("MIDI files read:", len(paths), seconds=3.0)
+        shortened = []
+        for path in paths:
+            progress.add()
             try:
                 notes, beat = read_midi(path)
-                pieces.append([n._replace(start=n.start - notes[0].start, end=n.end - notes[0].start)
-                               for n in notes])
-                beats.append(beat)
             except UserError as error:
                 broken.append(str(error))
+                continue
+            notes, n_silences = shorten_silences(notes)
+            if n_silences:
+                shortened.append(path)
+            pieces.append([n._replace(start=n.start - notes[0].start, end=n.end - notes[0].start) for n in notes])
+            beats.append(beat)
         why = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
         require(len(pieces) > 1, f"--data={source}: at least 2 .mid files are needed, one held out{why}")
         if broken:
-            print(f"note: {len(broken)} files are left out: {broken[0]}")
+            print(f"note: {len(broken)} of {len(paths)} files cannot be read and are left out, the first: {broken[0]}")
+        if shortened:
+            print(f"note: {len(shortened)} of {len(paths)} files hold more than {LONGEST_SILENCE:.0f} s without a key "
+                  f"going down or up, which are shortened to that, the first: {UserError(shortened[0])}")
         random.Random(0).shuffle(pieces)
         beat = sorted(beats)[len(beats) // 2]
     cut = len(pieces) - max(1, len(pieces) // 10)
@@ -276,7 +287,7 @@ def begin_with(cfg) -> list:
             "not negative, --transpose from 0 to 12")
     if not cfg.primer:
         return [PIECE]
-    notes, _ = read_midi(cfg.primer)
+    notes, _ = shorten_silences(read_midi(cfg.primer)[0])
     stop = notes[0].start + cfg.primer_seconds
     return [PIECE, *encode([n._replace(end=min(n.end, stop)) for n in notes if n.start < stop])]
 

@@ -13,7 +13,7 @@ KINDS = {
     b"\x28\xb5\x2f\xfd": "compressed by zstd; unpack it (unzstd)",
     b"7z\xbc\xaf": "a 7z archive; unpack it",
     b"Rar!\x1a": "a rar archive; unpack it",
-    b"PAR1\x15": "a Parquet table; write its text to a file: pandas.read_parquet(…).to_csv(…, sep='\\t')",
+    b"PAR1\x15": "a Parquet table; write its text to a file, for instance with pandas",
     b"SQLite format 3": "an SQLite database; write its text to a file",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
