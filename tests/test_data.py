@@ -100,6 +100,19 @@ def test_a_folder(tmp_path):
     (b"", ["no text"]), (b" \n\t\r\n \n", ["no text"]), (b"\xef\xbb\xbf", ["no text"]),
     (b"SPDX-License-Identifier: MIT\n", ["no text"]),
     (b"\xef\xbb\xbfcaf\xe9", ["UTF-8", "byte 6"]),
+    ("é, in an older encoding".encode("cp1252"), ["UTF-8", "byte 0", "'é, in an o'", "iconv -f CP1252"]),
+    ("“Ja”, sagte sie.".encode("cp1252"), ["UTF-8", "byte 0", "“Ja”", "iconv"]), ("кот".encode("koi8-r"), ["UTF-8", "another"]),
+    ("text".encode("utf-16"), ["UTF-16;", "iconv -f UTF-16"]), ("text".encode("utf-32"), ["UTF-32;", "iconv -f UTF-32"]),
+    (b"\xfe\xff\0t\0e", ["UTF-16;"]),
+    *[(text.encode(code), ["UTF-8", f"{code} without a byte-order mark", f"iconv -f {code}"])
+      for text in ("Once upon a time\n", "Grüße an Zoë", "Жил да был у бабушки серенький козлик, вот он.")
+      for code in ("UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE")],
+    ("Once upon".encode("UTF-16LE")[:-1], ["UTF-16LE without"]),
+    (b"a text with one " + b"\0" + b" in it, and that is not much", ["byte 16", "NUL", "tr -d"]), (b"\0" * 99, ["UTF-8"]),
+    ("caf\u00e9".encode()[:-1], ["UTF-8", "cut off"]),
+    (b"%PDF-1.7\n%\xe2\xe3", ["UTF-8", "PDF"]), (b"PK\x03\x04\x14\0", ["UTF-8", "docx"]), (b"{\\rtf1\\ansi some}", ["RTF"]),
+    (b"\x1f\x8b\x08\0", ["UTF-8", "gunzip"]), (b"PAR1\x15\x04", ["UTF-8", "Parquet"]), (b"\xd0\xcf\x11\xe0\xa1", [".doc"]),
+    (b"\xff\xd8\xff\xe0", ["UTF-8", "JPEG"]), (b"SQLite format 3\0", ["UTF-8", "SQLite"]),
 ], ids=repr)
 def test_a_file_without_text(tmp_path, content, names):
     path = tmp_path / "a.txt"

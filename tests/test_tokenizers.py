@@ -4,14 +4,18 @@ import io
 import json
 import random
 import shutil
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
+from mini.data.text import tokenizers
 from mini.data.text.corpus import read_text
 from mini.data.text.tokenizers import (BYTE_TO_CHAR, END_OF_TEXT, BPETokenizer, CharTokenizer,
-                                       load_tokenizer, split_words)
+                                       load_tokenizer, merge, split_words)
+from mini.utils.progress import Progress
 from tests.helpers import refused
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -87,6 +91,62 @@ def test_merges_overlap_as_in_the_library():
     tokenizer = BPETokenizer.train("aaaa", 300)     # a·a stands there three times; then aa·aa, only once
     assert tokenizer.merges == [("a", "a")]
     assert [len(tokenizer.encode("a" * n)) for n in range(6)] == [0, 1, 1, 2, 2, 3]
+
+
+def plain_training(text: str, n_merges: int) -> list:
+    """Count all pairs afresh before each merge, and go through all words to merge."""
+    words = Counter(tuple(BYTE_TO_CHAR[b] for b in word.encode()) for word in split_words(text))
+    number = {c: i for i, c in enumerate(sorted(BYTE_TO_CHAR.values()))}
+    merges = []
+    for n in range(n_merges):
+        pairs = Counter()
+        for word, times in words.items():
+            for pair in zip(word, word[1:]):
+                pairs[pair] += times
+        best = min(pairs, key=lambda p: (-pairs[p], number[p[0]], number[p[1]]), default=None)
+        if best is None or pairs[best] < 2:
+            break
+        merges.append(best)
+        number["".join(best)] = 256 + n
+        words = Counter({tuple(merge(list(word), best, "".join(best))): times for word, times in words.items()})
+    return merges
+
+
+def test_training_and_long_words_are_as_by_the_plain_way():
+    """Few letters and few spaces: words in which pairs overlap, come and go."""
+    rng = random.Random(0)
+    for letters in ("a", "ab", "ab ", "abc", "abcd ", "é河a"):
+        for n in (3, 30, 300, 600):
+            text = "".join(rng.choices(letters, k=n))
+            ours = BPETokenizer.train(text, 290)
+            assert ours.merges == plain_training(text, 34)
+            ids = ours.encode(text)
+            assert ours.decode(ids) == text
+            short = [i for word in split_words(text) for i in plainly(ours, word)]
+            assert ids == short
+
+
+def plainly(tokenizer, word: str) -> list:
+    """The tokens of a word, merge by merge in the order in which they were learnt."""
+    parts = [BYTE_TO_CHAR[b] for b in word.encode()]
+    for pair in tokenizer.merges:
+        parts = merge(parts, pair, "".join(pair))
+    return [tokenizer.vocab[part] for part in parts]
+
+
+def test_a_text_without_spaces_takes_seconds():
+    """36 s of training, and as long for encoding, in silence, when each merge went through the whole text."""
+    text = "".join(random.Random(0).choices("ACGT", k=20_000))
+    before = time.process_time()
+    tokenizer = BPETokenizer.train(text, 1024)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert time.process_time() - before < 3         # 0.5 s; the plain way takes 13
+
+
+def test_long_training_says_how_far_it_is(capsys, monkeypatch):
+    monkeypatch.setattr(tokenizers, "Progress", lambda *args, **options: Progress(*args, seconds=0.0))
+    BPETokenizer.train("the thin thing, the other thing", 260)
+    assert capsys.readouterr().out == "".join(f"    BPE: tokens learnt: {n} of 4\n" for n in (1, 2, 3))
 
 
 def test_the_earliest_merge_comes_first_wherever_it_stands():

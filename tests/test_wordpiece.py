@@ -78,6 +78,15 @@ def test_training_makes_the_most_frequent_pair_a_piece_again_and_again():
         assert WordPieceTokenizer.train(texts, size).tokens == naive_training(texts, size)
 
 
+def test_words_too_long_to_be_read_are_refused_or_counted(capsys):
+    """A text without spaces would become a single [UNK]."""
+    refused(lambda: WordPieceTokenizer.train(["ACGT" * 1000], 100), "[UNK]", "100.0%", "spaces")
+    WordPieceTokenizer.train(["some words " * 90 + "A" * 101], 100)
+    assert "11.1% of the text" in capsys.readouterr().out
+    WordPieceTokenizer.train(["some words " * 90 + "A" * 100], 100)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_trained_tokenizer_reads_its_text_and_comes_back_from_its_state():
     text = read_text("tales")[:60_000]
     tokenizer = WordPieceTokenizer.train([text], 800)

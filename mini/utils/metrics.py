@@ -1,13 +1,12 @@
 """How much of the held-out data is scored, scores of language models, and the tables for them."""
 import math
-import sys
-import time
 
 import torch
 import torch.nn.functional as F
 
 from mini.data.text.corpus import longest_copied_run
 from mini.utils.config import require
+from mini.utils.progress import Progress     # so that scripts find it here: metrics.Progress
 from mini.utils.run import write_json
 
 # ---- how much is scored
@@ -34,30 +33,6 @@ def n_to_score(cfg, n_held_out: int, items: str) -> int:
         print(f"note: a run of {cfg.steps:,} steps, not {usual:,}, is scored on {n:,} of the "
               f"{n_held_out:,} {items}; --n_test={n_held_out} scores all", flush=True)
     return n
-
-
-class Progress:
-    """Prints every few seconds how far a count has come, as in "translated 512 of 2,000". If it
-    takes no longer than that, nothing is printed. first: the seconds before the first line, if
-    they are not as many."""
-
-    def __init__(self, doing: str, total: int, seconds: float = 4.0, first: float | None = None):
-        self.doing = doing
-        self.total = total
-        self.seconds = seconds
-        self.wait = seconds if first is None else first
-        self.done = 0
-        self.last = time.perf_counter()         # when a line was last printed
-
-    def add(self, n: int = 1):
-        """Count n more."""
-        self.done += n
-        now = time.perf_counter()
-        if now - self.last >= self.wait and self.done < self.total:
-            clear_line = "\r\x1b[K" if sys.stdout.isatty() else ""
-            print(f"{clear_line}    {self.doing} {self.done:,} of {self.total:,}", flush=True)
-            self.last = now
-            self.wait = self.seconds
 
 
 # ---- scores of language models

@@ -20,7 +20,7 @@ film frames. Numbers have the highest byte first. Only notes and tempo are read;
 """
 import struct
 import wave
-from collections import defaultdict
+from collections import defaultdict, deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ class Note(NamedTuple):
 
 
 DEFAULT_TEMPO = 500_000         # microseconds per beat, if a file does not say
+SHORTEST_BEAT = 20_000          # microseconds: 3,000 beats a minute, which only a damaged file has
+LONGEST_SILENCE = 60.0          # seconds in which no key goes down or up; see shorten_silences
 MISSING = "the file is cut short, or no MIDI file; fetch it again"
 
 
@@ -49,6 +51,7 @@ def read_midi(path) -> tuple:
     Of overlapping notes on one key, the first to begin is the first to end. A note without an end ends with its
     track. Raises UserError for another kind of file, a file that is cut short, SMPTE timing, or no notes.
     """
+    require(Path(path).is_file(), f"{path}: no such MIDI file")
     data = Path(path).read_bytes()
     reason = what_is(data) or "it does not begin with MThd"
     require(data[:4] == b"MThd" and len(data) >= 14, f"{path}: not a MIDI file ({reason})")
@@ -63,8 +66,10 @@ def read_midi(path) -> tuple:
         if name == b"MTrk":     # chunks of other names are for later versions
             try:
                 read_track(data[position + 8:position + 8 + size], tempos, spans)
-            except (IndexError, ValueError):
+            except IndexError:
                 raise UserError(f"{path}: track {found + 1} breaks off: {MISSING}") from None
+            except ValueError as error:
+                raise UserError(f"{path}: track {found + 1} is damaged: {error}; fetch it again") from None
             found += 1
         position += 8 + size
     require(spans, f"{path}: there are no notes in it")
@@ -86,7 +91,7 @@ def read_track(data: bytes, tempos: list, spans: list):
     """Read a track; add its changes (tick, µs) to tempos and its notes (tick, end tick, pitch, velocity) to spans.
     Raises IndexError if the bytes run out, and ValueError if they are not events."""
     position = tick = status = 0
-    sounding = defaultdict(list)                                # (channel, pitch) -> [(tick, velocity), …]
+    sounding = defaultdict(deque)                               # (channel, pitch) -> [(tick, velocity), …]
 
     def number():               # of variable length
         nonlocal position
@@ -97,7 +102,7 @@ def read_track(data: bytes, tempos: list, spans: list):
             value = value << 7 | byte & 0x7F
             if byte < 0x80:
                 return value
-        raise ValueError("a number of more than four bytes")
+        raise ValueError(f"byte {position}: a number of more than four bytes")
 
     while position < len(data):
         tick += number()
@@ -107,8 +112,13 @@ def read_track(data: bytes, tempos: list, spans: list):
             size = number()
             if position + size > len(data):
                 raise IndexError
-            if kind == b"\xFF\x51" and any(data[position:position + size]):
-                tempos.append((tick, int.from_bytes(data[position:position + size], "big")))
+            if kind == b"\xFF\x51":
+                tempo = int.from_bytes(data[position:position + size], "big")
+                if size != 3 or 0 < tempo < SHORTEST_BEAT:
+                    raise ValueError(f"a tempo of {size} bytes, {tempo:,} µs a beat (3 bytes are the rule, and "
+                                     f"at least {SHORTEST_BEAT:,} µs)")
+                if tempo > 0:
+                    tempos.append((tick, tempo))
             position += size
             continue
         if byte >= 0x80:
@@ -117,15 +127,33 @@ def read_track(data: bytes, tempos: list, spans: list):
         if kind not in (0xC, 0xD):
             second = data[position := position + 1]
         position += 1
-        if not 0x80 <= status < 0xF0 or max(first, second) > 127:
-            raise ValueError("no status byte, one that files do not have, or a data byte above 127")
+        if status == 0:
+            raise ValueError(f"byte {position}: data before any status byte")
+        if status >= 0xF0:
+            raise ValueError(f"byte {position}: status {status:02X}, which files do not have")
+        if max(first, second) > 127:
+            raise ValueError(f"byte {position}: a data byte above 127")
         key = status & 15, first
         if kind == 9 and second and key[0] != 9:                # channel 10, counted from 1, is the drums
             sounding[key].append((tick, second))
         elif kind in (8, 9) and sounding[key]:
-            begin, velocity = sounding[key].pop(0)
+            begin, velocity = sounding[key].popleft()
             spans.append((begin, tick, first, velocity))
     spans += [(begin, tick, key[1], velocity) for key in sounding for begin, velocity in sounding[key]]
+
+
+def shorten_silences(notes) -> tuple:
+    """(notes, how many silences were shortened): where for more than LONGEST_SILENCE no key goes down or up, the
+    rest of that time is cut out. A single wrong byte can make a pause of weeks, in which there is nothing to learn.
+    """
+    times = np.unique([time for note in notes for time in (note.start, note.end)])     # sorted
+    excess = np.maximum(np.diff(times) - LONGEST_SILENCE, 0)
+    if not excess.any():
+        return notes, 0
+    cut = np.concatenate([[0.0], np.cumsum(excess)])            # seconds cut out before each of the times
+    new = dict(zip(times.tolist(), (times - cut).tolist()))
+    notes = [note._replace(start=new[note.start], end=new[note.end]) for note in notes]
+    return notes, int((excess > 0).sum())
 
 
 # ---- writing

@@ -1,6 +1,8 @@
 """Does a piece keep its key and its metre? Scores of pieces (lists of Note), to compare with those of the
 corpus."""
-from collections import Counter
+from collections import Counter, defaultdict
+
+from mini.utils.progress import Progress
 
 MAJOR, HARMONIC_MINOR = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 11)
 SCALES = [{(tonic + step) % 12 for step in scale} for scale in (MAJOR, HARMONIC_MINOR) for tonic in range(12)]
@@ -39,28 +41,40 @@ def bar_similarity(notes, beat: float) -> tuple:
     cells = [(round(4 * (note.start - notes[0].start) / beat), note.pitch) for note in notes]
     results = []
     for beats in (3, 4):
-        size = 4 * beats
-
-        def stretch(begin):
-            return {(cell - begin, pitch) for cell, pitch in cells if begin <= cell < begin + size}
-
-        n = (cells[-1][0] + 1) // size + 1
-        bars, others = [stretch(i * size) for i in range(n)], [stretch(i * size + 4) for i in range(n)]
-        scores = [tuple(max(overlap(bars[i], before[j]) for j in range(i - late)) for before, late in
-                        ((bars, 0), (others, 1))) for i in range(2, n) if bars[i]]
-        at_bar, off_bar = (sum(column) / len(scores) for column in zip(*scores)) if scores else (0.0, 0.0)
-        results.append((at_bar, off_bar, beats))
+        bars = cut_into_bars(cells, 4 * beats, 0)
+        others = cut_into_bars(cells, 4 * beats, 4)
+        at_bar = []
+        off_bar = []
+        for i, bar in bars.items():
+            if i >= 2:
+                at_bar.append(max((overlap(bar, bars[j]) for j in bars if j < i), default=0.0))
+                off_bar.append(max((overlap(bar, others[j]) for j in others if j < i - 1), default=0.0))
+        n = max(1, len(at_bar))
+        results.append((sum(at_bar) / n, sum(off_bar) / n, beats))
     return max(results)
+
+
+def cut_into_bars(cells, size: int, begin: int) -> dict:
+    """{number of a bar: {(sixteenth within it, pitch), …}} of cells (sixteenth, pitch), for bars of `size`
+    sixteenths of which number 0 begins at `begin`. Empty bars are left out: in a damaged file they are millions."""
+    bars = defaultdict(set)
+    for cell, pitch in cells:
+        if cell >= begin:
+            bars[(cell - begin) // size].add(((cell - begin) % size, pitch))
+    return bars
 
 
 def music_scores(pieces, beat: float) -> dict:
     """The mean of each score over the pieces; pieces of fewer than two notes are left out."""
     rows = []
-    for notes in (notes for notes in pieces if len(notes) > 1):
+    pieces = [notes for notes in pieces if len(notes) > 1]
+    progress = Progress("pieces scored:", len(pieces), seconds=3.0)
+    for notes in pieces:
         at_bar, off_bar, _ = bar_similarity(notes, beat)
         rows.append({"in_key": in_key(notes), "on_beat": on_beat(notes, beat),
                      "notes_per_second": density(notes), "bar_similarity": at_bar,
                      "off_bar_similarity": off_bar})
+        progress.add()
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} if rows else {}
 
 

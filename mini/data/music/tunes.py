@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from mini.data.files import list_files, places
-from mini.data.music.midi import PIECE, Note, encode, piano_roll, read_midi, write_midi, write_wav
+from mini.data.music.midi import (LONGEST_SILENCE, PIECE, Note, encode, piano_roll, read_midi,
+                                  shorten_silences, write_midi, write_wav)
 from mini.data.music.music_scores import bar_similarity
 from mini.utils.config import UserError, printable, require
 from mini.utils.metrics import Progress
@@ -262,10 +263,14 @@ def read_folder(source: str) -> tuple:
     paths = list_files(folder, (".mid", ".midi"), "MIDI file")
     found = []                                                  # (piece, seconds per beat, split)
     broken = []
+    shortened = []
     progress = Progress("MIDI files read:", len(paths))
     for place in places(folder, paths):
         try:
             notes, beat = read_midi(place.path)
+            notes, n_silences = shorten_silences(notes)
+            if n_silences:
+                shortened.append(place.path)
             begin = notes[0].start
             piece = [n._replace(start=n.start - begin, end=n.end - begin) for n in notes]
             found.append((piece, beat, place.split))
@@ -275,7 +280,10 @@ def read_folder(source: str) -> tuple:
     why = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
     require(len(found) > 1, f"--data={source}: at least 2 .mid files are needed, one held out{why}")
     if broken:
-        print(f"note: {len(broken)} files are left out: {broken[0]}")
+        print(f"note: {len(broken)} of {len(paths)} files cannot be read and are left out, the first: {broken[0]}")
+    if shortened:
+        print(f"note: {len(shortened)} of {len(paths)} files hold more than {LONGEST_SILENCE:.0f} s without a key "
+              f"going down or up, which are shortened to that, the first: {printable(str(shortened[0]))}")
     random.Random(0).shuffle(found)
     beats = sorted(beat for _, beat, _ in found)
     beat = beats[len(beats) // 2]
@@ -301,7 +309,7 @@ def begin_with(cfg) -> list:
             "not negative, --transpose from 0 to 12")
     if not cfg.primer:
         return [PIECE]
-    notes, _ = read_midi(cfg.primer)
+    notes, _ = shorten_silences(read_midi(cfg.primer)[0])
     stop = notes[0].start + cfg.primer_seconds
     return [PIECE, *encode([n._replace(end=min(n.end, stop)) for n in notes if n.start < stop])]
 

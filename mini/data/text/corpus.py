@@ -7,9 +7,10 @@ import torch.nn as nn
 
 from mini.data.download import download
 from mini.data.files import list_files, places
+from mini.data.text.decoding import decode
 from mini.data.text.stories import make_stories
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
-from mini.utils.config import UserError, printable, require
+from mini.utils.config import printable, require
 
 TALES = Path(__file__).parent / "tales"
 SHAKESPEARE = ("shakespeare.txt",
@@ -19,11 +20,9 @@ SHAKESPEARE = ("shakespeare.txt",
 
 
 def read_file(path) -> str:
-    """The text of a UTF-8 file, without byte-order mark and our licence line, and with '\\n' as line end."""
-    try:
-        text = Path(path).read_bytes().decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (see byte {error.start}); save it as UTF-8") from None
+    """The text of a UTF-8 file, without byte-order mark and our licence line, and with '\\n' as line end.
+    Raises UserError for other files, and says what they are."""
+    text = decode(Path(path).read_bytes(), path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text.startswith("SPDX-License-Identifier:"):
         text = text.partition("\n")[2].lstrip("\n")

@@ -5,6 +5,7 @@ word is written as its UTF-8 bytes, and pairs of neighbours are merged, in the o
 learnt. Every text can be encoded, since the 256 bytes are tokens themselves. In `vocab.json` and `merges.txt`
 each byte is written as one printable character (`BYTE_TO_CHAR`).
 """
+import heapq
 import json
 import re
 import string
@@ -12,7 +13,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from mini.data.text.neighbours import Neighbours, PairCounts
 from mini.utils.config import UserError, require
+from mini.utils.progress import Progress
 from mini.utils.run import stand_in
 
 
@@ -59,6 +62,7 @@ _others = [b for b in range(256) if b not in _printable]
 BYTE_TO_CHAR = {**{b: chr(b) for b in _printable}, **{b: chr(256 + n) for n, b in enumerate(_others)}}
 CHAR_TO_BYTE = {c: b for b, c in BYTE_TO_CHAR.items()}
 END_OF_TEXT = "<|endoftext|>"  # GPT-2's only special token, between documents
+LONG_WORD = 100                # a word of more bytes is encoded in another, faster way
 
 # Unicode's White_Space; Python's own \s would add the four separators U+001C to U+001F.
 SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -132,28 +136,19 @@ class BPETokenizer:
         vocab = {c: i for i, c in enumerate(sorted(CHAR_TO_BYTE))}
         counts = Counter(split_words(text))
         words = [[vocab[BYTE_TO_CHAR[b]] for b in word.encode()] for word in counts]
-        times = list(counts.values())
-        names, merges = list(vocab), []
-        pairs, where = Counter(), defaultdict(set)      # how often each pair occurs, and in which words
-        for n, word in enumerate(words):
-            for pair in zip(word, word[1:]):
-                pairs[pair] += times[n]
-                where[pair].add(n)
-        while len(names) < vocab_size and pairs:
-            best = min(pairs, key=lambda pair: (-pairs[pair], pair))
-            if pairs[best] < 2:
+        pairs = PairCounts(words, list(counts.values()))
+        names = list(vocab)
+        merges = []
+        progress = Progress("BPE: tokens learnt:", vocab_size - 256, seconds=3.0)
+        while len(names) < vocab_size:
+            best, count = pairs.most_frequent()
+            if count < 2:
                 break
-            merges.append((names[best[0]], names[best[1]]))
-            names.append("".join(merges[-1]))
-            for n in where.pop(best):                   # only the words that hold the pair change
-                old, new = words[n], merge(words[n], best, len(names) - 1)
-                for pair in zip(old, old[1:]):
-                    pairs[pair] -= times[n]
-                for pair in zip(new, new[1:]):
-                    pairs[pair] += times[n]
-                    where[pair].add(n)
-                words[n] = new
-            pairs = Counter({pair: n for pair, n in pairs.items() if n > 0})
+            left, right = names[best[0]], names[best[1]]
+            merges.append((left, right))
+            names.append(left + right)
+            pairs.merge(best, len(names) - 1)
+            progress.add()
         return cls({name: i for i, name in enumerate(names)}, merges)
 
     def encode(self, text: str) -> list:
@@ -172,12 +167,26 @@ class BPETokenizer:
 
     def _encode_word(self, word: str) -> list:
         parts = [BYTE_TO_CHAR[b] for b in word.encode()]
+        if len(parts) > LONG_WORD:
+            parts = self._merge_long(parts)
         while len(parts) > 1:
             best = min(zip(parts, parts[1:]), key=lambda pair: self.rank.get(pair, len(self.rank)))
             if best not in self.rank:
                 break
             parts = merge(parts, best, "".join(best))
         return [self.vocab[part] for part in parts]
+
+    def _merge_long(self, parts: list) -> list:
+        """The same merges, quickly: a text without spaces, in Chinese or of DNA, is one long word."""
+        neighbours = Neighbours([parts])
+        queue = [self.rank[pair] for pair in neighbours.places if pair in self.rank]
+        heapq.heapify(queue)                            # the earliest merge comes first
+        while queue:
+            best = self.merges[heapq.heappop(queue)]
+            for pair, change, _ in neighbours.merge(best, "".join(best)):
+                if change > 0 and pair in self.rank:
+                    heapq.heappush(queue, self.rank[pair])
+        return next(neighbours.words())
 
     def decode(self, ids) -> str:
         return b"".join(self.token_bytes(i) for i in ids).decode("utf-8", errors="replace")

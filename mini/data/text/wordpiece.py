@@ -8,15 +8,15 @@ words, and the spaces.
 
 Papers: Schuster & Nakajima 2012, "Japanese and Korean voice search"; Devlin et al. 2019 (BERT), §3.
 """
-import heapq
 import json
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
-from mini.data.text.tokenizers import merge
+from mini.data.text.neighbours import PairCounts
 from mini.utils.config import UserError, require
+from mini.utils.progress import Progress
 from mini.utils.run import stand_in
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -41,6 +41,18 @@ def basic_words(text: str, lower: bool) -> list:
         text = "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
         text = "".join(c.lower() for c in text)             # one by one, without Greek's final sigma
     return "".join(f" {c} " if is_punctuation(c) else c for c in text).split()
+
+
+def check_lengths(counts: Counter):
+    """Raise UserError if half of a text is in words that become [UNK] because they are too long; say so if some
+    of it is. counts: {word: how often it occurs}."""
+    n_all = sum(len(word) * n for word, n in counts.items())
+    n_long = sum(len(word) * n for word, n in counts.items() if len(word) > LONGEST)
+    what = f"{n_long / max(1, n_all):.1%} of the text is in words of more than {LONGEST} characters, which " \
+           "WordPiece reads as [UNK]"
+    require(n_long <= n_all / 2, f"{what}: put spaces between words, or take train_gpt.py, whose BPE needs none")
+    if n_long:
+        print(f"note: {what}")
 
 
 class WordPieceTokenizer:
@@ -86,41 +98,26 @@ class WordPieceTokenizer:
         words become one token each; this is what the common implementations do.
         """
         counts = Counter(word for text in texts for word in basic_words(text, lower))
+        check_lengths(counts)
         spelt = [[c if n == 0 else f"##{c}" for n, c in enumerate(word)] for word in counts]
         names = SPECIAL + sorted({c for word in spelt for c in word})
         require(vocab_size >= len(names), f"--vocab_size={vocab_size}: the text has {len(names)} characters "
                 "and special tokens, so take more")
         index = {name: i for i, name in enumerate(names)}
-        words, times = [[index[c] for c in word] for word in spelt], list(counts.values())
-        pairs, where = Counter(), defaultdict(set)          # how often each pair occurs, and in which words
-        for n, word in enumerate(words):
-            for pair in zip(word, word[1:]):
-                pairs[pair] += times[n]
-                where[pair].add(n)
-        queue = [(-count, pair) for pair, count in pairs.items()]
-        heapq.heapify(queue)
-        while queue and len(names) < vocab_size:
-            count, best = heapq.heappop(queue)
-            if -count != pairs[best]:                       # the count has changed since it was queued
-                continue
-            if -count < fewest:
+        words = [[index[c] for c in word] for word in spelt]
+        pairs = PairCounts(words, list(counts.values()))
+        progress = Progress("WordPiece: pieces learnt:", vocab_size - len(names), seconds=3.0)
+        while len(names) < vocab_size:
+            best, count = pairs.most_frequent()
+            if count < max(1, fewest):
                 break
-            name = names[best[0]] + names[best[1]][2:]
-            if index.setdefault(name, len(names)) == len(names):    # two pairs that spell a piece: one token
+            left, right = names[best[0]], names[best[1]]
+            name = left + right.removeprefix("##")
+            if name not in index:               # two pairs can spell the same piece: it is one token
+                index[name] = len(names)
                 names.append(name)
-            changed = set()
-            for n in where.pop(best):                       # only the words that hold the pair change
-                old, new = words[n], merge(words[n], best, index[name])
-                for sign, word in ((-1, old), (1, new)):
-                    for pair in zip(word, word[1:]):
-                        pairs[pair] += sign * times[n]
-                        changed.add(pair)
-                for pair in zip(new, new[1:]):
-                    where[pair].add(n)
-                words[n] = new
-            for pair in changed:
-                if pairs[pair] > 0:
-                    heapq.heappush(queue, (-pairs[pair], pair))
+                progress.add()
+            pairs.merge(best, index[name])
         return cls(names, lower)
 
     def words(self, text: str) -> list:
