@@ -47,8 +47,8 @@ def decode(data: bytes, path) -> str:
         where = f"not UTF-8 text (see byte {error.start})"
         raise UserError(f"{path}: {where}{explain(error)}") from None
     nul = data.find(b"\0")
-    require(nul < 0, f"{path}: not UTF-8 text: byte {nul} is NUL, which no text holds; if it is text all the "
-                     "same, take them out: tr -d '\\000' < old > new")
+    require(nul < 0, f"{path}: not UTF-8 text: byte {nul} is NUL, which no text holds; if it is text "
+                     "all the same, take them out: tr -d '\\000' < old > new")
     return text.removeprefix("\ufeff")
 
 
@@ -86,11 +86,11 @@ def is_encoded(data: bytes, encoding: str) -> bool:
 
 
 def explain(error: UnicodeDecodeError) -> str:
-    """Why bytes are no UTF-8: a character is cut off at their end, or they are in an older encoding,
-    of which the most common one shows how it would read."""
+    """Why bytes are no UTF-8: a character is cut off at their end, or they are in an older
+    encoding, of which the most common one shows how it would read."""
     data, at = error.object, error.start
     if error.reason == "unexpected end of data":
         return ": the last character is cut off; fetch the file again, or take that away"
     some = data[max(0, at - 10):at + 10].decode("cp1252", errors="replace")
-    return (f"; if it should read {some!r} there, it is in cp1252 (or Latin-1): {remedy('CP1252')}; "
-            "if not, in another encoding, to be named in its place")
+    return (f"; if it should read {some!r} there, it is in cp1252 (or Latin-1): "
+            f"{remedy('CP1252')}; if not, in another encoding, to be named in its place")
