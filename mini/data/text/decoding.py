@@ -47,8 +47,8 @@ def decode(data: bytes, path) -> str:
         where = f"not UTF-8 text (see byte {error.start})"
         raise UserError(f"{path}: {where}{explain(error)}") from None
     nul = data.find(b"\0")
-    require(nul < 0, f"{path}: not UTF-8 text: byte {nul} is NUL, which no text holds; if it is text "
-                     "all the same, take them out: tr -d '\\000' < old > new")
+    require(nul < 0, f"{path}: not UTF-8 text: byte {nul} is NUL, which no text holds; if it is "
+                     "text all the same, take them out: tr -d '\\000' < old > new")
     return text.removeprefix("\ufeff")
 
 
