@@ -28,7 +28,6 @@ import torch.nn.functional as F
 
 from mini.data.text.pairs import (Vocabulary, baselines, encode_pairs, fill_up, load_pairs,
                                   read_sentences)
-from mini.data.text.spacing import Spacing
 from mini.utils import metrics, translation_metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
@@ -308,11 +307,8 @@ def load(cfg, resume: bool = True, data: bool = True):
         longest = max(len(pairs) for pairs in held_out.values())
         n = metrics.n_to_score(cfg, longest, "held-out sentences of each set")
         held_out = {name: pairs[:n] for name, pairs in held_out.items()}
-    words = [Vocabulary.of_state(known) for known in state["words"]] if state else \
+    words = [Vocabulary(known) for known in state["words"]] if state else \
         [Vocabulary.of(sentences, cfg.vocab_size) for sentences in zip(*training)]
-    if not state and cfg.data != "grammar":         # where your language has spaces; the grammar's is known
-        for vocabulary, sentences in zip(words, zip(*training)):
-            vocabulary.spacing = Spacing.of(sentences)
     torch.manual_seed(cfg.seed)
     model = Transformer(cfg, *map(len, words))
     if state:
@@ -361,7 +357,7 @@ def train(cfg: Config) -> dict:
                     run.write_sample(done, ".txt", show(model, words, examples, greedily).encode())
                 stop = run.stopping(done)
                 if exact is not None or stop:
-                    run.save(done, model, [optimizer], data_rng, words=[v.state() for v in words],
+                    run.save(done, model, [optimizer], data_rng, words=[v.words[3:] for v in words],
                              examples=examples)
             if stop and done < cfg.steps:
                 return run.leave(done)

@@ -117,27 +117,3 @@ def test_texts_without_labels_tell_which_words_are_of_a_kind():
     values, vectors = torch.linalg.eigh(C)
     agree = ((vectors[:, -1] > 0) == (torch.tensor(list(kind.values())) > 0)).double().mean()
     assert max(agree, 1 - agree) > 0.95 and values[-1] > 2 * values[-2]
-
-
-@pytest.mark.parametrize("lines, said", [
-    (["spam\tBuy now {i}", "ham\tSee you {i}"], "first column"),
-    (["Buy now {i}\tSpam", "See you {i}\tham", "Buy it {i}\tSPAM "], ""),
-    (["\"Buy, now {i}\",spam", "\"See you, {i}\",ham"], ""),
-    (["Buy now {i};spam", "See you {i};ham"], ""),
-])
-def test_tables_as_people_have_them(lines, said, tmp_path, capsys):
-    """The label first ("the 1 texts … hold 1 of 400 labels"), a line of names, which became a third class, commas."""
-    separator = "," if '"' in lines[0] else ";" if ";" in lines[0] else "\t"
-    for header in ("", f"Label{separator}Text\n" if said else f"Text{separator}Label\n"):
-        rows = [line.format(i=i) for i in range(10) for line in lines]
-        (tmp_path / "own.tsv").write_text(header + "\n".join(rows))
-        pairs = read_reviews(str(tmp_path / "own.tsv"))
-        printed = capsys.readouterr().out
-        assert len(pairs) == len(rows) and {label.lower() for _, label in pairs} == {"spam", "ham"}
-        assert len({label for _, label in pairs}) == 2 and all(text.split()[0].strip(",") in ("Buy", "See") for text, _ in pairs)
-        assert said in printed and ("names of the columns" in printed) == bool(header)
-
-
-def test_a_table_without_labels(tmp_path):
-    (tmp_path / "own.tsv").write_text("".join(f"text {i}\tother {i}\n" for i in range(5)))
-    refused(lambda: read_reviews(str(tmp_path / "own.tsv")), "own.tsv", "which column holds the labels?")

@@ -33,20 +33,18 @@ def bleu(outputs: list, references: list) -> float:
             in_both = output_ngrams & reference_ngrams      # for each n-gram the smaller count
             right[i] += sum(in_both.values())
             total[i] += sum(output_ngrams.values())
-    if right[0] == 0:                       # no word is right
+    if right[0] == 0 or total[3] == 0:      # no word is right, or no output has four words
         return 0.0
 
-    # if no output has four words, only the n-grams that there are count (effective order)
-    longest = sum(n > 0 for n in total)
     mean_log_p = 0.0
     smoothed = 1.0
-    for i in range(longest):
+    for i in range(4):
         if right[i] > 0:
             p = right[i] / total[i]
         else:
             smoothed /= 2
             p = smoothed / total[i]
-        mean_log_p += math.log(p) / longest
+        mean_log_p += math.log(p) / 4
     log_brevity_penalty = min(0.0, 1 - r / c)
     return 100 * math.exp(mean_log_p + log_brevity_penalty)
 

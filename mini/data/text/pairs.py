@@ -5,6 +5,7 @@ of a noun and a verb or adjective, chosen by a hash, is held out from training: 
 """
 import os
 import re
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
@@ -17,7 +18,6 @@ import torch
 from mini.data.download import FOLDER
 from mini.data.text.corpus import read_file
 from mini.data.text.grammar import Grammar, join
-from mini.data.text.spacing import WORD_OR_MARK, Spacing, normal
 from mini.utils.config import UserError, require
 from mini.utils.metrics import Progress
 from mini.utils.translation_metrics import word_by_word
@@ -29,7 +29,8 @@ RARE = 16               # one of so many combinations is held out from training
 # ---- sentences and their words
 def split(text: str) -> list:
     """The words and punctuation marks of a sentence; the apostrophe of l'homme belongs to the l."""
-    return re.findall(WORD_OR_MARK, normal(text))
+    text = unicodedata.normalize("NFC", text).replace("’", "'")         # é as one character; one apostrophe
+    return re.findall(r"\w+(?:-\w+)*'?|[^\w\s]", text)
 
 
 class Vocabulary:
@@ -39,11 +40,9 @@ class Vocabulary:
     """
     PAD, BOS, EOS = range(3)
 
-    def __init__(self, words: list, spacing=None):
-        """spacing: the Spacing of the language; None: that of the French of our grammar."""
+    def __init__(self, words: list):
         self.words = ["<pad>", "<bos>", "<eos>", *words]
         self.index = {word: i for i, word in enumerate(words, 3)}
-        self.spacing = spacing
 
     def __len__(self):
         return len(self.words)
@@ -85,24 +84,8 @@ class Vocabulary:
         """The words of some numbers."""
         return [self.words[i] for i in ids if i not in (self.PAD, self.BOS, self.EOS)]
 
-    def join(self, words: list) -> str:
-        """Words as a sentence."""
-        return self.spacing.join(words) if self.spacing else join(words)
-
     def decode(self, ids) -> str:
-        """The sentence that these numbers stand for."""
-        return self.join(self.spell(ids))
-
-    def state(self):
-        """Plain data, for a checkpoint; `of_state` makes the same Vocabulary from it."""
-        words = self.words[3:]
-        return {"words": words, "spacing": self.spacing.state()} if self.spacing else words
-
-    @classmethod
-    def of_state(cls, state):
-        if isinstance(state, list):
-            return cls(state)
-        return cls(state["words"], Spacing(**state["spacing"]))
+        return join(self.spell(ids))
 
 
 def fill_up(sentences: list):
@@ -112,16 +95,14 @@ def fill_up(sentences: list):
 
 
 def encode_pairs(pairs: list, words, max_len: int):
-    """(x (N, S), y (N, T), pairs): the word numbers by two Vocabularies, and the pairs. Their second sentences are
-    as they stand in the file, but for the kind of apostrophe; those of our grammar as they are decoded. y begins
-    with BOS; both end with EOS. Pairs with an unknown word, or with more than max_len words, are left out. Raises
-    UserError if none remains."""
+    """(x (N, S), y (N, T), pairs): the word numbers by two Vocabularies, and the pairs, with the French as it is
+    decoded. y begins with BOS; both end with EOS. Pairs with an unknown word, or with more than max_len words,
+    are left out. Raises UserError if none remains."""
     x, y, kept = [], [], []
     for pair in pairs:
         en, fr = (vocabulary.numbers(text) for vocabulary, text in zip(words, pair))
         if None not in en + fr and max(len(en), len(fr)) <= max_len + 1:
-            reference = normal(pair[1]) if words[1].spacing else words[1].decode(fr)
-            x.append(en), y.append([Vocabulary.BOS, *fr]), kept.append((pair[0], reference))
+            x.append(en), y.append([Vocabulary.BOS, *fr]), kept.append((pair[0], words[1].decode(fr)))
     require(kept, f"of {len(pairs)} pairs of sentences none consists of known words, at most {max_len} of "
             "them: bring more pairs, or raise --vocab_size or --max_len")
     return fill_up(x), fill_up(y), kept
@@ -132,9 +113,8 @@ def baselines(words, x, y, x_test, n: int = 20000) -> dict:
     word the word that goes with it most often in the first n pairs of x and y}."""
     pairs = [(words[0].spell(a), words[1].spell(b)) for a, b in zip(x[:n].tolist(), y[:n].tolist())]
     dictionary, lines = word_by_word(pairs), [words[0].spell(row) for row in x_test.tolist()]
-    put_together = words[1].join
-    return {"copying": [put_together(line) for line in lines],
-            "word by word": [put_together([dictionary.get(word, word) for word in line]) for line in lines]}
+    return {"copying": [join(line) for line in lines],
+            "word by word": [join(dictionary.get(word, word) for word in line) for line in lines]}
 
 
 def read_sentences(text: str) -> list:

@@ -12,7 +12,6 @@ agree, too (as Hatzivassiloglou & McKeown 1997 found in real texts). The long re
 their opinion directly. So they show which words belong together, and a few labels are enough to tell which group
 of words is good, and which is bad.
 """
-import csv
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,47 +190,20 @@ def write_reviews(n: int, seed: int = 0, fewest: int = 1, most: int = 3, twisted
     return list(found.items())
 
 
-HEADERS = {"label", "labels", "class", "category", "sentiment", "target", "text", "review", "sentence"}
-
-
-def rows_of(path) -> list:
-    """[(number of the line, fields)] of a table: columns between tabs; in a file without any tab, between commas or
-    semicolons, where a field in quotation marks may hold them, too."""
-    lines = read_file(path).split("\n")
-    first = next((line for line in lines if line.strip()), "")
-    if "\t" not in first:
-        mark = max(",;", key=first.count)
-        if mark in first:
-            rows = csv.reader(lines, delimiter=mark, skipinitialspace=True)
-            return [(rows.line_num, [field.strip() for field in row]) for row in rows if any(map(str.strip, row))]
-    return [(number, [field.strip() for field in line.split("\t")])
-            for number, line in enumerate(lines, 1) if line.strip()]
-
-
 def read_reviews(path) -> list:
-    """(text, label name) of each line of a TSV file: text, tab, label, or label, tab, text. A first line with the
-    names of the columns is left out. The labels are in the column with fewer different values; labels that differ
-    in capitals alone are one. Raises UserError, naming the line, for a line of another form."""
+    """(text, label name) of each line of a TSV file: text, tab, label. Empty lines are left out, and a first
+    line whose label is "label". Raises UserError, naming the line, for a line of another form."""
     require(Path(path).is_file(), f"--reviews={path}: no such file (by name there is: reviews)")
-    rows = rows_of(path)
-    for number, fields in rows:
+    pairs = []
+    for number, line in enumerate(read_file(path).split("\n"), 1):
+        if not line.strip() or number == 1 and line.split("\t")[-1].strip() == "label":
+            continue
+        fields = [field.strip() for field in line.split("\t")]
         require(len(fields) == 2,
                 f"{path}, line {number}: {len(fields)} columns, where text, tab, label are wanted")
-    if rows and HEADERS & {field.lower() for field in rows[0][1]}:
-        print(f"note: {path}: its first line, {' | '.join(rows[0][1])!r}, is taken for the names of the columns")
-        rows = rows[1:]
-    require(rows, f"{path}: there are no lines of text, tab, label in it")
-    values = [{fields[column].lower() for _, fields in rows} for column in (0, 1)]
-    text, label = (1, 0) if len(values[0]) < len(values[1]) else (0, 1)
-    if label == 0:
-        print(f"note: {path}: the first column is taken for the label ({len(values[0])} different ones)")
-    names, pairs = {}, []
-    for number, fields in rows:
-        require(all(fields), f"{path}, line {number}: the {'text' if fields[label] else 'label'} is empty")
-        name = names.setdefault(fields[label].lower(), fields[label])
-        pairs.append((fields[text], name))
-    require(len(names) < len(pairs) or len(pairs) < 3,
-            f"{path}: each of its {len(pairs)} lines has a label of its own; which column holds the labels?")
+        require(all(fields), f"{path}, line {number}: the {'label' if fields[0] else 'text'} is empty")
+        pairs.append(tuple(fields))
+    require(pairs, f"{path}: there are no lines of text, tab, label in it")
     return pairs
 
 
