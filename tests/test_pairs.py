@@ -330,6 +330,26 @@ def test_a_file_of_pairs(tmp_path):
     refused(lambda: read_sentences(" "), "no sentence")
 
 
+@pytest.mark.parametrize("content, said", [
+    ("English\tFrench\nGo.\tVa !\nRun.\tCours !\n", "names the columns"), ("en\tfr\tby\nGo.\tVa !\tx\nRun.\tCours !\ty\n", "line 1"),
+    ("English\tFrançais\nGo.\tVa !\nRun.\tCours !\n", "names"), ("12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "1, 3 of 4"),
+    ("12\tGo.\tVa !\n13\tRun.\tCours !\n", "1 of 3"), ('"Go.","Va !"\n"Run.","Cours !"\n', "separated by commas"),
+    ("id\ten\tid\tfr\n12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "en, fr"),
+    ("Go.;Va !\rRun.;Cours !\r", "separated by semicolons"), ("Go.\tVa !\rRun.\tCours !\r", "")], ids=repr)
+def test_headers_and_numbers_are_left_out_and_that_is_said(tmp_path, capsys, content, said):
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(content.encode())
+    assert read_pairs(path) == [("Go.", "Va !"), ("Run.", "Cours !")]
+    out = capsys.readouterr().out
+    assert said in out and out.count("note: ") == out.count("\n") and bool(out) == bool(said)
+
+
+def test_numbers_can_be_sentences(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("1\tun\n2\tdeux\n")
+    assert read_pairs(path) == [("1", "un"), ("2", "deux")]
+
+
 @pytest.mark.parametrize("content, names", [
     (b"Go.\tVa !\nRun.\n", ["line 2", "1 column"]), (b"Go.\n", ["line 1", "1 column"]), (b"\n\nGo. Va !\n", ["line 3", "1 column"]),
     (b"Go.\tVa !\nRun.\tCours !\tme\n", ["line 2", "3 columns, but 2 above"]),

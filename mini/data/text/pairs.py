@@ -18,6 +18,7 @@ import torch
 from mini.data.download import FOLDER
 from mini.data.text.corpus import read_file
 from mini.data.text.grammar import Grammar, join
+from mini.data.text.tables import read_rows, without_header, without_ids
 from mini.utils.config import UserError, require
 from mini.utils.metrics import Progress
 from mini.utils.translation_metrics import word_by_word
@@ -169,23 +170,28 @@ def write_pairs(n: int, seed: int = 0):
     return training, held_out
 
 
+# How the two columns may be called in a file's first line.
+SIDES = set("source target src tgt sentence translation text sentence1 sentence2 input output "
+            "en fr de es it pt nl eng fra deu spa ita por nld rus jpn cmn english french german spanish italian "
+            "portuguese dutch russian japanese chinese latin esperanto français deutsch español italiano".split())
+
+
 def read_pairs(path):
     """The pairs of a file as Tatoeba and Anki write them: lines of English, a tab, French, and perhaps a tab and
-    an attribution, which is ignored. Empty lines are skipped; of pairs with the same English, only the first is
-    used. Raises UserError, naming file and line, for a wrong number of columns, or an empty sentence.
+    an attribution, which is ignored. Empty lines, numbers of sentences and a header are left out (see tables.py); of
+    pairs with the same English, only the first is used. Raises UserError, naming file and line, for a wrong number
+    of columns, or an empty sentence.
     """
-    pairs, columns = {}, None
-    for number, line in enumerate(read_file(path).split("\n"), 1):
-        fields = [field.strip() for field in line.split("\t")]
-        if not any(fields):
-            continue
-        columns = columns or len(fields)
-        require(2 <= len(fields) <= 3, f"{path}, line {number}: {len(fields)} column(s); a line must be "
+    pairs, width = {}, None
+    rows = without_header(without_ids(read_rows(path), 2, path), [SIDES, SIDES], path)
+    for number, columns in rows:
+        width = width or len(columns)
+        require(2 <= len(columns) <= 3, f"{path}, line {number}: {len(columns)} column(s); a line must be "
                 "English, a tab, French, and perhaps a tab and an attribution")
-        require(len(fields) == columns, f"{path}, line {number}: {len(fields)} columns, but {columns} above; "
+        require(len(columns) == width, f"{path}, line {number}: {len(columns)} columns, but {width} above; "
                 "is there a tab inside a sentence, or one missing?")
-        require(fields[0] and fields[1], f"{path}, line {number}: one of the two sentences is empty")
-        pairs.setdefault(fields[0], fields[1])
+        require(columns[0] and columns[1], f"{path}, line {number}: one of the two sentences is empty")
+        pairs.setdefault(columns[0], columns[1])
     require(len(pairs) > 1, f"{path}: there are not two pairs of sentences in it")
     return list(pairs.items())
 
