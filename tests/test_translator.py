@@ -134,6 +134,12 @@ def test_bleu_equals_sacrebleu():
         assert tokenize_13a(case["text"]) == case["tokens"].split()
 
 
+def test_bleu_of_short_sentences():
+    """None has four words; perfect ones got 0."""
+    assert bleu(["Va !", "Oui"], ["Va !", "Oui"]) == pytest.approx(100) == bleu(["Oui"], ["Oui"])
+    assert 0 < bleu(["Va !", "Oui"], ["Va !", "Non"]) < 100 and bleu(["Oui"], ["Non"]) == 0 == bleu([""], ["Va !"])
+
+
 def test_baselines_scores_and_report():
     assert word_by_word([(["a", "a"], ["x"]), (["b"], ["x", "y"])]) == {"a": "x", "b": "y"}
     assert word_by_word([("a", "xz"), ("a", "z"), *[("b", "z")] * 4]) == {"a": "x", "b": "z"}    # z goes with everything
