@@ -189,6 +189,22 @@ def test_end_to_end(pairs_file, tmp_path, capsys, monkeypatch):
     assert list(tables["sentences_right_of_so_many_words"]) == ["5–8"]
 
 
+def test_another_language_keeps_its_spaces(tmp_path, capsys):
+    """Its references stand as in the file; what is written is spaced alike, also from the checkpoint."""
+    subjects = {"the cat": "mok' tar", "a dog": "vo", "Paul": "paul"}
+    verbs = {"sees": "ki", "eats": "lo", "likes": "du", "takes": "ze"}
+    objects = {"apples": "re", "pears": "pa", "eggs": "ti", "milk": "su"}
+    lines = [f"{a.capitalize()} {b} {c}?\t{subjects[a]} {verbs[b]}, {objects[c]}?\n"
+             for a, b, c in itertools.product(subjects, verbs, objects)]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(lines))
+    result = translator.train(tiny(str(path), tmp_path, steps=150, eval_every=50, n_embd=32, warmup=40, batch_size=16, lr=0.5))
+    assert result["exact_match"]["sentences"]["model"] > 0.9
+    text = translator.main(["sample", f"--out_dir={tmp_path}/run", "--device=cpu", "--text=The cat eats milk?"])
+    assert text == "The cat eats milk?\n    mok' tar lo, su?\n"
+    assert result["bleu"]["sentences"]["model"] > 90
+
+
 def test_the_grammar_end_to_end(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("mini.data.text.pairs.HELD_OUT", 20)
     result = translator.main(["--n_pairs=1000", "--steps=2", "--batch_size=4", "--n_layer=1", "--n_embd=16", "--n_head=2",

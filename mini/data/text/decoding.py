@@ -92,5 +92,5 @@ def explain(error: UnicodeDecodeError) -> str:
     if error.reason == "unexpected end of data":
         return ": the last character is cut off; fetch the file again, or take that away"
     some = data[max(0, at - 10):at + 10].decode("cp1252", errors="replace")
-    return (f"; if it should read {some!r} there, it is in cp1252 (or Latin-1): {remedy('CP1252')}; "
-            "if not, in another encoding, to be named in its place")
+    return (f"; if it should read {some!r} there, it is in cp1252 (or Latin-1): "
+            f"{remedy('CP1252')}; if not, in another encoding, to be named in its place")

@@ -10,8 +10,8 @@ from mini.data.text.corpus import read_file
 
 
 def read_rows(path) -> list:
-    """[(number of the line, its columns), …] of a file, without empty lines, and without the white
-    space around a column.
+    """[(number of the line, its columns), …] of a file, without empty lines, and without white
+    space around columns.
 
     Columns are separated by tabs. A file without any tab is read as CSV, if each line then has
     the same number of columns, two or more. Raises UserError if the file is not UTF-8 text.
@@ -54,7 +54,7 @@ def read_csv(text: str, separator: str) -> list:
 
 def without_quotes(rows: list, path) -> list:
     """The rows, without the quotation marks that CSV programs put around a column: they double the
-    marks inside it. Without a mark inside it, a column keeps its own, unless all of the file have some.
+    marks inside it. A column without a mark inside it keeps its own, unless all lines have some.
     """
     every_row = len(rows) > 1
     n_quoted = 0
@@ -103,8 +103,8 @@ def without_ids(rows: list, wanted: int, path) -> list:
 
 
 def without_header(rows: list, words: list, path) -> list:
-    """The rows without a first one that names the columns: each of its columns is among the words of
-    the list at the same place."""
+    """The rows without a first one that names the columns: each of its columns is among the words
+    that `words` has at the same place."""
     if not rows or len(rows[0][1]) < len(words):
         return rows
     if any(column.casefold() not in known for column, known in zip(rows[0][1], words)):
