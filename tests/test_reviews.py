@@ -1,6 +1,8 @@
 """mini/data/text/reviews.py: the built-in reviews agree with their labels by a second reading; own files; bad files."""
+import os
 import random
 import re
+import sys
 
 import pytest
 import torch
@@ -108,6 +110,14 @@ def test_what_other_programs_write_is_read_and_said(tmp_path, capsys, lines, sai
         assert read_reviews(path) == ROWS
         out = capsys.readouterr().out
         assert out.startswith(f"note: {path}") and said in out if said else not out
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="there all names are Unicode")
+def test_a_name_that_is_not_utf8_can_be_printed(tmp_path, capsys):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tsv")
+    with open(path, "w") as file:
+        file.write("".join(f"{b},{a}\n" for a, b in ROWS))
+    assert read_reviews(path) == ROWS and capsys.readouterr().out.count("caf\\udce9.tsv") == 2
 
 
 def test_commas_and_quotation_marks_inside_a_text(tmp_path, capsys):

@@ -17,14 +17,18 @@ import typing
 from typing import ClassVar, Literal
 
 
+def printable(text) -> str:
+    """The text, or path, with bytes that are not UTF-8 written as \\udce9: a file's name can hold
+    some, and they cannot be printed as they are."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 class UserError(Exception):
     """A mistake that the user can correct: `command_line` prints its message, a single line, and
     leaves with exit status 2."""
 
     def __str__(self):
-        """The message. Bytes in a file's name that are not UTF-8 are written as \\udce9, since
-        they cannot be printed as they are."""
-        return super().__str__().encode("utf-8", "backslashreplace").decode()
+        return printable(super().__str__())
 
 
 def require(condition, message: str):

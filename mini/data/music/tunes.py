@@ -20,7 +20,7 @@ import torch
 from mini.data.music.midi import (LONGEST_SILENCE, PIECE, Note, encode, piano_roll, read_midi,
                                   shorten_silences, write_midi, write_wav)
 from mini.data.music.music_scores import bar_similarity
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, printable, require
 from mini.utils.metrics import Progress
 from mini.utils.png import write_png
 
@@ -266,7 +266,7 @@ def read_corpus(source: str, n_pieces: int) -> tuple:
             print(f"note: {len(broken)} of {len(paths)} files cannot be read and are left out, the first: {broken[0]}")
         if shortened:
             print(f"note: {len(shortened)} of {len(paths)} files hold more than {LONGEST_SILENCE:.0f} s without a key "
-                  f"going down or up, which are shortened to that, the first: {UserError(shortened[0])}")
+                  f"going down or up, which are shortened to that, the first: {printable(shortened[0])}")
         random.Random(0).shuffle(pieces)
         beat = sorted(beats)[len(beats) // 2]
     cut = len(pieces) - max(1, len(pieces) // 10)

@@ -17,7 +17,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini.data.text.tables import read_rows, tell_header, without_ids
+from mini.data.text.tables import note, read_rows, tell_header, without_ids
 from mini.utils.config import require
 
 NAMES = ["bad", "good"]
@@ -207,7 +207,7 @@ def read_reviews(path) -> list:
         hint = "" if n < 2 else " (with cut -f1,3 file > new, for instance, only the columns 1 and 3 remain)"
         require(n == 2, f"{path}, line {number}: {n} columns, where text, tab, label are wanted{hint}")
     if label_comes_first(rows):
-        print(f"note: {path}: the labels are taken from the first column, as it has few different values")
+        note(path, f"the labels are taken from the first column, as it has few different values")
         rows = [(number, columns[::-1]) for number, columns in rows]
     if is_header(rows):
         tell_header(rows[0], path)
@@ -250,7 +250,7 @@ def one_spelling(pairs: list, path) -> list:
     new = [(text, spelling["".join(label.casefold().split())]) for text, label in pairs]
     changed = sorted({label for label in count if label not in spelling.values()})
     if changed:
-        print(f"note: {path}: labels that differ only in capitals or spaces are taken for one: "
+        note(path, f"labels that differ only in capitals or spaces are taken for one: "
               f"{', '.join(map(repr, changed[:8]))} for {', '.join(map(repr, list(spelling.values())[:8]))}")
     return new
 
@@ -273,7 +273,7 @@ def load_reviews(source: str = "reviews", few: int = 300, seed: int = 0) -> Revi
                 "texts? A label is one of a few names, each of which stands in many lines")
         twice = len(pairs) - len(dict(pairs))
         if twice:
-            print(f"note: {source}: {twice} lines repeat the text of another; of each, the last label counts")
+            note(source, f"{twice} lines repeat the text of another; of each, the last label counts")
         pairs = [(text, names.index(name)) for text, name in dict(pairs).items()]
         random.Random(0).shuffle(pairs)
         cut = max(1, len(pairs) // 10)

@@ -7,6 +7,12 @@ import io
 from pathlib import Path
 
 from mini.data.text.corpus import read_file
+from mini.utils.config import printable
+
+
+def note(place, text: str):
+    """Print what was not read as it stands; place: a path, or a line of it."""
+    print(f"note: {printable(place)}: {text}")
 
 
 def read_rows(path) -> list:
@@ -21,7 +27,7 @@ def read_rows(path) -> list:
         for separator, name in ((",", "commas"), (";", "semicolons"), ("|", "vertical bars")):
             rows = read_csv(text, separator)
             if rows:
-                print(f"note: {path}: there is no tab in it; read as columns separated by {name}")
+                note(path, f"there is no tab in it; read as columns separated by {name}")
                 return rows
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -70,7 +76,7 @@ def without_quotes(rows: list, path) -> list:
             new.append(column)
         new_rows.append((number, new))
     if n_quoted:
-        print(f"note: {path}: {n_quoted:,} columns stand in quotation marks, which are taken off")
+        note(path, f"{n_quoted:,} columns stand in quotation marks, which are taken off")
     return new_rows
 
 
@@ -95,7 +101,7 @@ def without_ids(rows: list, wanted: int, path) -> list:
     if not ids or width - len(ids) < wanted:
         return rows
     numbers = ", ".join(str(i + 1) for i in ids)
-    print(f"note: {path}: columns that only number the lines are left out: {numbers} of {width}")
+    note(path, f"columns that only number the lines are left out: {numbers} of {width}")
     new_rows = []
     for number, columns in rows:
         new_rows.append((number, [columns[i] for i in range(width) if i not in ids]))
@@ -116,4 +122,4 @@ def without_header(rows: list, words: list, path) -> list:
 def tell_header(row: tuple, path):
     """Say that a line is left out, as a header."""
     number, columns = row
-    print(f"note: {path}, line {number}: left out, as it names the columns: {', '.join(columns)}")
+    note(f"{path}, line {number}", f"left out, as it names the columns: {', '.join(columns)}")
