@@ -26,8 +26,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.data.text.pairs import (Vocabulary, baselines, encode_pairs, fill_up, load_pairs,
-                                  read_sentences)
+from mini.data.text.pairs import (Vocabulary, baselines, encode_pairs, fill_up, learn_spacing,
+                                  load_pairs, read_sentences)
+from mini.data.text.spacing import Spacing
 from mini.utils import metrics, translation_metrics
 from mini.utils.config import RunConfig, command_line, require
 from mini.utils.device import autocast, pick_device
@@ -307,8 +308,13 @@ def load(cfg, resume: bool = True, data: bool = True):
         longest = max(len(pairs) for pairs in held_out.values())
         n = metrics.n_to_score(cfg, longest, "held-out sentences of each set")
         held_out = {name: pairs[:n] for name, pairs in held_out.items()}
-    words = [Vocabulary(known) for known in state["words"]] if state else \
-        [Vocabulary.of(sentences, cfg.vocab_size) for sentences in zip(*training)]
+    if state:
+        words = [Vocabulary(known) for known in state["words"]]
+        spacing = state.get("spacing")
+        words[1].spacing = Spacing(**spacing) if spacing else None
+    else:
+        words = [Vocabulary.of(sentences, cfg.vocab_size) for sentences in zip(*training)]
+        words[1].spacing = learn_spacing([fr for _, fr in training])
     torch.manual_seed(cfg.seed)
     model = Transformer(cfg, *map(len, words))
     if state:
@@ -358,7 +364,7 @@ def train(cfg: Config) -> dict:
                 stop = run.stopping(done)
                 if exact is not None or stop:
                     run.save(done, model, [optimizer], data_rng, words=[v.words[3:] for v in words],
-                             examples=examples)
+                             spacing=words[1].spacing and words[1].spacing.state(), examples=examples)
             if stop and done < cfg.steps:
                 return run.leave(done)
 

@@ -201,6 +201,17 @@ def test_own_captions_as_they_are(own, tmp_path):
     assert load_captions(str(tmp_path / "captions.tsv"), 0)[0].images.shape[1:] == (3, 14, 14)
 
 
+def test_a_header_and_commas(own, tmp_path, capsys):
+    path = Path(own())
+    plain = load_captions(str(path), 12)
+    path.write_text("Image\tCaption\n" + path.read_text())
+    assert load_captions(str(path), 12)[0].captions == plain[0].captions
+    assert "line 1: left out" in capsys.readouterr().out
+    path.write_text(path.read_text().replace("\t", ","))
+    assert load_captions(str(path), 12)[0].captions == plain[0].captions
+    assert "separated by commas" in capsys.readouterr().out
+
+
 def test_bad_files(own, tmp_path):
     refused(lambda: load_captions(str(tmp_path / "none.tsv")), "none.tsv", "no such file")
     path = own("in/99.png\tgone")

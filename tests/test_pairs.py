@@ -15,7 +15,9 @@ from mini.data.text.lexicon import (ADJECTIVE, ETRE, GIVING, IDIOMS, IL, ILS, IN
                                     conjugate, elides, english_s, french_feminine, french_plural,
                                     link)
 from mini.data.text.pairs import (Vocabulary, baselines, combination, encode_pairs, fill_up,
-                                  load_pairs, read_pairs, read_sentences, split, write_pairs)
+                                  learn_spacing, load_pairs, read_pairs, read_sentences, split,
+                                  write_pairs)
+from mini.data.text.spacing import Spacing
 from mini.utils.lettering import ACCENTS, PIXELS, heat_maps, letter, lettering
 from tests.helpers import refused
 
@@ -282,6 +284,38 @@ def test_join(written):
     assert all(join(split(fr)) == fr for fr in written.values())
 
 
+SPACED = {
+    "French": None,
+    "Klingon": ["mok' tar vo?", "tar mok' vo!", "vo tar?", "tar vo, mok' tar.", "mok' vo tar."],
+    "English": ["Don't go (now)!", "It's here, isn't it?", 'He said "no" to me.', 'Is "yes" a word?', "The dogs' bones: two.",
+                '"Go," said he.', "Two o'clock; no more."],
+    "German": ["„Nein“, sagte er.", "Wie geht's?", "Ja – aber wann?", "Er sagte „gut“.", "Ist „gut“ gut?"],
+    "Spanish": ["¿Qué es esto?", "¡Hola!", "Es esto, no eso.", "¿Es eso?"],
+    "French of printers": ["Qu’est-ce que c’est\u202f?", "Va\u202f!", "«\xa0Oui\xa0», dit-il.", "L’homme dort.", "«\xa0L’eau\xa0»"],
+    "decomposed": [unicodedata.normalize("NFD", text) for text in ("L'été est là !", "Où est l'élève?", "Il est là.")],
+    "Georgian": ["ეს რა არის?", "კარგი, მოდი."], "Chinese": ["你好吗？", "他来了，我走。"]}
+
+
+@pytest.mark.parametrize("language", SPACED)
+def test_a_language_keeps_its_spaces(language, written):
+    """In French "?" follows a space, in most languages none; only the pairs to learn from can tell."""
+    texts = SPACED[language] or list(written.values())[:2000]
+    spacing = learn_spacing(texts)
+    assert (spacing is None) == (language == "French")
+    if language == "French":                                    # it is learnt too, if one asks for it
+        spacing = Spacing.of(texts)
+    vocabulary = Vocabulary.of(texts, 10**6)
+    again = Vocabulary(vocabulary.words[3:], Spacing(**spacing.state()))
+    for text in texts:
+        assert again.decode(again.encode(text, 99)) == text
+
+
+def test_spacing_of_words_that_never_met():
+    spacing = learn_spacing(["Has l'homme gone?", "Has he (Paul) gone?", "No, he went.", "The l'eau"])
+    assert spacing.join("he , homme l' Paul ? ( gone )".split()) == "He, homme l'Paul? (gone)"
+    assert spacing.join([]) == "" and spacing.join(["he"]) == "He"
+
+
 def test_vocabulary():
     texts = ["The cat sees the dog.", "Paul and I see Paul.", "I sing.", "The end", "A cat"]
     vocabulary = Vocabulary.of(texts, 100)
@@ -303,7 +337,7 @@ def test_vocabulary():
 def test_encode_pairs():
     words = Vocabulary(["a", "b", "c"]), Vocabulary(["x", "y"])
     x, y, kept = encode_pairs([("a b", "x"), ("c", "y  y"), ("d", "x"), ("a", "z"), ("a a a", "x"), ("a", "x x x")], words, 2)
-    assert kept == [("a b", "X"), ("c", "Y y")]
+    assert kept == [("a b", "x"), ("c", "y  y")]                # as they stand in the file
     assert x.tolist() == [[3, 4, 2], [5, 2, 0]] and y.tolist() == [[1, 3, 2, 0], [1, 4, 4, 2]]
     refused(lambda: encode_pairs([("d", "x")] * 3, words, 2), "of 3 pairs", "--vocab_size", "--max_len")
     assert torch.equal(fill_up([[1], [2, 3]]), torch.tensor([[1, 0], [2, 3]]))
@@ -328,6 +362,26 @@ def test_a_file_of_pairs(tmp_path):
     path.write_text(" One. \n\nTwo.\r\n")
     assert read_sentences(str(path)) == ["One.", "Two."] and read_sentences(" Three. ") == ["Three."]
     refused(lambda: read_sentences(" "), "no sentence")
+
+
+@pytest.mark.parametrize("content, said", [
+    ("English\tFrench\nGo.\tVa !\nRun.\tCours !\n", "names the columns"), ("en\tfr\tby\nGo.\tVa !\tx\nRun.\tCours !\ty\n", "line 1"),
+    ("English\tFrançais\nGo.\tVa !\nRun.\tCours !\n", "names"), ("12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "1, 3 of 4"),
+    ("12\tGo.\tVa !\n13\tRun.\tCours !\n", "1 of 3"), ('"Go.","Va !"\n"Run.","Cours !"\n', "separated by commas"),
+    ("id\ten\tid\tfr\n12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "en, fr"),
+    ("Go.;Va !\rRun.;Cours !\r", "separated by semicolons"), ("Go.\tVa !\rRun.\tCours !\r", "")], ids=repr)
+def test_headers_and_numbers_are_left_out_and_that_is_said(tmp_path, capsys, content, said):
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(content.encode())
+    assert read_pairs(path) == [("Go.", "Va !"), ("Run.", "Cours !")]
+    out = capsys.readouterr().out
+    assert said in out and out.count("note: ") == out.count("\n") and bool(out) == bool(said)
+
+
+def test_numbers_can_be_sentences(tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("1\tun\n2\tdeux\n")
+    assert read_pairs(path) == [("1", "un"), ("2", "deux")]
 
 
 @pytest.mark.parametrize("content, names", [

@@ -1,6 +1,8 @@
 """mini/data/text/reviews.py: the built-in reviews agree with their labels by a second reading; own files; bad files."""
+import os
 import random
 import re
+import sys
 
 import pytest
 import torch
@@ -87,7 +89,61 @@ def test_own_file(tmp_path):
     assert len(load_reviews(str(path), few=10).learn) == 10
 
 
+ROWS = [(f"text {i}", "yes" if i % 3 else "no") for i in range(12)]
+
+
+@pytest.mark.parametrize("lines, said", [
+    ([f"{a}\t{b}" for a, b in ROWS], ""),
+    ([f"{b}\t{a}" for a, b in ROWS], "first column"),
+    (["Label\tSentence", *(f"{b}\t{a}" for a, b in ROWS)], "names the columns"),
+    (["Sentence\tSentiment", *(f"{a}\t{b}" for a, b in ROWS)], "names the columns: Sentence, Sentiment"),
+    (["Satz\tUrteil", *(f"{a}\t{b}" for a, b in ROWS)], "line 1"),
+    ([f"{a},{b}" for a, b in ROWS], "separated by commas"), ([f"{a};{b}" for a, b in ROWS], "separated by semicolons"),
+    ([f'"{a}","{b}"' for a, b in ROWS], "separated by commas"), ([f'"{a}"\t"{b}"' for a, b in ROWS], "24 columns"),
+    ([f'"{a}"\t{b}' for a, b in ROWS], "quotation marks"), ([f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(ROWS)], "1 of 3"),
+    (["\ttext\tlabel", *(f"{i}\t{a}\t{b}" for i, (a, b) in enumerate(ROWS))], "names the columns"),
+    ([f"{a}\t{b.upper() if a == 'text 7' else b} " for a, b in ROWS], "'YES' for 'yes'")], ids=repr)
+def test_what_other_programs_write_is_read_and_said(tmp_path, capsys, lines, said):
+    path = tmp_path / "own.tsv"
+    for end in ("\n", "\r\n", "\r"):
+        path.write_bytes("".join(line + end for line in lines).encode())
+        assert read_reviews(path) == ROWS
+        out = capsys.readouterr().out
+        assert out.startswith(f"note: {path}") and said in out if said else not out
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="there all names are Unicode")
+def test_a_name_that_is_not_utf8_can_be_printed(tmp_path, capsys):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.tsv")
+    with open(path, "w") as file:
+        file.write("".join(f"{b},{a}\n" for a, b in ROWS))
+    assert read_reviews(path) == ROWS and capsys.readouterr().out.count("caf\\udce9.tsv") == 2
+
+
+def test_commas_and_quotation_marks_inside_a_text(tmp_path, capsys):
+    path = tmp_path / "own.csv"
+    path.write_text('text,label\n"Good, really",yes\n"He said ""no"".",no\nAll in all,yes\n"Two\nlines",no\n')
+    assert read_reviews(path) == [("Good, really", "yes"), ('He said "no".', "no"), ("All in all", "yes"),
+                                  ("Two\nlines", "no")]
+    path.write_text('"Good"\tyes\n"He said ""no""."\tno\n"Yes" and "no"\tno\n')
+    assert read_reviews(path) == [('"Good"', "yes"), ('He said "no".', "no"), ('"Yes" and "no"', "no")]
+    path.write_text("Good, really\nBad, really\n")
+    refused(lambda: read_reviews(path), "line 1", "1 columns")
+
+
+def test_labels_that_are_numbers(tmp_path):
+    path = tmp_path / "own.tsv"
+    path.write_text("".join(f"text {i}\t{i % 2}\n" for i in range(40)))
+    data = load_reviews(str(path), few=0)
+    assert data.names == ["0", "1"] and len(data.learn) == 36
+    path.write_text("".join(f"{i % 2}\ttext {i}\n" for i in range(40)))
+    assert load_reviews(str(path), few=0) == data
+    path.write_text("".join(f"text {i}\t0.{i}\n" for i in range(40)))
+    refused(lambda: load_reviews(str(path)), "40 different labels in 40 lines")
+
+
 @pytest.mark.parametrize("content, words", [
+    ("".join(f"{a}\t{b}\tweb\n" for a, b in ROWS), ["line 1", "3 columns", "cut -f1,3"]),
     ("", ["no lines"]), ("\n \n", ["no lines"]), ("a\tgood\nb\n", ["line 2", "1 columns"]),
     ("a\tgood\nb\tbad\tworse\n", ["line 2", "3 columns"]), ("a\tgood\n\tbad\n", ["line 2", "text is empty"]),
     ("a\tgood\nb\t \n", ["line 2", "label is empty"]), ("a\tgood\nb\tgood\n", ["every label is 'good'"]),
@@ -102,7 +158,7 @@ def test_missing_and_foreign_files(tmp_path):
     refused(lambda: load_reviews(str(tmp_path / "none.tsv")), "no such file", "none.tsv")
     (tmp_path / "latin.tsv").write_bytes("caf\xe9\tgood".encode("latin-1"))
     refused(lambda: load_reviews(str(tmp_path / "latin.tsv")), "not UTF-8")
-    refused(lambda: load_reviews(few=1), "1 of 2 labels")
+    refused(lambda: load_reviews(few=1), "1 of 2 labels (not '")
 
 
 def test_texts_without_labels_tell_which_words_are_of_a_kind():

@@ -116,6 +116,13 @@ def test_a_call_in_a_fact_is_not_run(tmp_path):
     assert run_call("calculator(lookup(capital of A))", path) == ERROR + "not arithmetic"
 
 
+def test_a_header_above_the_facts(tmp_path, capsys):
+    path = tmp_path / "facts.tsv"
+    path.write_text("# mine\nentity\tproperty\tvalue\nA\tarea\t7\nB\tarea\t8\n")
+    assert read_facts.__wrapped__(path) == {("A", "area"): "7", ("B", "area"): "8"}
+    assert "line 2: left out" in capsys.readouterr().out
+
+
 def test_facts_are_well_formed():
     facts = read_facts()
     assert len(facts) > 400 and {name for _, name in facts} == set(PROPERTIES)

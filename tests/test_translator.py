@@ -134,6 +134,12 @@ def test_bleu_equals_sacrebleu():
         assert tokenize_13a(case["text"]) == case["tokens"].split()
 
 
+def test_bleu_of_short_sentences():
+    """None has four words; perfect ones got 0."""
+    assert bleu(["Va !", "Oui"], ["Va !", "Oui"]) == pytest.approx(100) == bleu(["Oui"], ["Oui"])
+    assert 0 < bleu(["Va !", "Oui"], ["Va !", "Non"]) < 100 and bleu(["Oui"], ["Non"]) == 0 == bleu([""], ["Va !"])
+
+
 def test_baselines_scores_and_report():
     assert word_by_word([(["a", "a"], ["x"]), (["b"], ["x", "y"])]) == {"a": "x", "b": "y"}
     assert word_by_word([("a", "xz"), ("a", "z"), *[("b", "z")] * 4]) == {"a": "x", "b": "z"}    # z goes with everything
@@ -181,6 +187,22 @@ def test_end_to_end(pairs_file, tmp_path, capsys, monkeypatch):
     assert list(tables["sentences_right_with_a_beam_of"]) == ["1", "2", "4", "8"] == list(map(str, beams))
     assert tables["sentences_right_with_a_beam_of"]["1"] > 0.9
     assert list(tables["sentences_right_of_so_many_words"]) == ["5–8"]
+
+
+def test_another_language_keeps_its_spaces(tmp_path, capsys):
+    """Its references stand as in the file; what is written is spaced alike, also from the checkpoint."""
+    subjects = {"the cat": "mok' tar", "a dog": "vo", "Paul": "paul"}
+    verbs = {"sees": "ki", "eats": "lo", "likes": "du", "takes": "ze"}
+    objects = {"apples": "re", "pears": "pa", "eggs": "ti", "milk": "su"}
+    lines = [f"{a.capitalize()} {b} {c}?\t{subjects[a]} {verbs[b]}, {objects[c]}?\n"
+             for a, b, c in itertools.product(subjects, verbs, objects)]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("".join(lines))
+    result = translator.train(tiny(str(path), tmp_path, steps=150, eval_every=50, n_embd=32, warmup=40, batch_size=16, lr=0.5))
+    assert result["exact_match"]["sentences"]["model"] > 0.9
+    text = translator.main(["sample", f"--out_dir={tmp_path}/run", "--device=cpu", "--text=The cat eats milk?"])
+    assert text == "The cat eats milk?\n    mok' tar lo, su?\n"
+    assert result["bleu"]["sentences"]["model"] > 90
 
 
 def test_the_grammar_end_to_end(tmp_path, monkeypatch, capsys):

@@ -21,18 +21,18 @@ from typing import ClassVar, Literal
 from mini.utils.output import guarded_output
 
 
+def printable(text) -> str:
+    """The text, or path, with bytes that are not UTF-8 written as \\udce9: a file's name can hold
+    some, and they cannot be printed as they are."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
 class UserError(Exception):
     """A mistake that the user can correct: `command_line` prints its message, a single line, and
     leaves with exit status 2."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
-
-
-def printable(text: str) -> str:
-    """A text with the names of files, in a form that any UTF-8 console can print: Python keeps what
-    is not UTF-8 in a name as characters that cannot be printed, and they become \\udce9 or so."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def require(condition, message: str):

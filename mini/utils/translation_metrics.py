@@ -17,6 +17,9 @@ def bleu(outputs: list, references: list) -> float:
     It is computed as by sacreBLEU's defaults (Post 2018): words by the tokenizer 13a, upper
     case kept, exponential smoothing. Smoothing: if no n-gram is right, pₙ and BLEU would be
     0; so instead of 0, ½ n-gram is counted the first time, ¼ the next time, …
+
+    If no output has four words, the mean is over p₁ … pₙ for the longest n-grams that there
+    are (sacreBLEU's use_effective_order); else even perfect outputs would get 0.
     """
     right = [0, 0, 0, 0]            # for n = 1 … 4: how many n-grams of the outputs are right,
     total = [0, 0, 0, 0]            # and how many there are
@@ -33,18 +36,19 @@ def bleu(outputs: list, references: list) -> float:
             in_both = output_ngrams & reference_ngrams      # for each n-gram the smaller count
             right[i] += sum(in_both.values())
             total[i] += sum(output_ngrams.values())
-    if right[0] == 0 or total[3] == 0:      # no word is right, or no output has four words
+    if right[0] == 0:               # no word is right
         return 0.0
 
     mean_log_p = 0.0
     smoothed = 1.0
-    for i in range(4):
+    order = sum(n > 0 for n in total)       # 4, or the number of words of the longest output
+    for i in range(order):
         if right[i] > 0:
             p = right[i] / total[i]
         else:
             smoothed /= 2
             p = smoothed / total[i]
-        mean_log_p += math.log(p) / 4
+        mean_log_p += math.log(p) / order
     log_brevity_penalty = min(0.0, 1 - r / c)
     return 100 * math.exp(mean_log_p + log_brevity_penalty)
 

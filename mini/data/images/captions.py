@@ -18,8 +18,8 @@ from mini.data.files import find_file
 from mini.data.images.faces import ATTRIBUTES, MOUTHS, WORDINGS, caption, draw_parameters, render
 from mini.data.images.image_folder import read_pictures
 from mini.data.images.image_sets import FACE_SIZE, one_hot
-from mini.data.text.corpus import read_file
 from mini.data.text.pairs import Vocabulary, fill_up
+from mini.data.text.tables import read_rows, without_header
 from mini.utils.config import UserError, require
 
 HELD_BACK = [{"hair": "red", "glasses": "round"}, {"style": "curly", "background": "pink"}]     # 14 % of faces
@@ -139,16 +139,18 @@ def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, s
                  for i in parts)
 
 
+# How the columns may be called in a file's first line.
+HEADER = [{"image", "image_name", "path", "file", "filename", "file_name"}, {"caption", "text", "comment", "captions"}]
+
+
 def read_captions(source: str, size: int) -> tuple:
     """(images uint8 (N, 3, size, size), N lists of K captions) of a file with lines of an image's path (from the
     file's folder), a tab, a caption. If an image has fewer captions than others, they are repeated. Raises
     UserError, naming the line."""
     path, captions, shape = Path(source), {}, "an image's path, a tab, a caption"
     require(path.is_file(), f"--data={source}: no such file (without --data: faces); bring lines of {shape}")
-    for number, line in enumerate(read_file(path).split("\n"), 1):
-        fields, place = [field.strip() for field in line.split("\t")], f"{path}, line {number}"
-        if not any(fields):
-            continue
+    for number, fields in without_header(read_rows(path), HEADER, path):
+        place = f"{path}, line {number}"
         require(len(fields) == 2 and all(fields), f"{place}: {len(fields)} column(s), one empty? Not {shape}")
         image = find_file(path.parent, fields[0])
         require(image.is_file(), f"{place}: no such image: {image}")

@@ -44,8 +44,8 @@ def decode(data: bytes, path) -> str:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        where = f"not UTF-8 text (see byte {error.start})"
-        raise UserError(f"{path}: {where}{explain(error)}") from None
+        why = explain(error)
+        raise UserError(f"{path}: not UTF-8 text (see byte {error.start}){why}") from None
     nul = data.find(b"\0")
     require(nul < 0, f"{path}: not UTF-8 text: byte {nul} is NUL, which no text holds; if it is "
                      "text all the same, take them out: tr -d '\\000' < old > new")
@@ -86,8 +86,8 @@ def is_encoded(data: bytes, encoding: str) -> bool:
 
 
 def explain(error: UnicodeDecodeError) -> str:
-    """Why bytes are no UTF-8: a character is cut off at their end, or they are in an older
-    encoding, of which the most common one shows how it would read."""
+    """Why bytes are no UTF-8: a character is cut off at their end, or they are in an old encoding,
+    of which the most common one shows how it would read."""
     data, at = error.object, error.start
     if error.reason == "unexpected end of data":
         return ": the last character is cut off; fetch the file again, or take that away"

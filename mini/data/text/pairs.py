@@ -4,8 +4,6 @@ For the grammar there are two held-out sets: new sentences, and new combinations
 of a noun and a verb or adjective, chosen by a hash, is held out from training: see `combination`.
 """
 import os
-import re
-import unicodedata
 import zipfile
 import zlib
 from collections import Counter
@@ -18,6 +16,8 @@ import torch
 from mini.data.download import FOLDER
 from mini.data.text.corpus import read_file
 from mini.data.text.grammar import Grammar, join
+from mini.data.text.spacing import WORD_OR_MARK, Spacing, plain
+from mini.data.text.tables import read_rows, without_header, without_ids
 from mini.utils.config import UserError, require
 from mini.utils.metrics import Progress
 from mini.utils.translation_metrics import word_by_word
@@ -29,8 +29,7 @@ RARE = 16               # one of so many combinations is held out from training
 # ---- sentences and their words
 def split(text: str) -> list:
     """The words and punctuation marks of a sentence; the apostrophe of l'homme belongs to the l."""
-    text = unicodedata.normalize("NFC", text).replace("’", "'")         # é as one character; one apostrophe
-    return re.findall(r"\w+(?:-\w+)*'?|[^\w\s]", text)
+    return WORD_OR_MARK.findall(plain(text))
 
 
 class Vocabulary:
@@ -40,7 +39,8 @@ class Vocabulary:
     """
     PAD, BOS, EOS = range(3)
 
-    def __init__(self, words: list):
+    def __init__(self, words: list, spacing: Spacing | None = None):
+        self.spacing = spacing      # how a sentence is spaced; None: as the grammar spaces its French
         self.words = ["<pad>", "<bos>", "<eos>", *words]
         self.index = {word: i for i, word in enumerate(words, 3)}
 
@@ -84,8 +84,19 @@ class Vocabulary:
         """The words of some numbers."""
         return [self.words[i] for i in ids if i not in (self.PAD, self.BOS, self.EOS)]
 
+    def write(self, words: list) -> str:
+        """The words as a sentence."""
+        return self.spacing.join(words) if self.spacing else join(words)
+
     def decode(self, ids) -> str:
-        return join(self.spell(ids))
+        return self.write(self.spell(ids))
+
+
+def learn_spacing(sentences: list):
+    """The Spacing of some sentences; None if they are spaced as the grammar spaces its French."""
+    if all(join(split(text)) == text for text in sentences):
+        return None
+    return Spacing.of(sentences)
 
 
 def fill_up(sentences: list):
@@ -95,14 +106,14 @@ def fill_up(sentences: list):
 
 
 def encode_pairs(pairs: list, words, max_len: int):
-    """(x (N, S), y (N, T), pairs): the word numbers by two Vocabularies, and the pairs, with the French as it is
-    decoded. y begins with BOS; both end with EOS. Pairs with an unknown word, or with more than max_len words,
-    are left out. Raises UserError if none remains."""
+    """(x (N, S), y (N, T), pairs): the word numbers by two Vocabularies, and the pairs as they stand in the file.
+    y begins with BOS; both end with EOS. Pairs with an unknown word, or with more than max_len words, are left
+    out. Raises UserError if none remains."""
     x, y, kept = [], [], []
     for pair in pairs:
         en, fr = (vocabulary.numbers(text) for vocabulary, text in zip(words, pair))
         if None not in en + fr and max(len(en), len(fr)) <= max_len + 1:
-            x.append(en), y.append([Vocabulary.BOS, *fr]), kept.append((pair[0], words[1].decode(fr)))
+            x.append(en), y.append([Vocabulary.BOS, *fr]), kept.append(tuple(pair))
     require(kept, f"of {len(pairs)} pairs of sentences none consists of known words, at most {max_len} of "
             "them: bring more pairs, or raise --vocab_size or --max_len")
     return fill_up(x), fill_up(y), kept
@@ -113,8 +124,8 @@ def baselines(words, x, y, x_test, n: int = 20000) -> dict:
     word the word that goes with it most often in the first n pairs of x and y}."""
     pairs = [(words[0].spell(a), words[1].spell(b)) for a, b in zip(x[:n].tolist(), y[:n].tolist())]
     dictionary, lines = word_by_word(pairs), [words[0].spell(row) for row in x_test.tolist()]
-    return {"copying": [join(line) for line in lines],
-            "word by word": [join(dictionary.get(word, word) for word in line) for line in lines]}
+    return {"copying": [words[1].write(line) for line in lines],
+            "word by word": [words[1].write([dictionary.get(word, word) for word in line]) for line in lines]}
 
 
 def read_sentences(text: str) -> list:
@@ -169,23 +180,28 @@ def write_pairs(n: int, seed: int = 0):
     return training, held_out
 
 
+# How the two columns may be called in a file's first line.
+SIDES = set("source target src tgt sentence translation text sentence1 sentence2 input output "
+            "en fr de es it pt nl eng fra deu spa ita por nld rus jpn cmn english french german spanish italian "
+            "portuguese dutch russian japanese chinese latin esperanto français deutsch español italiano".split())
+
+
 def read_pairs(path):
     """The pairs of a file as Tatoeba and Anki write them: lines of English, a tab, French, and perhaps a tab and
-    an attribution, which is ignored. Empty lines are skipped; of pairs with the same English, only the first is
-    used. Raises UserError, naming file and line, for a wrong number of columns, or an empty sentence.
+    an attribution, which is ignored. Empty lines, numbers of sentences and a header are left out (see tables.py); of
+    pairs with the same English, only the first is used. Raises UserError, naming file and line, for a wrong number
+    of columns, or an empty sentence.
     """
-    pairs, columns = {}, None
-    for number, line in enumerate(read_file(path).split("\n"), 1):
-        fields = [field.strip() for field in line.split("\t")]
-        if not any(fields):
-            continue
-        columns = columns or len(fields)
-        require(2 <= len(fields) <= 3, f"{path}, line {number}: {len(fields)} column(s); a line must be "
+    pairs, width = {}, None
+    rows = without_header(without_ids(read_rows(path), 2, path), [SIDES, SIDES], path)
+    for number, columns in rows:
+        width = width or len(columns)
+        require(2 <= len(columns) <= 3, f"{path}, line {number}: {len(columns)} column(s); a line must be "
                 "English, a tab, French, and perhaps a tab and an attribution")
-        require(len(fields) == columns, f"{path}, line {number}: {len(fields)} columns, but {columns} above; "
+        require(len(columns) == width, f"{path}, line {number}: {len(columns)} columns, but {width} above; "
                 "is there a tab inside a sentence, or one missing?")
-        require(fields[0] and fields[1], f"{path}, line {number}: one of the two sentences is empty")
-        pairs.setdefault(fields[0], fields[1])
+        require(columns[0] and columns[1], f"{path}, line {number}: one of the two sentences is empty")
+        pairs.setdefault(columns[0], columns[1])
     require(len(pairs) > 1, f"{path}: there are not two pairs of sentences in it")
     return list(pairs.items())
 

@@ -13,10 +13,11 @@ their opinion directly. So they show which words belong together, and a few labe
 of words is good, and which is bad.
 """
 import random
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from mini.data.text.corpus import read_file
+from mini.data.text.tables import note, read_rows, tell_header, without_ids
 from mini.utils.config import require
 
 NAMES = ["bad", "good"]
@@ -190,21 +191,68 @@ def write_reviews(n: int, seed: int = 0, fewest: int = 1, most: int = 3, twisted
     return list(found.items())
 
 
+# How columns of texts and of labels are called in a file's first line.
+TEXT_NAMES = set("text texts sentence review comment message content document body title tweet".split())
+LABEL_NAMES = set("label labels class category sentiment target tag topic rating score stars y".split())
+
+
 def read_reviews(path) -> list:
-    """(text, label name) of each line of a TSV file: text, tab, label. Empty lines are left out, and a first
-    line whose label is "label". Raises UserError, naming the line, for a line of another form."""
+    """(text, label name) of each line of a file: text, tab, label; or label, tab, text, if the first column has few
+    values and the second many. A first line that names the columns is left out, and labels that differ only in
+    capitals are one. A line says each of this. Raises UserError, naming the line, for a line of another form."""
     require(Path(path).is_file(), f"--reviews={path}: no such file (by name there is: reviews)")
-    pairs = []
-    for number, line in enumerate(read_file(path).split("\n"), 1):
-        if not line.strip() or number == 1 and line.split("\t")[-1].strip() == "label":
-            continue
-        fields = [field.strip() for field in line.split("\t")]
-        require(len(fields) == 2,
-                f"{path}, line {number}: {len(fields)} columns, where text, tab, label are wanted")
-        require(all(fields), f"{path}, line {number}: the {'label' if fields[0] else 'text'} is empty")
-        pairs.append(tuple(fields))
-    require(pairs, f"{path}: there are no lines of text, tab, label in it")
-    return pairs
+    rows = without_ids(read_rows(path), 2, path)
+    for number, columns in rows:
+        n = len(columns)
+        hint = "" if n < 2 else " (with cut -f1,3 file > new, for instance, only the columns 1 and 3 remain)"
+        require(n == 2, f"{path}, line {number}: {n} columns, where text, tab, label are wanted{hint}")
+    if label_comes_first(rows):
+        note(path, f"the labels are taken from the first column, as it has few different values")
+        rows = [(number, columns[::-1]) for number, columns in rows]
+    if is_header(rows):
+        tell_header(rows[0], path)
+        rows = rows[1:]
+    for number, (text, label) in rows:
+        require(text and label, f"{path}, line {number}: the {'label' if text else 'text'} is empty")
+    require(rows, f"{path}: there are no lines of text, tab, label in it")
+    pairs = [(text, label) for _, (text, label) in rows]
+    return one_spelling(pairs, path)
+
+
+def label_comes_first(rows: list) -> bool:
+    """Has the first column few different values, as labels have, and the second many, as texts have?"""
+    rows = rows[1:]                                             # the first line may be a header
+    first = {columns[0] for _, columns in rows}
+    second = {columns[1] for _, columns in rows}
+    return len(rows) >= 4 and 2 * len(first) <= len(rows) and len(second) > max(len(first), len(rows) / 2)
+
+
+def is_header(rows: list) -> bool:
+    """Does the first row name the columns? Its label is then in no other row; and it is a usual name for labels,
+    or all the other labels occur more than once."""
+    if not rows:
+        return False
+    text, name = rows[0][1]
+    count = Counter(label for _, (_, label) in rows[1:])
+    if name in count:
+        return False
+    if name.casefold() in LABEL_NAMES:
+        return True
+    return len(rows) > 8 and min(count.values()) > 1 and " " not in text
+
+
+def one_spelling(pairs: list, path) -> list:
+    """The pairs, with labels that differ only in capitals and spaces written in their most frequent spelling."""
+    count = Counter(label for _, label in pairs)
+    spelling = {}
+    for label, _ in count.most_common():
+        spelling.setdefault("".join(label.casefold().split()), label)
+    new = [(text, spelling["".join(label.casefold().split())]) for text, label in pairs]
+    changed = sorted({label for label in count if label not in spelling.values()})
+    if changed:
+        note(path, f"labels that differ only in capitals or spaces are taken for one: "
+              f"{', '.join(map(repr, changed[:8]))} for {', '.join(map(repr, list(spelling.values())[:8]))}")
+    return new
 
 
 def load_reviews(source: str = "reviews", few: int = 300, seed: int = 0) -> Reviews:
@@ -220,6 +268,12 @@ def load_reviews(source: str = "reviews", few: int = 300, seed: int = 0) -> Revi
         pairs = read_reviews(source)
         names = sorted({name for _, name in pairs})
         require(len(names) > 1, f"{source}: every label is {names[0]!r}; at least two are needed")
+        require(len(pairs) < 20 or 2 * len(names) <= len(pairs),
+                f"{source}: {len(names)} different labels in {len(pairs)} lines, like {names[0][:40]!r}: numbers, or "
+                "texts? A label is one of a few names, each of which stands in many lines")
+        twice = len(pairs) - len(dict(pairs))
+        if twice:
+            note(source, f"{twice} lines repeat the text of another; of each, the last label counts")
         pairs = [(text, names.index(name)) for text, name in dict(pairs).items()]
         random.Random(0).shuffle(pairs)
         cut = max(1, len(pairs) // 10)
@@ -227,7 +281,8 @@ def load_reviews(source: str = "reviews", few: int = 300, seed: int = 0) -> Revi
     unlabelled = [text for text, _ in pool + rest]
     rng.shuffle(pool)
     learn = pool[:few] if few > 0 else pool
-    require(len({label for _, label in learn}) == len(names),
-            f"the {len(learn)} texts to learn from hold {len({label for _, label in learn})} of {len(names)} "
-            "labels: more texts are needed")
+    known = {names[label] for _, label in learn}
+    missing = [name for name in names if name not in known]
+    require(not missing, f"the {len(learn)} texts to learn from hold {len(known)} of {len(names)} labels (not "
+            f"{', '.join(map(repr, missing[:8]))}): more texts are needed")
     return Reviews(learn, test, unlabelled, names)

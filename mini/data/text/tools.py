@@ -12,7 +12,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from mini.data.text.corpus import read_file
+from mini.data.text.tables import read_rows, without_header
 from mini.utils.config import require
 
 FACTS = Path(__file__).parent / "facts.tsv"
@@ -92,16 +92,17 @@ def plain(text: str) -> str:
     return " ".join(word for word in re.findall(r"[^\W_]+", letters.casefold()) if word != "the")
 
 
+HEADER = [{"entity", "subject", "name"}, {"property", "predicate", "relation"}, {"value", "object"}]
+
+
 @lru_cache(maxsize=None)
 def read_facts(path=FACTS) -> dict:
     """{(entity, property): value} of a file: entity, tab, property, tab, value; a line with # is a remark.
     Raises UserError, naming file and line, for any other line, and for a fact that comes twice."""
     require(Path(path).is_file(), f"{path}: no such file of facts")
     facts, seen = {}, set()
-    for number, line in enumerate(read_file(path).split("\n"), 1):
-        if not line.strip() or line.startswith("#"):
-            continue
-        fields = [field.strip() for field in line.split("\t")]
+    rows = [row for row in read_rows(path) if not row[1][0].startswith("#")]
+    for number, fields in without_header(rows, HEADER, path):
         require(len(fields) == 3 and all(fields), f"{path}, line {number}: not entity, property, value")
         key = plain(f"{fields[1]} of {fields[0]}")
         require(key not in seen, f"{path}, line {number}: {fields[1]} of {fields[0]} is there already")
