@@ -35,7 +35,7 @@ from mini.data.text.tasks import (draw_batch, encode, make_task, predict, pretra
 from mini.data.text.wordpiece import WordPieceTokenizer
 from mini.data.weights import cut_filling, read_bert
 from mini.utils import metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.optim import Muon
 from mini.utils.run import (Run, atomic_open, load_checkpoint, merge_config, own_checkpoint, restore,
@@ -144,6 +144,7 @@ class BERT(nn.Module):
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C = cfg.n_embd
+        require_positive(cfg, "batch_size", "tune_batch")
         require(min(C, cfg.n_layer, cfg.n_head, cfg.block_size, cfg.d_ff) > 0 == C % cfg.n_head
                 and 0 <= cfg.dropout < 1 > cfg.tune_dropout >= 0,
                 f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
