@@ -383,6 +383,7 @@ def test_nohup_is_obeyed(tmp_path, monkeypatch):
 def test_only_what_works_in_several_processes_starts_in_them(capsys, monkeypatch):
     """torchrun on any other script trained the same twice, and one run moved the folder of the other away."""
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     for main, flags in ((mini.clip.main, []), (train_gpt.main, ["sample"])):
         assert "torchrun started 2 processes" in refused_by(main, capsys, *flags)
 
@@ -451,3 +452,56 @@ def test_a_damaged_log_does_not_keep_a_run_from_going_on(content, tmp_path):
     (tmp_path / "run/log.csv").write_bytes(content)
     train_gpt.main(["--resume", f"--out_dir={tmp_path / 'run'}", "--steps=3"])
     assert (tmp_path / "run/log.csv").read_text().splitlines()[-1].startswith("3,")
+
+
+# ---- found by somebody who had not seen the code
+
+def test_only_our_own_leftovers_are_deleted(tmp_path, capsys):
+    """A user's thesis.tmp was, since it looked like what a killed run leaves."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "thesis.tmp").write_text("my thesis")
+    assert "thesis.tmp" in refused_by(train_gpt.main, capsys, *run_in(folder))
+    (folder / "thesis.tmp").unlink()
+    (folder / "checkpoint.pt.123.tmp").write_text("half")
+    train_gpt.main(run_in(folder))
+    (folder / "notes.tmp").write_text("mine")
+    train_gpt.main(["--resume", f"--out_dir={folder}"])
+    assert (folder / "notes.tmp").read_text() == "mine" and not (folder / "checkpoint.pt.123.tmp").exists()
+
+
+def test_without_any_output(tmp_path, monkeypatch):
+    """stdout and stderr that were closed before the start are None: nothing was trained."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    train_gpt.main(run_in(tmp_path / "run"))
+    assert (tmp_path / "run/result.json").exists()
+    with pytest.raises(SystemExit) as leaving:
+        train_gpt.main(["--lr=nan"])
+    assert leaving.value.code == 2
+
+
+@pytest.mark.parametrize("world, rank", [("abc", None), ("2", None), ("2", "5"), ("1", "x")])
+def test_variables_that_only_torchrun_should_set(world, rank, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.delenv("RANK", raising=False)
+    if rank:
+        monkeypatch.setenv("RANK", rank)
+    assert "WORLD_SIZE" in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"))
+    monkeypatch.setenv("WORLD_SIZE", "")
+    monkeypatch.delenv("RANK", raising=False)
+    train_gpt.main(run_in(tmp_path / "run"))
+
+
+def test_neighbours_of_a_run_do_not_matter(tmp_path, capsys):
+    """A result.json that is none, a link that leads nowhere, a name with stars; and --data= was the current folder."""
+    folder = tmp_path / "a**b"
+    for n, content in ((1, '{"steps": Infinity}'), (2, "[" * 100_000)):
+        (tmp_path / f"a**b.{n}").mkdir()
+        (tmp_path / f"a**b.{n}/result.json").write_text(content)
+    (tmp_path / "a**b.3").symlink_to("nowhere")
+    for _ in range(2):
+        train_gpt.main(run_in(folder))
+    train_gpt.main(["sample", f"--out_dir={folder}"])
+    assert (tmp_path / "a**b.4/result.json").exists()
+    assert "--data is empty" in refused_by(train_gpt.main, capsys, *run_in(folder), "--data=")

@@ -103,6 +103,8 @@ class RunConfig:
                 require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
         require(abs(self.seed) < 2**32, f"--seed={self.seed} has too many digits")
         require(self.out_dir.strip(), "--out_dir is empty; name a folder, like runs/mine")
+        for name in ("data", "data_a", "data_b"):
+            require(getattr(self, name, "x"), f"--{name} is empty; leave it out, or name a file")
 
 
 def choices_of(field) -> tuple:
@@ -237,11 +239,22 @@ def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = ""
         return call(Config, presets, commands, argv, doc, out_of_memory, parallel)
 
 
+def number_of_processes() -> int:
+    """What torchrun says in the variables WORLD_SIZE and RANK; 1 without it."""
+    world = os.environ.get("WORLD_SIZE") or "1"
+    rank = os.environ.get("RANK") or "0"
+    require(world.isdecimal() and rank.isdecimal() and int(rank) < int(world),
+            f"the environment has WORLD_SIZE={world} and RANK={rank}, which only torchrun should set")
+    require(world == "1" or "RANK" in os.environ,
+            f"the environment has WORLD_SIZE={world}, but no RANK: start it by torchrun, or unset it")
+    return int(world)
+
+
 def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: str, parallel: bool):
     """What `command_line` does, when nothing that is printed can stop it."""
     try:
         command, cfg = parse(Config, presets, list(commands), argv, doc)
-        processes = int(os.environ.get("WORLD_SIZE", 1))
+        processes = number_of_processes()
         require(processes == 1 or parallel and command == "train",
                 f"torchrun started {processes} processes, but this works in a single one: start it "
                 "with python")

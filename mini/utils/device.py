@@ -55,8 +55,8 @@ def compile_convolutions(net):
 def start_processes(device: torch.device):
     """(rank, number of processes): (0, 1) without torchrun. With torchrun the process also joins
     the group of processes, which communicate by NCCL on CUDA and by gloo on a CPU."""
-    rank = int(os.environ.get("RANK", 0))
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    rank = int(os.environ.get("RANK") or 0)
+    world = int(os.environ.get("WORLD_SIZE") or 1)
     if world > 1 and not torch.distributed.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)

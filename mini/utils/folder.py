@@ -1,12 +1,16 @@
 """The place of a run: which folders may be moved aside, and a lock so that two runs cannot share
 one."""
 import json
+import os
+import re
 import sys
 from pathlib import Path
 
 from mini.utils.config import UserError, require
 
 LOCK = ".lock"
+OUR_FILES = ("config.json", "log.csv", "curves.png", "checkpoint.pt", "result.json",
+             "evaluate.json")
 OUR_SETTINGS = {"out_dir", "steps", "seed", "stop_after"}   # they are in each config.json
 
 
@@ -19,9 +23,16 @@ def is_run(folder: Path) -> bool:
     return isinstance(settings, dict) and OUR_SETTINGS <= set(settings)
 
 
+def is_leftover(path: Path) -> bool:
+    """True for the unfinished copy of one of our files, which a killed run leaves behind:
+    checkpoint.pt.1234.tmp, where 1234 was the number of its process."""
+    name = "|".join(map(re.escape, OUR_FILES))
+    return re.fullmatch(rf"({name})\.\d+\.tmp", path.name) is not None and path.is_file()
+
+
 def is_empty(folder: Path) -> bool:
     """True if there is nothing in the folder but what a run that was killed at once can leave."""
-    return all(path.name == LOCK or path.name.endswith(".tmp") for path in folder.iterdir())
+    return all(path.name == LOCK or is_leftover(path) for path in folder.iterdir())
 
 
 def check_folder(out_dir) -> Path:
@@ -54,7 +65,7 @@ def rename_aside(folder: Path) -> Path:
     link the folder that it leads to is renamed, and a new one takes its place."""
     place = folder.resolve()
     n = 1
-    while place.with_name(f"{place.name}.{n}").exists():
+    while os.path.lexists(place.with_name(f"{place.name}.{n}")):
         n += 1
     aside = place.with_name(f"{place.name}.{n}")
     try:

@@ -1,5 +1,6 @@
 """What is printed can never stop a run."""
 import contextlib
+import io
 import os
 import sys
 
@@ -47,7 +48,8 @@ class Guarded:
 def guarded_output():
     """A context in which stdout and stderr are Guarded."""
     plain = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Guarded(sys.stdout), Guarded(sys.stderr)
+    nowhere = io.StringIO()                 # what is closed before the start is None in Python
+    sys.stdout, sys.stderr = Guarded(sys.stdout or nowhere), Guarded(sys.stderr or nowhere)
     try:
         yield
     finally:

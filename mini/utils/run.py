@@ -9,6 +9,7 @@ import contextlib
 import csv
 import ctypes
 import dataclasses
+import glob
 import json
 import math
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 
 from mini.utils.config import UserError, require
-from mini.utils.folder import Lock, check_folder, is_empty, rename_aside
+from mini.utils.folder import Lock, check_folder, is_empty, is_leftover, rename_aside
 
 # ---- files
 
@@ -128,10 +129,10 @@ def remark_on_short_run(folder, step: int, few: int = 100):
         return
     folder = Path(folder)
     longest, longest_steps = None, step
-    for path in folder.parent.glob(f"{folder.name}.*/result.json"):
+    for path in folder.parent.glob(f"{glob.escape(folder.name)}.*/result.json"):
         try:
             steps = int(json.loads(path.read_text("utf-8"))["steps"])
-        except (OSError, ValueError, TypeError, KeyError):      # not a result of ours
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
         if steps > longest_steps:
             longest, longest_steps = path.parent, steps
@@ -237,8 +238,8 @@ class Run:
             aside = rename_aside(self.folder)
             self.lock = Lock(self.folder)
             self.say(f"note: an older run was there; it is kept in {aside}")
-        for leftover in self.folder.glob("*.tmp"):      # of a save that was killed
-            leftover.unlink()
+        for path in filter(is_leftover, list(self.folder.iterdir())):   # of a save that was killed
+            path.unlink()
         write_json(self.folder / "config.json", dataclasses.asdict(self.cfg))   # it marks a run
         (self.folder / "samples").mkdir(exist_ok=True)
         with atomic_open(log) as file:
@@ -278,6 +279,8 @@ class Run:
             self.file.close()
             self.lock.release()
         if torch.distributed.is_initialized():
+            if kind is None:
+                torch.distributed.barrier()     # if one process ends earlier, others may crash
             torch.distributed.destroy_process_group()
 
     # -- time
