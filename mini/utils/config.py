@@ -244,9 +244,9 @@ def number_of_processes() -> int:
     world = os.environ.get("WORLD_SIZE") or "1"
     rank = os.environ.get("RANK") or "0"
     require(world.isdecimal() and rank.isdecimal() and int(rank) < int(world),
-            f"the environment has WORLD_SIZE={world} and RANK={rank}, which only torchrun should set")
+            f"the environment has WORLD_SIZE={world} and RANK={rank}, which torchrun alone sets")
     require(world == "1" or "RANK" in os.environ,
-            f"the environment has WORLD_SIZE={world}, but no RANK: start it by torchrun, or unset it")
+            f"the environment has WORLD_SIZE={world}, but no RANK: use torchrun, or unset it")
     return int(world)
 
 
