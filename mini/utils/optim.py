@@ -32,28 +32,36 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
+            of_shape = {}                               # shape: [parameters]
             for p in group["params"]:
-                update(p, self.state[p], group["lr"], group["momentum"], group["weight_decay"],
+                of_shape.setdefault(p.shape, []).append(p)
+            for parameters in of_shape.values():        # together: on a GPU that is faster
+                states = [self.state[p] for p in parameters]
+                update(parameters, states, group["lr"], group["momentum"], group["weight_decay"],
                        group["n_matrices"])
 
 
-def update(p, state: dict, lr: float, momentum: float, weight_decay: float, n_matrices: int):
-    """One step of Muon for the parameter p, whose gradient is p.grad. state keeps its momentum."""
-    if "momentum" not in state:
-        state["momentum"] = torch.zeros_like(p)
-    m = state["momentum"]
-    m.lerp_(p.grad, 1 - momentum)                   # m ← momentum · m + (1 − momentum) · grad
-    direction = p.grad.lerp(m, momentum)            # Nesterov: one step further ahead
+def update(parameters: list, states: list, lr: float, momentum: float, weight_decay: float,
+           n_matrices: int):
+    """One step of Muon for parameters of one shape; each state keeps the momentum of its own."""
+    directions = []
+    for p, state in zip(parameters, states):
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(p)
+        m = state["momentum"]
+        m.lerp_(p.grad, 1 - momentum)               # m ← momentum · m + (1 − momentum) · grad
+        directions.append(p.grad.lerp(m, momentum))         # Nesterov: one step further ahead
 
-    rows, columns = p.shape
-    matrices = direction.view(n_matrices, rows // n_matrices, columns)
-    orthogonal = newton_schulz(matrices).view(rows, columns)
+    rows, columns = parameters[0].shape
+    matrices = torch.stack(directions).view(-1, rows // n_matrices, columns)
+    orthogonal = newton_schulz(matrices).view(-1, rows, columns)
 
     # a tall matrix maps few inputs to many outputs; scaled like this it changes each output as
     # much as a square one
     scale = math.sqrt(max(1, rows / n_matrices / columns))
-    p.mul_(1 - lr * weight_decay)
-    p.sub_(orthogonal, alpha=lr * scale)
+    for p, change in zip(parameters, orthogonal):
+        p.mul_(1 - lr * weight_decay)
+        p.sub_(change, alpha=lr * scale)
 
 
 def newton_schulz(G, steps: int = 5):
