@@ -245,7 +245,7 @@ def train(cfg: Config) -> dict:
     with Run(cfg, "assistant", model, ["loss", "lr", "right"], state) as run:
         run.say(f"{len(x):,} dialogues to learn from, "
                 f"{n_test:,} in each of {len(test)} held-out sets\n"
-                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+                f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             factor = lr_factor(step, cfg)

@@ -349,7 +349,7 @@ def train(cfg: Config) -> dict:
 
     with Run(cfg, "bert", model, ["loss", "lr", "val_loss"], state) as run:
         run.say(f"{int(length.sum()):,} tokens in {len(rows):,} rows; {len(held_out)} rows held out\n"
-                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+                f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             factor = lr_factor(step, cfg.steps, cfg.warmup)

@@ -347,7 +347,7 @@ def train(cfg: Config) -> dict:
     with Run(cfg, "captioner", model, ["loss", "lr", "right"], state) as run:
         run.say(f"{N:,} images with {K} captions each to learn from; "
                 f"{', '.join(f'{len(part.images):,} {name}' for name, part in test.items())}\n"
-                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+                f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             lr = optimizer.param_groups[0]["lr"] = learning_rate(step, cfg)

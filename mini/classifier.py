@@ -149,7 +149,7 @@ def train(cfg: Config, data=None) -> dict:
     with Run(cfg, "classifier", model, ["loss", "lr", "accuracy"], state) as run:
         chance = sum(math.log(len(names)) for names in learn.attributes.values())
         run.say(f"{N:,} images to learn from, {len(held_out.images):,} held out\n"
-                f"step 0: a model that knows nothing has loss Σ ln(number of values) = {chance:.3f}")
+                f"a model that knows nothing has loss Σ ln(number of values) = {chance:.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             lr = optimizer.param_groups[0]["lr"] = cfg.lr * (1 + math.cos(math.pi * step / cfg.steps)) / 2

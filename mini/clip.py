@@ -326,7 +326,7 @@ def train(cfg: Config) -> dict:
 
     with Run(cfg, "clip", model, ["loss", "lr", "s", "recall"], state) as run:
         run.say(f"{len(images):,} images of {shape[1]} × {shape[1]}, {tokens.size(1)} captions each, of "
-                f"{len(words)} words\nstep 0: a model that knows nothing has loss ln B = "
+                f"{len(words)} words\na model that knows nothing has loss ln B = "
                 f"{math.log(min(cfg.batch_size, len(images))):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate

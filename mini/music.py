@@ -333,7 +333,7 @@ def train(cfg: Config) -> dict:
 
     with Run(cfg, "music", model, ["loss", "lr", "val_loss"], state) as run:
         run.say(f"{len(tokens):,} events to learn from, {len(held_out):,} held out\n"
-                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+                f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             factor = lr_factor(step, cfg)

@@ -338,7 +338,7 @@ def train(cfg: Config) -> dict:
     with Run(cfg, "translator", model, ["loss", "lr", "exact_match"], state) as run:
         run.say(f"{len(pairs):,} pairs to learn from ({len(training) - len(pairs):,} too long, or with rare "
                 f"words, are left out), held out {', '.join(f'{len(t[0]):,} {n}' for n, t in test.items())}\n"
-                f"step 0: a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+                f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             lr = optimizer.param_groups[0]["lr"] = learning_rate(step + 1, cfg)

@@ -61,11 +61,16 @@ SMALLER_DATA = {
     "mini.captioner": dict(n_images=2000, n_test=64),
     "mini.text_to_image": dict(n_images=500, n_test=16, n=2, sample_steps=10),
 }
-SMALLER_TO_COMPILE = {                  # what would be compiled for minutes
-    "mini.text_to_image": dict(stages=2, width=64, n_layer=1),
-    "mini.bert": dict(n_layer=4),
-    "mini.cyclegan": dict(blocks=2),
-    "mini.clip": dict(n_layer=2),
+SMALLER_TO_COMPILE = {                  # what would be compiled for minutes, or fill a device that all jobs share
+    "mini.text_to_image": dict(size=32, stages=2, width=32, levels=2, stem=2, n_layer=1, batch_size=16),
+    "mini.bert": dict(n_layer=2, batch_size=16),
+    "mini.translator": dict(n_layer=1),
+    "mini.assistant": dict(n_layer=2),
+    "mini.captioner": dict(n_layer=1),
+    "mini.cyclegan": dict(blocks=1),
+    "mini.clip": dict(n_layer=1, batch_size=64),
+    "mini.music": dict(n_layer=2),
+    "train_diffusion": dict(levels=2),
 }
 TO_SAMPLE = {
     "mini.classifier": [f"--image={ROOT}/mini/gallery/face.png"],
@@ -209,7 +214,8 @@ def in_a_process(check: str, name: str, device: str, flags: list) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tests.gpu", "--worker", check, name, device, *flags]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "2", "PYTHONIOENCODING": "utf-8",
-                       "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONWARNINGS": "ignore"}
+                       "CUBLAS_WORKSPACE_CONFIG": ":4096:8", "PYTHONWARNINGS": "ignore",
+                       "TORCHINDUCTOR_COMPILE_THREADS": "2"}
         data = ROOT / "data"
         if data.exists():
             Path(folder, "data").symlink_to(data)

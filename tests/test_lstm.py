@@ -128,7 +128,7 @@ def test_dropout_acts_in_training_only():
         assert torch.equal(model.eval()(tokens), make()(tokens))
 
 
-def test_half_precision_is_near_and_the_cell_is_kept_in_float32():
+def test_half_precision_is_near_and_the_state_is_kept_in_float32():
     model, x, y = make(n_embd=32, block_size=64), draw(8, 64), draw(8, 64, seed=1)
     grads = []
     for bf16 in (False, True):
@@ -140,6 +140,11 @@ def test_half_precision_is_near_and_the_cell_is_kept_in_float32():
         model.zero_grad()
         assert state.dtype == grads[-1].dtype == torch.float32
     assert F.cosine_similarity(*grads, dim=0) > 0.999
+
+
+@pytest.mark.paper
+def test_the_cell_is_a_sum_in_float32():
+    model = make(n_embd=32, block_size=64)
     state = torch.full((2, 2, 1, 32), 256.0)                # in bfloat16, 256 + 1 is 256
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         for layer in model.layers:

@@ -266,6 +266,10 @@ class Run:
         keep_freed_memory()
         self.mark = time.perf_counter()
         self.say(f"{self.parameters:,} parameters on {self.device}")
+        if 0 < self.first < self.cfg.steps:
+            self.say(f"going on after step {self.first} of {self.cfg.steps}")
+        elif self.first > 0:
+            self.say(f"all {self.cfg.steps} steps are done; only the scores are computed again")
         return self
 
     def __exit__(self, kind, *error):
