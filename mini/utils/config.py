@@ -7,10 +7,10 @@ and nothing more: a Config whose source is not at hand, pasted into a notebook f
 the same without them.
 """
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import inspect
-import json
 import math
 import os
 import re
@@ -21,15 +21,20 @@ from typing import ClassVar, Literal
 from mini.utils.output import guarded_output
 
 
+# Control characters, ends of lines, marks that turn the direction of writing, and what stands for
+# bytes that are not UTF-8.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(text) -> str:
-    """The text, or path, with bytes that are not UTF-8 written as \\udce9: a file's name can hold
-    some, and they cannot be printed as they are."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
+    """The text, or path, as a single line that does nothing to the terminal: a file's name can hold
+    any character, and those in UNPRINTABLE are written as \\n, \\x1b, \\udce9."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
 class UserError(Exception):
-    """A mistake that the user can correct: `command_line` prints its message, a single line, and
-    leaves with exit status 2."""
+    """A mistake that the user can correct. Its message, a single line, is printed, and the exit
+    status is 2: see `errors_in_a_line`."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -147,14 +152,18 @@ def field_notes(Config) -> dict:
     return notes
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises UserError for words that it does not understand."""
+
     def error(self, message):
         raise UserError(f"{message}; see --help")
 
 
 def boolean(text: str) -> bool:
     """true, false, 1 or 0 as a bool."""
-    return bool(json.loads(text.lower()))
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError        # argparse says which flag it was
+    return text.lower() in ("true", "1")
 
 
 def add_flag(group, field, help_text: str, presets: dict):
@@ -180,8 +189,8 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
     """(command, Config) of the words `[command] --key=value …`. Flags win over the preset, and the
     preset wins over the defaults. The attribute `given` of the config is the set of flags that were
     typed. Raises UserError for anything unknown."""
-    parser = _Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", default=commands[0], help=" | ".join(commands))
     notes = field_notes(Config)
     groups = {}
@@ -230,9 +239,8 @@ def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = ""
                  out_of_memory: str = "lower --batch_size", parallel: bool = False):
     """Parse the command line, call commands[name](cfg), return its result.
 
-    Errors that can be foreseen become one line on stderr and exit status 2; Ctrl-C becomes exit
-    status 130. out_of_memory: what the user should do when memory runs out. parallel: training
-    works in several processes, started by torchrun.
+    Errors become one line, as `errors_in_a_line` says. out_of_memory: what the user should do when
+    memory runs out. parallel: training works in several processes, started by torchrun.
     """
     argv = sys.argv[1:] if argv is None else argv
     with guarded_output():
@@ -252,7 +260,7 @@ def number_of_processes() -> int:
 
 def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: str, parallel: bool):
     """What `command_line` does, when nothing that is printed can stop it."""
-    try:
+    with errors_in_a_line(out_of_memory):
         command, cfg = parse(Config, presets, list(commands), argv, doc)
         processes = number_of_processes()
         require(processes == 1 or parallel and command == "train",
@@ -265,6 +273,15 @@ def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: s
         if isinstance(result, dict) and result.get("interrupted"):
             sys.exit(130)
         return result
+
+
+@contextlib.contextmanager
+def errors_in_a_line(out_of_memory: str):
+    """Errors that can be foreseen become one line on stderr and exit status 2; Ctrl-C becomes exit
+    status 130. out_of_memory: what the user should do when memory runs out."""
+    try:
+        yield
+        return
     except UserError as error:
         message = str(error)
     except OSError as error:
@@ -276,5 +293,5 @@ def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: s
             raise
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)
