@@ -61,6 +61,21 @@ FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
 MAY_BE_INFINITE = {"max_weight"}
 TEXTS = {"prompt", "text", "question"}      # what begins with ~/ in all others is a path
 
+# How far from 0 a number may be: more than anybody needs, and so little that nothing overflows, and
+# that no slip of the finger fills the memory or works for days before the first step.
+LIMITS = {
+    "seed": 2**32 - 1,
+    **dict.fromkeys(["levels", "stages", "halvings", "d_halvings"], 20),        # each divides by 2
+    **dict.fromkeys(["size", "n_layer", "blocks"], 10**4),
+    **dict.fromkeys(["n", "num_samples", "samples", "beam"], 10**4),            # drawn at once
+    **dict.fromkeys(["n_images", "n_pairs", "n_dialogues", "pieces"], 10**6),   # made at the start
+    **dict.fromkeys(["max_new_tokens", "tokens"], 10**6),                       # one by one
+}
+LIMIT = 10**7                   # of all other whole numbers
+LIMIT_OF_STEPS = 10**12         # large, since it may mean: until Ctrl-C, or never
+LIMIT_OF_FRACTIONS = 10**9      # of numbers that need not be whole
+SMALLEST = 1e-30                # of these, if it is not 0: float32 has no room for much less
+
 
 @dataclasses.dataclass
 class RunConfig:
@@ -100,16 +115,27 @@ class RunConfig:
             if isinstance(value, float):
                 usable = math.isfinite(value) or value == math.inf and name in MAY_BE_INFINITE
                 require(usable, f"--{name}={value} is not a number to work with")
-            if isinstance(value, int):
-                require(abs(value) < 2**63, f"--{name}={value} has too many digits")
             if name in NOT_NEGATIVE or name == "lr" or name.endswith("_lr"):
                 require(value >= 0, f"--{name}={value} must not be negative")
             if name in FRACTIONS or "dropout" in name:
                 require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
-        require(abs(self.seed) < 2**32, f"--seed={self.seed} has too many digits")
+            if isinstance(value, (int, float)) and value != math.inf:
+                check_size(name, value)
         require(self.out_dir.strip(), "--out_dir is empty; name a folder, like runs/mine")
         for name in ("data", "data_a", "data_b"):
             require(getattr(self, name, "x"), f"--{name} is empty; leave it out, or name a file")
+
+
+def check_size(name: str, value):
+    """Raise UserError if the number in a field is larger than its limit, or too close to 0."""
+    limit = LIMITS.get(name, LIMIT)
+    if isinstance(value, float):
+        limit = LIMIT_OF_FRACTIONS
+        require(value == 0 or abs(value) >= SMALLEST,
+                f"--{name}={value} is too close to 0; the limit is {SMALLEST}")
+    elif name.endswith(("steps", "_every")) or name in ("warmup", "stop_after"):
+        limit = LIMIT_OF_STEPS
+    require(abs(value) <= limit, f"--{name}={value} is too much; the limit is {limit:,}")
 
 
 def choices_of(field) -> tuple:
@@ -223,7 +249,8 @@ def explain(error, out_of_memory: str) -> str:
         first = next(filter(None, map(str.strip, text.splitlines())), "")
         return ("--compile: torch could not compile the model on this machine; does it have a C++ "
                 f"compiler? Leave --compile out ({first[:200]})")
-    if isinstance(error, MemoryError) or re.search("(out of|allocate|enough) memory", text):
+    no_memory = "(out of|allocate|enough) memory|size calculation overflowed"
+    if isinstance(error, MemoryError) or re.search(no_memory, text):
         return f"out of memory: {out_of_memory}"
     if "loading state_dict" in text:
         first = text.splitlines()[1].strip().rstrip(".")
