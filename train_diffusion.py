@@ -513,8 +513,8 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --width or --n",
-                        parallel=True)
+    return command_line(Config, PRESETS, commands, argv, __doc__, parallel=True,
+                        out_of_memory="lower --batch_size, --width, --size, --n_images or --n")
 
 
 if __name__ == "__main__":

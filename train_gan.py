@@ -296,7 +296,8 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__,
+                        out_of_memory="lower --batch_size, --ngf, --ndf, --z_dim, --size, --n_images or --n")
 
 
 if __name__ == "__main__":

@@ -747,8 +747,9 @@ class CachedGPT(nn.Module):
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__,
-                        out_of_memory="lower --batch_size, or raise --grad_accum", parallel=True)
+    return command_line(Config, PRESETS, commands, argv, __doc__, parallel=True,
+                        out_of_memory="lower --batch_size, --block_size, --n_layer, --n_embd or "
+                                      "--num_samples, or raise --grad_accum")
 
 
 if __name__ == "__main__":

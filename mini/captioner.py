@@ -426,7 +426,9 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size or --beam")
+    return command_line(Config, PRESETS, commands, argv, __doc__,
+                        out_of_memory="lower --batch_size, --n_layer, --n_embd, --d_ff, --size, "
+                                      "--n_images or --beam")
 
 
 if __name__ == "__main__":

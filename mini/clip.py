@@ -461,7 +461,9 @@ def partial_captions(model, words, part, k: int = 10) -> tuple:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size")
+    return command_line(Config, PRESETS, commands, argv, __doc__,
+                        out_of_memory="lower --batch_size, --n_layer, --n_embd, --n_joint, --size "
+                                      "or --n_images")
 
 
 if __name__ == "__main__":

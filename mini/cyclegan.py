@@ -490,7 +490,8 @@ def mean(rows: dict) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory="lower --batch_size, --ngf or --ndf")
+    return command_line(Config, PRESETS, commands, argv, __doc__,
+                        out_of_memory="lower --batch_size, --ngf, --ndf, --blocks, --size or --n_images")
 
 
 if __name__ == "__main__":

@@ -315,7 +315,9 @@ def evaluate(cfg: Config) -> dict:
 
 
 def main(argv=None):
-    return command_line(Config, PRESETS, dict(train=train, sample=sample, evaluate=evaluate), argv, __doc__)
+    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    return command_line(Config, PRESETS, commands, argv, __doc__,
+                        out_of_memory="lower --batch_size, --block_size or --rank")
 
 
 if __name__ == "__main__":

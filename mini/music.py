@@ -429,7 +429,9 @@ def evaluate(cfg: Config) -> dict:
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__)
+    return command_line(Config, PRESETS, commands, argv, __doc__,
+                        out_of_memory="lower --batch_size, --block_size, --n_layer, --n_embd, "
+                                      "--pieces or --samples")
 
 
 if __name__ == "__main__":

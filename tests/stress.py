@@ -364,7 +364,8 @@ def flags(tried: Tried, rng, count: int = 0):
     """Every number among the settings at and past its limits: success, or one line and status 2."""
     for field in dataclasses.fields(tried.module.Config):
         kind = type(field.default)
-        values = {int: (-1, 0, 1, 3), float: (-1.0, 0.0, 1.0, "nan", "inf", 1e-40, 1e30)}.get(kind, ())
+        values = {int: (-1, 0, 1, 3, 2**62, 2**63), bool: ("2", "null"),
+                  float: (-1.0, 0.0, 1.0, "nan", "inf", 1e-320, 1e-40, 1e30, 1e308)}.get(kind, ())
         for value in values:
             if field.name in ("steps", "vocab_size", "stop_after") and value == 0:
                 continue                                # a run of nothing; what is there to say?

@@ -12,9 +12,9 @@ from mini.utils.charts import COLOURS, MANY_POINTS
 from mini.utils.config import RunConfig
 from mini.utils.curves import MOST_POINTS, PANEL_HEIGHT, draw_run, draw_runs, main, panels, read_log
 from mini.utils.lettering import black_on_white
-from mini.utils.png import read_png
+from mini.utils.png import read_png, write_png
 from mini.utils.run import Run
-from tests.helpers import find_text
+from tests.helpers import find_text, refused_by
 
 BLACK = (0, 0, 0)
 
@@ -162,6 +162,31 @@ def test_where_the_picture_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path / "a/gpt")
     main(["."])
     assert names(read_png(tmp_path / "a/curves.png"), 0, "gpt", COLOURS[0])
+
+
+def test_only_its_own_pictures_are_written_over(tmp_path, capsys):
+    """Other files of that name were, a photograph for instance."""
+    write_log(tmp_path / "run", "step,seconds,loss", "1,0,4", "2,0,3")
+    picture = tmp_path / "curves.png"
+    for _ in range(2):
+        main([str(tmp_path / "run")])
+    assert read_png(picture).shape == (PANEL_HEIGHT + 24, 760, 3)
+    main([str(tmp_path / "run"), f"--out={tmp_path / 'run/curves.png'}"])
+    curves.write_curves(tmp_path / "run")
+    main([str(tmp_path / "run"), f"--out={tmp_path / 'run/curves.png'}"])
+
+    write_png(picture, np.zeros((9, 9), np.uint8))
+    (tmp_path / "thesis.txt").write_text("my thesis")
+    for path in (picture, tmp_path / "thesis.txt", tmp_path / "run"):
+        before = path.read_bytes() if path.is_file() else b""
+        assert f"{path} is there already" in refused_by(main, capsys, str(tmp_path / "run"), f"--out={path}")
+        assert path.is_dir() or path.read_bytes() == before
+    refused_by(main, capsys, str(tmp_path / "run"))
+
+
+def test_its_errors_are_single_lines(capsys):
+    assert r"no\n\x1bfolder" in refused_by(main, capsys, "no\n\x1bfolder")
+    assert r"--o\nt" in refused_by(main, capsys, "folder", "--o\nt")
 
 
 @pytest.mark.parametrize("bad", ["empty", "nowhere", "begun"])

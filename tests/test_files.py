@@ -172,6 +172,7 @@ def test_a_name_that_is_not_utf_8(tmp_path, encoding):
 def test_messages_can_be_printed():
     assert str(UserError("caf\udce9.png: damaged")) == "caf\\udce9.png: damaged" == printable("caf\udce9.png: damaged")
     assert printable("café Σ 😀") == "café Σ 😀"
+    assert printable("a\n\r\t\x1b[2J\x7f\x85\u2028\u202e") == r"a\n\r\t\x1b[2J\x7f\x85\u2028\u202e"
 
 
 @pytest.mark.parametrize("content, words", [

@@ -60,14 +60,15 @@ def test_defaults_presets_and_flags():
                                                                  {"preset", "width", "rate", "on"})
     assert read("--width=3", "--preset=big")[1].width == 3          # the flag wins, wherever it stands
     assert read("--seed", "-1")[1].seed == -1
-    for text, value in (("true", True), ("False", False), ("1", True), ("0", False)):
+    for text, value in (("true", True), ("False", False), ("TRUE", True), ("1", True), ("0", False)):
         assert read(f"--on={text}")[1].on is value and read("--on", text)[1].on is value
 
 
 def test_wrong_flags_are_refused():
     """And those of tests/test_scripts.py."""
     for argv, words in ((["--rate=fast"], "invalid float value"), (["--wid=3"], "did you mean --width"),
-                        (["--on=maybe"], "--on"), (["--kind=green"], "choose from"),
+                        *((["--on=" + text], "--on: invalid") for text in ("maybe", "2", "null", "[]", '"x"', "0.5", "")),
+                        (["--kind=green"], "choose from"),
                         (["train", "twice"], "unknown: twice")):
         with pytest.raises(UserError, match=re.escape(words)) as error:
             read(*argv)
@@ -97,9 +98,11 @@ def test_main_turns_trouble_into_one_line(capsys):
         return leaving.value.code, err
     assert fail(UserError("so it is")) == (2, "error: so it is\n")
     assert fail(MemoryError()) == (2, "error: out of memory: lower --width\n")
+    assert fail(UserError("a\nb\x1b[2J")) == (2, "error: a\\nb\\x1b[2J\n")
+    assert fail(RuntimeError("Storage size calculation overflowed"))[1] == "error: out of memory: lower --width\n"
     assert fail(RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"))[0] == 2
-    code, err = fail(OSError(28, "No space left on device", "runs/x.tmp"))
-    assert code == 2 and "No space left" in err and "intact" in err
+    code, err = fail(OSError(28, "No space left on device", "runs/x\n\x1b.tmp"))
+    assert code == 2 and "No space left" in err and "intact" in err and r"x\n\x1b.tmp" in err
     assert fail(KeyboardInterrupt()) == (130, "")
     with pytest.raises(RuntimeError):       # a bug of ours is not hidden
         command_line(Config, PRESETS, {"train": lambda cfg: (_ for _ in ()).throw(RuntimeError("shapes"))}, [])
@@ -411,9 +414,12 @@ def test_each_process_goes_on_with_its_own_dropout(tmp_path):
 
 @pytest.mark.parametrize("flag, words", [
     ("--lr=nan", "not a number"), ("--lr=inf", "not a number"), ("--lr=-1", "must not be negative"),
-    ("--seed=12345678901234567890", "too many digits"), ("--seed=5000000000", "too many digits"),
+    ("--seed=12345678901234567890", "limit is 4,294,967,295"), ("--seed=-5000000000", "limit is 4,294,967,295"),
     ("--steps=-3", "must not be negative"), ("--dropout=2", "below 1"), ("--momentum=1", "below 1"),
-    ("--temperature=-1", "must not be negative"), ("--log_every=-5", "must not be negative")])
+    ("--temperature=-1", "must not be negative"), ("--log_every=-5", "must not be negative"),
+    ("--lr=1e308", "limit is 1,000,000,000"), ("--top_p=1e-320", "limit is 1e-30"), (f"--n_embd={2**62}", "limit is 10,000,000"),
+    (f"--batch_size={2**63}", "limit is 10,000,000"), ("--n_layer=100000000", "limit is 10,000\n"),
+    ("--num_samples=100000000", "limit is 10,000\n"), (f"--steps={2**62}", "limit is 1,000,000,000,000")])
 def test_values_that_no_run_can_use(flag, words, tmp_path, capsys):
     assert words in refused_by(train_gpt.main, capsys, *run_in(tmp_path / "run"), flag)
     assert not (tmp_path / "run").exists()

@@ -59,7 +59,6 @@ class Script:
     stops: tuple = (STOP,)              # after which step a run is stopped, to be gone on with
     variants: tuple = ()                # other settings with which it must go on exactly, too
     to_sample: tuple = ()               # the flags without which `sample` has nothing to do
-    memory: str = "batch_size"          # what is named when memory runs out
     parallel: dict | None = None        # with several processes: settings; None if it is not offered
 
 
@@ -90,30 +89,30 @@ IMAGE = str(ROOT / "tests/reference/png/size_3x5.png")
 SCRIPTS = {
     "train_gan": Script(
         columns="d_loss g_loss D(x) D(G(z)) accuracy", settings=GAN, fixed={"ngf": 9},
-        losses="d_loss g_loss", compiled=2, memory="batch_size ngf ndf"),
+        losses="d_loss g_loss", compiled=2),
     "train_gpt": Script(
         columns="loss lr val_loss", settings=dict(GPT, tokenizer="char"), fixed={"n_embd": 32},
-        samples=".txt", prepare=text, memory="batch_size grad_accum", parallel=dict(grad_accum=2, dropout=0.0),
+        samples=".txt", prepare=text, parallel=dict(grad_accum=2, dropout=0.0),
         variants=(dict(optimizer="adamw"), dict(tokenizer="bpe", vocab_size=270))),
     "train_diffusion": Script(
         columns="loss lr val_loss", settings=dict(size=16, n_images=64, width=32, levels=2, T=20, batch_size=8,
                                                   warmup=1, n=8, sample_steps=4),
-        fixed={"width": 64, "T": 10, "schedule": "linear", "predict": "v"}, memory="batch_size width n",
+        fixed={"width": 64, "T": 10, "schedule": "linear", "predict": "v"},
         parallel=dict(levels=1)),
     "mini.classifier": Script(
         columns="loss lr accuracy", settings=dict(size=16, n_images=120, width=4, n_features=16, batch_size=32),
         fixed={"width": 5}, samples="", to_sample=(f"--image={IMAGE}",)),
     "mini.cgan": Script(
         columns="d_loss g_loss D(x) D(G(z)) accuracy", settings=GAN, fixed={"ngf": 9},
-        losses="d_loss g_loss", compiled=2, memory="batch_size ngf ndf",
+        losses="d_loss g_loss", compiled=2,
         variants=(dict(loss="bce"), dict(loss="wgan-gp"))),
     "mini.cyclegan": Script(
         columns="g_loss d_loss cycle identity", settings=dict(size=16, n_images=64, ngf=4, blocks=1, ndf=4,
                                                               batch_size=4, n=4, pool=6),
-        fixed={"ngf": 9}, data="data_a", losses="g_loss d_loss", compiled=4, memory="batch_size ngf ndf"),
+        fixed={"ngf": 9}, data="data_a", losses="g_loss d_loss", compiled=4),
     "mini.vae": Script(
         columns="loss log_p kl val_elbo", settings=dict(size=16, n_images=64, z_dim=3, width=4, batch_size=4, n=8),
-        fixed={"z_dim": 4, "width": 8, "size": 32, "likelihood": "bernoulli"}, memory="batch_size width n"),
+        fixed={"z_dim": 4, "width": 8, "size": 32, "likelihood": "bernoulli"}),
     "mini.lstm": Script(
         columns="loss lr val_loss", settings=dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, max_new_tokens=20,
                                                   warmup=1, tokenizer="char", dropout=0.1, weight_drop=0.1),
@@ -121,7 +120,7 @@ SCRIPTS = {
     "mini.translator": Script(
         columns="loss lr exact_match", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12,
                                                      batch_size=4, warmup=4, beam=2, dropout=0.1),
-        fixed={"n_embd": 32}, samples=".txt", prepare=translations, memory="batch_size beam"),
+        fixed={"n_embd": 32}, samples=".txt", prepare=translations),
     "mini.bert": Script(
         columns="loss lr val_loss", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80,
                                                   vocab_size=500, batch_size=4, warmup=2, few=20, tune_steps=2,
@@ -147,7 +146,7 @@ SCRIPTS = {
     "mini.captioner": Script(
         columns="loss lr right", settings=dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=32,
                                                batch_size=4, warmup=2, beam=2, n=2, dropout=0.1),
-        fixed={"patch": 4}, memory="batch_size beam"),
+        fixed={"patch": 4}),
     "mini.text_to_image": Script(
         columns="stage loss lr val_loss", settings=dict(n_images=40, width=32, levels=1, T=20, batch_size=4,
                                                         warmup=1, n=2, sample_steps=2),
@@ -557,14 +556,15 @@ def test_a_loss_that_is_not_a_number_stops_the_run(name, trained, tmp_path, caps
 
 @every_script
 def test_out_of_memory_names_what_to_lower(name, trained, tmp_path, capsys, monkeypatch):
-    """The flags that it names must be there."""
+    """The batch, and sizes of the network: --n_embd=1000000000 was told to lower --batch_size."""
     def backward(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
     run = trained(name)
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     error = refused_by(run.module.main, capsys, *run.flags(out_dir=tmp_path / "run"))
     named = re.findall(r"--(\w+)", error)
-    assert "out of memory: lower" in error and named == run.script.memory.split()
+    sizes = set(run.module.Config.fixed) - {"size", "n_images", "n_pairs", "pieces", "n_dialogues"}
+    assert "out of memory: lower --batch_size" in error and set(named) & sizes
     assert set(named) <= {field.name for field in dataclasses.fields(run.module.Config)}
 
 

@@ -12,7 +12,7 @@ import torch
 
 from mini.data.safetensors import folder_of, read_weights
 from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, printable, require
 from mini.utils.run import load_checkpoint, merge_config, stand_in
 
 # ---- GPT-2
@@ -283,7 +283,8 @@ def check_sizes(path, config: dict, sizes: dict):
 def number_of_heads(path, config: dict, name: str, n_embd: int) -> int:
     """The number of heads, which no tensor shows: from config.json, or else n_embd / 64."""
     if not config:
-        print(f"note: no config.json beside {path}: taken for a network as first published")
+        print(f"note: no config.json beside {printable(path)}: taken for a network as first "
+              "published")
     if name not in config:
         require(n_embd > 0 and n_embd % 64 == 0,
                 f"{path}: how many heads? {name} in config.json says it; fetch this file, too")

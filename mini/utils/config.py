@@ -7,10 +7,10 @@ and nothing more: a Config whose source is not at hand, pasted into a notebook f
 the same without them.
 """
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import inspect
-import json
 import math
 import os
 import re
@@ -21,15 +21,20 @@ from typing import ClassVar, Literal
 from mini.utils.output import guarded_output
 
 
+# Control characters, ends of lines, marks that turn the direction of writing, and what stands for
+# bytes that are not UTF-8.
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
 def printable(text) -> str:
-    """The text, or path, with bytes that are not UTF-8 written as \\udce9: a file's name can hold
-    some, and they cannot be printed as they are."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
+    """The text, or path, as a single line that does nothing to the terminal: a file's name can hold
+    any character, and those in UNPRINTABLE are written as \\n, \\x1b, \\udce9."""
+    return UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], str(text))
 
 
 class UserError(Exception):
-    """A mistake that the user can correct: `command_line` prints its message, a single line, and
-    leaves with exit status 2."""
+    """A mistake that the user can correct. Its message, a single line, is printed, and the exit
+    status is 2: see `errors_in_a_line`."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -55,6 +60,21 @@ NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after"
 FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
 MAY_BE_INFINITE = {"max_weight"}
 TEXTS = {"prompt", "text", "question"}      # what begins with ~/ in all others is a path
+
+# How far from 0 a number may be: more than anybody needs, and so little that nothing overflows, and
+# that no slip of the finger fills the memory or works for days before the first step.
+LIMITS = {
+    "seed": 2**32 - 1,
+    **dict.fromkeys(["levels", "stages", "halvings", "d_halvings"], 20),        # each divides by 2
+    **dict.fromkeys(["size", "n_layer", "blocks"], 10**4),
+    **dict.fromkeys(["n", "num_samples", "samples", "beam"], 10**4),            # drawn at once
+    **dict.fromkeys(["n_images", "n_pairs", "n_dialogues", "pieces"], 10**6),   # made at the start
+    **dict.fromkeys(["max_new_tokens", "tokens"], 10**6),                       # one by one
+}
+LIMIT = 10**7                   # of all other whole numbers
+LIMIT_OF_STEPS = 10**12         # large, since it may mean: until Ctrl-C, or never
+LIMIT_OF_FRACTIONS = 10**9      # of numbers that need not be whole
+SMALLEST = 1e-30                # of these, if it is not 0: float32 has no room for much less
 
 
 @dataclasses.dataclass
@@ -95,16 +115,27 @@ class RunConfig:
             if isinstance(value, float):
                 usable = math.isfinite(value) or value == math.inf and name in MAY_BE_INFINITE
                 require(usable, f"--{name}={value} is not a number to work with")
-            if isinstance(value, int):
-                require(abs(value) < 2**63, f"--{name}={value} has too many digits")
             if name in NOT_NEGATIVE or name == "lr" or name.endswith("_lr"):
                 require(value >= 0, f"--{name}={value} must not be negative")
             if name in FRACTIONS or "dropout" in name:
                 require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
-        require(abs(self.seed) < 2**32, f"--seed={self.seed} has too many digits")
+            if isinstance(value, (int, float)) and value != math.inf:
+                check_size(name, value)
         require(self.out_dir.strip(), "--out_dir is empty; name a folder, like runs/mine")
         for name in ("data", "data_a", "data_b"):
             require(getattr(self, name, "x"), f"--{name} is empty; leave it out, or name a file")
+
+
+def check_size(name: str, value):
+    """Raise UserError if the number in a field is larger than its limit, or too close to 0."""
+    limit = LIMITS.get(name, LIMIT)
+    if isinstance(value, float):
+        limit = LIMIT_OF_FRACTIONS
+        require(value == 0 or abs(value) >= SMALLEST,
+                f"--{name}={value} is too close to 0; the limit is {SMALLEST}")
+    elif name.endswith(("steps", "_every")) or name in ("warmup", "stop_after"):
+        limit = LIMIT_OF_STEPS
+    require(abs(value) <= limit, f"--{name}={value} is too much; the limit is {limit:,}")
 
 
 def choices_of(field) -> tuple:
@@ -147,14 +178,18 @@ def field_notes(Config) -> dict:
     return notes
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Raises UserError for words that it does not understand."""
+
     def error(self, message):
         raise UserError(f"{message}; see --help")
 
 
 def boolean(text: str) -> bool:
     """true, false, 1 or 0 as a bool."""
-    return bool(json.loads(text.lower()))
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise ValueError        # argparse says which flag it was
+    return text.lower() in ("true", "1")
 
 
 def add_flag(group, field, help_text: str, presets: dict):
@@ -180,8 +215,8 @@ def parse(Config, presets: dict, commands: list, argv: list, doc: str = ""):
     """(command, Config) of the words `[command] --key=value …`. Flags win over the preset, and the
     preset wins over the defaults. The attribute `given` of the config is the set of flags that were
     typed. Raises UserError for anything unknown."""
-    parser = _Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(allow_abbrev=False, description=doc, argument_default=argparse.SUPPRESS,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", default=commands[0], help=" | ".join(commands))
     notes = field_notes(Config)
     groups = {}
@@ -214,7 +249,8 @@ def explain(error, out_of_memory: str) -> str:
         first = next(filter(None, map(str.strip, text.splitlines())), "")
         return ("--compile: torch could not compile the model on this machine; does it have a C++ "
                 f"compiler? Leave --compile out ({first[:200]})")
-    if isinstance(error, MemoryError) or re.search("(out of|allocate|enough) memory", text):
+    no_memory = "(out of|allocate|enough) memory|size calculation overflowed"
+    if isinstance(error, MemoryError) or re.search(no_memory, text):
         return f"out of memory: {out_of_memory}"
     if "loading state_dict" in text:
         first = text.splitlines()[1].strip().rstrip(".")
@@ -230,9 +266,8 @@ def command_line(Config, presets: dict, commands: dict, argv=None, doc: str = ""
                  out_of_memory: str = "lower --batch_size", parallel: bool = False):
     """Parse the command line, call commands[name](cfg), return its result.
 
-    Errors that can be foreseen become one line on stderr and exit status 2; Ctrl-C becomes exit
-    status 130. out_of_memory: what the user should do when memory runs out. parallel: training
-    works in several processes, started by torchrun.
+    Errors become one line, as `errors_in_a_line` says. out_of_memory: what the user should do when
+    memory runs out. parallel: training works in several processes, started by torchrun.
     """
     argv = sys.argv[1:] if argv is None else argv
     with guarded_output():
@@ -252,7 +287,7 @@ def number_of_processes() -> int:
 
 def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: str, parallel: bool):
     """What `command_line` does, when nothing that is printed can stop it."""
-    try:
+    with errors_in_a_line(out_of_memory):
         command, cfg = parse(Config, presets, list(commands), argv, doc)
         processes = number_of_processes()
         require(processes == 1 or parallel and command == "train",
@@ -265,6 +300,15 @@ def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: s
         if isinstance(result, dict) and result.get("interrupted"):
             sys.exit(130)
         return result
+
+
+@contextlib.contextmanager
+def errors_in_a_line(out_of_memory: str):
+    """Errors that can be foreseen become one line on stderr and exit status 2; Ctrl-C becomes exit
+    status 130. out_of_memory: what the user should do when memory runs out."""
+    try:
+        yield
+        return
     except UserError as error:
         message = str(error)
     except OSError as error:
@@ -276,5 +320,5 @@ def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: s
             raise
     except KeyboardInterrupt:
         sys.exit(130)
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {printable(message)}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -9,21 +9,21 @@ panel of its own. In a picture of several runs each column has its own panel.
 "step" is the horizontal axis. Three columns are not drawn: "seconds", which only grows with the
 steps, and "lr" and "stage", which follow from the config. Cells that are not numbers are skipped.
 """
-import argparse
 import csv
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 
 from mini.utils.charts import line_chart, round_numbers
-from mini.utils.config import UserError, require
+from mini.utils.config import Parser, errors_in_a_line, printable, require
+from mini.utils.output import guarded_output
 from mini.utils.png import write_png
 
 NOT_CURVES = ("step", "seconds", "lr", "stage")
 MOST_POINTS = 800       # that are drawn of a curve
 PANEL_HEIGHT = 216      # in pixels
+SOFTWARE = "mini.utils.curves"      # each picture says that it was made here
 
 
 # ---- what is drawn
@@ -129,7 +129,7 @@ def write_curves(folder) -> bool:
     """Draw curves.png in the folder of a run; False if its log has nothing to draw."""
     log = read_log(Path(folder) / "log.csv")
     if log:
-        write_png(Path(folder) / "curves.png", draw_run(log))
+        write_png(Path(folder) / "curves.png", draw_run(log), SOFTWARE)
     return bool(log)
 
 
@@ -137,7 +137,8 @@ def write_curves(folder) -> bool:
 
 def compare(folders: list, out: str = "") -> Path:
     """Draw the runs in these folders in one picture; returns where: `out`, or curves.png beside the
-    first folder. Raises UserError if there is nothing to draw."""
+    first folder. Raises UserError if there is nothing to draw, or if a file is there already that
+    was not drawn here."""
     paths = [Path(folder) for folder in dict.fromkeys(folders)]
     paths = [path if path.name else path.resolve() for path in paths]       # "." has no name
     names = [path.name for path in paths]
@@ -148,27 +149,29 @@ def compare(folders: list, out: str = "") -> Path:
         logs[name] = read_log(path / "log.csv")
     require(any(logs.values()), f"nothing to draw yet in log.csv of {', '.join(logs)}")
     target = Path(out) if out else paths[0].parent / "curves.png"
-    write_png(target, draw_runs(logs))
+    require(not target.exists() or is_made_here(target), f"{target} is there already, and does not "
+            "say that it was drawn here: rename it, or name another file by --out")
+    write_png(target, draw_runs(logs), SOFTWARE)
     return target
+
+
+def is_made_here(path) -> bool:
+    """True for a picture that this file has written."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return SOFTWARE.encode() in file.read(100)
 
 
 def main(argv=None):
     about = "Draw the curves of several runs in one picture, from the log.csv of each."
-    parser = argparse.ArgumentParser(prog="python -m mini.utils.curves", description=about)
+    parser = Parser(prog="python -m mini.utils.curves", description=about)
     parser.add_argument("folders", nargs="+", help="folders of runs, such as runs/gpt runs/gpt.1")
     parser.add_argument("--out", default="", metavar="FILE",
                         help="the picture (default: curves.png beside the first folder)")
-    args = parser.parse_args(argv)
-    try:
-        print(f"wrote {compare(args.folders, args.out)}")
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        message = f"{error.strerror or error} ({error.filename or 'while writing'})"
-    else:
-        return
-    print(f"error: {message}", file=sys.stderr)
-    sys.exit(2)
+    with guarded_output(), errors_in_a_line("compare fewer runs at once"):
+        args = parser.parse_args(argv)
+        print(f"wrote {printable(compare(args.folders, args.out))}")
 
 
 if __name__ == "__main__":

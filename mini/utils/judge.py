@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mini import classifier
 from mini.data.images.image_sets import load_images
+from mini.utils.config import printable
 from mini.utils.image_metrics import frechet_distance
 from mini.utils.metrics import n_to_score
 
@@ -114,7 +115,7 @@ def trained_classifier(cfg, train_set, held_out):
         trial = f" and not {STEPS}, since this run is a trial" if is_trial else ""
         seconds = steps * SECONDS_PER_STEP * (size / 32)**2
         print(f"now the judge of the images is trained, once, for {steps} steps{trial}: about "
-              f"{seconds:.0f} s on two CPU cores; it is kept in {folder}", flush=True)
+              f"{seconds:.0f} s on two CPU cores; it is kept in {printable(folder)}", flush=True)
         began = time.perf_counter()
         unfinished = (folder / "checkpoint.pt").exists()
         result = classifier.train(replace(own, resume=unfinished), (train_set, held_out))

@@ -56,8 +56,9 @@ ONE_PASS = [(0, 0, 1, 1)]       # a picture that is not interlaced
 
 # ---- writing
 
-def write_png(path, pixels: np.ndarray):
-    """Write a uint8 array (H, W), (H, W, 1) or (H, W, 3) as a PNG file, atomically."""
+def write_png(path, pixels: np.ndarray, software: str = ""):
+    """Write a uint8 array (H, W), (H, W, 1) or (H, W, 3) as a PNG file, atomically. software: what
+    made the picture; the file says it, among its first bytes (section 11.3.3)."""
     H, W = pixels.shape[:2]
     is_colour = pixels.ndim == 3 and pixels.shape[2] == 3
     colour_type = COLOUR if is_colour else GRAY
@@ -68,6 +69,8 @@ def write_png(path, pixels: np.ndarray):
     with atomic_open(path) as file:
         file.write(SIGNATURE)
         file.write(_chunk(b"IHDR", header))
+        if software:
+            file.write(_chunk(b"tEXt", b"Software\0" + software.encode("latin-1")))
         file.write(_chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)))
         file.write(_chunk(b"IEND", b""))
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, printable, require
 from mini.utils.folder import Lock, check_folder, is_empty, is_leftover, rename_aside
 
 # ---- files
@@ -137,7 +137,7 @@ def remark_on_short_run(folder, step: int, few: int = 100):
         if steps > longest_steps:
             longest, longest_steps = path.parent, steps
     hint = f"; an older one of {longest_steps} steps: --out_dir={longest}" if longest else ""
-    print(f"note: the run in {folder} has only {step} steps{hint}")
+    print(printable(f"note: the run in {folder} has only {step} steps{hint}"))
 
 
 def check_shape(checkpoint, *shape):

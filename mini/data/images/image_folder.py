@@ -48,7 +48,7 @@ def classes_of(found: list):
     names, counts = np.unique(classes, return_counts=True)
     if len(names) == 1:
         return None
-    some = [f"{name} {count:,}" for name, count in zip(names, counts)]
+    some = [f"{printable(name)} {count:,}" for name, count in zip(names, counts)]
     if len(some) > 20:
         some[20:] = ["…"]
     print(f"note: {len(names)} classes, by their folders: {', '.join(some)}", flush=True)
