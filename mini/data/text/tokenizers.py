@@ -114,13 +114,19 @@ class BPETokenizer:
             pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
             if any(len(pair) != 2 for pair in pairs):
                 raise UserError(f"{merges}: a line is not two tokens")
-            tokenizer = cls(json.loads(vocab.read_text("utf-8")), pairs)
+            numbers = json.loads(vocab.read_text("utf-8"))
+            check_numbers(vocab, numbers)
+            tokenizer = cls(numbers, pairs)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{vocab} and {merges}: not GPT-2's tokenizer files, or truncated ones") from None
         missing = [a + b for a, b in pairs if a + b not in tokenizer.vocab]
         missing += [c for c in CHAR_TO_BYTE if c not in tokenizer.vocab]
         if missing:
             raise UserError(f"{vocab}: does not go with {merges}: no number for {missing[:1]}")
+        for token, number in numbers.items():
+            require(0 <= number < len(numbers),
+                    f"{vocab}: the number of {token!r} is {number}, but {len(numbers)} tokens have the numbers 0 "
+                    f"to {len(numbers) - 1}, each once; fetch it again")
         left = [tokenizer.tokens[i] for i in sorted(tokenizer.special)]
         left = [token for token in left if not re.fullmatch(r"<.*>|\[.*\]", token)]
         if left:
@@ -205,6 +211,15 @@ class BPETokenizer:
     @classmethod
     def from_state(cls, state: dict):
         return cls(state["vocab"], state["merges"])
+
+
+def check_numbers(path, vocab: dict):
+    """Raise UserError, naming the token, unless each token of a vocab.json has an integer of its own."""
+    holders = {}                            # {number: its token}
+    for token, number in vocab.items():
+        require(type(number) is int, f"{path}: the number of {token!r} is {json.dumps(number)[:40]}, no integer")
+        other = holders.setdefault(number, token)
+        require(other == token, f"{path}: {other!r} and {token!r} have the same number, {number}")
 
 
 def merge(parts: list, pair: tuple, joined) -> list:
