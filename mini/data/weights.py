@@ -12,7 +12,7 @@ import torch
 
 from mini.data.safetensors import folder_of, read_weights
 from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.run import load_checkpoint, merge_config, stand_in
 
 # ---- GPT-2
@@ -61,6 +61,9 @@ def read_gpt(cfg, longest_context: int = 10**9):
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path, "gpt")
         sizes = {name: checkpoint["config"][name] for name in SIZES}
+        for name, size in sizes.items():
+            require(type(size) is int and size > 0,
+                    f"{path}: a damaged checkpoint: in its config, {name} is {size!r}; train anew")
         weights = dict(checkpoint["model"])
         for name, tensor in weights.items():
             check_finite(path, name, tensor)
@@ -260,6 +263,7 @@ def read_config(path) -> dict:
     file = folder_of(path) / "config.json"
     if not file.exists():
         return {}
+    require_file(file)
     content = file.read_bytes()
     try:
         config = json.loads(content)

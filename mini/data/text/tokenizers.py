@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from mini.data.text.neighbours import Neighbours, PairCounts
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.progress import Progress
 from mini.utils.run import stand_in
 
@@ -105,8 +105,7 @@ class BPETokenizer:
         """Read GPT-2's vocab.json and merges.txt from a folder. Raises UserError if missing or broken."""
         vocab, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         for path in (vocab, merges):
-            if not path.exists():
-                raise UserError(f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
+            require_file(path, f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
             reason = stand_in(path.read_bytes())
             require(not reason, f"{path}: {reason}")
         try:
@@ -236,7 +235,9 @@ def merge(parts: list, pair: tuple, joined) -> list:
 
 
 def load_tokenizer(state: dict):
-    """The tokenizer that a checkpoint holds: what its `state()` returned. Raises KeyError on an
+    """The tokenizer that a checkpoint holds: what its `state()` returned. Raises UserError on an
     unknown kind."""
     kinds = {"char": CharTokenizer, "bpe": BPETokenizer}
+    require(state["kind"] in kinds, f"{getattr(state, 'path', 'the checkpoint')}: its tokenizer is "
+                                    f"{state['kind']!r}, not one of {', '.join(kinds)}")
     return kinds[state["kind"]].from_state(state)
