@@ -540,7 +540,8 @@ DAMAGES = [
     ("optimizers", [{"state": {}, "param_groups": [{}]}]), ("rng", DELETED), ("rng", None), ("rng.data", DELETED),
     ("rng.data", None), ("rng.data", torch.zeros(3, dtype=torch.uint8)), ("rng.cpu", torch.zeros(9)),
     ("rng.cpu", DELETED), ("rng.cuda", None),
-    ("rng.others", 1), ("rng.others", [None]), ("rng.others", [{}]), ("tokenizer", DELETED), ("tokenizer", None), ("tokenizer", "char"),
+    ("rng.others", 1), ("rng.others", [None]), ("rng.others", [{}]),
+    ("tokenizer", DELETED), ("tokenizer", None), ("tokenizer", "char"),
     ("tokenizer.kind", DELETED), ("tokenizer.kind", "sentencepiece"), ("tokenizer.kind", 3),
     ("tokenizer.characters", DELETED), ("tokenizer.characters", None)]
 ONLY_TO_RESUME = ("rng", "seconds", "optimizers")
