@@ -536,7 +536,8 @@ DAMAGES = [
     ("config.data", None), ("config.dropout", "no"), ("step", DELETED), ("step", "2"), ("step", -1), ("step", 3),
     ("step", 2.0), ("seconds", DELETED), ("seconds", None), ("seconds", -1.0), ("seconds", float("nan")),
     ("model", DELETED), ("model", None), ("model", {"a": 1}), ("optimizers", DELETED), ("optimizers", {}),
-    ("optimizers", [None, None]), ("optimizers", [{}, {}]), ("optimizers", [{"state": {}, "param_groups": 1}]),
+    ("optimizers", [None, None]), ("optimizers", [{}, {}]), ("optimizers", [{"state": 1, "param_groups": []}]),
+    ("optimizers", [{"state": {}, "param_groups": 1}]),
     ("optimizers", [{"state": {}, "param_groups": [{}]}]), ("rng", DELETED), ("rng", None), ("rng.data", DELETED),
     ("rng.data", None), ("rng.data", torch.zeros(3, dtype=torch.uint8)), ("rng.cpu", torch.zeros(9)),
     ("rng.cpu", DELETED), ("rng.cuda", None),
@@ -622,3 +623,12 @@ def test_a_full_disk_is_said_with_the_name_of_the_file(write, name, tmp_path):
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.count("\n") == 1, result
     assert f"{tmp_path}/run/{name}" in result.stderr and "intact" in result.stderr
+
+
+def test_torchs_own_words_for_a_full_disk_get_the_name_too(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    monkeypatch.setattr(torch, "save", fail)
+    with make_run(tmp_path) as run, pytest.raises(OSError, match="disk full.*unexpected pos") as caught:
+        run.save(1, torch.nn.Linear(2, 2), [], torch.Generator())
+    assert caught.value.filename == str(tmp_path / "run/checkpoint.pt")

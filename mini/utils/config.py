@@ -44,11 +44,11 @@ def require(condition, message: str):
 
 def require_file(path, missing: str = ""):
     """Raise UserError unless path is a file, or a link to one. Reading a named pipe waits until
-    somebody writes into it, and reading /dev/zero never ends. missing: what to say if nothing is
-    there."""
+    somebody writes into it, and reading /dev/zero never ends. missing: what to say if no file
+    is there."""
     path = Path(path)
     require(path.exists(), missing or f"{path}: no such file")
-    require(not path.is_dir(), f"{path}: a folder, where a file belongs")
+    require(not path.is_dir(), missing or f"{path}: a folder, where a file belongs")
     require(path.is_file(), f"{path}: a pipe or a device, where a file belongs; copy what comes "
                             "out of it to a file first")
 
