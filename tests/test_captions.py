@@ -13,7 +13,7 @@ from mini.data.images.captions import (FULL, HELD_BACK, PARTIAL, Words, fits, he
 from mini.data.images.faces import ATTRIBUTES
 from mini.data.text.pairs import fill_up
 from mini.utils.png import write_png
-from tests.helpers import refused
+from tests.helpers import own_captions, refused
 
 SIZES = [len(values) for values in ATTRIBUTES.values()]
 SAYS = {    # {attribute: {value: words that tell it}}
@@ -232,3 +232,21 @@ def test_bad_files(own, tmp_path):
     Path(path).write_text("in/3.png\tthree\n")
     learn, held_out, _ = load_captions(path, 8)
     assert torch.equal(learn.images, held_out.images)
+
+
+def test_numbered_captions_like_those_of_flickr(tmp_path):
+    """0.png#0 and 0.png#1 are two captions of 0.png, unless there is a file of that very name."""
+    own_captions(tmp_path, lambda i: [], n=2)
+    for separator in ("\t", ","):
+        lines = [f"{name}{separator}a {name[0]} {n} man" for name, n in (("0.png#0", 0), ("0.png#1", 1), ("1.PNG#0", 2))]
+        (tmp_path / "1.PNG").write_bytes((tmp_path / "1.png").read_bytes())
+        (tmp_path / "own.tsv").write_text("\n".join(lines))
+        images, texts = captions.read_captions(str(tmp_path / "own.tsv"), 8)
+        assert images[:, 0, 0, 0].tolist() == [0, 40] and texts == [["a 0 0 man", "a 0 1 man"], ["a 1 2 man"] * 2]
+    write_png(tmp_path / "0.png#1", np.full((20, 24, 3), 200, np.uint8))
+    images, texts = captions.read_captions(str(tmp_path / "own.tsv"), 8)
+    assert images[:, 0, 0, 0].tolist() == [0, 200, 40]
+    for name in ("0.png#", "0.png#x", "0#0", "notes.txt#0", "5.png#0"):
+        (tmp_path / "notes.txt").write_text("")
+        (tmp_path / "own.tsv").write_text(f"{name}\ta man")
+        refused(lambda: captions.read_captions(str(tmp_path / "own.tsv"), 8), "line 1", "no such image")

@@ -1,16 +1,35 @@
-"""mini/data/files.py: which files of a folder are read, and what is said about the others."""
+"""mini/data/files.py: which files of a folder are read, and what is said about the others; and that no reader waits
+for a pipe."""
 import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
+import train_gpt
+from mini.data.download import download
+from mini.data.images.captions import read_captions
+from mini.data.images.image_folder import read_pictures
+from mini.data.images.image_sets import read_images
 from mini.data.files import find_file, list_files, places, what_is
 from mini.data.music.tunes import BEAT, compose, read_corpus
-from mini.data.music.midi import write_midi
+from mini.data.music.midi import read_midi, write_midi
+from mini.data.safetensors import read_safetensors, read_weights
 from mini.data.text import corpus
-from mini.utils.config import UserError, printable
-from tests.helpers import processes, refused
+from mini.data.text.pairs import load_pairs
+from mini.data.text.reviews import read_reviews
+from mini.data.text.tokenizers import BPETokenizer
+from mini.data.text.tools import read_facts
+from mini.data.text.wordpiece import WordPieceTokenizer
+from mini.data.weights import read_config, read_gpt
+from mini.utils import curves
+from mini.utils.config import UserError, printable, require_file
+from mini.utils.folder import Lock, check_folder
+from mini.utils.png import read_image, read_png
+from mini.utils.run import load_checkpoint, remark_on_short_run
+from tests.helpers import processes, refused, refused_by
 
 LATIN_1 = b"caf\xe9"                # not UTF-8
 
@@ -182,3 +201,120 @@ def test_messages_can_be_printed():
     (b"name".ljust(257, b"\0") + b"ustar", "unpack"), (b"\x89PNG\r\n\x1a\n", ""), (b"MThd", ""), (b"hello", "")])
 def test_what_a_file_is(content, words):
     assert words in what_is(content) and bool(words) == bool(what_is(content))
+
+
+# ---- pipes and devices: reading a named pipe waits for somebody who writes into it, and /dev/zero has no end
+
+with_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+
+
+@pytest.fixture
+def patience():
+    """What takes longer than half a minute has waited, and fails."""
+    def give_up(number, frame):
+        pytest.fail("it waits for a pipe")      # no Exception, which a reader might take for its own
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+READERS = {
+    "a.txt": lambda path: corpus.read_text(str(path)),
+    "reviews.tsv": read_reviews,
+    "pairs.tsv": lambda path: load_pairs(str(path), 1),
+    "facts.tsv": read_facts,
+    "captions.tsv": lambda path: read_captions(str(path), 8),
+    "a.mid": read_midi,
+    "a.png": lambda path: read_images(str(path)),
+    "a.npz": lambda path: read_images(str(path)),
+    "b.png": read_image,
+    "c.png": read_png,
+    "vocab.txt": WordPieceTokenizer.read,
+    "vocab.json": lambda path: BPETokenizer.read(path.parent),
+    "config.json": read_config,
+    "model.safetensors": read_weights,
+    "other.safetensors": read_safetensors,
+    "model.safetensors.index.json": read_weights,
+    "checkpoint.pt": lambda path: load_checkpoint(path, "gpt"),
+    "run/checkpoint.pt": lambda path: read_gpt(train_gpt.Config(init_from=str(path.parent))),
+    "log.csv": lambda path: curves.compare([path.parent]),
+    ".lock": lambda path: Lock(path.parent),
+    "data/fetched.gz": lambda path: download("fetched.gz", [], ""),
+}
+
+
+@with_pipes
+@pytest.mark.parametrize("name", READERS)
+def test_no_reader_waits_for_a_pipe(name, tmp_path, monkeypatch, patience):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    refused(lambda: READERS[name](path), name, "a pipe or a device")
+    path.rename(tmp_path / "pipe")
+    link(path, tmp_path / "pipe")
+    refused(lambda: READERS[name](path), name, "a pipe or a device")
+
+
+@with_pipes
+def test_tokenizer_config_may_be_a_pipe_as_little(tmp_path, patience):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    os.mkfifo(tmp_path / "tokenizer_config.json")
+    refused(lambda: WordPieceTokenizer.read(tmp_path / "vocab.txt"), "tokenizer_config.json", "a pipe")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no such device here")
+def test_a_device_without_end(patience):
+    """Memory was filled with zeros, up to its limit."""
+    refused(lambda: corpus.read_text("/dev/zero"), "/dev/zero: a pipe or a device", "to a file first")
+    refused(lambda: require_file("/dev/null"), "/dev/null")
+
+
+def test_what_is_a_file(tmp_path):
+    write(tmp_path, "a.txt")
+    link(tmp_path / "b.txt", tmp_path / "a.txt")
+    require_file(tmp_path / "a.txt")
+    require_file(tmp_path / "b.txt")
+    refused(lambda: require_file(tmp_path), tmp_path, "a folder")
+    refused(lambda: require_file(tmp_path / "c.txt"), "c.txt: no such file")
+    for path in (tmp_path, tmp_path / "c.txt"):
+        refused(lambda: require_file(path, "nothing to read"), "nothing to read")
+
+
+@with_pipes
+def test_pipes_in_a_folder_are_left_out(tmp_path, capsys, monkeypatch, patience):
+    shutil.copy(Path(__file__).parent / "reference/png/pillow_rgb.png", tmp_path / "a.png")
+    for name in ("b.png", "data_batch_1.bin", "train-images-idx3-ubyte"):
+        os.mkfifo(tmp_path / name)
+    link(tmp_path / "c.png", tmp_path / "b.png")
+    assert len(read_images(str(tmp_path), 8).images) == 1
+    assert "devices and pipes: 4" in capsys.readouterr().out
+
+    monkeypatch.setattr("mini.data.images.image_folder._cache_file", lambda *_: tmp_path / "b.png")
+    assert len(read_pictures([tmp_path / "a.png"], 8)) == 1         # a cache that is none is not used
+
+
+@with_pipes
+def test_pipes_in_the_folder_of_a_run(tmp_path, capsys, patience):
+    (tmp_path / "text.txt").write_text("the cat sat on the mat. " * 60)
+    run = [f"--out_dir={tmp_path}/run", f"--data={tmp_path}/text.txt", "--tokenizer=char", "--n_layer=1", "--n_head=1",
+           "--n_embd=8", "--block_size=8", "--batch_size=2", "--max_new_tokens=5", "--steps=2", "--device=cpu"]
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run/config.json")
+    refused(lambda: check_folder(tmp_path / "run"), "not a run (config.json)")
+    (tmp_path / "run/config.json").unlink()
+    os.mkfifo(tmp_path / "run/.lock")
+    assert ".lock: a pipe" in refused_by(train_gpt.main, capsys, *run)
+    (tmp_path / "run/.lock").unlink()
+    train_gpt.main(run)
+
+    (tmp_path / "run/log.csv").unlink()
+    os.mkfifo(tmp_path / "run/log.csv")
+    assert "log.csv: a pipe" in refused_by(train_gpt.main, capsys, *run, "--resume", "--steps=3")
+    (tmp_path / "run.1").mkdir()
+    os.mkfifo(tmp_path / "run.1/result.json")
+    capsys.readouterr()
+    remark_on_short_run(tmp_path / "run", 2)
+    assert capsys.readouterr().out == f"note: the run in {tmp_path}/run has only 2 steps\n"

@@ -833,6 +833,7 @@ def test_labels_in_columns(tmp_path):
 
 @pytest.mark.parametrize("labels, names", [
     (np.float32([0.25, 1]), ["0.25", "whole numbers"]), (np.array([np.nan, 1]), ["nan"]),
+    (np.array([1e300, 1]), ["1.e+300", "too large"]), (np.array([0, -1e300]), ["-1.e+300", "too large"]),
     (noise(2, 6, 6), ["(2, 6, 6)", "no labels"]), (np.array(1), ["no labels"]), (np.array([1j, 2]), ["complex"])], ids=repr)
 def test_what_are_no_labels(tmp_path, labels, names):
     np.savez(tmp_path / "a.npz", images=noise(2, 6, 6), labels=labels)

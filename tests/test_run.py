@@ -511,3 +511,130 @@ def test_neighbours_of_a_run_do_not_matter(tmp_path, capsys):
     train_gpt.main(["sample", f"--out_dir={folder}"])
     assert (tmp_path / "a**b.4/result.json").exists()
     assert "--data is empty" in refused_by(train_gpt.main, capsys, *run_in(folder), "--data=")
+
+
+# ---- checkpoints that somebody damaged
+
+DELETED = "(deleted)"
+
+
+def set_in(parts: dict, place: str, value):
+    """Change a part, or a part of a part: "rng.data"."""
+    *way, name = place.split(".")
+    for step in way:
+        parts = parts[step]
+    if isinstance(value, str) and value == DELETED:
+        del parts[name]
+    else:
+        parts[name] = value
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """The folder of a run of a GPT, and what its checkpoint holds."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train_gpt.main(run_in(folder))
+    return folder, (folder / "checkpoint.pt").read_bytes()
+
+
+DAMAGES = [
+    ("config", None), ("config", [1]), ("config.steps", DELETED), ("config.steps", "2"), ("config.n_embd", "8"),
+    ("config.data", None), ("config.dropout", "no"), ("step", DELETED), ("step", "2"), ("step", -1), ("step", 3),
+    ("step", 2.0), ("seconds", DELETED), ("seconds", None), ("seconds", -1.0), ("seconds", float("nan")),
+    ("model", DELETED), ("model", None), ("model", {"a": 1}), ("optimizers", DELETED), ("optimizers", {}),
+    ("optimizers", [None, None]), ("optimizers", [{}, {}]), ("optimizers", [{"state": 1, "param_groups": []}]),
+    ("optimizers", [{"state": {}, "param_groups": 1}]),
+    ("optimizers", [{"state": {}, "param_groups": [{}]}]), ("rng", DELETED), ("rng", None), ("rng.data", DELETED),
+    ("rng.data", None), ("rng.data", torch.zeros(3, dtype=torch.uint8)), ("rng.cpu", torch.zeros(9)),
+    ("rng.cpu", DELETED), ("rng.cuda", None),
+    ("rng.others", 1), ("rng.others", [None]), ("rng.others", [{}]),
+    ("tokenizer", DELETED), ("tokenizer", None), ("tokenizer", "char"),
+    ("tokenizer.kind", DELETED), ("tokenizer.kind", "sentencepiece"), ("tokenizer.kind", 3),
+    ("tokenizer.characters", DELETED), ("tokenizer.characters", None)]
+ONLY_TO_RESUME = ("rng", "seconds", "optimizers")
+
+
+@pytest.mark.parametrize("place, value", DAMAGES, ids=str)
+def test_a_damaged_checkpoint_is_refused_in_one_line(place, value, whole_run, capsys):
+    """Each of them was a traceback."""
+    folder, content = whole_run
+    parts = torch.load(io.BytesIO(content), weights_only=True)
+    set_in(parts, place, value)
+    path = folder / "checkpoint.pt"
+    torch.save(parts, path)
+    names = place.removeprefix("config.").split(".")
+    commands = [["--resume", "--steps=3"], ["sample"]]
+    if isinstance(value, str) and value == DELETED and place in ONLY_TO_RESUME:
+        commands = commands[:1]
+    for command in commands:
+        error = refused_by(train_gpt.main, capsys, *command, f"--out_dir={folder}")
+        assert f"{path}: " in error and any(name in error for name in names), error
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("place, value", [
+    ("config", None), ("config.n_layer", DELETED), ("config.n_head", "1"), ("config.block_size", None),
+    ("config.n_embd", 0), ("model", None), ("tokenizer", None)], ids=str)
+def test_a_damaged_checkpoint_to_begin_with(place, value, whole_run, capsys):
+    folder, content = whole_run
+    parts = torch.load(io.BytesIO(content), weights_only=True)
+    set_in(parts, place, value)
+    path = folder / "checkpoint.pt"
+    torch.save(parts, path)
+    error = refused_by(train_gpt.main, capsys, "sample", f"--init_from={path}", f"--out_dir={folder}.other")
+    assert f"{path}: " in error and place.removeprefix("config.") in error, error
+    path.write_bytes(content)
+
+
+def test_a_whole_checkpoint_is_read_as_it_was_written(whole_run, tmp_path):
+    """And can be written again."""
+    folder, content = whole_run
+    parts = load_checkpoint(folder / "checkpoint.pt", "gpt")
+    want = torch.load(io.BytesIO(content), weights_only=True)
+    assert parts.keys() == want.keys() and parts["config"] == want["config"] and parts["step"] == 2
+
+
+# ---- what could not be read, and what not be written
+
+def test_a_file_that_is_not_there_says_nothing_about_what_was_saved(tmp_path, capsys):
+    def fail(error):
+        def command(cfg):
+            raise error
+        return refused_by(lambda argv: command_line(Config, {}, {"train": command}, argv), capsys)
+    for error in (FileNotFoundError(2, "No such file", "a.png"), PermissionError(13, "Permission denied", "a.png"),
+                  IsADirectoryError(21, "Is a directory", "a.png"), NotADirectoryError(20, "Not a directory", "a.png")):
+        assert "a.png" in fail(error) and "intact" not in fail(error)
+    assert "intact" in fail(OSError(28, "No space left on device"))
+    error = refused_by(mini.clip.main, capsys, "sample", f"--image={tmp_path}/no.png", f"--out_dir={tmp_path}/run")
+    assert "intact" not in error
+
+
+FULL_DISK = """
+import resource, sys, torch
+from tests.test_run import Config, Run, command_line
+def train(cfg):
+    with Run(cfg, "toy", torch.nn.Linear(2, 2), ["loss"]) as run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        {}
+command_line(Config, {{}}, {{"train": train}}, ["--out_dir={}"])
+"""
+
+
+@pytest.mark.parametrize("write, name", [
+    ("run.log(1, loss=1.0)", "log.csv"), ("run.write_sample(1, '.txt', 'x' * 9)", "samples/step_000001.txt"),
+    ("run.finish()", "result.json"), ("run.save(1, torch.nn.Linear(2, 2), [], torch.Generator())", "checkpoint.pt")])
+def test_a_full_disk_is_said_with_the_name_of_the_file(write, name, tmp_path):
+    """A limit of 0 bytes to a file stands for the disk."""
+    script = FULL_DISK.format(write, tmp_path / "run")
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1, result
+    assert f"{tmp_path}/run/{name}" in result.stderr and "intact" in result.stderr
+
+
+def test_torchs_own_words_for_a_full_disk_get_the_name_too(tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    monkeypatch.setattr(torch, "save", fail)
+    with make_run(tmp_path) as run, pytest.raises(OSError, match="disk full.*unexpected pos") as caught:
+        run.save(1, torch.nn.Linear(2, 2), [], torch.Generator())
+    assert caught.value.filename == str(tmp_path / "run/checkpoint.pt")

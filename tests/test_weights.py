@@ -380,3 +380,113 @@ def test_a_run_is_a_folder_to_begin_with(tmp_path, capsys):
     close(checkpoint["model"]["wte.weight"], want["model"]["wte.weight"])
     error = refused_by(bert.main, capsys, "sample", "--text=[MASK]", f"--init_from={tmp_path}/run")
     assert "checkpoint.pt" in error and "--out_dir" in error
+
+
+# ---- found by somebody who had not seen the code
+
+def test_numbers_that_are_none(gpt2, bert_file):
+    """They were printed as chances of nan %. The mean of a tensor with NaN and infinity in it is neither."""
+    for path, read, name in ((gpt2, read_gpt2, "h.1.mlp.c_fc.bias"),
+                             (bert_file, read_bert, "encoder.layer.1.output.dense.bias")):
+        whole = path.read_bytes()
+        prefix = "transformer." if path == gpt2 else "bert."
+        for value in (float("nan"), float("-inf")):
+            tensor = read_safetensors(path)[prefix + name].clone()
+            tensor[3] = value
+            change(path, **{(prefix + name).replace(".", "__"): tensor})
+            refused(lambda: read(path), path, name, "NaN", f"1 of {len(tensor)}")
+            path.write_bytes(whole)
+
+
+def test_numbers_that_are_none_in_a_checkpoint(gpt2):
+    cfg, checkpoint = read_gpt(train_gpt.Config(init_from=str(gpt2)))
+    checkpoint["model"]["ln_f.bias"][0] = torch.nan
+    path = gpt2.with_name("checkpoint.pt")
+    torch.save({"name": "gpt", **checkpoint}, path)
+    refused(lambda: read_gpt(train_gpt.Config(init_from=str(path))), path, "ln_f.bias", "NaN")
+
+
+@pytest.mark.parametrize("number", ["99999999999", "9" * 5000, "3", "01", "²"])
+def test_layers_that_cannot_be(gpt2, bert_file, number):
+    """The tensors of a hundred thousand million layers were listed."""
+    change(gpt2, **{f"transformer__h__{number}__ln_1__weight": torch.zeros(16)})
+    refused(lambda: read_gpt2(gpt2), gpt2, f"h.{number}.ln_1.weight")
+    change(bert_file, **{f"bert__encoder__layer__{number}__output__dense__bias": torch.zeros(16)})
+    refused(lambda: read_bert(bert_file), bert_file, f"encoder.layer.{number}.output.dense.bias")
+
+
+def test_no_layer_at_all(gpt2):
+    for name in read_safetensors(gpt2):
+        if ".h." in name:
+            change(gpt2, **{name.replace(".", "__"): None})
+    configure(gpt2, n_layer=None)
+    refused(lambda: read_gpt2(gpt2), gpt2, "h.0.ln_1.weight is missing")
+
+
+def test_tensors_that_would_change_the_logits(gpt2, bert_file):
+    """A bias of the output, and a norm of the embedding, were left out without a word."""
+    wholes = {path: path.read_bytes() for path in (gpt2, bert_file)}
+    for path, read, name in ((gpt2, read_gpt2, "lm_head.bias"), (gpt2, read_gpt2, "ln_emb.weight"),
+                             (bert_file, read_bert, "ln_emb.bias"), (bert_file, read_bert, "cls.predictions.scale"),
+                             (bert_file, read_bert, "embeddings_project.weight")):
+        change(path, **{name.replace(".", "__"): torch.zeros(16)})
+        refused(lambda: read(path), path, f"there is also {name}")
+        path.write_bytes(wholes[path])
+
+
+def test_tensors_that_change_no_logits(gpt2, bert_file):
+    mask = torch.ones(1, 1, 24, 24)
+    harmless = {gpt2: ["transformer.h.0.attn.bias", "h.1.attn.masked_bias", "score.weight"],
+                bert_file: ["bert.embeddings.position_ids", "bert.pooler.dense.weight", "classifier.bias",
+                            "qa_outputs.weight"]}
+    for path, names in harmless.items():
+        read = read_gpt2 if path == gpt2 else read_bert
+        sizes, want = read(path)
+        change(path, **{name.replace(".", "__"): mask for name in names})
+        assert read(path)[0] == sizes and list(read(path)[1]) == list(want)
+
+
+def test_a_tensor_by_two_names(gpt2, bert_file):
+    change(gpt2, ln_f__bias=torch.zeros(16))
+    refused(lambda: read_gpt2(gpt2), gpt2, "ln_f.bias is there twice")
+    change(bert_file, bert__embeddings__LayerNorm__gamma=torch.zeros(16))
+    refused(lambda: read_bert(bert_file), bert_file, "embeddings.LayerNorm.weight is there twice")
+
+
+@pytest.mark.parametrize("value", ["16", 16.5, [16], True])
+def test_sizes_that_are_no_integers(gpt2, bert_file, value):
+    """"16" was said to be another size than 16."""
+    for path, read, names in ((bert_file, read_bert, ("hidden_size", "num_attention_heads", "vocab_size")),
+                              (gpt2, read_gpt2, ("n_layer", "n_head"))):
+        whole = path.with_name("config.json").read_bytes()
+        for name in names:
+            configure(path, **{name: value})
+            refused(lambda: read(path), path, f"{name} is {json.dumps(value)} in config.json", "an integer")
+            path.with_name("config.json").write_bytes(whole)
+
+
+def test_a_config_without_anything(gpt2, bert_file, capsys):
+    """It was said not to be there."""
+    for path, read, name in ((gpt2, read_gpt2, "n_head"), (bert_file, read_bert, "num_attention_heads")):
+        path.with_name("config.json").write_text("{}")
+        refused(lambda: read(path), path, f"{name} is not in config.json")
+        assert "no config.json" not in capsys.readouterr().out
+
+
+def test_sizes_by_two_names(gpt2):
+    configure(gpt2, num_attention_heads=2)
+    assert read_gpt2(gpt2)[0]["n_head"] == 2
+    configure(gpt2, num_attention_heads=4)
+    refused(lambda: read_gpt2(gpt2), gpt2, "n_head is both 2 and 4")
+
+
+@pytest.mark.parametrize("number, words", [
+    ("7", 'is "7", no integer'), (7.0, "is 7.0, no integer"), (True, "is true, no integer"), (None, "is null"),
+    ([7], "is [7]"), (8, "the same number, 8"), (600, "is 600, but 600 tokens"), (-1, "is -1, but 600 tokens")])
+def test_numbers_of_tokens_that_cannot_be(gpt2, number, words):
+    """Another token, or none, had the number; or TypeError ended it."""
+    path = gpt2.with_name("vocab.json")
+    vocab = json.loads(path.read_text("utf-8"))
+    token = next(token for token, other in vocab.items() if other == 7)
+    path.write_text(json.dumps(vocab | {token: number}), "utf-8")
+    refused(lambda: BPETokenizer.read(gpt2.parent), path, repr(token), words)

@@ -4,7 +4,7 @@ import http.client
 import urllib.request
 from pathlib import Path
 
-from mini.utils.config import UserError
+from mini.utils.config import UserError, require_file
 from mini.utils.run import atomic_open
 
 FOLDER = Path("data")
@@ -18,6 +18,7 @@ def download(name: str, urls, sha256: str, timeout: float = 30) -> Path:
     """
     path = FOLDER / name
     if path.exists():
+        require_file(path)
         if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             raise UserError(f"{path}: its SHA-256 is not the one we expect; delete it to download it again")
         return path

@@ -105,7 +105,8 @@ def list_files(folder, suffixes, what: str) -> list:
             elif is_folder:
                 waiting.appendleft(Path(entry.path))
             elif not is_file:
-                reasons["links that lead nowhere" if is_link else "devices and pipes"] += 1
+                is_there = os.path.exists(entry.path)
+                reasons["devices and pipes" if is_there else "links that lead nowhere"] += 1
             elif suffix in suffixes:
                 found.append(Path(entry.path))
             else:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.run import stand_in
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -72,7 +72,7 @@ def weight_files(path) -> list:
         reason = "no such file"
         if len(files) > 1:
             reason += f"; it is one of {len(files)} that hold these weights together: fetch it, too"
-        require(file.exists(), f"{file}: {reason}")
+        require_file(file, f"{file}: {reason}")
     return files
 
 
@@ -95,6 +95,7 @@ def choose_file(folder: Path) -> Path:
 
 def read_index(path) -> list:
     """The names of the shards in a model.safetensors.index.json."""
+    require_file(path)
     try:
         names = sorted(set(json.loads(path.read_text("utf-8"))["weight_map"].values()))
         safe = all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names)
@@ -117,8 +118,7 @@ def read_safetensors(path) -> dict:
     """{name: tensor} of a .safetensors file, which is mapped from the disk, not read at once.
     Raises UserError if it is broken."""
     path = Path(path)
-    if not path.exists():
-        raise UserError(f"{path}: no such file")
+    require_file(path)
     size = path.stat().st_size
     broken = UserError(f"{path}: not a .safetensors file, or a truncated one ({size} bytes); "
                        "fetch it again")

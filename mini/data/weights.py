@@ -12,7 +12,7 @@ import torch
 
 from mini.data.safetensors import folder_of, read_weights
 from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
-from mini.utils.config import UserError, printable, require
+from mini.utils.config import UserError, printable, require, require_file
 from mini.utils.run import load_checkpoint, merge_config, stand_in
 
 # ---- GPT-2
@@ -37,6 +37,9 @@ GPT2_SETTINGS = {
     "auto_map": (None,),                    # code of its own
 }
 
+# Tensors that may be there besides: the heads of other tasks, which the logits do not pass
+GPT2_OTHERS = ("score.", "classifier.", "qa_outputs.", "multiple_choice_head.", "v_head.")
+
 # Names of sizes that config.json may use, and GPT-2's own
 ALIASES = {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "hidden_size": "n_embd",
            "max_position_embeddings": "n_positions"}
@@ -58,7 +61,12 @@ def read_gpt(cfg, longest_context: int = 10**9):
     if path.suffix == ".pt":
         checkpoint = load_checkpoint(path, "gpt")
         sizes = {name: checkpoint["config"][name] for name in SIZES}
+        for name, size in sizes.items():
+            require(type(size) is int and size > 0,
+                    f"{path}: a damaged checkpoint: in its config, {name} is {size!r}; train anew")
         weights = dict(checkpoint["model"])
+        for name, tensor in weights.items():
+            check_finite(path, name, tensor)
         tokenizer = checkpoint["tokenizer"]
     else:
         sizes, weights = read_gpt2(path)
@@ -83,18 +91,19 @@ def read_gpt2(path):
     in every published GPT-2. weights: {name: float32 tensor}, named as in `train_gpt.GPT`. Raises
     UserError for any other file, and for a GPT-2 that computes its logits in another way.
     """
-    config = {ALIASES.get(name, name): value for name, value in read_config(path).items()}
+    config = with_own_names(path, read_config(path))
     check_settings(path, config, GPT2_SETTINGS, "GPT-2")
     tensors = {}
     for name, tensor in read_weights(path).items():
         name = name.removeprefix("transformer.")
+        require(name not in tensors, f"{path}: {name} is there twice, with transformer. before it")
         if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name):
             tensors[name] = tensor          # the others are the causal mask, which old files hold
 
     # sizes
     V, C = matrix_shape(path, tensors, "wte.weight", "GPT-2")
     T, _ = matrix_shape(path, tensors, "wpe.weight", "GPT-2")
-    n_layer = count_layers(tensors, "h.")
+    n_layer = count_layers(path, tensors, "h.", "GPT-2")
     check_settings(path, config, {"n_inner": (4 * C, None)}, "GPT-2")
     in_config = {"n_layer": n_layer, "n_embd": C, "n_positions": T, "vocab_size": V}
     check_sizes(path, config, in_config)
@@ -102,7 +111,7 @@ def read_gpt2(path):
 
     # weights
     shapes = gpt2_shapes(n_layer, C, V, T)
-    check_tensors(path, tensors, shapes, "h.", "GPT-2")
+    check_tensors(path, tensors, shapes, ("lm_head.weight", *GPT2_OTHERS), "GPT-2")
     check_tied(path, tensors, "lm_head.weight", "wte.weight", config)
     weights = {}
     for name in shapes:
@@ -142,6 +151,10 @@ BERT_SETTINGS = {
     "auto_map": (None,),
 }
 
+# Tensors that may be there besides: heads of other tasks, and numbers of the positions
+BERT_OTHERS = ("pooler.", "cls.seq_relationship.", "classifier.", "qa_outputs.",
+               "embeddings.position_ids", "embeddings.token_type_ids")
+
 # names in BERT's published files, and ours
 BERT_NAMES = (("embeddings.word_embeddings", "wte"),
               ("embeddings.position_embeddings", "wpe"),
@@ -173,6 +186,7 @@ def read_bert(path, longest: int = 10**9):
     for name, tensor in read_weights(path).items():
         name = name.removeprefix("bert.")
         name = name.replace(".gamma", ".weight").replace(".beta", ".bias")      # of old files
+        require(name not in tensors, f"{path}: {name} is there twice, once by its older name")
         tensors[name] = tensor
 
     # sizes
@@ -180,7 +194,7 @@ def read_bert(path, longest: int = 10**9):
     T, _ = matrix_shape(path, tensors, "embeddings.position_embeddings.weight", "BERT")
     n_types, _ = matrix_shape(path, tensors, "embeddings.token_type_embeddings.weight", "BERT")
     d_ff, _ = matrix_shape(path, tensors, "encoder.layer.0.intermediate.dense.weight", "BERT")
-    n_layer = count_layers(tensors, "encoder.layer.")
+    n_layer = count_layers(path, tensors, "encoder.layer.", "BERT")
     in_config = {"num_hidden_layers": n_layer, "hidden_size": C, "max_position_embeddings": T,
                  "vocab_size": V, "intermediate_size": d_ff, "type_vocab_size": n_types}
     check_sizes(path, config, in_config)
@@ -190,7 +204,8 @@ def read_bert(path, longest: int = 10**9):
     shapes = bert_shapes(n_layer, C, d_ff, V, T, n_types)
     if "cls.predictions.bias" not in tensors and "cls.predictions.decoder.bias" in tensors:
         tensors["cls.predictions.bias"] = tensors["cls.predictions.decoder.bias"]
-    check_tensors(path, tensors, shapes, "encoder.layer.", "BERT with its masked-LM head")
+    others = ("cls.predictions.decoder.weight", "cls.predictions.decoder.bias", *BERT_OTHERS)
+    check_tensors(path, tensors, shapes, others, "BERT with its masked-LM head")
     check_tied(path, tensors, "cls.predictions.decoder.weight",
                "embeddings.word_embeddings.weight", config)
     check_tied(path, tensors, "cls.predictions.decoder.bias", "cls.predictions.bias", config)
@@ -248,6 +263,7 @@ def read_config(path) -> dict:
     file = folder_of(path) / "config.json"
     if not file.exists():
         return {}
+    require_file(file)
     content = file.read_bytes()
     try:
         config = json.loads(content)
@@ -256,6 +272,18 @@ def read_config(path) -> dict:
     reason = stand_in(content) or "not a configuration in JSON; fetch it again"
     require(isinstance(config, dict), f"{file}: {reason}")
     return config
+
+
+def with_own_names(path, config: dict) -> dict:
+    """GPT-2's config.json with GPT-2's own names of sizes. Raises UserError if it gives a size by
+    both names, and not the same."""
+    renamed = {}
+    for name, value in config.items():
+        own_name = ALIASES.get(name, name)
+        told = renamed.setdefault(own_name, value)
+        require(told == value, f"{path}: config.json contradicts itself: {own_name} is both "
+                               f"{json.dumps(told)} and {json.dumps(value)} (by its other name)")
+    return renamed
 
 
 def check_settings(path, config: dict, settings: dict, model: str):
@@ -275,24 +303,34 @@ def check_sizes(path, config: dict, sizes: dict):
     """Raise UserError, naming the setting, if config.json contradicts the sizes of the tensors."""
     for name, size in sizes.items():
         told = config.get(name)
-        require(told is None or told == size,
-                f"{path}: {name} is {told} in config.json, and {size} by the tensors; these two "
-                "files do not belong together: fetch both from the same place")
+        if told is not None:
+            check_integer(path, name, told)
+            require(told == size, f"{path}: {name} is {told} in config.json, and {size} by the "
+                                  "tensors; these two files do not belong together: fetch both "
+                                  "from the same place")
+
+
+def check_integer(path, name: str, value):
+    """Raise UserError if config.json gives a size that is no integer, such as "16"."""
+    require(type(value) is int,
+            f"{path}: {name} is {json.dumps(value)[:60]} in config.json, where an integer belongs")
 
 
 def number_of_heads(path, config: dict, name: str, n_embd: int) -> int:
     """The number of heads, which no tensor shows: from config.json, or else n_embd / 64."""
-    if not config:
+    there = (folder_of(path) / "config.json").exists()
+    if not there:
         print(f"note: no config.json beside {printable(path)}: taken for a network as first "
               "published")
     if name not in config:
-        require(n_embd > 0 and n_embd % 64 == 0,
-                f"{path}: how many heads? {name} in config.json says it; fetch this file, too")
+        remedy = "is not in config.json: fetch it again" if there else "is in config.json: fetch it"
+        require(n_embd > 0 and n_embd % 64 == 0, f"{path}: how many heads? {name} {remedy}")
         return n_embd // 64
     n_head = config[name]
-    require(isinstance(n_head, int) and n_head > 0 and n_embd % n_head == 0,
-            f"{path}: {name} is {json.dumps(n_head)} in config.json, which does not divide the "
-            f"width {n_embd}; fetch both files from the same place")
+    check_integer(path, name, n_head)
+    require(n_head > 0 and n_embd % n_head == 0,
+            f"{path}: {name} is {n_head} in config.json, which does not divide the width {n_embd}; "
+            "fetch both files from the same place")
     return n_head
 
 
@@ -304,16 +342,25 @@ def matrix_shape(path, tensors: dict, name: str, model: str) -> tuple:
     return tensors[name].shape
 
 
-def count_layers(tensors: dict, prefix: str) -> int:
-    """The number of layers, where the names of a layer's tensors begin like "h.0."."""
-    numbers = [re.match(rf"{prefix}(\d+)\.", name) for name in tensors]
-    return 1 + max((int(number[1]) for number in numbers if number), default=0)
+def count_layers(path, tensors: dict, prefix: str, model: str) -> int:
+    """The number of layers, where the names of a layer's tensors begin like "h.0.". Raises
+    UserError, naming the tensor, if the layers do not have the numbers 0 to n - 1."""
+    layers = {}                             # {number, as it is written: the name of a tensor}
+    for name in tensors:
+        found = re.match(rf"{re.escape(prefix)}(\d+)\.", name)
+        if found:
+            layers[found[1]] = name
+    wanted = {str(i) for i in range(len(layers))}
+    for number, name in layers.items():
+        require(number in wanted, f"{path}: not the weights of a {model}: there is {name}, but "
+                                  f"there are only {len(layers)} layers, which begin with 0")
+    return max(1, len(layers))              # where there is none, the tensors of one are missed
 
 
-def check_tensors(path, tensors: dict, shapes: dict, layers: str, model: str):
-    """Raise UserError, naming the tensor, if one is missing, has another shape or holds no
-    fractions, or if a layer (`layers`: how its names begin) has one that ours has not. Others may
-    be there: heads for other tasks."""
+def check_tensors(path, tensors: dict, shapes: dict, others: tuple, model: str):
+    """Raise UserError, naming the tensor, if one is missing, has another shape, holds no fractions
+    or no finite ones; or if there is one that ours has not. others: how the names of those begin
+    that may be there all the same."""
     for name, shape in shapes.items():
         require(name in tensors, f"{path}: not the weights of a {model}, or not all of them: "
                                  f"{name} is missing; fetch the file again, or another one")
@@ -323,9 +370,17 @@ def check_tensors(path, tensors: dict, shapes: dict, layers: str, model: str):
         dtype = str(tensors[name].dtype).removeprefix("torch.")
         require(tensors[name].is_floating_point(),
                 f"{path}: {name} is quantised ({dtype}); take the file with floating-point numbers")
+        check_finite(path, name, tensors[name])
     for name in tensors:
-        require(name in shapes or not name.startswith(layers),
+        require(name in shapes or name.startswith(others),
                 f"{path}: not the weights of a {model}: there is also {name}")
+
+
+def check_finite(path, name: str, tensor):
+    """Raise UserError if a tensor, as float32, holds NaN or infinite numbers."""
+    n_bad = (~tensor.float().isfinite()).sum().item()
+    require(n_bad == 0, f"{path}: {name} holds NaN or infinity ({n_bad} of {tensor.numel()} "
+                        "numbers): a copy or a training that failed; take another file")
 
 
 def check_tied(path, tensors: dict, name: str, tied_to: str, config: dict):

@@ -25,6 +25,7 @@ from mini.data.text.stories import N_TRAIN, make_stories
 from mini.studies.context import (losses_by_context, losses_by_place, powers_of_two,
                                   standard_error)
 from mini.utils.charts import line_chart
+from mini.utils.config import require_file
 from mini.utils.device import autocast
 from mini.utils.metrics import table
 from mini.utils.png import write_png
@@ -39,6 +40,7 @@ def run(name: str, folder: str, corpus=None, **settings) -> dict:
     holds."""
     out_dir = FOLDER / folder
     if (out_dir / "result.json").exists():
+        require_file(out_dir / "result.json")
         return json.loads((out_dir / "result.json").read_text("utf-8"))
     script = SCRIPTS[name]
     cfg = script.Config(out_dir=str(out_dir), sample_every=0, eval_every=0, **settings)

@@ -16,6 +16,7 @@ import os
 import re
 import sys
 import typing
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from mini.utils.output import guarded_output
@@ -44,6 +45,17 @@ def require(condition, message: str):
     """Raise UserError(message) unless the condition holds."""
     if not condition:
         raise UserError(message)
+
+
+def require_file(path, missing: str = ""):
+    """Raise UserError unless path is a file, or a link to one. Reading a named pipe waits until
+    somebody writes into it, and reading /dev/zero never ends. missing: what to say if no file
+    is there."""
+    path = Path(path)
+    require(path.exists(), missing or f"{path}: no such file")
+    require(not path.is_dir(), missing or f"{path}: a folder, where a file belongs")
+    require(path.is_file(), f"{path}: a pipe or a device, where a file belongs; copy what comes "
+                            "out of it to a file first")
 
 
 def require_positive(cfg, *names: str):
@@ -285,6 +297,10 @@ def number_of_processes() -> int:
     return int(world)
 
 
+# OSErrors that are about the name of a file, and not about writing to it
+WRONG_PATH = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
 def call(Config, presets: dict, commands: dict, argv, doc: str, out_of_memory: str, parallel: bool):
     """What `command_line` does, when nothing that is printed can stop it."""
     with errors_in_a_line(out_of_memory):
@@ -312,8 +328,9 @@ def errors_in_a_line(out_of_memory: str):
     except UserError as error:
         message = str(error)
     except OSError as error:
-        reason = error.strerror or error
-        message = f"{reason} ({error.filename or 'while writing'}); what was saved is intact"
+        message = f"{error.strerror or error} ({error.filename or 'while writing'})"
+        if not isinstance(error, WRONG_PATH):
+            message += "; what was saved is intact"
     except (RuntimeError, MemoryError) as error:
         message = explain(error, out_of_memory)
         if not message:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from mini.utils.charts import line_chart, round_numbers
-from mini.utils.config import Parser, errors_in_a_line, printable, require
+from mini.utils.config import Parser, errors_in_a_line, printable, require, require_file
 from mini.utils.output import guarded_output
 from mini.utils.png import write_png
 
@@ -144,7 +144,7 @@ def compare(folders: list, out: str = "") -> Path:
     names = [path.name for path in paths]
     logs = {}
     for path in paths:
-        require((path / "log.csv").is_file(), f"{path}: no log.csv there; name the folder of a run")
+        require_file(path / "log.csv", f"{path}: no log.csv there; name the folder of a run")
         name = path.name if names.count(path.name) == 1 else str(path)
         logs[name] = read_log(path / "log.csv")
     require(any(logs.values()), f"nothing to draw yet in log.csv of {', '.join(logs)}")

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 
 LOCK = ".lock"
 OUR_FILES = ("config.json", "log.csv", "curves.png", "checkpoint.pt", "result.json",
@@ -17,8 +17,9 @@ OUR_SETTINGS = {"out_dir", "steps", "seed", "stop_after"}   # they are in each c
 def is_run(folder: Path) -> bool:
     """True if the folder holds a run of ours: the config.json that each run begins with."""
     try:
+        require_file(folder / "config.json")
         settings = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+    except (UserError, OSError, ValueError):
         return False
     return isinstance(settings, dict) and OUR_SETTINGS <= set(settings)
 
@@ -84,6 +85,8 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
+        if (folder / LOCK).exists():
+            require_file(folder / LOCK)
         self.file = open(folder / LOCK, "a+b")
         try:
             if sys.platform == "win32":

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mini.data.files import what_is
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.run import atomic_open
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -92,6 +92,7 @@ def read_png(path, content: bytes | None = None) -> np.ndarray:
     damaged one.
     """
     if content is None:
+        require_file(path)
         content = Path(path).read_bytes()
     try:
         return _decode_png(content)
@@ -366,6 +367,7 @@ def read_image(path, content: bytes | None = None) -> np.ndarray:
     Pillow is needed and is not there.
     """
     if content is None:
+        require_file(path)
         content = Path(path).read_bytes()
     if content.startswith(SIGNATURE):
         return read_png(path, content)

@@ -20,10 +20,20 @@ from pathlib import Path
 
 import torch
 
-from mini.utils.config import UserError, printable, require
+from mini.utils.config import UserError, printable, require, require_file
 from mini.utils.folder import Lock, check_folder, is_empty, is_leftover, rename_aside
 
 # ---- files
+
+@contextlib.contextmanager
+def naming(path):
+    """An OSError raised inside names this file, if it names none: that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, reason, error.filename or str(path)) from None
+
 
 @contextlib.contextmanager
 def atomic_open(path):
@@ -32,11 +42,12 @@ def atomic_open(path):
     path = Path(path)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with naming(path):
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,9 +76,7 @@ def stand_in(content: bytes) -> str:
 def load_checkpoint(path, model: str) -> dict:
     """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing or
     broken."""
-    if not Path(path).exists():
-        raise UserError(f"{path}: no checkpoint there; train first, or name its folder by "
-                        "--out_dir")
+    require_file(path, f"{path}: no checkpoint there; train first, or name its folder by --out_dir")
     with open(path, "rb") as file:
         reason = stand_in(file.read(100))
     require(not reason, f"{path}: {reason}")
@@ -81,7 +90,77 @@ def load_checkpoint(path, model: str) -> dict:
     name = checkpoint["name"]
     if name != model:
         raise UserError(f"{path}: a checkpoint of the model {name!r}, not of {model!r}")
+    return check_checkpoint(path, checkpoint)
+
+
+class Checkpoint(dict):
+    """What was read from a checkpoint, or a part of it. To ask for what it lacks is a UserError."""
+
+    def __init__(self, path, parts: dict):
+        super().__init__(parts)
+        self.path = path
+
+    def __missing__(self, name):
+        raise UserError(f"{self.path}: a damaged checkpoint: there is no {name!r} in it; train "
+                        "anew")
+
+
+# The types of a checkpoint's parts; no script has all of them
+PARTS = {"config": dict, "step": int, "seconds": float, "model": dict, "optimizers": list,
+         "rng": dict, "tokenizer": dict, "shape": tuple, "words": list, "names": (list, tuple),
+         "examples": list, "sizes": dict, "base": dict}
+PARTS_OF_TOKENIZER = {"kind": str, "characters": str, "vocab": dict, "merges": list,
+                      "tokens": list, "lower": bool}
+
+
+def check_checkpoint(path, parts: dict) -> Checkpoint:
+    """The parts as a Checkpoint. Raises UserError, naming the part, if one is not what a run saves
+    there."""
+    def check(condition, name: str):
+        require(condition, f"{path}: a damaged checkpoint: its {name!r} is not what a run saves "
+                           "there; train anew")
+
+    checkpoint = Checkpoint(path, parts)
+    for name in PARTS.keys() & parts.keys():
+        check(isinstance(parts[name], PARTS[name]), name)
+    for name in {"config", "rng", "tokenizer", "sizes"} & parts.keys():
+        checkpoint[name] = Checkpoint(path, parts[name])
+    tokenizer = parts.get("tokenizer", {})
+    for name in PARTS_OF_TOKENIZER.keys() & tokenizer.keys():
+        check(isinstance(tokenizer[name], PARTS_OF_TOKENIZER[name]), name)
+    for name in {"model", "base"} & parts.keys():
+        check(all(isinstance(tensor, torch.Tensor) for tensor in parts[name].values()), name)
+    if "step" in parts:
+        steps = checkpoint["config"]["steps"]
+        check(isinstance(steps, int), "steps")
+        check(0 <= parts["step"] <= steps, "step")
+    if "seconds" in parts:
+        check(0 <= parts["seconds"] < math.inf, "seconds")
+    for optimizer in parts.get("optimizers", []):
+        check(isinstance(optimizer, dict), "optimizers")
+        check(isinstance(optimizer.get("state"), dict), "optimizers")
+        groups = optimizer.get("param_groups")
+        check(isinstance(groups, list), "optimizers")
+        check(all(isinstance(group, dict) and "params" in group for group in groups), "optimizers")
+    if "rng" in parts:
+        rng = checkpoint["rng"]
+        check(is_random_state(rng["data"]), "rng")
+        others = rng.get("others", [])                      # of the other processes
+        check(isinstance(others, list), "rng")
+        for states in [rng, *others]:
+            check(isinstance(states, dict), "rng")
+            check(is_random_state(states.get("cpu")), "rng")
+            check(isinstance(states.get("cuda"), list), "rng")
     return checkpoint
+
+
+def is_random_state(state) -> bool:
+    """Can it be the state of random numbers on the CPU?"""
+    try:
+        torch.Generator().set_state(state)
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def merge_config(cfg, checkpoint: dict):
@@ -96,6 +175,12 @@ def merge_config(cfg, checkpoint: dict):
     names = [field.name for field in fields]
     changed = {field.name for field in fields if getattr(cfg, field.name) != field.default}
     given = getattr(cfg, "given", changed)
+    place = getattr(checkpoint, "path", "the checkpoint")
+    for field in fields:
+        value = old.get(field.name, field.default)
+        kinds = (int, float) if isinstance(field.default, float) else type(field.default)
+        require(isinstance(value, kinds), f"{place}: a damaged checkpoint: in its config, "
+                                          f"{field.name} is {str(value)[:60]!r}; train anew")
     require("preset" not in given or cfg.preset == old.get("preset", ""),
             f"--preset={cfg.preset}: this run was made with "
             f"{'--preset=' + old['preset'] if old.get('preset') else 'no preset'}, and keeps its "
@@ -131,8 +216,9 @@ def remark_on_short_run(folder, step: int, few: int = 100):
     longest, longest_steps = None, step
     for path in folder.parent.glob(f"{glob.escape(folder.name)}.*/result.json"):
         try:
+            require_file(path)
             steps = int(json.loads(path.read_text("utf-8"))["steps"])
-        except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        except (UserError, OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
             continue
         if steps > longest_steps:
             longest, longest_steps = path.parent, steps
@@ -228,8 +314,10 @@ class Run:
         if not checkpoint:
             check_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = Lock(self.folder)
         log = self.folder / "log.csv"
+        if checkpoint and log.exists():
+            require_file(log)
+        self.lock = Lock(self.folder)
         rows = []
         if checkpoint and log.exists():
             rows = rows_up_to(log, self.first)      # later ones will come again
@@ -280,8 +368,9 @@ class Run:
             signal.signal(s, handler)
         torch.set_float32_matmul_precision(self.precision)
         if self.rank == 0:
-            self.file.close()
             self.lock.release()
+            with naming(self.file.name):
+                self.file.close()           # on a full disk it tries again to write
         if torch.distributed.is_initialized():
             if kind is None:
                 torch.distributed.barrier()     # if one process ends earlier, others may crash
@@ -335,8 +424,9 @@ class Run:
         """A row of log.csv and a line of progress; values of None are left out."""
         if self.rank > 0:
             return
-        self.writer.writerow({"step": step, "seconds": f"{self.seconds:.2f}", **values})
-        self.file.flush()
+        with naming(self.file.name):
+            self.writer.writerow({"step": step, "seconds": f"{self.seconds:.2f}", **values})
+            self.file.flush()
         seconds_per_step = self.seconds / max(step, 1)
         text = f"step {step}/{self.cfg.steps}"
         for key, value in values.items():
@@ -355,7 +445,9 @@ class Run:
         if self.rank == 0:
             if isinstance(data, str):
                 data = data.encode()
-            (self.folder / "samples" / f"step_{step:06d}{suffix}").write_bytes(data)
+            path = self.folder / "samples" / f"step_{step:06d}{suffix}"
+            with naming(path):
+                path.write_bytes(data)
 
     def save(self, step: int, model, optimizers, data_rng, **more):
         """Write checkpoint.pt: all that sampling and an exact resume need, and what else the script
@@ -382,7 +474,7 @@ class Run:
                 torch.save(checkpoint, file)
         except RuntimeError as error:       # torch's own words for a full disk
             message = f"could not write the checkpoint; is the disk full? ({error})"
-            raise OSError(message) from None
+            raise OSError(None, message, str(self.folder / "checkpoint.pt")) from None
         self.all_saved = step == self.cfg.steps
 
     def leave(self, step: int) -> dict:

@@ -16,11 +16,11 @@ import torch
 
 from mini.data.files import find_file
 from mini.data.images.faces import ATTRIBUTES, MOUTHS, WORDINGS, caption, draw_parameters, render
-from mini.data.images.image_folder import read_pictures
+from mini.data.images.image_folder import SUFFIXES, read_pictures
 from mini.data.images.image_sets import FACE_SIZE, one_hot
 from mini.data.text.pairs import Vocabulary, fill_up
 from mini.data.text.tables import read_rows, without_header
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 
 HELD_BACK = [{"hair": "red", "glasses": "round"}, {"style": "curly", "background": "pink"}]     # 14 % of faces
 HELD_OUT = 1024         # faces in each of the two sets that no model learns from
@@ -148,18 +148,28 @@ def read_captions(source: str, size: int) -> tuple:
     file's folder), a tab, a caption. If an image has fewer captions than others, they are repeated. Raises
     UserError, naming the line."""
     path, captions, shape = Path(source), {}, "an image's path, a tab, a caption"
-    require(path.is_file(), f"--data={source}: no such file (without --data: faces); bring lines of {shape}")
+    require_file(path, f"--data={source}: no such file (without --data: faces); bring lines of {shape}")
     for number, fields in without_header(read_rows(path), HEADER, path):
         place = f"{path}, line {number}"
         require(len(fields) == 2 and all(fields), f"{place}: {len(fields)} column(s), one empty? Not {shape}")
-        image = find_file(path.parent, fields[0])
-        require(image.is_file(), f"{place}: no such image: {image}")
+        image = find_image(path.parent, fields[0])
+        require_file(image, f"{place}: no such image: {image}")
         require(split(fields[1]), f"{place}: there is no word in {fields[1]!r}")
         captions.setdefault(image, []).append(fields[1])
     require(captions, f"{path}: there is no caption in it; bring lines of {shape}")
     images = read_pictures(list(captions), size).expand(-1, 3, -1, -1)
     K = max(map(len, captions.values()))
     return images, [[texts[i % len(texts)] for i in range(K)] for texts in captions.values()]
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """The image of that name in the folder. In files of captions like Flickr's, a.jpg#0 and a.jpg#1 stand for the
+    first and the second caption of a.jpg."""
+    image = find_file(folder, name)
+    plain, _, number = name.rpartition("#")
+    if not image.exists() and number.isdecimal() and plain.lower().endswith(SUFFIXES):
+        return find_file(folder, plain)
+    return image
 
 
 # ---- words

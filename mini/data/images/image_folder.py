@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mini.data.files import list_files, places
-from mini.utils.config import printable, require
+from mini.utils.config import printable, require, require_file
 from mini.utils.images import to_size
 from mini.utils.metrics import Progress
 from mini.utils.png import read_image
@@ -116,6 +116,7 @@ def _cache_file(paths: list, size: int) -> Path:
 def _read_cache(cache: Path, n: int):
     """The images that are kept there, or None."""
     try:
+        require_file(cache)
         with open(cache, "rb") as file:
             images = np.load(file, allow_pickle=False)
         os.utime(cache)                         # it was used just now

@@ -19,7 +19,7 @@ from mini.data.files import ARCHIVE, what_is
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_folder import (SUFFIXES, classes_of, find_pictures, held_out_of,
                                            read_pictures)
-from mini.utils.config import RunConfig, UserError, printable, require
+from mini.utils.config import RunConfig, UserError, printable, require, require_file
 from mini.utils.images import make_square, pad, to_float, to_size
 from mini.utils.metrics import Progress
 from mini.utils.png import over_white, read_image
@@ -227,6 +227,8 @@ def _as_labels(values: np.ndarray, source: str):
     if values.dtype.kind == "f":
         odd = values[~np.isfinite(values) | (values != np.round(values))]
         require(not odd.size, f"--data={source}: a label is {odd[:1]}; bring whole numbers or names")
+        large = values[abs(values) >= 2.0**63]
+        require(not large.size, f"--data={source}: a label is {large[:1]}, too large for a whole number of 64 bits")
         values = values.astype(np.int64)
     columns = values.reshape(len(values), -1)
     A = columns.shape[1]
@@ -249,7 +251,7 @@ def _read_named(name: str, size: int):
     require(size > 0 or name != "flowers", "--data=flowers --size=0: the photographs differ in size; give them "
             "one, for instance --size=32")
     cache = FOLDER / f"flowers-{size}.npy"
-    if name == "flowers" and cache.exists():
+    if name == "flowers" and cache.is_file():
         return _read_arrays(cache)
     mirrors, files = SETS[name]
     paths = [download(f"{name}-{file}", [mirror + file for mirror in mirrors], sha256)
@@ -282,6 +284,7 @@ def _read_path(source: str, size: int):
                         f"{', '.join(SETS)})")
     if path.is_dir():
         return _read_folder(path, size)
+    require_file(path)
     suffix = path.suffix.lower()
     with open(path, "rb") as file:
         begin = file.read(512)
@@ -321,6 +324,7 @@ def _read_folder(folder: Path, size: int):
         require(len(sets) == 1, f"{folder}: there are several sets in it; name one of the files")
         return _read_idx_files(sorted(idx.values(), key=lambda path: ("train" not in path.name, path.name)))
     batches = [*folder.glob("[!.]*_batch*.bin"), *folder.glob("cifar-10-batches-bin/[!.]*_batch*.bin")]
+    batches = [path for path in batches if path.is_file()]
     if batches:
         return _read_cifar_files(batches)
     pictures = find_pictures(folder)
@@ -361,7 +365,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
 
 def _read_cifar_files(batches):
     names = batches[0].with_name("batches.meta.txt")
-    return _read_cifar({path: path.read_bytes() for path in [*batches, names] if path.exists()})
+    return _read_cifar({path: path.read_bytes() for path in [*batches, names] if path.is_file()})
 
 
 def _read_cifar(files: dict):

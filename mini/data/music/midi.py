@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mini.data.files import what_is
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.run import atomic_open
 
 
@@ -51,7 +51,7 @@ def read_midi(path) -> tuple:
     Of overlapping notes on one key, the first to begin is the first to end. A note without an end ends with its
     track. Raises UserError for another kind of file, a file that is cut short, SMPTE timing, or no notes.
     """
-    require(Path(path).is_file(), f"{path}: no such MIDI file")
+    require_file(path, f"{path}: no such MIDI file")
     data = Path(path).read_bytes()
     reason = what_is(data) or "it does not begin with MThd"
     require(data[:4] == b"MThd" and len(data) >= 14, f"{path}: not a MIDI file ({reason})")

@@ -10,7 +10,7 @@ from mini.data.files import list_files, places
 from mini.data.text.decoding import decode
 from mini.data.text.stories import make_stories
 from mini.data.text.tokenizers import BPETokenizer, CharTokenizer
-from mini.utils.config import printable, require
+from mini.utils.config import printable, require, require_file
 
 TALES = Path(__file__).parent / "tales"
 SHAKESPEARE = ("shakespeare.txt",
@@ -22,6 +22,7 @@ SHAKESPEARE = ("shakespeare.txt",
 def read_file(path) -> str:
     """The text of a UTF-8 file, without byte-order mark and our licence line, and with '\\n' as line end.
     Raises UserError for other files, and says what they are."""
+    require_file(path)
     text = decode(Path(path).read_bytes(), path)
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if text.startswith("SPDX-License-Identifier:"):

@@ -18,7 +18,7 @@ from mini.data.text.corpus import read_file
 from mini.data.text.grammar import Grammar, join
 from mini.data.text.spacing import WORD_OR_MARK, Spacing, plain
 from mini.data.text.tables import read_rows, without_header, without_ids
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.metrics import Progress
 from mini.utils.translation_metrics import word_by_word
 
@@ -212,7 +212,7 @@ def load_pairs(source: str, n: int):
     if source == "grammar":
         return write_pairs(n)
     path = _unpacked() if source == "en-fr" else Path(source)
-    require(path.is_file(), f"--data={source}: no such file (by name there are: grammar, en-fr)")
+    require_file(path, f"--data={source}: no such file (by name there are: grammar, en-fr)")
     pairs = read_pairs(path)
     order = np.random.RandomState(0).permutation(len(pairs))
     pairs = [pairs[i] for i in order]
@@ -225,7 +225,7 @@ def _unpacked() -> Path:
     number grows every few months, so there is no fixed checksum to compare a download with."""
     path, archive = FOLDER / "fra.txt", FOLDER / "fra-eng.zip"
     if not path.exists():
-        require(archive.exists(), "en-fr changes too often to be checked, so it is not downloaded: fetch "
+        require_file(archive, "en-fr changes too often to be checked, so it is not downloaded: fetch "
                 f"https://www.manythings.org/anki/fra-eng.zip and put it at {archive}")
         try:
             with zipfile.ZipFile(archive) as file:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mini.data.text.tables import note, read_rows, tell_header, without_ids
-from mini.utils.config import require
+from mini.utils.config import require, require_file
 
 NAMES = ["bad", "good"]
 N_TEST, N_POOL = 1000, 2000                 # short reviews: held out, and to choose labelled ones from
@@ -200,7 +200,7 @@ def read_reviews(path) -> list:
     """(text, label name) of each line of a file: text, tab, label; or label, tab, text, if the first column has few
     values and the second many. A first line that names the columns is left out, and labels that differ only in
     capitals are one. A line says each of this. Raises UserError, naming the line, for a line of another form."""
-    require(Path(path).is_file(), f"--reviews={path}: no such file (by name there is: reviews)")
+    require_file(path, f"--reviews={path}: no such file (by name there is: reviews)")
     rows = without_ids(read_rows(path), 2, path)
     for number, columns in rows:
         n = len(columns)

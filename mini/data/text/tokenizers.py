@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from mini.data.text.neighbours import Neighbours, PairCounts
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.progress import Progress
 from mini.utils.run import stand_in
 
@@ -105,8 +105,7 @@ class BPETokenizer:
         """Read GPT-2's vocab.json and merges.txt from a folder. Raises UserError if missing or broken."""
         vocab, merges = Path(folder) / "vocab.json", Path(folder) / "merges.txt"
         for path in (vocab, merges):
-            if not path.exists():
-                raise UserError(f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
+            require_file(path, f"{path}: no such file; GPT-2's tokenizer is vocab.json with merges.txt")
             reason = stand_in(path.read_bytes())
             require(not reason, f"{path}: {reason}")
         try:
@@ -114,13 +113,19 @@ class BPETokenizer:
             pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
             if any(len(pair) != 2 for pair in pairs):
                 raise UserError(f"{merges}: a line is not two tokens")
-            tokenizer = cls(json.loads(vocab.read_text("utf-8")), pairs)
+            numbers = json.loads(vocab.read_text("utf-8"))
+            check_numbers(vocab, numbers)
+            tokenizer = cls(numbers, pairs)
         except (ValueError, TypeError, AttributeError, RecursionError):
             raise UserError(f"{vocab} and {merges}: not GPT-2's tokenizer files, or truncated ones") from None
         missing = [a + b for a, b in pairs if a + b not in tokenizer.vocab]
         missing += [c for c in CHAR_TO_BYTE if c not in tokenizer.vocab]
         if missing:
             raise UserError(f"{vocab}: does not go with {merges}: no number for {missing[:1]}")
+        for token, number in numbers.items():
+            require(0 <= number < len(numbers),
+                    f"{vocab}: the number of {token!r} is {number}, but {len(numbers)} tokens have the numbers 0 "
+                    f"to {len(numbers) - 1}, each once; fetch it again")
         left = [tokenizer.tokens[i] for i in sorted(tokenizer.special)]
         left = [token for token in left if not re.fullmatch(r"<.*>|\[.*\]", token)]
         if left:
@@ -207,6 +212,15 @@ class BPETokenizer:
         return cls(state["vocab"], state["merges"])
 
 
+def check_numbers(path, vocab: dict):
+    """Raise UserError, naming the token, unless each token of a vocab.json has an integer of its own."""
+    holders = {}                            # {number: its token}
+    for token, number in vocab.items():
+        require(type(number) is int, f"{path}: the number of {token!r} is {json.dumps(number)[:40]}, no integer")
+        other = holders.setdefault(number, token)
+        require(other == token, f"{path}: {other!r} and {token!r} have the same number, {number}")
+
+
 def merge(parts: list, pair: tuple, joined) -> list:
     """parts, with each occurrence of the two neighbours `pair`, from the left, replaced by `joined`."""
     out, i = [], 0
@@ -221,7 +235,9 @@ def merge(parts: list, pair: tuple, joined) -> list:
 
 
 def load_tokenizer(state: dict):
-    """The tokenizer that a checkpoint holds: what its `state()` returned. Raises KeyError on an
+    """The tokenizer that a checkpoint holds: what its `state()` returned. Raises UserError on an
     unknown kind."""
     kinds = {"char": CharTokenizer, "bpe": BPETokenizer}
+    require(state["kind"] in kinds, f"{getattr(state, 'path', 'the checkpoint')}: its tokenizer is "
+                                    f"{state['kind']!r}, not one of {', '.join(kinds)}")
     return kinds[state["kind"]].from_state(state)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mini.data.text.tables import read_rows, without_header
-from mini.utils.config import require
+from mini.utils.config import require, require_file
 
 FACTS = Path(__file__).parent / "facts.tsv"
 LONGEST = 200           # characters of a call
@@ -99,7 +99,7 @@ HEADER = [{"entity", "subject", "name"}, {"property", "predicate", "relation"}, 
 def read_facts(path=FACTS) -> dict:
     """{(entity, property): value} of a file: entity, tab, property, tab, value; a line with # is a remark.
     Raises UserError, naming file and line, for any other line, and for a fact that comes twice."""
-    require(Path(path).is_file(), f"{path}: no such file of facts")
+    require_file(path, f"{path}: no such file of facts")
     facts, seen = {}, set()
     rows = [row for row in read_rows(path) if not row[1][0].startswith("#")]
     for number, fields in without_header(rows, HEADER, path):

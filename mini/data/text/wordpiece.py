@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from mini.data.text.neighbours import PairCounts
-from mini.utils.config import UserError, require
+from mini.utils.config import UserError, require, require_file
 from mini.utils.progress import Progress
 from mini.utils.run import stand_in
 
@@ -70,12 +70,14 @@ class WordPieceTokenizer:
         tokenizer_config.json beside the file; without that, it is uncased if no token has a capital. Raises
         UserError if the file is broken."""
         path = Path(path)
-        require(path.exists(), f"{path}: no such file; BERT's vocabulary, published with its weights")
+        require_file(path, f"{path}: no such file; BERT's vocabulary, published with its weights")
         reason = stand_in(path.read_bytes())
         require(not reason, f"{path}: {reason}")
+        config = path.with_name("tokenizer_config.json")
+        if config.exists():
+            require_file(config)
         try:
             tokens = path.read_text("utf-8").rstrip("\n").split("\n")
-            config = path.with_name("tokenizer_config.json")
             if lower is None and config.exists():
                 lower = json.loads(config.read_text("utf-8")).get("do_lower_case")
         except (ValueError, AttributeError):
