@@ -20,7 +20,8 @@ face of B, whatever face it is given. The cycle term asks that the way back lead
 so a translation must keep what cannot be guessed. The identity term asks that an image which is in
 the target domain already stays as it is.
 
-Shapes: B images of each domain in a batch, C channels, S × S pixels.
+Shapes: a batch of one domain is (B, C, S, S), B images of C channels and S × S pixels. (In shapes B
+is this number, elsewhere it is the domain.)
 
 Paper: Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation using cycle-consistent
 adversarial networks", https://arxiv.org/abs/1703.10593. All numbers of equations and sections are
@@ -31,8 +32,9 @@ adversarial networks" (LSGAN).
 Our departures: the images are small, so by default the networks are smaller, too, and halve them
 less often; the batches are larger, the steps fewer and the learning rate higher; the identity term
 is there for all data, while the paper has it for paintings. And there is a trick of our own,
---remove_checkerboard: where G doubles the size, it has kernels of 4, not 3, which after each step
-are kept from drawing checkerboards. --preset=paper undoes all of these.
+--remove_checkerboard: where G doubles the size, it has kernels of 4, not 3, and after each step
+they are kept from drawing checkerboards. --preset=paper undoes all of these. In any case the
+learning rate falls from step to step, not from epoch to epoch.
 
     python -m mini.cyclegan                                         blond hair <-> black hair
     python -m mini.cyclegan --data_a=glasses=none --data_b=glasses=round    or any two values
@@ -50,7 +52,7 @@ import torch.nn as nn
 
 # the two domains, the command line, devices, the judge of what is translated, pictures, the folder
 # of a run: this file can be followed without reading them
-from mini.data.images.domains import has_truth, load_domains, truth
+from mini.data.images.domains import load_domains, true_translations
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.domain_judge import SHARES, DomainJudge, accuracy_report
@@ -102,15 +104,16 @@ def upsample(C_in: int, C_out: int, remove_checkerboard: bool):
 class Generator(nn.Module):
     """Images (B, C, S, S) in [-1, 1] -> images of the same shape and range (§7.2).
 
-    It halves the image, changes it where it is small, and doubles it again. cfg is the Config
-    below; the names c7s1, d, R and u are those of the paper.
+    It halves the image, changes it where it is small, and doubles it again. In the paper's words,
+    c7s1 is a convolution with kernels of 7 and stride 1, d halves, R is a residual block, and u
+    doubles. cfg is the Config below.
     """
 
     def __init__(self, cfg, C: int):
         super().__init__()
         width = cfg.ngf
 
-        # c7s1: (B, C, S, S) -> (B, width, S, S)
+        # c7s1: (B, C, S, S) -> (B, ngf, S, S)
         layers = [
             nn.ReflectionPad2d(3),
             nn.Conv2d(C, width, kernel_size=7, bias=False),
@@ -118,7 +121,7 @@ class Generator(nn.Module):
             nn.ReLU(inplace=True),
         ]
 
-        # d: each (B, width, S, S) -> (B, 2·width, S/2, S/2)
+        # d: each (B, width, H, W) -> (B, 2·width, H/2, W/2)
         for _ in range(cfg.halvings):
             layers += [
                 nn.Conv2d(width, 2 * width, kernel_size=3, stride=2, padding=1, bias=False),
@@ -127,11 +130,11 @@ class Generator(nn.Module):
             ]
             width *= 2
 
-        # R: the shape stays
+        # R: each (B, width, H, W) -> (B, width, H, W)
         for _ in range(cfg.blocks):
             layers.append(ResidualBlock(width))
 
-        # u: each (B, width, S, S) -> (B, width/2, 2·S, 2·S)
+        # u: each (B, width, H, W) -> (B, width/2, 2·H, 2·W)
         for _ in range(cfg.halvings):
             layers += [
                 upsample(width, width // 2, cfg.remove_checkerboard),
@@ -140,7 +143,7 @@ class Generator(nn.Module):
             ]
             width //= 2
 
-        # c7s1: (B, width, S, S) -> (B, C, S, S)
+        # c7s1: (B, ngf, S, S) -> (B, C, S, S)
         layers += [
             nn.ReflectionPad2d(3),
             nn.Conv2d(width, C, kernel_size=7),
@@ -166,23 +169,24 @@ def init_weights(m):
 class Discriminator(nn.Module):
     """Images (B, C, S, S) -> (B, 1, P, P): how real is each of P × P overlapping patches?
 
-    Each number depends on a patch alone, so this PatchGAN (§7.2; Isola et al. 2017, §3.2.2) judges
-    texture and colour. It is left to the cycle term to keep the rest of the image in place.
+    P = S / 2^d_halvings − 2. But for the means in a Norm, each number depends on its own patch
+    alone. So this PatchGAN (§7.2; Isola et al. 2017, §3.2.2) judges texture and colour. It is left
+    to the cycle term to keep the rest of the image in place.
     """
 
     def __init__(self, cfg, C: int):
         super().__init__()
         width = cfg.ndf
 
-        # C64, without a Norm: (B, C, S, S) -> (B, width, S/2, S/2)
+        # C64, without a Norm: (B, C, S, S) -> (B, ndf, S/2, S/2)
         layers = [
             nn.Conv2d(C, width, kernel_size=4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
 
         # C128, C256, C512: twice as many channels each time, at most 8 · ndf.
-        # All but the last halve the size: (B, width, S, S) -> (B, wider, S/2, S/2).
-        # The last has stride 1:           (B, width, S, S) -> (B, wider, S − 1, S − 1)
+        # All but the last halve the size: (B, width, H, W) -> (B, wider, H/2, W/2).
+        # The last has stride 1:           (B, width, H, W) -> (B, wider, H − 1, W − 1)
         for i in range(1, cfg.d_halvings + 1):
             wider = cfg.ndf * min(2**i, 8)
             stride = 2 if i < cfg.d_halvings else 1
@@ -193,7 +197,7 @@ class Discriminator(nn.Module):
             ]
             width = wider
 
-        # one number for each patch: (B, width, S, S) -> (B, 1, S − 1, S − 1)
+        # one number for each patch: (B, width, P + 1, P + 1) -> (B, 1, P, P)
         layers.append(nn.Conv2d(width, 1, kernel_size=4, stride=1, padding=1))
         self.layers = nn.Sequential(*layers)
         self.apply(init_weights)
@@ -223,6 +227,7 @@ def discriminator_loss(d_real, d_fake):
     return ((d_real.float() - 1).square().mean() + d_fake.float().square().mean()) / 2
 
 
+# at the start of training, to compare the losses with
 IF_D_CANNOT_TELL = "if D could not tell real from translated: D = ½ everywhere, g_loss = d_loss = ½"
 
 
@@ -277,7 +282,7 @@ def translate(G, images):
     """G's translations of images (n, C, S, S) in [-1, 1], on the CPU."""
     was_training = G.training
     G.eval()
-    device = next(G.parameters(), images).device                # nn.Identity has no parameters
+    device = next(G.parameters(), images).device                # without parameters, that of images
     parts = []
     for part in images.split(128):
         parts.append(G(part.to(device)).float().cpu())
@@ -295,9 +300,11 @@ def translation_rows(nets, direction: str, images, true=None) -> list:
     direction: "ab" from A to B, "ba" from B to A.
     """
     if direction == "ab":
-        G, G_back = nets["G_AB"], nets["G_BA"]
+        G = nets["G_AB"]
+        G_back = nets["G_BA"]
     else:
-        G, G_back = nets["G_BA"], nets["G_AB"]
+        G = nets["G_BA"]
+        G_back = nets["G_AB"]
     x = to_float(images)
     translated = translate(G, x)
     rows = [x, translated, translate(G_back, translated)]
@@ -335,7 +342,7 @@ class Config(RunConfig):
     remove_checkerboard: bool = True
 
     # optimisation
-    steps: int = 2000           # optimiser steps of the generators, as many of the discriminators
+    steps: int = 2000           # optimiser steps, of the generators and of the discriminators alike
     batch_size: int = 8         # images of each domain in a step (paper: 1)
     lr: float = 1e-3            # Adam's learning rate at the start, for all networks
     # fraction of the steps before the learning rate falls; then it falls in a line to 0
@@ -396,8 +403,8 @@ def check_size(cfg, S: int):
     smallest = 4 * 2**max(1, cfg.halvings, cfg.d_halvings)
     multiple = 2**cfg.halvings
     require(S >= smallest and S % multiple == 0,
-            f"images of {S} × {S}: --size must be at least {smallest} and a multiple of {multiple}, "
-            "for so many --halvings and --d_halvings")
+            f"images of {S} × {S}: --size must be at least {smallest} and a multiple of "
+            f"{multiple}, for so many --halvings and --d_halvings")
 
 
 # ---- training
@@ -490,6 +497,7 @@ def train(cfg: Config) -> dict:
                 g_loss = generator_loss(D_B(fake_b)) + generator_loss(D_A(fake_a))
                 cycle = cycle_loss(G_BA(fake_b), a) + cycle_loss(G_AB(fake_a), b)
                 identity = identity_loss(same_b, b) + identity_loss(same_a, a)
+            # eq. 3, and the identity term; the terms are logged also where their weight is 0
             loss = g_loss + cfg.lambda_cycle * cycle + cfg.lambda_identity * identity
             run.check_finite(step, g_loss=loss.item())          # NaN stops here, weights still good
 
@@ -497,8 +505,8 @@ def train(cfg: Config) -> dict:
             opt_g.zero_grad(set_to_none=True)
             loss.backward()
             opt_g.step()
-            if cfg.remove_checkerboard:     # ours: where G doubles the size, its kernels are changed
-                even_out(generators)        # so that a flat input gives a flat output
+            if cfg.remove_checkerboard:     # ours: the kernels that double the size are changed,
+                even_out(generators)        # so that from a flat input they make a flat output
             discriminators.requires_grad_(True)
 
             # D_A and D_B: half of the translations that they see are older ones, from the pools
@@ -539,7 +547,8 @@ def train(cfg: Config) -> dict:
         if judge.knows_truth:
             return run.finish(scores=scores)                    # result.json
 
-        # the true translations of your own images are unknown; what is the judge worth, then?
+        # nobody knows the true translations of your own images. There the judge is a classifier that
+        # has learnt from them alone, so it is told how often that is right about real ones
         accuracy = judge.own_accuracy()
         run.say(accuracy_report(accuracy))
         return run.finish(scores=scores, judge_accuracy=accuracy)
@@ -552,10 +561,10 @@ def score(G_AB, G_BA, judge) -> dict:
 
     First those that the judge gives, then two terms of the loss: cycle and identity.
     """
-    a = judge.domain_a
-    b = judge.domain_b
-    return {"a → b": score_direction(G_AB, G_BA, a, b, judge),
-            "b → a": score_direction(G_BA, G_AB, b, a, judge)}
+    domain_a = judge.domain_a
+    domain_b = judge.domain_b
+    return {"a → b": score_direction(G_AB, G_BA, domain_a, domain_b, judge),
+            "b → a": score_direction(G_BA, G_AB, domain_b, domain_a, judge)}
 
 
 def score_direction(G, G_back, x, y, judge) -> dict:
@@ -586,17 +595,15 @@ def load(cfg):
     return nets.to(pick_device(cfg.device)), cfg, (C, S)
 
 
-def draw_samples(nets, a, b, n: int):
+def draw_samples(nets, domain_a, domain_b, n: int):
     """A picture of the first n held-out images of both domains: see `translation_rows`."""
-    n = min(n, len(a.held_out), len(b.held_out))
-    rows = []
-    names = []
-    for direction, x, y in (("ab", a.first(n), b), ("ba", b.first(n), a)):
-        true = truth(x, y)[1] if has_truth(x, y) else None
-        new_rows = translation_rows(nets, direction, x.held_out, true)
-        rows += new_rows
-        names += ROW_NAMES[:len(new_rows)]
-    return sheet(torch.cat(rows), columns=n, row_names=names)
+    n = min(n, len(domain_a.held_out), len(domain_b.held_out))
+    a = domain_a.first(n)
+    b = domain_b.first(n)
+    from_a = translation_rows(nets, "ab", a.held_out, true_translations(a, b))
+    from_b = translation_rows(nets, "ba", b.held_out, true_translations(b, a))
+    names = ROW_NAMES[:len(from_a)]
+    return sheet(torch.cat(from_a + from_b), columns=n, row_names=names + names)
 
 
 def sample(cfg: Config):
@@ -605,21 +612,20 @@ def sample(cfg: Config):
     The rows are those of `translation_rows`; of a single image they are side by side.
     """
     nets, cfg, (C, S) = load(cfg)
-    true = None
     if cfg.image:
         images = to_size(read_image(cfg.image), S)[None]        # uint8 (1, 1 or 3, S, S)
         if C == 3:
             images = images.expand(-1, 3, -1, -1)
         else:
             images = images.float().mean(1, keepdim=True).round().byte()
+        true = None
     else:
         x, y = load_domains(cfg)
         if cfg.direction == "ba":
             x, y = y, x
         x = x.first(cfg.n)
         images = x.held_out                                     # uint8 (n, C, S, S)
-        if has_truth(x, y):
-            true = truth(x, y)[1]
+        true = true_translations(x, y)
 
     rows = translation_rows(nets, cfg.direction, images, true)
     if len(images) > 1:

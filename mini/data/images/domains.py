@@ -94,3 +94,11 @@ def truth(x: Domain, y: Domain):
     labels = x.labels.clone()
     labels[:, column] = y.labels[0, column]
     return labels, render(labels, x.nuisance, x.held_out.size(2))
+
+
+def true_translations(x: Domain, y: Domain):
+    """The images of `truth`, or None if they are not known."""
+    if not has_truth(x, y):
+        return None
+    _, images = truth(x, y)
+    return images
