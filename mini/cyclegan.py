@@ -547,8 +547,8 @@ def train(cfg: Config) -> dict:
         if judge.knows_truth:
             return run.finish(scores=scores)                    # result.json
 
-        # nobody knows the true translations of your own images. There the judge is a classifier that
-        # has learnt from them alone, so it is told how often that is right about real ones
+        # Of your own images nobody knows the true translations. There the judge is a classifier
+        # that has learnt from them alone, so it is said how often it is right about real ones.
         accuracy = judge.own_accuracy()
         run.say(accuracy_report(accuracy))
         return run.finish(scores=scores, judge_accuracy=accuracy)
