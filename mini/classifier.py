@@ -1,4 +1,4 @@
-"""A classifier: a discriminative model, unlike the generative ones; and the judge of what these draw.
+"""A classifier: a discriminative model, unlike the others here; and the judge of what these draw.
 
 A discriminative model learns p(label | image): it turns 3,072 numbers into one of a few words. A
 generative model learns p(image), the whole picture, which is harder, and harder to score. So this
@@ -8,13 +8,14 @@ distance between its features of both. (FID is that distance with the features o
 Heusel et al. 2017, "GANs trained by a two time-scale update rule",
 https://arxiv.org/abs/1706.08500; ours cannot be compared with it.)
 
-The loss is the sum over attributes of the cross-entropy; for an image with the labels y₁ … y_A it is
+The loss is the sum over attributes of the cross-entropy; with the labels y₁ … y_A of an image
 
     L = −Σₐ log softmax(headₐ(features(x)))[yₐ]
 
 Faces also differ in what no label names: where the face is, how it is tilted, the colour of its
 eyes and so on. With --nuisances, as in the judge, one more head estimates these K numbers v from
-the same features, and Σₖ (v̂ₖ − vₖ)² is added to the loss. Then the features know of them, too.
+the same features, and a part of Σₖ (v̂ₖ − vₖ)² is added to the loss. Then the features know of
+them, too.
 
     python -m mini.classifier                           faces
     python -m mini.classifier sample --image=me.png     which attributes does it see?
@@ -69,7 +70,7 @@ class Classifier(nn.Module):
     def conv(channels_in: int, channels_out: int, stride: int) -> list:
         """A convolution (without a bias, since BatchNorm has one), BatchNorm and ReLU."""
         return [
-            nn.Conv2d(channels_in, channels_out, kernel_size=3, stride=stride, padding=1, bias=False),
+            nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
             nn.ReLU(),
         ]
@@ -83,7 +84,9 @@ class Classifier(nn.Module):
         """(logits, nuisances) from features (B, F), as `forward` returns them."""
         f = F.relu(features)
         logits = [head(f) for head in self.heads]
-        nuisances = self.nuisance_head(f) if self.nuisance_head else None
+        # Places and angles are numbers: they are read from the features as they are. (After the
+        # ReLU they were learnt less well, and the squared errors could switch features off.)
+        nuisances = self.nuisance_head(features) if self.nuisance_head else None
         return logits, nuisances
 
     def forward(self, x):
@@ -103,6 +106,9 @@ def classification_loss(logits: list, labels):
     for attribute_logits, y in zip(logits, labels.T):
         loss = loss + F.cross_entropy(attribute_logits, y)
     return loss
+
+
+NUISANCE_WEIGHT = 0.3       # of the loss below: with 1 the labels are learnt later and less well
 
 
 def nuisance_loss(estimates, nuisances):
@@ -151,7 +157,7 @@ def share_right(attributes: dict, predicted, labels) -> dict:
 
 
 def most_frequent(train_set, labels) -> dict:
-    """The baseline, {attribute: accuracy of always predicting its most frequent value in train_set}.
+    """The baseline, {attribute: accuracy of always saying its most frequent value in train_set}.
 
     labels (N, A): the true ones.
     """
@@ -207,10 +213,11 @@ def check(cfg):
 def check_data(cfg, train_set):
     """Raise UserError for images from which a classifier cannot learn what cfg asks for."""
     require(train_set.attributes,
-            f"--data={cfg.data} has no labels to learn; bring a folder with a sub-folder for each class")
+            f"--data={cfg.data} has no labels to learn; bring a folder with a sub-folder for "
+            "each class")
     require(train_set.has_classes(),
-            f"--data={cfg.data}: all images have the same label, so there is nothing to tell apart; "
-            "bring images of at least two classes")
+            f"--data={cfg.data}: all images have the same label, so there is nothing to "
+            "tell apart; bring images of at least two classes")
     require(train_set.nuisances is not None or not cfg.nuisances,
             f"--nuisances: those of --data={cfg.data} are not known; only those of faces are")
 
@@ -231,7 +238,7 @@ def train(cfg: Config, data=None) -> dict:
     cfg, checkpoint = own_checkpoint(cfg, "classifier", cfg.resume)
     check(cfg)
     device = pick_device(cfg.device)
-    precision = autocast(device, "highest")     # bfloat16 on CUDA; on a CPU everything is in float32
+    precision = autocast(device, "highest")     # bfloat16 on CUDA; on a CPU all is in float32
 
     # images
     train_set, held_out = data or load_images(cfg.data, cfg.size, cfg.n_images)
@@ -278,7 +285,7 @@ def train(cfg: Config, data=None) -> dict:
                 logits, estimates = net(x)
                 loss = classification_loss(logits, labels[i])
                 if cfg.nuisances:
-                    loss = loss + nuisance_loss(estimates, nuisances[i])
+                    loss = loss + NUISANCE_WEIGHT * nuisance_loss(estimates, nuisances[i])
             run.check_finite(step, loss=loss.item())                # NaN stops here
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -338,7 +345,7 @@ def load(cfg):
 
 @torch.no_grad()
 def sample(cfg: Config) -> dict:
-    """What the classifier sees in --image: {attribute: {value: probability}}, which is also printed.
+    """Print and return what the classifier sees in --image: {attribute: {value: probability}}.
 
     Of each attribute the four most likely values are shown.
     """

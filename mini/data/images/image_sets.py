@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from mini.data.download import FOLDER, download
 from mini.data.files import ARCHIVE, what_is
-from mini.data.images.faces import ATTRIBUTES, NUISANCE, draw_parameters, render
+from mini.data.images.faces import ATTRIBUTES, NUISANCE, draw_parameters, render, visible
 from mini.data.images.image_folder import (SUFFIXES, classes_of, find_pictures, held_out_of,
                                            read_pictures)
 from mini.utils.config import RunConfig, UserError, printable, require
@@ -121,10 +121,8 @@ def load_faces(n: int, size: int):
 def draw_faces(n: int, size: int, first: int) -> ImageSet:
     """The faces number first … first + n − 1, with all that the renderer knows of them."""
     labels, nuisances = draw_parameters(n, seed=1, first=first)
-    low, high = torch.tensor(list(NUISANCE.values())).T
-    scaled = 2 * (nuisances - low) / (high - low) - 1       # (n, K), from −1 to 1
     return ImageSet(render(labels, nuisances, size), labels, ATTRIBUTES,
-                    nuisances=scaled, nuisance_names=tuple(NUISANCE))
+                    nuisances=visible(nuisances), nuisance_names=tuple(NUISANCE))
 
 
 @dataclass
