@@ -631,6 +631,8 @@ def test_diversity_of_the_judge(monkeypatch):
     assert 0.9 < score["varied"] < 1.1 and 0.35 < score["half"] < 0.7, score
     assert score["fixed"] < 0.02 and score["known"] < 0.15, score       # (some labels are misread: two pictures as one)
     assert it.diversity(torch.stack([held_out.images[0]] * 4)) == 0
+    monkeypatch.setattr(classifier, "estimate_nuisances", lambda _, features: 100 * torch.randn(len(features), 10))
+    assert it.read(held_out.images).nuisances.abs().max() == 1          # wild estimates do not count as variety
 
 
 def test_no_judge_without_labels(data, trained):

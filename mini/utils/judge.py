@@ -22,10 +22,10 @@ from mini.data.images.image_sets import load_images
 from mini.utils.image_metrics import diversity, frechet_distance
 from mini.utils.metrics import n_to_score
 
-VERSION = 2                 # raise it when the training changes: then no old judge is used
-STEPS = 600                 # of the judge's training
-TRIAL_STEPS = 40            # the same, for a run of a tenth of its usual steps or less
-SECONDS_PER_STEP = 0.04     # measured on one CPU core, with 32 × 32 pixels
+VERSION = 2                         # raise it when the training changes: then no old judge is used
+STEPS = classifier.Config.steps     # of the judge's training
+TRIAL_STEPS = 40                    # the same, for a run of a tenth of its usual steps or less
+SECONDS_PER_STEP = 0.04             # measured on one CPU core, with 32 × 32 pixels
 
 
 @dataclass
