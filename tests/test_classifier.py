@@ -281,7 +281,7 @@ def test_nuisances_are_learnt(monkeypatch):
     result = classifier.train(tiny(nuisances=True, steps=120, width=8, n_features=32, batch_size=64, n_images=1000,
                                    eval_every=0, log_every=0))
     assert list(result["explained"]) == list(NUISANCE)
-    assert min(result["explained"][name] for name in ("x", "y")) > 0.6          # seen at once, even at this size
+    assert min(result["explained"][name] for name in ("x", "y")) > 0.2          # seen at once, even at this size
     model, _, shape = classifier.load(classifier.Config(out_dir="run", device="cpu"))
     assert shape[3] == len(NUISANCE)
     held_out = load_images("faces", 16, 1)[1]
@@ -556,6 +556,8 @@ def test_scores_of_the_judge(monkeypatch):
     assert scores["frechet_untrained"] == it.frechet(noise) and scores["frechet_floor"] == it.frechet(learn.images)
     same_labels = images_with_labels(learn, held_out.labels)
     assert scores["diversity"] == it.diversity(drawn) and scores["diversity_data"] == it.diversity(same_labels)
+    unread = judge(learn, held_out, 1).scores(drawn, noise)         # of what it does not see it says nothing
+    assert unread["diversity"] is None and unread["diversity_data"] is None
     assert abs(it.frechet(held_out.images)) < 1e-4 * it.frechet(noise)          # those themselves
     assert it.frechet(learn.images) == it.frechet(learn.images[:128]) == it.frechet(to_float(learn.images))
     assert list(scores) == list(json.loads(json.dumps(scores)))                 # fit for result.json
@@ -631,6 +633,8 @@ def test_diversity_of_the_judge(monkeypatch):
     assert 0.9 < score["varied"] < 1.1 and 0.35 < score["half"] < 0.7, score
     assert score["fixed"] < 0.02 and score["known"] < 0.15, score       # (some labels are misread: two pictures as one)
     assert it.diversity(torch.stack([held_out.images[0]] * 4)) == 0
+    r2 = classifier.explained(it.model, held_out)
+    assert it.real.nuisances.size(1) == sum(value > 0.5 for value in r2.values()) > 1
     monkeypatch.setattr(classifier, "estimate_nuisances", lambda _, features: 100 * torch.randn(len(features), 10))
     assert it.read(held_out.images).nuisances.abs().max() == 1          # wild estimates do not count as variety
 

@@ -585,9 +585,9 @@ def test_wrong_flags_are_refused(name, trained, tmp_path, capsys):
                                   "mini.text_to_image"])
 def test_flags_are_refused_before_a_judge_is_trained(name, trained, tmp_path, capsys, monkeypatch):
     """It takes half a minute, or minutes: nobody wants to wait for the answer that a flag cannot be used."""
+    run = trained(name)
     monkeypatch.setattr(judge, "trained_classifier", lambda *_: pytest.fail("a judge was trained"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    run = trained(name)
     folder = run.copy(tmp_path / "run")
     for wrong in ("--device=cuda", "--n_test=-1", "--lr=-1", f"--{[*run.script.fixed][0]}=0"):
         field = wrong.split("=")[0].lstrip("-")

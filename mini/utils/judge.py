@@ -25,6 +25,7 @@ from mini.utils.metrics import n_to_score
 VERSION = 2                         # raise it when the training changes: then no old judge is used
 STEPS = classifier.Config.steps     # of the judge's training
 TRIAL_STEPS = 40                    # the same, for a run of a tenth of its usual steps or less
+LEAST_R2 = 0.5                      # a nuisance of which estimates explain less is not looked at
 SECONDS_PER_STEP = 0.04             # measured on one CPU core, with 32 × 32 pixels
 
 
@@ -33,7 +34,8 @@ class Reading:
     """What the judge sees in N images."""
     labels: torch.Tensor            # (N, A): for each attribute the number of its value
     features: torch.Tensor          # (N, F): for the Fréchet distance
-    nuisances: torch.Tensor | None  # (N, K): what varies besides the labels, each in [-1, 1]
+    nuisances: torch.Tensor         # (N, K): what varies besides the labels, each in [-1, 1], as far
+                                    # as the judge can estimate it
 
 
 class Judge:
@@ -66,15 +68,19 @@ class Judge:
         if self.model:
             return
         self.model = trained_classifier(self.cfg, self.train_set, self.held_out)
+        self.is_estimated = []              # numbers of the nuisances of which the judge knows enough
+        if self.train_set.nuisances is not None:
+            r2 = classifier.explained(self.model, self.held_out)
+            self.is_estimated = [k for k, value in enumerate(r2.values()) if value > LEAST_R2]
         self.real = self.read(self.held_out.images)
 
     def read(self, images):
         """What the judge sees in images (N, C, H, W), bytes or in [-1, 1]: a Reading."""
         self.prepare()
         labels, features = classifier.predict(self.model, images)
-        nuisances = None
-        if self.train_set.nuisances is not None:
-            nuisances = classifier.estimate_nuisances(self.model, features)
+        nuisances = features[:, :0]                         # none
+        if self.is_estimated:
+            nuisances = classifier.estimate_nuisances(self.model, features)[:, self.is_estimated]
             # An estimate ends where the range of real images does: an image that is no face does
             # not count as varied because the estimates for it are wild.
             nuisances = nuisances.clamp(-1, 1)
@@ -90,8 +96,8 @@ class Judge:
 
     def diversity(self, images):
         """How much images (N, C, H, W) with the same labels vary: 1 if as much as real ones do, 0
-        if not at all (see `diversity` in mini/utils/image_metrics.py); or None if it cannot be
-        said, since nothing is known of these images but their labels, for instance."""
+        if not at all (see `diversity` in mini/utils/image_metrics.py). It is None if it cannot be
+        said: if the judge knows nothing but labels, or if no two images have the same ones."""
         return self.diversity_of(self.read(images))
 
     # the same three of a Reading
@@ -103,7 +109,7 @@ class Judge:
         return frechet_distance(reading.features, self.real.features[:self.n])
 
     def diversity_of(self, reading):
-        if reading.nuisances is None:
+        if not self.is_estimated:
             return None
         return diversity(reading.nuisances, reading.labels, self.real.nuisances, self.real.labels)
 
@@ -139,7 +145,7 @@ class Judge:
             scores["floor_images"] = "training images"
             scores["frechet_floor"] = self.frechet(self.train_set.images)
 
-        if generated.nuisances is not None:
+        if self.train_set.nuisances is not None:
             scores["diversity"] = self.diversity_of(generated)
             scores["diversity_data"] = self.diversity(same_labels)
         if asked is not None:
