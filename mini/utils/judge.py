@@ -34,8 +34,8 @@ class Reading:
     """What the judge sees in N images."""
     labels: torch.Tensor            # (N, A): for each attribute the number of its value
     features: torch.Tensor          # (N, F): for the Fréchet distance
-    nuisances: torch.Tensor         # (N, K): what varies besides the labels, each in [-1, 1], as far
-                                    # as the judge can estimate it
+    nuisances: torch.Tensor         # (N, K): what varies besides the labels, as far as the judge can
+                                    # estimate it, each in [-1, 1]
 
 
 class Judge:
