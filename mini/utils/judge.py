@@ -34,8 +34,8 @@ class Reading:
     """What the judge sees in N images."""
     labels: torch.Tensor            # (N, A): for each attribute the number of its value
     features: torch.Tensor          # (N, F): for the Fréchet distance
-    nuisances: torch.Tensor         # (N, K): what varies besides the labels, as far as the judge can
-                                    # estimate it, each in [-1, 1]
+    nuisances: torch.Tensor         # (N, K): what varies besides the labels, as far as the judge
+                                    # can estimate it, each in [-1, 1]
 
 
 class Judge:
@@ -68,7 +68,7 @@ class Judge:
         if self.model:
             return
         self.model = trained_classifier(self.cfg, self.train_set, self.held_out)
-        self.is_estimated = []              # numbers of the nuisances of which the judge knows enough
+        self.is_estimated = []              # numbers of the nuisances that the judge knows well
         if self.train_set.nuisances is not None:
             r2 = classifier.explained(self.model, self.held_out)
             self.is_estimated = [k for k, value in enumerate(r2.values()) if value > LEAST_R2]
