@@ -551,7 +551,7 @@ def bench_families(args):
     @torch.no_grad()
     def sure(images):
         """In what share of images is the judge sure, by more than 0.9, of all attributes?"""
-        p = [logits.softmax(1).amax(1) for logits in judge.model.eval()(images)]
+        p = [logits.softmax(1).amax(1) for logits in judge.model.eval()(images)[0]]
         return (torch.stack(p) > 0.9).all(0).float().mean().item()
 
     n, (learn, held_out) = 2048, load_images("faces")
