@@ -1,0 +1,95 @@
+"""How much does a VAE know? Tighter bounds on log p(x), how much of z is used, arithmetic with z."""
+import math
+
+import torch
+
+from mini import vae
+from mini.utils.judge import Judge
+from mini.utils.metrics import print_tables
+
+
+def tighter_bound(model, x, k: int, rng):
+    """A bound on log p(x) of each image x (B, C, size, size), in nats: (B,).
+
+        E log (1/k) Σ p(x, z) / q(z|x),    summed over k different z ~ q(z|x)
+
+    For k = 1 this is the ELBO; for larger k it is closer to log p(x) (Burda, Grosse &
+    Salakhutdinov 2016, "Importance weighted autoencoders", eq. 8). The model must be in evaluation
+    mode.
+    """
+    mu, logvar = model.encode(x)
+    log_w = []
+    for _ in range(k):
+        eps = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
+        z = vae.reparameterize(mu, logvar, eps)
+        log_p_x = vae.reconstruction(model, x, model.decode(z))             # log p(x|z)
+        log_p_z = vae.log_normal(z, torch.zeros_like(z), torch.ones_like(z))
+        log_q_z = vae.log_normal(z, mu, logvar.exp())
+        log_w.append(log_p_x + log_p_z - log_q_z)
+    return torch.stack(log_w).logsumexp(dim=0) - math.log(k)                # (k, B) -> (B,)
+
+
+def bounds(model, images, seed: int) -> dict:
+    """{"k = 5": mean bound on log p(x), …}."""
+    rng = torch.Generator().manual_seed(seed)
+    table = {}
+    for k in (1, 5, 50, 500):
+        bound, = vae.in_batches(model, lambda x: (tighter_bound(model, x, k, rng),), images)
+        table[f"k = {k}"] = bound.mean().item()
+    return table
+
+
+def used_numbers(z) -> int:
+    """How many numbers of the codes z (n, z_dim) differ between images (Burda et al. 2016, §5.2:
+    their variance is above 0.01)."""
+    return (z.var(dim=0, correction=0) > 0.01).sum().item()
+
+
+def score_arithmetic(model, judge, train_set, z, labels):
+    """Each attribute is changed from each value to the next, and the judge says what it reads.
+
+    z (n, z_dim) are codes of images with these labels (n, A). Returns two tables with a row for
+    each change: the share of images in which the new value is read, and the share in which the
+    others are still read, a mean over the other attributes.
+    """
+    attributes = train_set.attributes
+    means = vae.mean_codes(model, train_set)
+    changed = {}
+    others_kept = {}
+    for a, (name, values) in enumerate(attributes.items()):
+        for old in labels[:, a].unique().tolist():
+            new = (old + 1) % len(values)
+            chosen = labels[:, a] == old
+            wanted = labels[chosen].clone()
+            wanted[:, a] = new
+            change = vae.change_of_z(means, labels[chosen], wanted, attributes)
+            read = judge.accuracy(vae.draw(model, z[chosen] + change), wanted)
+
+            row = f"{name}: {values[old]} → {values[new]}"
+            changed[row] = read.pop(name)
+            if read:
+                others_kept[row] = sum(read.values()) / len(read)
+    return changed, others_kept
+
+
+def evaluate(model, train_set, held_out, n: int = 2048) -> dict:
+    """Print tables of n held-out images, and write them to evaluate.json."""
+    cfg = model.cfg
+    images = held_out.images[:n]
+    labels = held_out.labels[:n]
+    z = vae.codes(model, images)
+
+    tables = {}
+    tables["log_p(x)_at_least"] = bounds(model, images[:256], cfg.seed)
+    tables["used_of_z"] = {"numbers": used_numbers(z), "of": cfg.z_dim}
+
+    judge = Judge(cfg, train_set, held_out, n=512)
+    if judge.n > 0:
+        decoded = vae.draw(model, z)
+        tables["Fréchet_distance"] = {"encoded and decoded": judge.frechet(decoded)}
+        tables["read_right_if_only_decoded"] = judge.accuracy(decoded, labels)
+        changed, others_kept = score_arithmetic(model, judge, train_set, z, labels)
+        tables["read_as_changed"] = changed
+        if others_kept:
+            tables["others_kept"] = others_kept
+    return print_tables(cfg, **tables)
