@@ -1,4 +1,5 @@
-"""How much does a VAE know? Tighter bounds on log p(x), how much of z is used, arithmetic with z."""
+"""How much does a VAE know? Tighter bounds on log p(x), how much of z is used, from which z to draw,
+arithmetic with z."""
 import math
 
 import torch
@@ -72,21 +73,46 @@ def score_arithmetic(model, judge, train_set, z, labels):
     return changed, others_kept
 
 
+def compare_priors(model, judge, train_set, validation_images, components=(1, 10, 30, 60)):
+    """From which p(z) should new images be drawn? N(0, 1), and mixtures of K normal distributions.
+
+    Two tables with a row for each: the mean log p(z) of the codes of images that nothing was fitted
+    to, by which K is chosen; and the Fréchet distance of new images, if there is a judge.
+    """
+    cfg = model.cfg
+    priors = {"N(0, 1)": vae.standard_normal(cfg.z_dim)}
+    for K in components:
+        priors[f"K = {K}"] = vae.fit_prior(model, train_set.images, K)
+
+    z = vae.sampled_codes(model, validation_images).double()
+    log_p = {}
+    distance = {}
+    for name, prior in priors.items():
+        log_p[name] = prior.log_prob(z).mean().item()
+        if judge.n > 0:
+            distance[name] = judge.frechet(vae.draw(model, prior.sample(judge.n, cfg.seed)))
+    return log_p, distance
+
+
 def evaluate(model, train_set, held_out, n: int = 2048) -> dict:
-    """Print tables of n held-out images, and write them to evaluate.json."""
+    """Print tables of n held-out images, and write them to evaluate.json. What was chosen, was
+    chosen by the other held-out images, the validation part."""
     cfg = model.cfg
     images = held_out.images[:n]
     labels = held_out.labels[:n]
+    validation_images = held_out.images[n:] if len(held_out.images) > n else images
     z = vae.codes(model, images)
+    judge = Judge(cfg, train_set, held_out, n=512)
 
     tables = {}
     tables["log_p(x)_at_least"] = bounds(model, images[:256], cfg.seed)
     tables["used_of_z"] = {"numbers": used_numbers(z), "of": cfg.z_dim}
-
-    judge = Judge(cfg, train_set, held_out, n=512)
+    log_p, distance = compare_priors(model, judge, train_set, validation_images)
+    tables["log_p(z)_of_validation_codes"] = log_p
     if judge.n > 0:
         decoded = vae.draw(model, z)
-        tables["Fréchet_distance"] = {"encoded and decoded": judge.frechet(decoded)}
+        distance["encoded and decoded"] = judge.frechet(decoded)
+        tables["Fréchet_distance"] = distance
         tables["read_right_if_only_decoded"] = judge.accuracy(decoded, labels)
         changed, others_kept = score_arithmetic(model, judge, train_set, z, labels)
         tables["read_as_changed"] = changed
