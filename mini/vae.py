@@ -12,8 +12,8 @@ N(0, 1): it is what z tells about x, in nats. Training maximises the ELBO, that 
 
     loss = beta · KL − E log p(x|z)
 
-With beta = 1 the loss is −ELBO. With a larger beta, z tells less about x, but all z together are
-closer to N(0, 1), from which new images are drawn (Higgins et al. 2017, "β-VAE").
+With beta = 1, as in the paper, the loss is −ELBO. With a larger beta, z tells less about x, but all
+z together are closer to N(0, 1) (Higgins et al. 2017, "β-VAE").
 
 Both terms are sums, over the numbers of the image and over those of z. A mean in place of one of
 the sums would change their balance. The unit is nats per image.
@@ -24,12 +24,14 @@ Papers: Kingma & Welling 2014, "Auto-encoding variational Bayes", https://arxiv.
 (the equation numbers), and Rybkin et al. 2021, "Simple and effective VAE training with calibrated
 decoders" (σ-VAE), https://arxiv.org/abs/2006.13202 (the variance of the pixels).
 
-Our departures: the networks are convolutional, those of train_gan.py; beta is above 1
-(--preset=paper has beta = 1); the variance of a pixel is not predicted, but is the mean squared
-error; Adam, not Adagrad; the weights of the decoder are kept free of checkerboards (`even_out`).
+Our departures: the networks are convolutional, those of train_gan.py. The variance of a pixel is
+not predicted; it is the mean squared error. Muon trains the kernels of the hidden layers, Adam the
+rest; the paper has Adagrad (--optimizer=adam). New images come from a mixture fitted to codes, not
+from N(0, 1) (--prior=standard; the appendix says why). The decoder's kernels are kept free of what
+draws checkerboards (`even_out`).
 
     python -m mini.vae                                  faces, drawn on the spot
-    python -m mini.vae --preset=paper                   as in the paper, with beta = 1
+    python -m mini.vae --preset=paper                   as in the paper: z ~ N(0, 1), no Muon
     python -m mini.vae sample --show=reconstruct        or walk; with --z_dim=2 also map
     python -m mini.vae sample --show=arithmetic --glasses=round
     python -m mini.vae evaluate                         tighter bounds; scores of arithmetic
@@ -46,11 +48,11 @@ import torch.nn.functional as F
 
 # images and their labels, the command line, devices, grids of images, scores, the folder of a run:
 # this file can be followed without reading them
-from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
+from mini.data.images.image_sets import LabelConfig, load_images
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
 from mini.utils.image_metrics import image_report
-from mini.utils.images import crop, even_out, film, noise, pad, plane, sheet, to_float, walks
+from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.optim import Muon
 from mini.utils.png import write_png
@@ -241,12 +243,6 @@ def elbo_of(model, images, eps):
     return log_p.double().mean().item(), kl.double().mean().item()
 
 
-def codes(model, images):
-    """μ of q(z|x) of each image: (N, z_dim)."""
-    mu, _ = in_batches(model, model.encode, images)
-    return mu
-
-
 def sampled_codes(model, images):
     """z ~ q(z|x) of each image: (N, z_dim). They are the same at every call."""
     mu, logvar = in_batches(model, model.encode, images)
@@ -263,138 +259,12 @@ def draw(model, z):
     return x_hat.clamp(-1, 1)
 
 
-def mean_codes(model, train_set):
-    """For each value of each attribute, the mean code of the training images that have it:
-    (V, z_dim).
-
-    The difference of two of them, added to z, turns one value into the other (as Radford et al.
-    2016, §6.3.2, did with faces).
-    """
-    hot = one_hot(train_set.labels, train_set.attributes)       # (N, V)
-    n = hot.sum(dim=0).clamp(min=1)                             # (V,): images that have this value
-    return hot.T @ codes(model, train_set.images) / n[:, None]
-
-
-def change_of_z(means, labels, wanted, attributes):
-    """What to add to the codes of images with these labels (n, A), so that they get the wanted ones
-    (n, A): (n, z_dim). means: the mean codes (V, z_dim)."""
-    added = one_hot(wanted, attributes) - one_hot(labels, attributes)       # (n, V): 1, 0 or −1
-    return added @ means                                        # (n, V) @ (V, z_dim)
-
-
-# ---- from which z new images are drawn
-
-class Mixture:
-    """A mixture of K normal distributions: p(z) = Σₖ wₖ N(z; mₖ, Σₖ).
-
-    weights w (K,), means m (K, D), covs Σ (K, D, D), in float64.
-    """
-
-    def __init__(self, weights, means, covs):
-        self.weights = weights
-        self.means = means
-        self.covs = covs
-
-    def log_joint(self, z):
-        """log wₖ N(z; mₖ, Σₖ) of each z (n, D) and each of the K distributions: (n, K)."""
-        D = z.size(1)
-        columns = []
-        for w, m, cov in zip(self.weights, self.means, self.covs):
-            L = torch.linalg.cholesky(cov)                              # Σ = L Lᵀ
-            y = torch.linalg.solve_triangular(L, (z - m).T, upper=False)    # (D, n): L⁻¹ (z − m)
-            log_det = 2 * L.diagonal().log().sum()                      # log |Σ|
-            log_p = -((y**2).sum(dim=0) + log_det + D * math.log(2 * math.pi)) / 2
-            columns.append(w.log() + log_p)                             # (n,)
-        return torch.stack(columns, dim=1)
-
-    def log_prob(self, z):
-        """log p(z) of each z (n, D): (n,)."""
-        return self.log_joint(z).logsumexp(dim=1)
-
-    def sample(self, n: int, seed: int):
-        """z (n, D), the same at every call: for each z one of the K distributions is drawn, then z
-        from it."""
-        rng = torch.Generator().manual_seed(seed)
-        eps = torch.randn(n, self.means.size(1), generator=rng, dtype=torch.float64)
-        k = torch.multinomial(self.weights, n, replacement=True, generator=rng)     # (n,)
-        L = torch.linalg.cholesky(self.covs)[k]                         # (n, D, D)
-        z = self.means[k] + (L @ eps[:, :, None]).squeeze(2)            # (n, D, 1) -> (n, D)
-        return z.float()
-
-    def state(self) -> dict:
-        """What a checkpoint keeps: Mixture(**state) is the same mixture."""
-        return {"weights": self.weights, "means": self.means, "covs": self.covs}
-
-
-def standard_normal(z_dim: int) -> Mixture:
-    """N(0, 1), the p(z) of the ELBO, as a mixture of one."""
-    return Mixture(weights=torch.ones(1).double(),
-                   means=torch.zeros(1, z_dim).double(),
-                   covs=torch.eye(z_dim).double()[None])
-
-
-def em_step(mixture: Mixture, z):
-    """A mixture under which z (n, D) is more probable, and the mean log p(z) under the old one.
-
-    Expectation maximisation (Dempster, Laird & Rubin 1977; Bishop 2006, "Pattern Recognition and
-    Machine Learning", §9.2.2).
-    """
-    # E: how probable is it that z comes from distribution k? r = p(k|z)
-    log_joint = mixture.log_joint(z)                            # (n, K)
-    log_p = log_joint.logsumexp(dim=1, keepdim=True)            # (n, 1)
-    r = (log_joint - log_p).exp()                               # (n, K), each row sums to 1
-
-    # M: each distribution gets the mean and the covariance of its share of all z
-    n_k = r.sum(dim=0).clamp(min=1e-6)                          # (K,): how many z it has
-    means = r.T @ z / n_k[:, None]                              # (K, n) @ (n, D) -> (K, D)
-    covs = []
-    for k in range(len(n_k)):
-        centred = z - means[k]
-        covs.append((r[:, k] * centred.T) @ centred / n_k[k])   # (D, n) @ (n, D) -> (D, D)
-    covs = torch.stack(covs) + 1e-6 * torch.eye(z.size(1))    # so that each has an inverse
-    return Mixture(n_k / n_k.sum(), means, covs), log_p.mean().item()
-
-
-def fit_mixture(z, n_components: int, seed: int, max_rounds: int = 100) -> Mixture:
-    """A mixture fitted to z (n, D) by rounds of `em_step`, until one raises log p(z) by less than
-    0.01 nats. At first its means are some of the z, and each covariance is that of all z."""
-    z = z.double()
-    n, D = z.shape
-    rng = torch.Generator().manual_seed(seed)
-    means = z[torch.randperm(n, generator=rng)[:n_components]]
-    K = len(means)
-    everywhere = Mixture(torch.ones(1).double(), z.mean(dim=0)[None], torch.eye(D).double()[None])
-    everywhere, _ = em_step(everywhere, z)                      # one distribution: it fits at once
-    mixture = Mixture(torch.ones(K).double() / K, means, everywhere.covs.expand(K, D, D))
-
-    before = -math.inf
-    for _ in range(max_rounds):
-        mixture, log_p = em_step(mixture, z)
-        if log_p - before < 0.01:
-            break
-        before = log_p
-    return mixture
-
-
-def fit_prior(model, images, n_components: int) -> Mixture:
-    """A mixture fitted to the codes of images (N, C, size, size), to draw new z from.
-
-    The KL term brings the codes of all images near N(0, 1), but they do not fill it: most z drawn
-    from N(0, 1) are unlike all that the decoder has learnt from. So, after training, another p(z)
-    takes the place of N(0, 1), one that is high where the codes are ("ex-post density estimation",
-    Ghosh et al. 2020, "From variational to deterministic autoencoders", §4). The ELBO remains that
-    of N(0, 1).
-    """
-    z = sampled_codes(model, images)
-    most = len(z) // (10 * z.size(1))                           # each of them needs many z
-    return fit_mixture(z, max(1, min(n_components, most)), model.cfg.seed)
-
-
-def prior_for(cfg, mixture) -> Mixture:
-    """The p(z) that --prior asks for."""
+def new_z(cfg, mixture, n: int):
+    """z of n new images, (n, z_dim), the same at every call: from N(0, 1), which is the p(z) of the
+    ELBO, or from the mixture that was fitted to the codes of training images (see the appendix)."""
     if cfg.prior == "standard":
-        return standard_normal(cfg.z_dim)
-    return mixture
+        return noise(n, cfg.z_dim, cfg.seed)
+    return mixture.sample(n, cfg.seed)
 
 
 # ---- settings
@@ -416,7 +286,7 @@ class Config(LabelConfig):
     # optimisation
     steps: int = 7000           # optimiser steps
     batch_size: int = 32        # images in a step
-    # what trains the kernels of the convolutions; Adam trains the rest, or everything
+    # what trains the kernels of the hidden layers; Adam trains the rest, or everything
     optimizer: Literal["muon", "adam"] = "muon"
     muon_lr: float = 0.05       # Muon's learning rate at the start; it falls linearly to 0
     lr: float = 5e-3            # Adam's learning rate at the start; it falls linearly to 0
@@ -430,9 +300,10 @@ class Config(LabelConfig):
     # sampling
     # draw z from a mixture of normal distributions fitted to codes, or from N(0, 1)
     prior: Literal["mixture", "standard"] = "mixture"
-    components: int = 30        # normal distributions in the mixture
+    components: int = 60        # normal distributions in the mixture
     n: int = 64                 # images in a grid
-    # what to draw
+    # new images; held-out images above their reconstructions; images on the way from one held-out
+    # image to the next, or over the plane of z; a change that --glasses=round or the like asks for
     show: Literal["samples", "reconstruct", "walk", "map", "arithmetic"] = "samples"
 
     # Not a setting: the names of those that a resumed run must keep, since its weights depend on
@@ -445,8 +316,8 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # as in the paper: new images come from z ~ N(0, 1)
-    "paper": dict(prior="standard"),
+    # nearer to the paper: new images come from z ~ N(0, 1), and no weight is trained by Muon
+    "paper": dict(prior="standard", optimizer="adam"),
     # larger images on a GPU
     "gpu": dict(size=64, z_dim=64, width=64, batch_size=128, lr=2e-3, steps=20000),
 }
@@ -463,24 +334,20 @@ def check(cfg):
 # ---- optimisers
 
 def make_optimizers(model, cfg) -> list:
-    """[Muon for the kernels of the convolutions, Adam for the rest], or [Adam for all].
+    """[Muon for the kernels of the hidden layers, Adam for the rest], or [Adam for all].
 
-    A change of the weights has strong and weak directions. Adam follows the strong ones, such as
-    the colours of large areas. Muon makes all directions equally strong (Jordan et al. 2024), so
-    what is small, such as a mouth, is learnt in far fewer steps. As its authors advise, it leaves
-    the first layer and the last, those of the pixels, to Adam.
+    A gradient has strong directions, such as the colours of large areas, and weak ones. Muon makes
+    all of them equally strong (Jordan et al. 2024), so what is small, such as a mouth, is learnt in
+    far fewer steps. As its authors advise, the first and the last layer of each network are left to
+    Adam.
     """
     if cfg.optimizer == "adam":
         return [torch.optim.Adam(model.parameters(), cfg.lr)]
-    of_pixels = [model.encoder.layers[0].weight, model.decoder.layers[-1].weight]
-    kernels = []
-    rest = []
-    for p in model.parameters():
-        if p.ndim == 4 and not any(p is other for other in of_pixels):
-            kernels.append(p)
-        else:
-            rest.append(p)
-    return [Muon(kernels, cfg.muon_lr, momentum=0.9), torch.optim.Adam(rest, cfg.lr)]
+    hidden = []
+    for network in (model.encoder, model.decoder):
+        hidden += [p for p in network.layers[1:-1].parameters() if p.ndim == 4]
+    rest = [p for p in model.parameters() if not any(p is other for other in hidden)]
+    return [Muon(hidden, cfg.muon_lr, momentum=0.9), torch.optim.Adam(rest, cfg.lr)]
 
 
 def set_learning_rate(optimizers: list, factor: float):
@@ -573,7 +440,7 @@ def train(cfg: Config) -> dict:
                 elif sampling or saving:                        # roughly: it is needed often
                     mixture = fit_prior(model, train_set.images[:2048], n_components=1)
                 if sampling:
-                    z = prior_for(cfg, mixture).sample(cfg.n, cfg.seed)
+                    z = new_z(cfg, mixture, cfg.n)
                     path = f"{cfg.out_dir}/samples/step_{done:06d}.png"
                     write_png(path, sheet(draw(model, z)))
                 if saving:
@@ -591,7 +458,7 @@ def train(cfg: Config) -> dict:
                 f"KL {kl:.1f}; of the mean image, without z, {mean_image:.1f}")
         scores = {}
         if judge.n > 0:
-            z = prior_for(cfg, mixture).sample(judge.n, cfg.seed)
+            z = new_z(cfg, mixture, judge.n)
             scores = judge.scores(draw(model, z), draw(untrained, z))
         run.say(image_report(scores))
         return run.finish(elbo=log_p - kl, log_p=log_p, kl=kl, mean_image=mean_image, **scores)
@@ -634,66 +501,125 @@ def load_data(model, attributes):
 
 
 def sample(cfg: Config):
-    """Draw what --show says into samples/.
-
-    samples:      new images
-    map:          images over the plane of z
-    reconstruct:  held-out images above their reconstructions
-    walk:         images on the way from one held-out image to the next
-    arithmetic:   held-out images, and 0, 1/5, … 7/5 of the change that --glasses=round asks for
-    """
+    """Draw new images into samples/, or what --show says in place of them."""
     model, mixture, attributes = load(cfg)
     cfg = model.cfg
-    n_rows = max(1, cfg.n // 8)
-    columns = 8
-    column_names = None
-
     if cfg.show == "samples":
-        z = prior_for(cfg, mixture).sample(cfg.n, cfg.seed)
-        images = draw(model, z)
-
-    elif cfg.show == "map":
-        require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
-        z, columns = plane(cfg.n)
-        images = draw(model, z)
-
+        picture = sheet(draw(model, new_z(cfg, mixture, cfg.n)))
     else:
-        train_set, held_out = load_data(model, attributes)
-        n = 8 * n_rows
-        chosen = torch.arange(n) % len(held_out.images)         # again from the first, if too few
-        x = held_out.images[chosen]
-        z = codes(model, x)
-
-        if cfg.show == "reconstruct":
-            pairs = zip(to_float(x).split(n_rows), draw(model, z).split(n_rows))
-            images = film(list(pairs))
-
-        elif cfg.show == "walk":
-            images = draw(model, walks(z))
-
-        elif cfg.show == "arithmetic":
-            labels = held_out.labels[chosen]
-            wanted = draw_labels(cfg, attributes, n, otherwise=labels)
-            change = change_of_z(mean_codes(model, train_set), labels, wanted, attributes)
-            changes = (wanted != labels).any(dim=1).nonzero().flatten()[:n_rows]
-            require(len(changes) > 0,
-                    "no image would change: say by --glasses=round or the like what to add")
-            share = torch.arange(8)[:, None] / 5                # (8, 1)
-            z = z[changes, None] + share * change[changes, None]    # (rows, 8, z_dim)
-            images = draw(model, z.flatten(0, 1))               # -> (rows · 8, z_dim)
-            column_names = [f"{i}/5" for i in range(8)]
-
+        from mini.studies import vae as study  # this command and the next need it
+        picture = study.show(model, attributes)
     path = f"{cfg.out_dir}/samples/{cfg.show}.png"
-    write_png(path, sheet(images, columns, column_names=column_names))
+    write_png(path, picture)
     print(f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
     """Bounds on log p(x), how much of z is used, and scores of arithmetic: mini/studies/vae.py."""
-    from mini.studies import vae as study  # only this command needs it
+    from mini.studies import vae as study
     model, _, attributes = load(cfg)
     train_set, held_out = load_data(model, attributes)
     return study.evaluate(model, train_set, held_out)
+
+
+# ---- appendix: which z to draw
+
+# The KL term brings the codes of the images near N(0, 1), but they do not fill it. Most z that are
+# drawn from N(0, 1) are unlike all that the decoder has learnt from, and it draws no face. So after
+# training, another p(z) is put in the place of N(0, 1), one that is high where the codes are. This
+# is ex-post density estimation (Ghosh et al. 2020, "From variational to deterministic autoencoders",
+# §4). The ELBO is still that of N(0, 1).
+
+class Mixture:
+    """A mixture of K normal distributions: p(z) = Σₖ wₖ N(z; mₖ, Σₖ).
+
+    weights w (K,), means m (K, D), covs Σ (K, D, D), in float64.
+    """
+
+    def __init__(self, weights, means, covs):
+        self.weights = weights
+        self.means = means
+        self.covs = covs
+
+    def log_joint(self, z):
+        """log wₖ N(z; mₖ, Σₖ) of each z (n, D) and each of the K distributions: (n, K)."""
+        D = z.size(1)
+        columns = []
+        for w, m, cov in zip(self.weights, self.means, self.covs):
+            L = torch.linalg.cholesky(cov)                              # Σ = L Lᵀ
+            y = torch.linalg.solve_triangular(L, (z - m).T, upper=False)    # (D, n): L⁻¹ (z − m)
+            log_det = 2 * L.diagonal().log().sum()                      # log |Σ|
+            log_p = -((y**2).sum(dim=0) + log_det + D * math.log(2 * math.pi)) / 2
+            columns.append(w.log() + log_p)                             # (n,)
+        return torch.stack(columns, dim=1)
+
+    def log_prob(self, z):
+        """log p(z) of each z (n, D): (n,)."""
+        return self.log_joint(z).logsumexp(dim=1)
+
+    def sample(self, n: int, seed: int):
+        """z (n, D), the same at every call: for each z one of the K distributions is drawn, then z
+        from it."""
+        rng = torch.Generator().manual_seed(seed)
+        eps = torch.randn(n, self.means.size(1), generator=rng, dtype=torch.float64)
+        k = torch.multinomial(self.weights, n, replacement=True, generator=rng)     # (n,)
+        L = torch.linalg.cholesky(self.covs)[k]                         # (n, D, D)
+        z = self.means[k] + (L @ eps[:, :, None]).squeeze(2)            # (n, D, 1) -> (n, D)
+        return z.float()
+
+    def state(self) -> dict:
+        """What a checkpoint keeps: Mixture(**state) is the same mixture."""
+        return {"weights": self.weights, "means": self.means, "covs": self.covs}
+
+
+def em_step(mixture: Mixture, z):
+    """A mixture under which z (n, D) is more probable, and the mean log p(z) under the old one.
+
+    Expectation maximisation (Dempster, Laird & Rubin 1977; Bishop 2006, "Pattern Recognition and
+    Machine Learning", §9.2.2).
+    """
+    # E: how probable is it that z comes from distribution k? r = p(k|z)
+    log_joint = mixture.log_joint(z)                            # (n, K)
+    log_p = log_joint.logsumexp(dim=1, keepdim=True)            # (n, 1)
+    r = (log_joint - log_p).exp()                               # (n, K), each row sums to 1
+
+    # M: each distribution gets the mean and the covariance of its share of all z
+    n_k = r.sum(dim=0).clamp(min=1e-6)                          # (K,): how many z it has
+    means = r.T @ z / n_k[:, None]                              # (K, n) @ (n, D) -> (K, D)
+    covs = []
+    for k in range(len(n_k)):
+        centred = z - means[k]
+        covs.append((r[:, k] * centred.T) @ centred / n_k[k])   # (D, n) @ (n, D) -> (D, D)
+    covs = torch.stack(covs) + 1e-6 * torch.eye(z.size(1))      # so that each has an inverse
+    return Mixture(n_k / n_k.sum(), means, covs), log_p.mean().item()
+
+
+def fit_mixture(z, n_components: int, seed: int, max_rounds: int = 100) -> Mixture:
+    """A mixture fitted to z (n, D) by rounds of `em_step`, until one raises log p(z) by less than
+    0.01 nats. At first its means are some of the z, and each covariance is that of all z."""
+    z = z.double()
+    n, D = z.shape
+    rng = torch.Generator().manual_seed(seed)
+    means = z[torch.randperm(n, generator=rng)[:n_components]]
+    K = len(means)
+    everywhere = Mixture(torch.ones(1).double(), z.mean(dim=0)[None], torch.eye(D).double()[None])
+    everywhere, _ = em_step(everywhere, z)                      # one distribution: it fits at once
+    mixture = Mixture(torch.ones(K).double() / K, means, everywhere.covs.expand(K, D, D))
+
+    before = -math.inf
+    for _ in range(max_rounds):
+        mixture, log_p = em_step(mixture, z)
+        if log_p - before < 0.01:
+            break
+        before = log_p
+    return mixture
+
+
+def fit_prior(model, images, n_components: int) -> Mixture:
+    """A mixture fitted to z ~ q(z|x) of images (N, C, size, size): one z of each."""
+    z = sampled_codes(model, images)
+    most = len(z) // (10 * z.size(1))                           # each of them needs many z
+    return fit_mixture(z, max(1, min(n_components, most)), model.cfg.seed)
 
 
 def main(argv=None):

@@ -1,13 +1,89 @@
-"""How much does a VAE know? Tighter bounds on log p(x), how much of z is used, from which z to draw,
-arithmetic with z."""
+"""What can be done with z, and how much does a VAE know? The pictures of `sample --show=…`; and the
+tables of `evaluate`: bounds on log p(x), how much of z is used, which z to draw, arithmetic."""
 import math
 
 import torch
 
 from mini import vae
+from mini.data.images.image_sets import draw_labels, one_hot
+from mini.utils.config import require
+from mini.utils.images import film, plane, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.metrics import print_tables
 
+
+# ---- pictures
+
+def codes(model, images):
+    """μ of q(z|x) of each image: (N, z_dim)."""
+    mu, _ = vae.in_batches(model, model.encode, images)
+    return mu
+
+
+def mean_codes(model, train_set):
+    """For each value of each attribute, the mean code of the training images that have it:
+    (V, z_dim).
+
+    The difference of two of them, added to z, turns one value into the other (as Radford et al.
+    2016, §6.3.2, did with faces).
+    """
+    hot = one_hot(train_set.labels, train_set.attributes)       # (N, V)
+    n = hot.sum(dim=0).clamp(min=1)                             # (V,): images that have this value
+    return hot.T @ codes(model, train_set.images) / n[:, None]
+
+
+def change_of_z(means, labels, wanted, attributes):
+    """What to add to the codes of images with these labels (n, A), so that they get the wanted ones
+    (n, A): (n, z_dim). means: the mean codes (V, z_dim)."""
+    added = one_hot(wanted, attributes) - one_hot(labels, attributes)       # (n, V): 1, 0 or −1
+    return added @ means                                        # (n, V) @ (V, z_dim)
+
+
+def show(model, attributes):
+    """The picture, uint8 (H, W, C), that --show asks for:
+
+    map           images over the plane of z
+    reconstruct   held-out images above their reconstructions
+    walk          images on the way from one held-out image to the next
+    arithmetic    held-out images, and 0, 1/5, … 7/5 of the change that --glasses=round asks for
+    """
+    cfg = model.cfg
+    if cfg.show == "map":
+        require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
+        z, columns = plane(cfg.n)
+        return sheet(vae.draw(model, z), columns)
+
+    train_set, held_out = vae.load_data(model, attributes)
+    n_rows = max(1, cfg.n // 8)                                 # of 8 images
+    chosen = torch.arange(8 * n_rows) % len(held_out.images)    # from the first again, if too few
+    x = held_out.images[chosen]
+    labels = held_out.labels[chosen]
+    z = codes(model, x)
+
+    if cfg.show == "reconstruct":
+        pairs = zip(to_float(x).split(n_rows), vae.draw(model, z).split(n_rows))
+        return sheet(film(list(pairs)))
+    if cfg.show == "walk":
+        return sheet(vae.draw(model, walks(z)))
+    wanted = draw_labels(cfg, attributes, len(labels), otherwise=labels)
+    return show_arithmetic(model, train_set, z, labels, wanted, n_rows)
+
+
+def show_arithmetic(model, train_set, z, labels, wanted, n_rows: int):
+    """A row for each of the first n_rows images that are to change, from z to z + 7/5 of the
+    change."""
+    changing = (wanted != labels).any(dim=1).nonzero().flatten()[:n_rows]
+    require(len(changing) > 0,
+            "no image would change: say by --glasses=round or the like what to add")
+    means = mean_codes(model, train_set)
+    change = change_of_z(means, labels[changing], wanted[changing], train_set.attributes)
+    share = torch.arange(8)[:, None] / 5                        # (8, 1)
+    z = z[changing, None] + share * change[:, None]             # (rows, 8, z_dim)
+    images = vae.draw(model, z.flatten(0, 1))                   # -> (rows · 8, z_dim)
+    return sheet(images, column_names=[f"{i}/5" for i in range(8)])
+
+
+# ---- tables
 
 def tighter_bound(model, x, k: int, rng):
     """A bound on log p(x) of each image x (B, C, size, size), in nats: (B,).
@@ -54,7 +130,7 @@ def score_arithmetic(model, judge, train_set, z, labels):
     others are still read, a mean over the other attributes.
     """
     attributes = train_set.attributes
-    means = vae.mean_codes(model, train_set)
+    means = mean_codes(model, train_set)
     changed = {}
     others_kept = {}
     for a, (name, values) in enumerate(attributes.items()):
@@ -63,7 +139,7 @@ def score_arithmetic(model, judge, train_set, z, labels):
             chosen = labels[:, a] == old
             wanted = labels[chosen].clone()
             wanted[:, a] = new
-            change = vae.change_of_z(means, labels[chosen], wanted, attributes)
+            change = change_of_z(means, labels[chosen], wanted, attributes)
             read = judge.accuracy(vae.draw(model, z[chosen] + change), wanted)
 
             row = f"{name}: {values[old]} → {values[new]}"
@@ -73,6 +149,13 @@ def score_arithmetic(model, judge, train_set, z, labels):
     return changed, others_kept
 
 
+def standard_normal(z_dim: int):
+    """N(0, 1) as a mixture of one."""
+    one = torch.ones(1, dtype=torch.float64)
+    return vae.Mixture(weights=one, means=torch.zeros(1, z_dim).double(),
+                       covs=torch.eye(z_dim).double()[None])
+
+
 def compare_priors(model, judge, train_set, validation_images, components=(1, 10, 30, 60)):
     """From which p(z) should new images be drawn? N(0, 1), and mixtures of K normal distributions.
 
@@ -80,7 +163,7 @@ def compare_priors(model, judge, train_set, validation_images, components=(1, 10
     to, by which K is chosen; and the Fréchet distance of new images, if there is a judge.
     """
     cfg = model.cfg
-    priors = {"N(0, 1)": vae.standard_normal(cfg.z_dim)}
+    priors = {"N(0, 1)": standard_normal(cfg.z_dim)}
     for K in components:
         priors[f"K = {K}"] = vae.fit_prior(model, train_set.images, K)
 
@@ -101,7 +184,7 @@ def evaluate(model, train_set, held_out, n: int = 2048) -> dict:
     images = held_out.images[:n]
     labels = held_out.labels[:n]
     validation_images = held_out.images[n:] if len(held_out.images) > n else images
-    z = vae.codes(model, images)
+    z = codes(model, images)
     judge = Judge(cfg, train_set, held_out, n=512)
 
     tables = {}

@@ -22,8 +22,8 @@ class Muon(torch.optim.Optimizer):
 
     Parameters are matrices (rows, columns). Where several matrices are stored as one, as q, k and v
     are, their group says so: {"params": […], "n_matrices": 3}. Each of them is then orthogonalised
-    by itself. The kernels of a convolution (rows, …) are a matrix, too: all their axes but the first
-    are taken as one.
+    by itself. The kernels of a convolution (rows, …) are a matrix, too: all axes but the first are
+    taken as one.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
