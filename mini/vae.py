@@ -527,8 +527,8 @@ def evaluate(cfg: Config) -> dict:
 # The KL term brings the codes of the images near N(0, 1), but they do not fill it. Most z that are
 # drawn from N(0, 1) are unlike all that the decoder has learnt from, and it draws no face. So after
 # training, another p(z) is put in the place of N(0, 1), one that is high where the codes are. This
-# is ex-post density estimation (Ghosh et al. 2020, "From variational to deterministic autoencoders",
-# §4). The ELBO is still that of N(0, 1).
+# is ex-post density estimation (Ghosh et al. 2020, "From variational to deterministic
+# autoencoders", §4). The ELBO is still that of N(0, 1).
 
 class Mixture:
     """A mixture of K normal distributions: p(z) = Σₖ wₖ N(z; mₖ, Σₖ).
