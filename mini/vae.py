@@ -484,6 +484,7 @@ def load(cfg):
     """(model, mixture, attributes) as trained in --out_dir. model.cfg has the settings of the
     training, with the flags that were typed put over them."""
     cfg, checkpoint = own_checkpoint(cfg, "vae")
+    require("mixture" in checkpoint, f"{cfg.out_dir}: made by an older mini/vae.py; train anew")
     C, size, attributes = checkpoint["shape"]
     model = VAE(cfg, C, size)
     model.load_state_dict(checkpoint["model"])

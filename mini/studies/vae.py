@@ -111,6 +111,7 @@ def bounds(model, images, seed: int) -> dict:
     rng = torch.Generator().manual_seed(seed)
     table = {}
     for k in (1, 5, 50, 500):
+        print(f"bounds on log p(x), k = {k}", flush=True)
         bound, = vae.in_batches(model, lambda x: (tighter_bound(model, x, k, rng),), images)
         table[f"k = {k}"] = bound.mean().item()
     return table
@@ -134,6 +135,7 @@ def score_arithmetic(model, judge, train_set, z, labels):
     changed = {}
     others_kept = {}
     for a, (name, values) in enumerate(attributes.items()):
+        print(f"{name} is changed", flush=True)
         for old in labels[:, a].unique().tolist():
             new = (old + 1) % len(values)
             chosen = labels[:, a] == old
@@ -165,6 +167,7 @@ def compare_priors(model, judge, train_set, validation_images, components=(1, 10
     cfg = model.cfg
     priors = {"N(0, 1)": standard_normal(cfg.z_dim)}
     for K in components:
+        print(f"a mixture of {K} is fitted to codes", flush=True)
         priors[f"K = {K}"] = vae.fit_prior(model, train_set.images, K)
 
     z = vae.sampled_codes(model, validation_images).double()
