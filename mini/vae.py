@@ -8,7 +8,8 @@ says which z it may come from: q(z|x) = N(μ, σ²). This gives a lower bound of
     log p(x)  ≥  ELBO = E log p(x|z) − KL(q(z|x) ‖ p(z)),    z ~ q(z|x)                  (eq. 3)
 
 The first term asks that x can be reconstructed from z. The second asks that q(z|x) stays close to
-N(0, 1): it is what z tells about x, in nats. Training maximises the ELBO, that is, it minimises
+N(0, 1): it bounds how much z can tell about x, in nats. Training maximises the ELBO. That is, it
+minimises
 
     loss = beta · KL − E log p(x|z)
 
@@ -191,8 +192,8 @@ def reconstruction(model, x, x_hat):
     """log p(x|z) of each image, in nats: (B,). It is a density, which may be above 1, so its
     logarithm may be above 0.
 
-    p(x|z) = N(x̂, s²) for each pixel. The best s² is the mean squared error (σ-VAE, eq. 5): in
-    training that of the batch, afterwards its running average, as in BatchNorm.
+    p(x|z) = N(x̂, s²) for each pixel. The s² with the highest log p is the mean squared error
+    (optimal σ-VAE): in training that of the batch, afterwards its running average, as in BatchNorm.
     """
     if model.cfg.likelihood == "bernoulli":
         return log_bernoulli(x, logits=x_hat)
