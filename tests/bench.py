@@ -566,8 +566,8 @@ def bench_families(args):
             nets, size, cfg = train_gan.load(train_gan.Config(**own))
             images = train_gan.draw(nets["average"], noise(n, cfg.z_dim, cfg.seed), size)
         elif name == "vae":
-            cfg, net, *_ = vae.load(vae.Config(**own))
-            images = vae.draw(net, noise(n, cfg.z_dim, cfg.seed))
+            model, mixture, _ = vae.load(vae.Config(**own))
+            images = vae.draw(model, vae.new_z(model.cfg, mixture, n))
         else:
             cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
             require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")
