@@ -12,10 +12,10 @@ D would answer ½ every time, and its loss would be 2 ln 2 = 1.386.
 
 Shapes: B images in a batch, C colours, S × S pixels.
 
-Papers: Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org/abs/1406.2661 (eq. 1,
-and the loss of G at the end of §3), and Radford, Metz & Chintala 2016, "Unsupervised Representation
-Learning with Deep Convolutional Generative Adversarial Networks", https://arxiv.org/abs/1511.06434
-(the networks and Adam's β₁).
+Papers: Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org/abs/1406.2661
+(eq. 1, and the loss of G at the end of §3), and Radford, Metz & Chintala 2016, "Unsupervised
+Representation Learning with Deep Convolutional Generative Adversarial Networks",
+https://arxiv.org/abs/1511.06434 (the networks and Adam's β₁).
 
 Our departures, each with a switch; --preset=paper turns all of them off:
 
@@ -29,7 +29,7 @@ Our departures, each with a switch; --preset=paper turns all of them off:
     python train_gan.py --data=my_pictures              your own folder of images
     python train_gan.py sample --n=64                   a grid of new images: samples/sample.png
     python train_gan.py sample --interpolate            images on the way from one z to another
-    python train_gan.py evaluate                        has D lost? are the images varied, or copies?
+    python train_gan.py evaluate                        has D lost? are the images copies?
 
 Measured times and scores: README.md. Read next: mini/cgan.py.
 """
@@ -137,8 +137,8 @@ def d_loss(real_logits, fake_logits):
 def g_loss(fake_logits):
     """−E log D(G(z)), from the logits (B,) of generated images.
 
-    Where D is sure that they are generated, its gradient is large; that of log(1 − D(G(z))), which D
-    plays against, vanishes there.
+    Where D is sure that they are generated, its gradient is large. That of log(1 − D(G(z))), the
+    loss of the game, vanishes there.
     """
     return F.softplus(-fake_logits).mean()
 
@@ -155,14 +155,16 @@ def shift_and_add_noise(images, cfg, generator):
     Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. Without it D's
     BatchNorm can subtract, and so hide from D, a checkerboard that all generated images share.
     """
-    B, _, H, W = images.shape
+    B = len(images)
     if cfg.shift:
-        down, right = torch.randint(2, (2, B, 1), generator=generator)      # (B, 1) each
-        rows = (torch.arange(H) - down).clamp(min=0)                        # (B, H)
-        columns = (torch.arange(W) - right).clamp(min=0)                    # (B, W)
-        b = torch.arange(B)[:, None, None]
-        images = images[b, :, rows[:, :, None], columns[:, None, :]]        # (B, H, W, C)
-        images = images.permute(0, 3, 1, 2)                                 # -> (B, C, H, W)
+        is_moved = torch.randint(2, (2, B, 1, 1, 1), generator=generator).bool()
+        right, down = is_moved.to(images.device)                    # (B, 1, 1, 1) each
+        first_column = images[:, :, :, :1]
+        moved_right = torch.cat([first_column, images[:, :, :, :-1]], dim=3)
+        images = torch.where(right, moved_right, images)
+        first_row = images[:, :, :1]
+        moved_down = torch.cat([first_row, images[:, :, :-1]], dim=2)
+        images = torch.where(down, moved_down, images)
     if cfg.noise > 0:
         eps = torch.randn(images.shape, generator=generator).to(images.device)
         images = images + cfg.noise * eps
@@ -309,8 +311,8 @@ def train(cfg: Config) -> dict:
     nets = make_nets(cfg, C, S, size, checkpoint)
     G, D, ema = nets["G"], nets["D"], nets["ema"]
     betas = (cfg.beta1, 0.999)
-    opt_g = torch.optim.Adam(G.parameters(), cfg.lr, betas, fused=device.type != "mps")
-    opt_d = torch.optim.Adam(D.parameters(), cfg.d_lr, betas, fused=device.type != "mps")
+    opt_g = torch.optim.Adam(G.parameters(), cfg.lr, betas)
+    opt_d = torch.optim.Adam(D.parameters(), cfg.d_lr, betas)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, z and noise
     if checkpoint:
         restore(checkpoint, [opt_g, opt_d], data_rng)
@@ -339,9 +341,9 @@ def train(cfg: Config) -> dict:
             x = to_float(images[i])                                     # (B, C, size, size)
             z = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
 
-            # D maximises E log D(x) + E log(1 − D(G(z))). Real and generated images are two batches,
-            # so that BatchNorm normalises each by itself. detach: no gradient reaches G. Products
-            # are in bfloat16, if that is faster on this device, while the weights stay in float32
+            # D maximises E log D(x) + E log(1 − D(G(z))). Real and generated images are two
+            # batches, so that BatchNorm normalises each by itself. detach: no gradient reaches G.
+            # Products are in bfloat16, if that is faster on this device; weights stay in float32
             with autocast(device, cfg.matmul):
                 fake = net_g(z)                                         # (B, C, size, size)
                 real_logits = net_d(shift_and_add_noise(x, cfg, data_rng)).float()
@@ -395,8 +397,8 @@ def train(cfg: Config) -> dict:
             scores = judge.scores(generate(ema, z), generate(untrained, z))
         run.say(image_report(scores))
         scores["d_accuracy"] = d_accuracy(nets, held_out, cfg)
-        run.say(f"D is right about {scores['d_accuracy']:.1%} of held-out and generated images, one by one; "
-                "50 % would be a draw")
+        run.say(f"D is right about {scores['d_accuracy']:.1%} of held-out and generated images, "
+                "one by one; 50 % would be a draw")
         return run.finish(**scores)
 
 
@@ -432,7 +434,8 @@ def load(cfg):
 
 
 def sample(cfg: Config):
-    """Draw n images into samples/; with --interpolate, each row of 8 goes from one z to the next."""
+    """Draw n images into samples/; with --interpolate, each row of 8 goes from one z to the next.
+    """
     nets, cfg = load(cfg)
     z = noise(cfg.n, cfg.z_dim, cfg.seed)
     path = f"{cfg.out_dir}/samples/sample.png"

@@ -19,7 +19,7 @@ Our departures are those of train_gan.py, each with a switch; --preset=paper tur
     python -m mini.cgan                                             faces
     python -m mini.cgan sample --hair=blond --glasses=round         faces as you describe them
     python -m mini.cgan sample --vary=glasses                       a row for each value
-    python -m mini.cgan evaluate                                    can a classifier learn from them?
+    python -m mini.cgan evaluate                                    can a classifier learn of them?
     git diff --no-index train_gan.py mini/cgan.py                   shows what is new here
 
 Measured times and scores: README.md. Read before: train_gan.py. Read next: mini/cyclegan.py.
@@ -133,8 +133,8 @@ def d_loss(real_logits, fake_logits):
 def g_loss(fake_logits):
     """−E log D(G(z|y)|y), from the logits (B,) of generated images.
 
-    Where D is sure that they are generated, its gradient is large; that of log(1 − D(G(z|y)|y)), which
-    D plays against, vanishes there.
+    Where D is sure that they are generated, its gradient is large. That of log(1 − D(G(z|y)|y)),
+    the loss of the game, vanishes there.
     """
     return F.softplus(-fake_logits).mean()
 
@@ -151,14 +151,16 @@ def shift_and_add_noise(images, cfg, generator):
     Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. Without it D's
     BatchNorm can subtract, and so hide from D, a checkerboard that all generated images share.
     """
-    B, _, H, W = images.shape
+    B = len(images)
     if cfg.shift:
-        down, right = torch.randint(2, (2, B, 1), generator=generator)      # (B, 1) each
-        rows = (torch.arange(H) - down).clamp(min=0)                        # (B, H)
-        columns = (torch.arange(W) - right).clamp(min=0)                    # (B, W)
-        b = torch.arange(B)[:, None, None]
-        images = images[b, :, rows[:, :, None], columns[:, None, :]]        # (B, H, W, C)
-        images = images.permute(0, 3, 1, 2)                                 # -> (B, C, H, W)
+        is_moved = torch.randint(2, (2, B, 1, 1, 1), generator=generator).bool()
+        right, down = is_moved.to(images.device)                    # (B, 1, 1, 1) each
+        first_column = images[:, :, :, :1]
+        moved_right = torch.cat([first_column, images[:, :, :, :-1]], dim=3)
+        images = torch.where(right, moved_right, images)
+        first_row = images[:, :, :1]
+        moved_down = torch.cat([first_row, images[:, :, :-1]], dim=2)
+        images = torch.where(down, moved_down, images)
     if cfg.noise > 0:
         eps = torch.randn(images.shape, generator=generator).to(images.device)
         images = images + cfg.noise * eps
@@ -311,8 +313,8 @@ def train(cfg: Config) -> dict:
     nets = make_nets(cfg, C, S, size, attributes, checkpoint)
     G, D, ema = nets["G"], nets["D"], nets["ema"]
     betas = (cfg.beta1, 0.999)
-    opt_g = torch.optim.Adam(G.parameters(), cfg.lr, betas, fused=device.type != "mps")
-    opt_d = torch.optim.Adam(D.parameters(), cfg.d_lr, betas, fused=device.type != "mps")
+    opt_g = torch.optim.Adam(G.parameters(), cfg.lr, betas)
+    opt_d = torch.optim.Adam(D.parameters(), cfg.d_lr, betas)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, z and noise
     if checkpoint:
         restore(checkpoint, [opt_g, opt_d], data_rng)
@@ -345,7 +347,7 @@ def train(cfg: Config) -> dict:
 
             # D maximises E log D(x|y) + E log(1 − D(G(z|y)|y)). Real and generated images are two
             # batches, so that BatchNorm normalises each by itself. detach: no gradient reaches G.
-            # Products are in bfloat16, if that is faster on this device, while the weights stay in float32
+            # Products are in bfloat16, if that is faster on this device; weights stay in float32
             with autocast(device, cfg.matmul):
                 fake = net_g(z, y)                                      # (B, C, size, size)
                 real_logits = net_d(shift_and_add_noise(x, cfg, data_rng), y).float()
@@ -356,8 +358,8 @@ def train(cfg: Config) -> dict:
             loss_d.backward()
             opt_d.step()
 
-            # G maximises E log D(G(z|y)|y), by the D that has just learnt. The gradient passes through
-            # D, and is not needed for D's weights
+            # G maximises E log D(G(z|y)|y), by the D that has just learnt. The gradient passes
+            # through D, and is not needed for D's weights
             D.requires_grad_(False)
             with autocast(device, cfg.matmul):
                 logits = net_d(shift_and_add_noise(fake, cfg, data_rng), y).float()
@@ -401,8 +403,8 @@ def train(cfg: Config) -> dict:
             scores = judge.scores(generate(ema, z, y), generate(untrained, z, y), judge.labels)
         run.say(image_report(scores))
         scores["d_accuracy"] = d_accuracy(nets, held_out, cfg)
-        run.say(f"D is right about {scores['d_accuracy']:.1%} of held-out and generated images, one by one; "
-                "50 % would be a draw")
+        run.say(f"D is right about {scores['d_accuracy']:.1%} of held-out and generated images, "
+                "one by one; 50 % would be a draw")
         return run.finish(**scores)
 
 
@@ -449,7 +451,8 @@ def sample(cfg: Config):
     path = f"{cfg.out_dir}/samples/sample.png"
     row_names = None
     if cfg.vary:
-        require(len(attributes.get(cfg.vary, [])) > 1, f"--vary: choose from {', '.join(attributes)}")
+        require(len(attributes.get(cfg.vary, [])) > 1, 
+                f"--vary: choose from {', '.join(attributes)}")
         row_names = attributes[cfg.vary]
         column = list(attributes).index(cfg.vary)
         rows = []

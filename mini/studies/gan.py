@@ -34,7 +34,8 @@ def evaluate(nets, cfg) -> dict:
     N = len(train_images)
     z = noise(N + len(real), cfg.z_dim, cfg.seed + 3)
     generated = train_gan.generate(nets["ema"], z)
-    require(generated.shape[1:] == real.shape[1:], f"--data={cfg.data}: the model draws other sizes")
+    require(generated.shape[1:] == real.shape[1:],
+            f"--data={cfg.data}: the model draws images of another size")
     to_learn = generated[:N]
     new = generated[N:]                                 # as many as there are held-out images
 
@@ -52,7 +53,7 @@ def evaluate(nets, cfg) -> dict:
 
     varied, neighbours = variety(new, real, train_images)
     write_png(f"{cfg.out_dir}/samples/nearest.png", sheet(neighbours))
-    print("samples/nearest.png: eight samples, and below each the training image that is most like it")
+    print("samples/nearest.png: eight samples, and below each the training image most like it")
     return print_tables(cfg, **tables, **varied)
 
 
