@@ -168,7 +168,7 @@ def shift_and_add_noise(images, cfg, generator):
 
 
 @torch.no_grad()
-def flatten_kernels(G):
+def remove_checkerboard(G):
     """Take out of the weights of G what draws checkerboards.
 
     A transposed convolution of stride 2 makes 2 × 2 pixels of each pixel, each by a part of the
@@ -239,7 +239,7 @@ class Config(LabelConfig):
     beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
     noise: float = 0.1          # standard deviation of the noise on the images that D sees
     shift: bool = True          # move the images that D sees by 0 or 1 pixel to the right and down
-    flat_kernels: bool = True   # keep G's kernels from drawing checkerboards
+    remove_checkerboard: bool = True        # keep G's kernels from drawing checkerboards
     ema: float = 0.995          # weight of the old average in the moving average of G's weights
 
     # run
@@ -264,7 +264,7 @@ PRESETS = {
     # the plain DCGAN, with the paper's batch and rate: it needs many more steps than a CPU can make
     # in minutes
     "paper": dict(d_hidden=0, batch_size=128, lr=2e-4, d_lr=2e-4, lr_decay=False, noise=0.0,
-                  shift=False, flat_kernels=False, ema=0.0),
+                  shift=False, remove_checkerboard=False, ema=0.0),
     # larger images and networks: one GPU
     "gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, d_lr=2e-4, ema=0.999,
                 steps=20000),
@@ -370,8 +370,8 @@ def train(cfg: Config) -> dict:
             opt_g.step()
             D.requires_grad_(True)
 
-            if cfg.flat_kernels:
-                flatten_kernels(G)
+            if cfg.remove_checkerboard:
+                remove_checkerboard(G)
             # the average is short at first, while there is little to average
             update_ema(ema, G, min(cfg.ema, step / (step + 10)))
 

@@ -274,12 +274,12 @@ def test_what_is_even_stays_even(script, trained):
 
 
 @both
-def test_flatten_kernels_changes_as_little_as_it_can(script):
+def test_remove_checkerboard_changes_as_little_as_it_can(script):
     """The sums become alike, their mean and all differences inside a part stay, layers of other strides too."""
     layers = nn.Sequential(nn.ConvTranspose2d(5, 3, 4, 1), nn.ConvTranspose2d(3, 2, 4, 2, 1), nn.Conv2d(2, 2, 4, 2))
     layers = layers.double().to(memory_format=torch.channels_last)
     before = [m.weight.detach().clone() for m in layers]
-    script.flatten_kernels(layers)
+    script.remove_checkerboard(layers)
     assert torch.equal(layers[0].weight, before[0]) and torch.equal(layers[2].weight, before[2])
     sums = torch.stack([layers[1].weight[:, :, a::2, b::2].sum((2, 3)) for a in (0, 1) for b in (0, 1)])
     assert (sums - before[1].sum((2, 3)) / 4).abs().max() < 1e-14
@@ -319,7 +319,7 @@ def test_the_switches(script):
     assert script.shift_and_add_noise(images, cfg, torch.Generator().manual_seed(0)) is images
     assert not isinstance(script.make_nets(cfg, 3, 16, 16, *([SHAPES] if script is cgan else []))["D"].layers[-1], nn.LeakyReLU)
     assert (cfg.d_hidden, cfg.noise, cfg.ema, cfg.lr, cfg.d_lr) == (0, 0, 0, 2e-4, 2e-4)
-    assert not (cfg.shift or cfg.flat_kernels or cfg.lr_decay)
+    assert not (cfg.shift or cfg.remove_checkerboard or cfg.lr_decay)
 
 
 # ---- training: what changes when, and by how much

@@ -25,8 +25,7 @@ import numpy as np
 import pytest
 import torch
 
-from mini import cyclegan
-from mini.data.images import captions, image_sets
+from mini.data.images import captions, domains, image_sets
 from mini.data.text import passages, reviews
 from mini.studies import few_labels
 from mini.utils import config, judge
@@ -159,8 +158,7 @@ def small_data(setattr):
     """Few held-out images and texts, and judges that learn for two steps; tests.stress needs the same."""
     setattr(image_sets, "HELD_OUT", 12)
     setattr(captions, "HELD_OUT", 12)
-    setattr(cyclegan, "HELD_OUT", 24)
-    setattr(cyclegan, "load_images", lambda source, size, n=0: image_sets.load_images(source, size, 256))
+    setattr(domains, "HELD_OUT", 24)
     setattr(judge, "STEPS", 2)
     setattr(judge, "TRIAL_STEPS", 2)
     for number, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():

@@ -110,7 +110,7 @@ VARIANTS = {
     "one rate for both": dict(d_lr=train_gan.Config.lr),
     "no hidden layer in D": dict(d_hidden=0),
     "no shift": dict(shift=False),
-    "kernels left alone": dict(flat_kernels=False),
+    "kernels left alone": dict(remove_checkerboard=False),
     "no average of G": dict(ema=0.0),
     "rates stay": dict(lr_decay=False),
     "the paper's settings": train_gan.PRESETS["paper"],
