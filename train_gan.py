@@ -4,7 +4,7 @@ The generator G turns random numbers z into an image. The discriminator D says h
 that an image is real, D(x). They are trained in turn: D to tell real images from generated ones, G
 to make D take its images for real:
 
-    D maximises  E log D(x) + E log(1 − D(G(z)))        x real, z ~ N(0, 1)
+    D maximises  E log D(x) + E log(1 − D(G(z)))        x real, z ~ N(0, I)
     G maximises  E log D(G(z))                          the non-saturating loss
 
 If generated images had the same distribution as real ones, nothing could tell them apart: the best
@@ -17,13 +17,17 @@ Papers: Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org
 Representation Learning with Deep Convolutional Generative Adversarial Networks",
 https://arxiv.org/abs/1511.06434 (the networks and Adam's β₁).
 
-Our departures, each with a switch; --preset=paper turns all of them off:
+Our departures. --preset=paper turns off those with a switch:
 
-    --noise --shift         D sees its images noisy, and moved by a pixel at random
-    --d_hidden              D has one more layer, which compares distant parts of an image
-    --lr --d_lr --lr_decay  larger learning rates, a smaller one for D, both fall to 0
-    --remove_checkerboard   G's kernels are kept from drawing checkerboards
-    --ema                   samples come from a moving average of G's weights
+    --size --ngf --ndf --batch_size     smaller images, networks and batches
+    --lr --d_lr --lr_decay      larger learning rates, a smaller one for D, both fall to 0
+    --noise --shift             D sees its images noisy, and moved by a pixel at random
+    --d_hidden                  D has one more layer, before its answer
+    --remove_checkerboard       G's kernels are kept from drawing checkerboards
+    --ema                       samples come from a moving average of G's weights
+
+z is normal, while in the paper it is uniform. BatchNorm's weights begin near 1, as in the authors'
+code.
 
     python train_gan.py                                 faces, drawn on the spot
     python train_gan.py --data=my_pictures              your own folder of images
@@ -56,24 +60,36 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 class Generator(nn.Module):
     """z (B, z_dim) -> images (B, C, size, size) in [-1, 1].
 
-    The first layer makes 4 × 4 pixels. Each further one doubles height and width, and halves the
-    channels (Radford et al., figure 1). S is a power of two: `size`, or the next larger one.
+    The first layer makes 4 × 4 pixels, each further one doubles height and width. The channels are
+    halved each time, until the last layer makes C of them (Radford et al., figure 1). S is a power
+    of two: `size`, or the next larger one.
     """
 
     def __init__(self, cfg, C: int, S: int, size: int):
         super().__init__()
         self.size = size
         width = cfg.ngf * S // 8                                # channels at 4 × 4 pixels
-        layers = [nn.ConvTranspose2d(cfg.z_dim, width, 4, 1, 0, bias=False),
-                  nn.BatchNorm2d(width),
-                  nn.ReLU(inplace=True)]
+
+        # 1 × 1 -> 4 × 4 pixels
+        layers = [
+            nn.ConvTranspose2d(cfg.z_dim, width, kernel_size=4, stride=1, padding=0, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        # H × H -> 2H × 2H pixels, up to S/2 × S/2
         while width > cfg.ngf:
-            layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
-                       nn.BatchNorm2d(width // 2),
-                       nn.ReLU(inplace=True)]
+            layers += [
+                nn.ConvTranspose2d(width, width // 2, kernel_size=4, stride=2, padding=1,
+                                   bias=False),
+                nn.BatchNorm2d(width // 2),
+                nn.ReLU(inplace=True),
+            ]
             width = width // 2
-        layers += [nn.ConvTranspose2d(width, C, 4, 2, 1, bias=False),
-                   nn.Tanh()]
+        # S/2 × S/2 -> S × S pixels
+        layers += [
+            nn.ConvTranspose2d(width, C, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.Tanh(),
+        ]
         self.layers = nn.Sequential(*layers)
         self.apply(init_weights)
 
@@ -90,20 +106,29 @@ class Discriminator(nn.Module):
     def __init__(self, cfg, C: int, S: int):
         super().__init__()
         width = cfg.ndf
-        layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False),
-                  nn.LeakyReLU(0.2, inplace=True)]
-        while width < cfg.ndf * S // 8:                         # until 4 × 4 pixels are left
-            layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
-                       nn.BatchNorm2d(2 * width),
-                       nn.LeakyReLU(0.2, inplace=True)]
+
+        # S × S -> S/2 × S/2 pixels
+        layers = [
+            nn.Conv2d(C, width, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        # H × H -> H/2 × H/2 pixels, down to 4 × 4
+        while width < cfg.ndf * S // 8:
+            layers += [
+                nn.Conv2d(width, 2 * width, kernel_size=4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(2 * width),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
             width = 2 * width
         features = 16 * width                                   # numbers in 4 × 4 places
         layers += [nn.Flatten()]
+        # Ours: without it the logit is a sum over the 4 × 4 places, each of which has seen a part
+        # of the image alone
         if cfg.d_hidden:
-            # Ours: without it the logit is a sum over the 4 × 4 places, and no layer compares the
-            # left of an image with its right, which should have the same background
-            layers += [nn.Linear(features, cfg.d_hidden),
-                       nn.LeakyReLU(0.2, inplace=True)]
+            layers += [
+                nn.Linear(features, cfg.d_hidden),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
             features = cfg.d_hidden
         self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(features, 1, bias=False)
@@ -115,7 +140,7 @@ class Discriminator(nn.Module):
 
 
 def init_weights(module):
-    """Weights are drawn from N(0, 0.02²), those of BatchNorm from N(1, 0.02²) (Radford et al., §4).
+    """Weights are drawn from N(0, 0.02²) (Radford et al., §4), those of BatchNorm from N(1, 0.02²).
     """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -137,66 +162,10 @@ def d_loss(real_logits, fake_logits):
 def g_loss(fake_logits):
     """−E log D(G(z)), from the logits (B,) of generated images.
 
-    Where D is sure that they are generated, its gradient is large. That of log(1 − D(G(z))), the
-    loss of the game, vanishes there.
+    Where D is sure that an image is generated, the gradient of this loss is large. That of
+    log(1 − D(G(z))), which D's own objective has, vanishes there.
     """
     return F.softplus(-fake_logits).mean()
-
-
-# ---- ours: what keeps the game going
-
-def shift_and_add_noise(images, cfg, generator):
-    """Images (B, C, H, W) as D is shown them: moved a little, and noisy.
-
-    The distributions of real and of generated images hardly overlap at first, so that a D can tell
-    all of them apart, and has nothing more to teach. Noise makes both overlap (Arjovsky & Bottou
-    2017, "Towards Principled Methods for Training Generative Adversarial Networks", §3).
-
-    Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. Without it D's
-    BatchNorm can subtract, and so hide from D, a checkerboard that all generated images share.
-    """
-    B = len(images)
-    if cfg.shift:
-        is_moved = torch.randint(2, (2, B, 1, 1, 1), generator=generator).bool()
-        right, down = is_moved.to(images.device)                    # (B, 1, 1, 1) each
-        first_column = images[:, :, :, :1]
-        moved_right = torch.cat([first_column, images[:, :, :, :-1]], dim=3)
-        images = torch.where(right, moved_right, images)
-        first_row = images[:, :, :1]
-        moved_down = torch.cat([first_row, images[:, :, :-1]], dim=2)
-        images = torch.where(down, moved_down, images)
-    if cfg.noise > 0:
-        eps = torch.randn(images.shape, generator=generator).to(images.device)
-        images = images + cfg.noise * eps
-    return images
-
-
-@torch.no_grad()
-def remove_checkerboard(G):
-    """Take out of the weights of G what draws checkerboards.
-
-    A transposed convolution of stride 2 makes 2 × 2 pixels of each pixel, each by a part of the
-    kernel of its own. Where its input is even, these four differ as the sums of the parts do.
-    Afterwards the sums are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and
-    Checkerboard Artifacts". They resize, then convolve, in place of it.)
-    """
-    for layer in G.modules():
-        if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
-            I, O, _, _ = layer.weight.shape
-            # row 2i + a, column 2j + b of a 4 × 4 kernel belongs to part (a, b)
-            parts = layer.weight.view(I, O, 2, 2, 2, 2)             # (I, O, i, a, j, b)
-            mean_of_part = parts.mean((2, 4), keepdim=True)         # (I, O, 1, 2, 1, 2)
-            mean_of_all = parts.mean((2, 3, 4, 5), keepdim=True)    # (I, O, 1, 1, 1, 1)
-            parts -= mean_of_part - mean_of_all         # parts is a view: this changes the weights
-
-
-@torch.no_grad()
-def update_ema(ema, model, decay: float):
-    """ema ← decay · ema + (1 − decay) · model, for parameters; BatchNorm's buffers are copied."""
-    for average, parameter in zip(ema.parameters(), model.parameters()):
-        average.lerp_(parameter, 1 - decay)
-    for average, buffer in zip(ema.buffers(), model.buffers()):
-        average.copy_(buffer)
 
 
 # ---- sampling
@@ -214,12 +183,72 @@ def generate(G, z):
     return images
 
 
+# ---- what is not in the paper
+
+def shift_and_add_noise(images, cfg, generator):
+    """Images (B, C, H, W) as D is shown them: moved a little, and noisy.
+
+    Generated images hardly ever lie where real ones do, so a D that sees them as they are soon
+    tells all of them apart, and its answers say little about the way to go. With noise, the two
+    distributions overlap (Arjovsky & Bottou 2017, "Towards Principled Methods for Training
+    Generative Adversarial Networks", §3).
+
+    Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. If it were not,
+    a checkerboard that all generated images share would look the same to D in each of them, and
+    BatchNorm would subtract it.
+    """
+    B = len(images)
+    if cfg.shift:
+        is_moved = torch.randint(2, (2, B, 1, 1, 1), generator=generator).bool()
+        to_right, down = is_moved.to(images.device)                 # (B, 1, 1, 1) each
+        first_column = images[:, :, :, :1]
+        moved = torch.cat([first_column, images[:, :, :, :-1]], dim=3)
+        images = torch.where(to_right, moved, images)
+        first_row = images[:, :, :1]
+        moved = torch.cat([first_row, images[:, :, :-1]], dim=2)
+        images = torch.where(down, moved, images)
+    if cfg.noise > 0:
+        eps = torch.randn(images.shape, generator=generator).to(images.device)
+        images = images + cfg.noise * eps
+    return images
+
+
+@torch.no_grad()
+def remove_checkerboard(G):
+    """Take out of the weights of G what draws checkerboards.
+
+    With stride 2, a pixel of the output is computed by a quarter of the 4 × 4 weights of a kernel:
+    by which one depends on whether its row and its column are odd or even. If the input is the same
+    everywhere, the output is a checkerboard wherever the sums of the quarters differ. Afterwards
+    they are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard
+    Artifacts". They resize, then convolve, in place of it.)
+    """
+    for layer in G.modules():
+        if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
+            I, O, _, _ = layer.weight.shape
+            # row 2i + a, column 2j + b of a kernel belongs to the quarter (a, b)
+            quarters = layer.weight.view(I, O, 2, 2, 2, 2)              # (I, O, i, a, j, b)
+            mean_of_quarter = quarters.mean((2, 4), keepdim=True)       # (I, O, 1, 2, 1, 2)
+            mean_of_all = quarters.mean((2, 3, 4, 5), keepdim=True)     # (I, O, 1, 1, 1, 1)
+            quarters -= mean_of_quarter - mean_of_all       # a view: this changes the weights
+
+
+@torch.no_grad()
+def update_ema(ema, model, decay: float):
+    """ema ← decay · ema + (1 − decay) · model, for parameters. BatchNorm's buffers are copied: they
+    are moving averages already."""
+    for average, parameter in zip(ema.parameters(), model.parameters()):
+        average.lerp_(parameter, 1 - decay)
+    for average, buffer in zip(ema.buffers(), model.buffers()):
+        average.copy_(buffer)
+
+
 # ---- settings
 
 @dataclass
 class Config(RunConfig):
-    """Also from RunConfig: seed, device, matmul, compile, resume, stop_after, log_every,
-    sample_every, eval_every (each saves a checkpoint)."""
+    """More settings come from RunConfig: seed, device, matmul (the precision of products), compile,
+    resume, stop_after, log_every, sample_every, eval_every (steps between checkpoints)."""
 
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder
@@ -246,15 +275,15 @@ class Config(RunConfig):
 
     # run
     out_dir: str = "runs/gan"   # folder of the run
-    # images to score (0: 2,048, or proportionally fewer if --steps is below its default)
+    # images to score, if there are labels for a judge to learn (0: 2,048, or proportionally fewer
+    # if --steps is below its default)
     n_test: int = 0
 
     # sampling
     n: int = 64                 # images in a grid
     interpolate: bool = False   # draw rows of images, each on the way from one z to another
 
-    # Not a setting: the names of those that a resumed run must keep, since its weights depend on
-    # them.
+    # Not a setting: the names of those that a resumed run must keep.
     fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "d_hidden")
 
     def __post_init__(self):
@@ -263,9 +292,9 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # the plain DCGAN, with the paper's batch and rate: it needs many more steps than a CPU can make
-    # in minutes
-    "paper": dict(d_hidden=0, batch_size=128, lr=2e-4, d_lr=2e-4, lr_decay=False, noise=0.0,
+    # the plain DCGAN, with the paper's sizes, batch and rate: one GPU, hours
+    "paper": dict(size=64, ngf=64, ndf=64, d_hidden=0, steps=50000,
+                  batch_size=128, lr=2e-4, d_lr=2e-4, lr_decay=False, noise=0.0,
                   shift=False, remove_checkerboard=False, ema=0.0),
     # larger images and networks: one GPU
     "gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, d_lr=2e-4, ema=0.999,
@@ -296,7 +325,7 @@ def make_nets(cfg, C: int, S: int, size: int, checkpoint=None):
 
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # settings: flags that were typed win over those of a run that goes on, and over the defaults
+    # settings: a run that goes on keeps its own, but for flags that are typed now
     cfg, checkpoint = own_checkpoint(cfg, "gan", cfg.resume)
     device = pick_device(cfg.device)
 
@@ -304,7 +333,7 @@ def train(cfg: Config) -> dict:
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     images = train_set.images.to(device)
     N, C, size, _ = images.shape
-    S = pad(images[:1]).size(2)                                 # the next power of two
+    S = pad(images[:1]).size(2)                                 # size, or the next power of two
     check_shape(checkpoint, C, S, size)
 
     # networks and optimisers
@@ -317,7 +346,7 @@ def train(cfg: Config) -> dict:
     if checkpoint:
         restore(checkpoint, [opt_g, opt_d], data_rng)
 
-    # as training calls them: as they are, or compiled
+    # the networks as training calls them: with --compile, made into fewer, larger kernels
     net_g = compile_convolutions(G) if cfg.compile else G
     net_d = compile_convolutions(D) if cfg.compile else D
 
@@ -332,9 +361,9 @@ def train(cfg: Config) -> dict:
         write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(train_set.images[:cfg.n])))
         for step in range(run.first, cfg.steps):
             # learning rates
-            left = 1 - step / cfg.steps if cfg.lr_decay else 1.0        # 1 -> 0
-            opt_g.param_groups[0]["lr"] = cfg.lr * left
-            opt_d.param_groups[0]["lr"] = cfg.d_lr * left
+            remaining = 1 - step / cfg.steps if cfg.lr_decay else 1.0   # 1 -> 0
+            opt_g.param_groups[0]["lr"] = cfg.lr * remaining
+            opt_d.param_groups[0]["lr"] = cfg.d_lr * remaining
 
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
@@ -375,12 +404,12 @@ def train(cfg: Config) -> dict:
             done = step + 1
             with run.untimed():                                 # this is not training time
                 if run.due(done, cfg.log_every):
-                    right = torch.cat([real_logits > 0, fake_logits < 0])
+                    correct = torch.cat([real_logits > 0, fake_logits < 0])
                     run.log(done, **{"d_loss": loss_d.item(),
                                      "g_loss": loss_g.item(),
                                      "D(x)": real_logits.sigmoid().mean().item(),
                                      "D(G(z))": fake_logits.sigmoid().mean().item(),
-                                     "accuracy": right.float().mean().item()})
+                                     "accuracy": correct.float().mean().item()})
                 if run.due(done, cfg.sample_every):
                     picture = sheet(generate(ema, noise(cfg.n, cfg.z_dim, cfg.seed)))
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
@@ -390,16 +419,26 @@ def train(cfg: Config) -> dict:
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume
 
-        scores = {}
-        if judge.n > 0:                                         # there are labels to judge by
-            z = noise(judge.n, cfg.z_dim, cfg.seed + 1)         # not those of training
-            untrained = make_nets(cfg, C, S, size)["G"]
-            scores = judge.scores(generate(ema, z), generate(untrained, z))
+        # scores, each beside its baseline
+        scores = score(nets, judge, held_out, (C, S, size), cfg)
         run.say(image_report(scores))
-        scores["d_accuracy"] = d_accuracy(nets, held_out, cfg)
         run.say(f"D is right about {scores['d_accuracy']:.1%} of held-out and generated images, "
-                "one by one; 50 % would be a draw")
-        return run.finish(**scores)
+                "one by one (if it could not tell them apart: 50 %)")
+        return run.finish(**scores)                             # result.json
+
+
+# ---- scores
+
+def score(nets, judge, held_out, shape, cfg) -> dict:
+    """What result.json says of the images: the judge's scores, beside those of a G that has learnt
+    nothing; and how often D tells them from real ones."""
+    scores = {}
+    if judge.n > 0:                                             # there are labels to judge by
+        z = noise(judge.n, cfg.z_dim, cfg.seed + 1)             # not those of training
+        untrained = make_nets(cfg, *shape)["G"]                  # as it was at the start
+        scores = judge.scores(generate(nets["ema"], z), generate(untrained, z))
+    scores["d_accuracy"] = d_accuracy(nets, held_out, cfg)
+    return scores
 
 
 @torch.no_grad()
@@ -407,8 +446,9 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     """The share of n held-out images and as many generated ones that D tells right, each by itself,
     with noise and shift as in training.
 
-    In training D sees batches that are all real or all generated, and BatchNorm gives that away.
-    Here BatchNorm uses its running means and variances.
+    The accuracy in log.csv is higher. There D sees batches that are all real or all generated, and
+    the mean of a batch, which BatchNorm computes, tells more than one image. Here BatchNorm uses
+    its running means and variances, a mixture of those of both kinds.
     """
     device = pick_device(cfg.device)
     real = to_float(held_out.images[:n])
@@ -416,13 +456,13 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     rng = torch.Generator().manual_seed(cfg.seed + 2)
     D = nets["D"]
     D.eval()
-    right = []
+    correct = []
     for x, sign in ((real, 1), (fake, -1)):
         for part in x.split(256):
             seen = shift_and_add_noise(part, cfg, rng)
-            right.append(sign * D(seen.to(device)).cpu() > 0)
+            correct.append(sign * D(seen.to(device)).cpu() > 0)
     D.train()
-    return torch.cat(right).float().mean().item()
+    return torch.cat(correct).float().mean().item()
 
 
 # ---- using what was trained

@@ -608,7 +608,7 @@ def test_scores_are_of_the_average_and_of_what_was_asked_for(tmp_path, monkeypat
     cfg = tiny(cgan, tmp_path, steps=2, lr=0.01)
     cgan.train(cfg)
     G, attributes, _ = cgan.load(cgan.Config(out_dir=cfg.out_dir, device="cpu"))
-    after, before, _ = drawn[-3:]                                       # the last is for d_accuracy
+    after, before, _ = drawn[-3:]                                      # the last is for d_accuracy
     assert torch.equal(after[0], before[0]) and torch.equal(after[1], before[1])
     assert torch.equal(before[1], image_sets.one_hot(seen["asked"], attributes))
     assert torch.equal(seen["images"], generate(G, *after))
