@@ -360,12 +360,12 @@ def train(cfg: Config) -> dict:
     shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # labels of samples
     images, labels = train_set.tensors(device, attributes)
     held_out_images, held_out_labels = held_out.tensors(device, attributes)
-    judge = Judge(cfg, train_set, held_out, n=512)      # it scores the images that are drawn at the end
     _, C, S, _ = images.shape
     size = train_set.images.size(2)
     shape = (C, S, size, attributes)
     check_shape(state, *shape)
     check(cfg, S, world)
+    judge = Judge(cfg, train_set, held_out, n=512)      # it scores the images that are drawn at the end
     # network and optimiser
     nets = make_nets(cfg, shape, state).to(device)
     model = nets["net"]
@@ -486,7 +486,8 @@ def evaluate(cfg: Config) -> dict:
     check(cfg, shape[1])
     net = make_nets(cfg, shape, state)["average"].to(device)
     judge = Judge(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), n=512)
-    require(judge.n > 0, f"--data={cfg.data} has no labels, so there is no judge of the images")
+    require(judge.n > 0, f"--data={cfg.data} has no labels, or one for all, so there is no judge of "
+            "the images")
     settings = {}
     for sampler in ("dpm", "ddim", "ddpm"):
         for steps in (5, 10, 20, 50, cfg.T):

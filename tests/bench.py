@@ -553,7 +553,7 @@ def bench_families(args):
     @torch.no_grad()
     def sure(images):
         """In what share of images is the judge sure, by more than 0.9, of all attributes?"""
-        p = [logits.softmax(1).amax(1) for logits in judge.model.eval()(images)]
+        p = [logits.softmax(1).amax(1) for logits in judge.model.eval()(images)[0]]
         return (torch.stack(p) > 0.9).all(0).float().mean().item()
 
     n, (learn, held_out) = 2048, load_images("faces")
@@ -568,8 +568,8 @@ def bench_families(args):
             nets, cfg = train_gan.load(train_gan.Config(**own))
             images = train_gan.generate(nets["ema"], noise(n, cfg.z_dim, cfg.seed))
         elif name == "vae":
-            cfg, net, *_ = vae.load(vae.Config(**own))
-            images = vae.draw(net, noise(n, cfg.z_dim, cfg.seed))
+            model, mixture, _ = vae.load(vae.Config(**own))
+            images = vae.draw(model, vae.new_z(model.cfg, mixture, n))
         else:
             cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
             require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")

@@ -2,7 +2,7 @@
 
 Each line names a page, a number as it is written there, the result.json that it comes from and the key in it. The
 program says whether the number, rounded as on the page, is the one in the file, and whether it stands on the page.
-The result.json files of our runs are kept in mini/gallery/results/; `python -m tests.numbers runs` reads those of
+The result.json and evaluate.json files of our runs are kept in mini/gallery/results/; `python -m tests.numbers runs` reads those of
 your own runs instead, so that you see how far another machine or seed differs.
 """
 import json
@@ -15,7 +15,7 @@ KEPT = ROOT / "mini" / "gallery" / "results"
 GALLERY = "mini/gallery/README.md"
 
 # page, number as written, perhaps with words around it that have no number, run, key. "a/b" is b in a; of
-# several runs, with a *, it is the mean. A number with % is 100 times the value.
+# several runs, with a *, it is the mean. A number with % is 100 times the value; so is one whose key ends with %.
 NUMBERS = [
     ("README.md", "83 %", "attention_stories_GPT_*", "consistent"),
     ("README.md", "0.602", "attention_stories_LSTM_*", "test_loss"),
@@ -33,7 +33,7 @@ NUMBERS = [
     ("README.md", "other real faces 4.5", "gan", "frechet_floor"),
     ("README.md", "as asked for in 92 % to", "cgan", "accuracy/mouth"),
     ("README.md", "all else kept in 98 %", "cyclegan", "scores/a → b/kept"),
-    ("README.md", "higher is better: 2789", "vae", "elbo"),
+    ("README.md", "higher is better: 4169", "vae", "elbo"),
     ("README.md", "the mean image for all −1528", "vae", "mean_image"),
     ("README.md", "96.8 % of new sentences", "translator", "exact_match/sentences/model"),
     ("README.md", "word by word 1.5 %", "translator", "exact_match/sentences/word by word"),
@@ -60,9 +60,9 @@ NUMBERS = [
     ("README.md", "96 % of new questions", "assistant", "exact_match/all three/with tools"),
     ("README.md", "without tools 12 %", "assistant", "exact_match/all three/without"),
     (GALLERY, "91.9 % (mouth)", "cgan", "accuracy/mouth"),
-    (GALLERY, "2788.6", "vae", "elbo"),
+    (GALLERY, "4168.8", "vae", "elbo"),
     (GALLERY, "−1528.1", "vae", "mean_image"),
-    (GALLERY, "| 118 | training images", "vae", "frechet"),
+    (GALLERY, "| 58.4 | training images", "vae", "frechet"),
     (GALLERY, "| 24.25 |", "cyclegan", "scores/a → b/PSNR"),
     (GALLERY, "| 0.8104 |", "cyclegan", "scores/a → b/SSIM"),
     (GALLERY, "| 26.00 |", "cyclegan", "scores/b → a/PSNR"),
@@ -74,15 +74,36 @@ NUMBERS = [
     (GALLERY, "training images have 18.5", "diffusion", "frechet_floor"),
     (GALLERY, "; 385.5 |", "text_to_image", "scores/unseen, 16/Fréchet"),
     (GALLERY, "| 29.49; 244.2 |", "text_to_image", "scores/held out, 32/Fréchet"),
+    # from `evaluate`
+    (GALLERY, "0.6625", "music_evaluate", "loss_after_so_many_events/4–7"),
+    (GALLERY, "0.1673 after", "music_evaluate", "loss_after_so_many_events/64–127"),
+    (GALLERY, "0.1163 after", "music_evaluate", "loss_after_so_many_events/256–383"),
+    (GALLERY, "0.9813 are", "assistant_evaluate", "right_with_tools_by_calls/1"),
+    (GALLERY, "0.9207 with", "assistant_evaluate", "right_with_tools_by_calls/3"),
+    (GALLERY, "52.5 %", "captioner_evaluate", "attention_where_the_attribute_is/hair"),
+    (GALLERY, "28.5 % |", "captioner_evaluate", "attention_where_the_attribute_is/mouth"),
+    (GALLERY, "90.2 % |", "captioner_evaluate", "attention_where_the_attribute_is/background"),
+    (GALLERY, "22.2 %", "captioner_evaluate", "share_of_the_image_that_this_is/glasses"),
+    (GALLERY, "98.3 % of", "captioner_evaluate", "unseen combinations_right_with_a_beam_of/4"),
+    *((GALLERY, f"{written} |", "finetune_evaluate", f"100, seed 1/{method}%") for written, method in (
+        ("86.7", "frozen"), ("90.9", "last"), ("92.9", "all"), ("93.4", "lora"), ("55.4", "scratch"))),
+    *((GALLERY, f"{written} |", "finetune_evaluate", f"900, seed 1/{method}%") for written, method in (
+        ("87.4", "frozen"), ("93.6", "last"), ("98.9", "all"), ("99.0", "lora"), ("49.8", "scratch"))),
+    *((GALLERY, f"{written} |", "bert_evaluate", f"{task}/{n}, seed 1/{who}%") for written, task, n, who in (
+        ("79.6", "sentiment", 100, "learnt"), ("98.7", "sentiment", 900, "learnt"), ("71.6", "sentiment", 900, "scratch"),
+        ("65.7", "entities", 100, "learnt"), ("43.3", "entities", 100, "scratch"), ("68.6", "entities", 900, "learnt"),
+        ("24.2", "answer", 100, "learnt"), ("43.4", "answer", 900, "learnt"), ("28.0", "answer", 900, "scratch"))),
 ]
 
 
 def value_of(folder: Path, run: str, key: str):
-    """The value in the run's result.json, or its mean over several runs; None if there is no such run or key."""
+    """The value in the run's result.json, or its mean over several runs; None if there is no such run or key. A run
+    called NAME_evaluate is the evaluate.json of NAME."""
     values = []
-    for path in [*folder.glob(f"{run}.json"), *folder.glob(f"{run}/result.json")]:
+    of_run = f"{run.removesuffix('_evaluate')}/{'evaluate' if run.endswith('_evaluate') else 'result'}.json"
+    for path in [*folder.glob(f"{run}.json"), *folder.glob(of_run)]:
         value = json.loads(path.read_text("utf-8"))
-        for part in key.split("/"):
+        for part in key.removesuffix("%").split("/"):
             value = value.get(part) if isinstance(value, dict) else None
         values.append(value)
     if not values or None in values:
@@ -90,11 +111,11 @@ def value_of(folder: Path, run: str, key: str):
     return sum(values) / len(values)
 
 
-def as_written(value: float, written: str) -> str:
+def as_written(value: float, written: str, share: bool) -> str:
     """The value rounded and written like the number on the page: 0.9676 like "96.8 %" is "96.8 %"."""
     number = re.search(r"-?[\d.,]+", written.replace("−", "-"))[0]
     decimals = len(number.partition(".")[2])
-    if "%" in written:
+    if share:
         value *= 100
     return written.replace(number, f"{value:.{decimals}f}")
 
@@ -105,7 +126,8 @@ def main(folder: Path = KEPT) -> int:
     for page, written, run, key in NUMBERS:
         value = value_of(folder, run, key)
         there = written in (ROOT / page).read_text("utf-8")
-        found = as_written(value, written) if value is not None else "no such file"
+        share = "%" in written or key.endswith("%")
+        found = as_written(value, written, share) if value is not None else "no such file"
         same = found == written and there
         wrong += not same
         remark = "" if same else "   <-- " + ("not on the page" if found == written else f"now {found}")

@@ -1,8 +1,10 @@
 """mini/classifier.py against its layers written out, against the classic bugs; and the judge of generated images."""
 import csv
 import dataclasses
+import importlib.util
 import json
 import math
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +15,12 @@ import torch.nn.functional as F
 
 from mini import classifier
 from mini.data.images import image_sets
-from mini.data.images.faces import ATTRIBUTES, draw_parameters, faces, render
+from mini.data.images.faces import ATTRIBUTES, NUISANCE, draw_parameters, faces, render
 from mini.data.images.image_sets import ImageSet, load_images
 from mini.studies.few_labels import from_few
 from mini.utils import image_metrics
 from mini.utils.images import make_square, to_float
-from mini.utils.judge import Judge
+from mini.utils.judge import SECONDS_PER_STEP, Judge, images_with_labels
 from mini.utils.png import write_png
 from mini.utils.run import load_checkpoint
 from tests.helpers import close, learnt_by_heart, refused_by
@@ -39,10 +41,10 @@ def tiny(**changes):
     return classifier.Config(**{**TINY, "out_dir": "run", **changes})
 
 
-def make(size=16, channels=3, attributes=ATTRIBUTES, seed=0, **changes):
+def make(size=16, channels=3, attributes=ATTRIBUTES, seed=0, n_nuisances=0, **changes):
     """A model whose BatchNorms have statistics and weights of their own."""
     torch.manual_seed(seed)
-    model = classifier.Classifier(tiny(**changes), channels, size, attributes)
+    model = classifier.Classifier(tiny(**changes), channels, size, attributes, n_nuisances)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             for tensor in (module.running_mean, module.weight.data, module.bias.data):
@@ -83,7 +85,7 @@ def test_it_equals_its_layers_written_out(size, channels):
         logits, features = written_out(state, x, training)
         close(model.train(training).features(x), features)
         model.load_state_dict({name: tensor for name, tensor in state.items() if name != "size"})
-        got = model(x)
+        got, _ = model(x)
         assert [of_one.shape for of_one in got] == [(6, len(values)) for values in ATTRIBUTES.values()]
         for a, b in zip(got, logits, strict=True):
             close(a, b)
@@ -108,15 +110,17 @@ def test_loss_is_the_cross_entropy_summed_over_attributes():
         for scores, label in zip(of_one.tolist(), labels[:, a].tolist()):
             top = max(scores)
             want += (top + math.log(sum(math.exp(s - top) for s in scores)) - scores[label]) / 7
-    assert abs(classifier.loss_of(logits, labels).item() - want) < 1e-5
+    assert abs(classifier.classification_loss(logits, labels).item() - want) < 1e-5
     nothing = [torch.zeros(7, n) for n in (2, 5, 3)]
-    assert abs(classifier.loss_of(nothing, labels).item() - math.log(2 * 5 * 3)) < 1e-6
+    assert abs(classifier.classification_loss(nothing, labels).item() - math.log(2 * 5 * 3)) < 1e-6
 
 
 def test_every_parameter_gets_a_gradient():
     """Guards against a head, or a layer, that is made and not used."""
-    model, (images, labels) = make(), faces(32, 16)
-    classifier.loss_of(model(to_float(images)), labels).backward()
+    model, (images, labels) = make(n_nuisances=2), faces(32, 16)
+    logits, estimates = model(to_float(images))
+    assert estimates.shape == (32, 2)
+    (classifier.classification_loss(logits, labels) + classifier.nuisance_loss(estimates, torch.ones(32, 2))).backward()
     for name, p in model.named_parameters():
         conv_bias = name.startswith("body") and p.ndim == 1 and int(name.split(".")[1]) % 3 == 0
         assert conv_bias or p.grad.abs().max() > 1e-5, name     # (BatchNorm takes the biases before it away)
@@ -128,9 +132,9 @@ def test_overfits_one_batch():
     images, labels = faces(64, 16)
     model = classifier.Classifier(tiny(width=8, n_features=32), 3, 16, ATTRIBUTES).to(memory_format=torch.channels_last)
     x = to_float(images).contiguous(memory_format=torch.channels_last)
-    loss = learnt_by_heart(model, lambda: classifier.loss_of(model(x), labels), 30)
+    loss = learnt_by_heart(model, lambda: classifier.classification_loss(model(x)[0], labels), 30)
     assert loss < 0.1                               # it began at Σ ln(number of values) = 7.5
-    assert (torch.stack([of_one.argmax(1) for of_one in model(x)], 1) == labels).all()
+    assert (torch.stack([of_one.argmax(1) for of_one in model(x)[0]], 1) == labels).all()
 
 
 # ---- reading images
@@ -150,8 +154,10 @@ def test_predict_does_not_depend_on_batch_mates_and_changes_nothing():
     close(classifier.predict(model, images[13:14])[1], features[13:14])
     assert all(module.training for module in model.modules())
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-    logits, by_hand = written_out({**before, "size": 16}, to_float(images), training=False)
-    close(features, by_hand)
+    model.eval()
+    with torch.no_grad():
+        logits, _ = model(to_float(images))
+        close(features, model.features(to_float(images)))
     assert torch.equal(labels, torch.stack([of_one.argmax(1) for of_one in logits], 1))
 
 
@@ -196,6 +202,7 @@ def test_end_to_end(monkeypatch):
     assert shape[2] == ATTRIBUTES and cfg.width == 8
 
 
+@pytest.mark.paper
 def test_learning_rate():
     """Guards against a schedule that is logged and not used, or ends too early."""
     rates, plain = [], torch.optim.AdamW.step
@@ -210,7 +217,7 @@ def test_learning_rate():
 def test_what_a_step_learns_from(monkeypatch):
     """Guards against images on the wrong scale, labels of other images, evaluation mode while learning, held-out
     images that are learnt from, and always the same batch."""
-    seen, forward, loss = [], classifier.Classifier.forward, classifier.loss_of
+    seen, forward, loss = [], classifier.Classifier.forward, classifier.classification_loss
 
     def spy(self, x):
         assert self.training and all(module.training for module in self.modules())
@@ -221,7 +228,7 @@ def test_what_a_step_learns_from(monkeypatch):
         seen[-1].append(y.clone())
         return loss(logits, y)
     monkeypatch.setattr(classifier.Classifier, "forward", spy)
-    monkeypatch.setattr(classifier, "loss_of", spy_loss)
+    monkeypatch.setattr(classifier, "classification_loss", spy_loss)
     classifier.train(tiny(eval_every=2))
     images, labels = faces(120, 16)
     known = {image.numpy().tobytes(): label.tolist() for image, label in zip(images, labels)}
@@ -247,6 +254,43 @@ def test_every_step_begins_without_a_gradient(monkeypatch):
     assert model[1:] == ["backward"] * 3
 
 
+# ---- nuisances: what varies besides the labels
+
+def test_nuisance_loss_is_the_squared_error_summed_over_nuisances():
+    """Guards against a mean over nuisances, and against a sum over images."""
+    estimates, true = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[0.0, 2.0], [1.0, 3.0]])
+    assert classifier.nuisance_loss(estimates, true).item() == (1 + 4) / 2 + 9 / 2
+
+
+def test_without_nuisances_the_network_is_the_plain_one():
+    """Guards against a head that is there, and takes part in the training, though nobody asked for it; and against
+    weights that depend on whether there is one."""
+    torch.manual_seed(0)
+    plain = classifier.Classifier(tiny(), 3, 16, ATTRIBUTES)
+    torch.manual_seed(0)
+    more = classifier.Classifier(tiny(), 3, 16, ATTRIBUTES, n_nuisances=10)
+    logits, nothing = plain(to_float(faces(5, 16)[0]))
+    assert nothing is None and not any("nuisance" in name for name in plain.state_dict())
+    with_head = dict(more.named_parameters())
+    assert all(torch.equal(weight, with_head[name]) for name, weight in plain.named_parameters())
+
+
+def test_nuisances_are_learnt(monkeypatch):
+    """Guards against estimates of the wrong column, a head without a loss, and R² of something else."""
+    monkeypatch.setattr(image_sets, "HELD_OUT", 256)
+    result = classifier.train(tiny(nuisances=True, steps=120, width=8, n_features=32, batch_size=64, n_images=1000,
+                                   eval_every=0, log_every=0))
+    assert list(result["explained"]) == list(NUISANCE)
+    assert min(result["explained"][name] for name in ("x", "y")) > 0.2          # seen at once, even at this size
+    model, _, shape = classifier.load(classifier.Config(out_dir="run", device="cpu"))
+    assert shape[3] == len(NUISANCE)
+    held_out = load_images("faces", 16, 1)[1]
+    estimates = classifier.estimate_nuisances(model, classifier.predict(model, held_out.images)[1])
+    for k, name in enumerate(NUISANCE):
+        error, true = estimates[:, k] - held_out.nuisances[:, k], held_out.nuisances[:, k]
+        assert result["explained"][name] == pytest.approx(1 - (error.square().mean() / true.var(correction=0)).item(), abs=1e-4)
+
+
 def weights(folder):
     return load_checkpoint(Path(folder) / "checkpoint.pt", "classifier")
 
@@ -256,8 +300,9 @@ def test_the_seed_decides():
     for folder, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.manual_seed(len(folder) + seed)
         classifier.train(tiny(out_dir=folder, seed=seed, steps=1))
-    a, b, c = (weights(folder)["model"]["project.weight"] for folder in "abc")
-    assert torch.equal(a, b) and not torch.equal(a, c)
+    a, b, c = (weights(folder)["model"] for folder in "abc")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
 
 
 # ---- other data than faces
@@ -281,10 +326,13 @@ def test_gray_images_with_classes():
 
 # ---- what does it see there?
 
+@torch.no_grad()
 def read_by_hand(folder, x):
     """Probabilities, one tensor for each attribute, of one image (1, C, size, size) in bytes."""
     state = weights(folder)
-    logits, _ = written_out({**state["model"], "size": x.size(2)}, x.float() / 127.5 - 1, training=False)
+    model = classifier.Classifier(classifier.Config(**state["config"]), *state["shape"])
+    model.load_state_dict(state["model"])
+    logits, _ = model.eval()(x.float() / 127.5 - 1)
     return [of_one.softmax(1)[0] for of_one in logits], state["shape"][2]
 
 
@@ -442,7 +490,7 @@ def test_a_judge_is_trained_once(data, monkeypatch, capsys):
     monkeypatch.setattr(classifier, "train", None)
     second = judge(*data)
     assert "trained" not in capsys.readouterr().out
-    assert torch.equal(first.real_features, second.real_features) and first.frechet(data[0].images) == second.frechet(data[0].images)
+    assert torch.equal(first.real.features, second.real.features) and first.frechet(data[0].images) == second.frechet(data[0].images)
     assert list(Path("runs").iterdir()) == [folder]
     assert files == {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
@@ -455,7 +503,7 @@ def test_other_data_or_steps_have_a_judge_of_their_own(data, trained):
     changed.images[3, 0, 5, 5] ^= 1
     relabelled = dataclasses.replace(learn, labels=learn.labels.clone())
     relabelled.labels[3, 0] = (relabelled.labels[3, 0] + 1) % 4
-    fewer = dataclasses.replace(learn, images=learn.images[1:], labels=learn.labels[1:])
+    fewer = learn.subset(torch.arange(1, 100))
     for part in (changed, relabelled, fewer):
         judge(part, held_out, 1)
     judge(learn, held_out, 2)
@@ -488,7 +536,7 @@ def test_an_interrupted_judge_goes_on(data, monkeypatch):
     assert done == [True] and len(list(Path("runs").iterdir())) == 1
     monkeypatch.setattr(classifier, "train", plain)
     Path("runs").rename("before")
-    assert torch.equal(judge(*data).real_features, resumed.real_features)
+    assert torch.equal(judge(*data).real.features, resumed.real.features)
 
 
 def test_scores_of_the_judge(monkeypatch):
@@ -496,18 +544,24 @@ def test_scores_of_the_judge(monkeypatch):
     monkeypatch.setattr(image_sets, "HELD_OUT", 128)
     learn, held_out = load_images("faces", 16, 150)
     it = judge(learn, held_out, 25)
-    assert it.n == 128 and it.real_features.shape == (128, classifier.Config.n_features)
+    assert it.n == 128 and it.real.features.shape == (128, classifier.Config.n_features)
     noise = torch.randint(256, (128, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     gray = torch.full_like(noise, 128)
-    scores = it.scores(faces(128, 16, first=5000)[0], noise)
-    assert list(scores) == ["frechet", "frechet_floor", "frechet_untrained", "frechet_n", "features"]
+    drawn = faces(128, 16, first=5000)[0]
+    scores = it.scores(drawn, noise)
+    assert {"frechet", "frechet_floor", "frechet_untrained", "diversity", "diversity_data"} <= set(scores)
     assert scores["frechet_n"] == 128 and scores["features"] == "face features"
     assert 0 < scores["frechet"] < 0.2 * scores["frechet_untrained"]
     assert 0 < scores["frechet_floor"] < 0.2 * min(it.frechet(noise), it.frechet(gray))
     assert scores["frechet_untrained"] == it.frechet(noise) and scores["frechet_floor"] == it.frechet(learn.images)
+    same_labels = images_with_labels(learn, held_out.labels)
+    assert scores["diversity"] == it.diversity(drawn) and scores["diversity_data"] == it.diversity(same_labels)
+    unread = judge(learn, held_out, 1).scores(drawn, noise)         # of what it does not see it says nothing
+    assert unread["diversity"] is None and unread["diversity_data"] is None
     assert abs(it.frechet(held_out.images)) < 1e-4 * it.frechet(noise)          # those themselves
     assert it.frechet(learn.images) == it.frechet(learn.images[:128]) == it.frechet(to_float(learn.images))
     assert list(scores) == list(json.loads(json.dumps(scores)))                 # fit for result.json
+    assert "training images" in image_metrics.image_report(scores)
     asked = held_out.labels
     scores = it.scores(held_out.images, noise, asked)
     guess = classifier.most_frequent(learn, asked)
@@ -519,15 +573,134 @@ def test_scores_of_the_judge(monkeypatch):
     assert f"{scores['frechet_untrained']:.0f}" in report and report.count("\n") >= 6
 
 
+def test_the_floor_of_a_model_that_is_told_labels(monkeypatch):
+    """Guards against a floor that such a model can go below: training images have other labels than the held-out ones,
+    and so they are further from these than images that were drawn to have the same ones."""
+    monkeypatch.setattr(image_sets, "HELD_OUT", 256)
+    learn, held_out = load_images("faces", 16, 300)
+    it = judge(learn, held_out, 60)
+    same = images_with_labels(learn, held_out.labels)
+    told, untold = it.scores(same, same, held_out.labels), it.scores(same, same)
+    assert told["frechet_floor"] == it.frechet(same) < 0.7 * untold["frechet_floor"]
+    assert told["diversity_data"] == untold["diversity_data"] == it.diversity(same)
+    assert "the same labels" in told["floor_images"] and told["floor_images"] in image_metrics.image_report(told)
+
+
+def test_other_faces_with_the_same_labels():
+    """Guards against copies of the held-out faces: of these the distance would be 0; and against other labels."""
+    learn, held_out = load_images("faces", 16, 20)
+    same = images_with_labels(learn, held_out.labels)
+    assert same.shape == held_out.images.shape and torch.equal(same, images_with_labels(learn, held_out.labels))
+    assert not (same == held_out.images).flatten(1).all(1).any()
+    corner = same[:, :, 0, 0].float()                       # the background, but for its shade
+    for value in range(len(ATTRIBUTES["background"])):
+        alike = corner[held_out.labels[:, -1] == value]
+        assert (alike - alike[0]).abs().max() <= 1
+    _, nuisances = draw_parameters(64, 1, first=3 * 10**7)
+    assert torch.equal(same, render(held_out.labels, nuisances, 16))
+
+
+def test_other_images_of_the_same_classes():
+    """Guards against images of another class, the same image again and again, and a traceback for a class that the
+    training set does not have."""
+    train_set = ImageSet(torch.arange(9, dtype=torch.uint8).view(9, 1, 1, 1).expand(9, 1, 8, 8),
+                         torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])[:, None], {"label": ["a", "b", "c", "d"]}, "mine")
+    labels = torch.tensor([2, 0, 0, 1, 0, 2])[:, None]
+    chosen = images_with_labels(train_set, labels)[:, 0, 0, 0].long()
+    assert torch.equal(train_set.labels[chosen], labels) and len(set(chosen.tolist())) == 6
+    five = images_with_labels(train_set, torch.tensor([1] * 5)[:, None])[:, 0, 0, 0]
+    assert set(five.tolist()) == {1, 4, 7}                  # there are only three of them: two come twice
+    assert images_with_labels(train_set, torch.tensor([0, 3])[:, None]) is None
+
+
+def test_diversity_of_the_judge(monkeypatch):
+    """Guards against a score that does not see that a model draws one picture for each label; and against one that is
+    content with pictures that differ from label to label."""
+    monkeypatch.setattr(image_sets, "HELD_OUT", 512)
+    learn, held_out = load_images("faces", 16, 1500)
+    few_values = held_out.labels.clamp(max=1)               # 64 combinations, so that many images have the same labels
+    held_out.labels = few_values
+    held_out.images = render(few_values, draw_parameters(512, 1, first=10**7)[1], 16)
+    it = judge(learn, held_out, 250)
+    varied = draw_parameters(512, 1, first=4 * 10**7)[1]
+    usual = torch.tensor([(low + high) / 2 for low, high in NUISANCE.values()])
+    half = varied.clone()
+    half[:, ::2] = usual[::2]
+    combination = (few_values * 2**torch.arange(6)).sum(1)
+    one_for_each_label = varied[:64][combination]
+    score = {name: it.diversity(render(few_values, nuisances, 16))
+             for name, nuisances in dict(varied=varied, half=half, fixed=usual.expand(512, -1), known=one_for_each_label).items()}
+    assert 0.9 < score["varied"] < 1.1 and 0.35 < score["half"] < 0.7, score
+    assert score["fixed"] < 0.02 and score["known"] < 0.15, score       # (some labels are misread: two pictures as one)
+    assert it.diversity(torch.stack([held_out.images[0]] * 4)) == 0
+    r2 = classifier.explained(it.model, held_out)
+    assert it.real.nuisances.size(1) == sum(value > 0.5 for value in r2.values()) > 1
+    monkeypatch.setattr(classifier, "estimate_nuisances", lambda _, features: 100 * torch.randn(len(features), 10))
+    assert it.read(held_out.images).nuisances.abs().max() == 1          # wild estimates do not count as variety
+
+
 def test_no_judge_without_labels(data, trained):
     """Guards against a traceback for a folder of unlabelled images."""
     learn, held_out = (ImageSet(part.images, part.labels[:, :0], {}) for part in data)
     it = judge(learn, held_out)
     assert it.n == 0 and it.scores(learn.images, learn.images) == {}
     assert "without labels" in image_metrics.image_report(it.scores(learn.images, learn.images))
-    few = dataclasses.replace(data[1], images=data[1].images[:1], labels=data[1].labels[:1])
+    few = data[1].subset(torch.arange(1))
     assert judge(data[0], few).n == 0                                    # one image has no distribution
     assert not trained and not Path("runs").exists()
+
+
+def test_no_judge_if_there_is_one_class(data, trained, capsys):
+    """Guards against distances between the features of an untrained network: a folder with a single sub-folder has
+    labels, but there is nothing to learn from them."""
+    learn, held_out = (ImageSet(part.images, part.labels[:, :1] * 0, {"label": ["face"]}, "mine") for part in data)
+    it = judge(learn, held_out)
+    assert it.n == 0 and it.scores(learn.images, learn.images, held_out.labels) == {}
+    assert "one label" in image_metrics.image_report({}) and "\n" not in image_metrics.image_report({})
+    assert not trained and not Path("runs").exists()
+    two = [dataclasses.replace(part, attributes={"label": ["face", "no face"]}) for part in (learn, held_out)]
+    assert judge(*two, 1).n == 64
+
+
+def test_a_comment_does_not_train_another_judge(data, trained, monkeypatch, tmp_path):
+    """Guards against a judge that is trained anew because the source of the classifier looks different; and against one
+    that is not, though the network is another or VERSION says that its training is."""
+    judge(*data, 1)
+    source = Path(classifier.__file__).read_text("utf-8")
+    (tmp_path / "edited.py").write_text(f"{source}\n# a remark\n", "utf-8")
+    spec = importlib.util.spec_from_file_location("edited", tmp_path / "edited.py")
+    edited = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "edited", edited)
+    spec.loader.exec_module(edited)
+    monkeypatch.setattr(edited, "train", classifier.train)          # notes when it is called
+    monkeypatch.setattr("mini.utils.judge.classifier", edited)
+    judge(*data, 1)
+    assert len(trained) == 1
+
+    class Deeper(classifier.Classifier):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.one_more = torch.nn.Linear(3, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier, "Classifier", Deeper)
+        patch.setattr("mini.utils.judge.classifier", classifier)
+        judge(*data, 1)
+    assert len(trained) == 2
+    monkeypatch.setattr("mini.utils.judge.VERSION", 10**6)
+    judge(*data, 1)
+    assert len(trained) == 3
+
+
+def test_the_time_is_said_before_it_is_spent(data, trained, capsys, monkeypatch):
+    """Guards against a first command that seems to hang, or that takes a minute more than it said."""
+    def no_training(cfg, data):
+        raise InterruptedError
+    monkeypatch.setattr(classifier, "train", no_training)
+    with pytest.raises(InterruptedError):
+        judge(*data, 1000)
+    out = capsys.readouterr().out
+    seconds = 1000 * SECONDS_PER_STEP / 4                   # a quarter of the pixels of 32 × 32
+    assert f"1000 steps: about {seconds:.0f} s" in out
 
 
 def test_the_judge_of_a_file_is_named_after_it(trained):
@@ -552,6 +725,10 @@ def test_bad_data(capsys):
     for number in range(3):
         write_png(f"pictures/{number}.png", np.zeros((8, 8), np.uint8))
     assert "no labels" in refuses(capsys, *FLAGS, "--data=pictures")
+    gray_classes(classes=1)
+    assert "the same label" in refuses(capsys, *FLAGS, "--data=gray.npz")
+    gray_classes()
+    assert "only those of faces" in refuses(capsys, *FLAGS, "--data=gray.npz", "--nuisances")
     assert not Path("runs").exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mini.data.images.faces import (ATTRIBUTES, NUISANCE, WORDINGS, caption, draw_parameters, faces,
-                                    render, uniform)
+                                    render, uniform, visible)
 from mini.utils.png import read_png
 from tests.helpers import refused
 
@@ -166,6 +166,23 @@ def test_the_ends_of_the_ranges_can_be_drawn():
     for name in ("iris", "shirt"):
         almost[1, list(NUISANCE).index(name)] = 0.999
     assert torch.equal(images, render(torch.zeros(2, 6, dtype=torch.int64), almost, 16))
+
+
+def test_visible_nuisances():
+    """Guards against numbers that no picture shows: two faces with the same iris must have the same number for it; and
+    against a scale that is not the same for all."""
+    nuisance = draw_parameters(5000, 1)[1]
+    shown = visible(nuisance)
+    assert shown.shape == nuisance.shape and shown.min() >= -1 - 1e-5 and shown.max() <= 1 + 1e-5
+    for k, (name, (low, high)) in enumerate(NUISANCE.items()):
+        kinds = {"iris": 3, "shirt": 4}.get(name)
+        if kinds:
+            kind = (nuisance[:, k] * kinds).long()
+            found = [shown[kind == i, k].unique() for i in range(kinds)]
+            assert all(len(values) == 1 for values in found) and len(torch.cat(found).unique()) == kinds
+            assert torch.cat(found).min() == -1 and torch.cat(found).max() == 1
+        else:
+            assert torch.allclose(low + (high - low) * (shown[:, k] + 1) / 2, nuisance[:, k], atol=1e-6)
 
 
 # ---- beside a slow renderer

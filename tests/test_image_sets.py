@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mini.data.images import image_sets
-from mini.data.images.faces import ATTRIBUTES, faces
+from mini.data.images.faces import ATTRIBUTES, NUISANCE, draw_parameters, faces, visible
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
 from mini.utils.config import RunConfig, field_notes, parse
 from mini.utils.png import write_png
@@ -77,12 +77,12 @@ def test_faces_to_learn_from_and_held_out(monkeypatch):
     """Guards against held-out faces that are learnt from too, or that depend on how many these are."""
     assert image_sets.HELD_OUT == 4096
     monkeypatch.setattr(image_sets, "HELD_OUT", 30)
-    drawn, plain = [], faces
+    drawn, plain = [], image_sets.draw_faces
 
     def spy(n, size, first):
         drawn.append(range(first, first + n))
-        return plain(n, size, first=first)
-    monkeypatch.setattr(image_sets, "faces", spy)
+        return plain(n, size, first)
+    monkeypatch.setattr(image_sets, "draw_faces", spy)
     learn, held_out = load_images("faces", 16, 50)
     assert torch.equal(learn.images, faces(50, 16)[0]) and torch.equal(learn.labels, faces(50, 16)[1])
     assert len(held_out.images) == 30 and learn.attributes == held_out.attributes == ATTRIBUTES
@@ -92,6 +92,12 @@ def test_faces_to_learn_from_and_held_out(monkeypatch):
     assert drawn[0] == range(50) and drawn[1].start >= 10**7                     # far behind what anybody draws
     pictures = {image.numpy().tobytes() for image in torch.cat([learn.images, held_out.images])}
     assert len(pictures) == 80
+    for part, first in ((learn, 0), (held_out, 10**7)):     # what else is known of them
+        nuisances = draw_parameters(len(part.images), 1, first)[1]
+        assert torch.equal(part.nuisances, visible(nuisances)) and part.nuisance_names == tuple(NUISANCE)
+        few = part.subset(torch.tensor([7, 2]))
+        assert torch.equal(few.images, part.images[[7, 2]]) and torch.equal(few.labels, part.labels[[7, 2]])
+        assert torch.equal(few.nuisances, part.nuisances[[7, 2]]) and few.attributes == part.attributes
 
 
 def test_a_number_or_size_of_faces_that_cannot_be(monkeypatch):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from mini.utils.image_metrics import checkerboard_power, frechet_distance, image_report, variety
+from mini.data.images.faces import ATTRIBUTES, NUISANCE, draw_parameters, visible
+from mini.utils.image_metrics import (checkerboard_power, diversity, frechet_distance, image_report,
+                                      variance_within_labels, variety)
 from mini.utils.metrics import shares
 from tests.helpers import refused
 
@@ -116,10 +118,57 @@ def test_variety_sees_copies_and_a_single_picture():
     assert tables["mean_distance_of_two_images"]["samples"] < 1e-6 and neighbours.shape == (6, 3, 8, 8)
 
 
+# ---- diversity
+
+def test_variance_within_labels_by_hand():
+    """Guards against means over all images, a divisor that forgets that each mean was taken from the same values, and
+    images without a partner that count."""
+    labels = torch.tensor([[0, 0], [0, 1], [0, 0], [1, 0], [0, 1], [0, 0]])
+    values = torch.tensor([[1.0, 5], [7, 2], [4, 5], [100, 100], [9, 2], [1, 5]])
+    # (0, 0): 1, 4, 1 with mean 2; (0, 1): 7, 9 with mean 8; (1, 0): one image. 6 images, 3 kinds of labels
+    want = torch.tensor([(1 + 4 + 1 + 1 + 1) / 3, 0])
+    assert torch.allclose(variance_within_labels(values, labels).float(), want)
+    assert torch.allclose(variance_within_labels(values + 1000, labels).float(), want)
+    assert variance_within_labels(values[2:5], labels[2:5]) is None
+
+
+def test_variance_within_labels_has_no_bias():
+    """Guards against a variance that is too small where few images have the same labels: two on average, as with 2,048
+    faces, or many."""
+    rng = torch.Generator().manual_seed(0)
+    values = 3 * torch.randn(20_000, 2, generator=rng)
+    for kinds in (4, 10_000):
+        labels = torch.randint(kinds, (20_000, 1), generator=rng)
+        got = variance_within_labels(values + labels, labels)
+        assert ((got / 9 - 1).abs() < 0.06).all()           # four standard deviations
+
+
+def test_diversity_of_true_values():
+    """Guards against a diversity that is content with a picture for each label, though it knows only one; and against
+    one that is not 1 for real images. Here nobody estimates: the values are the renderer's own."""
+    labels, nuisances = draw_parameters(2048, 1)
+    real_labels, real_nuisances = draw_parameters(4096, 1, first=10**7)
+    real = visible(real_nuisances), real_labels
+    assert abs(diversity(visible(nuisances), labels, *real) - 1) < 0.03
+    usual = torch.tensor([(low + high) / 2 for low, high in NUISANCE.values()])
+    half = nuisances.clone()
+    half[:, ::2] = usual[::2]
+    assert abs(diversity(visible(half), labels, *real) - 0.5) < 0.03
+    fixed = visible(usual.expand(2048, -1))
+    assert diversity(fixed, labels, *real) < 1e-12
+    number = torch.zeros(2048, dtype=torch.int64)           # of the combination of labels, of 1,728
+    for column, values in zip(labels.T, ATTRIBUTES.values()):
+        number = number * len(values) + column
+    assert diversity(visible(draw_parameters(1728, 5)[1])[number], labels, *real) < 1e-12
+    assert diversity(visible(nuisances[:1]), labels[:1], *real) is None
+    shrunk = visible(nuisances) / 2**0.5                    # half the variance everywhere
+    assert abs(diversity(shrunk, labels, *real) - 0.5) < 0.03
+
+
 # ---- in words
 
 SCORES = {"frechet": 12.34, "frechet_floor": 0.56, "frechet_untrained": 789.1, "frechet_n": 2048,
-          "features": "face features"}
+          "features": "face features", "floor_images": "training images"}
 
 
 def test_shares_says_each_number_beside_its_own_baseline():
@@ -134,6 +183,11 @@ def test_image_report_says_every_number():
     report = image_report(SCORES)
     assert re.findall(r"\d[\d,.]*\d", report) == ["2,048", "12.3", "0.6", "789"]
     assert "face features" in report and "floor" in report and "untrained" in report and "asked" not in report
+    varied = image_report({**SCORES, "diversity": 0.678, "diversity_data": 0.991})
+    assert varied.startswith(report + "\ndiversity") and varied.endswith("0.68; other real images 0.99")
+    assert image_report({**SCORES, "diversity": None, "diversity_data": None}) == report        # too few images
+    told = image_report({**SCORES, "floor_images": "other images with the same labels"})
+    assert "the same labels 0.6 (the floor)" in told and "training" not in told
     read, guess = {"hair": 0.9, "style": 0.8}, {"hair": 0.3, "style": 0.2}
     more = image_report({**SCORES, "accuracy": read, "most_frequent": guess})
     assert more.startswith(report + "\n") and more.endswith(shares(read, guess))

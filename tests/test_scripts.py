@@ -578,6 +578,21 @@ def test_wrong_flags_are_refused(name, trained, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["train_gan", "train_diffusion", "mini.cgan", "mini.vae", "mini.cyclegan",
+                                  "mini.text_to_image"])
+def test_flags_are_refused_before_a_judge_is_trained(name, trained, tmp_path, capsys, monkeypatch):
+    """It takes half a minute, or minutes: nobody wants to wait for the answer that a flag cannot be used."""
+    run = trained(name)
+    monkeypatch.setattr(judge, "trained_classifier", lambda *_: pytest.fail("a judge was trained"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    folder = run.copy(tmp_path / "run")
+    for wrong in ("--device=cuda", "--n_test=-1", "--lr=-1", f"--{[*run.script.fixed][0]}=0"):
+        field = wrong.split("=")[0].lstrip("-")
+        for flags in (run.flags(out_dir=tmp_path / "new"), run.use("train", folder), run.use("evaluate", folder)):
+            assert field in refused_by(run.module.main, capsys, *flags, wrong), (wrong, flags)
+    assert not (tmp_path / "new").exists()
+
+
 @every_script
 def test_presets_are_settings_that_the_config_has(name, trained):
     run = trained(name)

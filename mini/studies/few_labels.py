@@ -33,12 +33,10 @@ def mean_accuracy(cfg, train_set, held_out, n: int, generated, seeds: int) -> fl
     for seed in range(seeds):
         rng = torch.Generator().manual_seed(seed)
         chosen = torch.randperm(len(train_set.images), generator=rng)[:n]
-        images = train_set.images[chosen]
-        labels = train_set.labels[chosen]
+        part = train_set.subset(chosen)
         if generated:
-            images = torch.cat([images, generated.images])
-            labels = torch.cat([labels, generated.labels])
-        part = replace(train_set, images=images, labels=labels)
+            part = replace(part, images=torch.cat([part.images, generated.images]),
+                           labels=torch.cat([part.labels, generated.labels]), nuisances=None)
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             own = classifier.Config(steps=200, eval_every=0, seed=seed, device=cfg.device,
                                     out_dir=folder)

@@ -1,8 +1,8 @@
 """Scores of images, and the report of a run.
 
 For a set of generated images: how far it is from real ones (Fréchet distance), whether it
-varies as they do, copies them, or has checkerboards. For an image and the true one: PSNR
-and SSIM.
+varies as they do (diversity), copies them, or has checkerboards. For an image and the true one:
+PSNR and SSIM.
 """
 import math
 
@@ -52,17 +52,69 @@ def frechet_distance(a, b) -> float:
 def image_report(scores: dict) -> str:
     """The scores that a Judge gives generated images, in words, each beside its baseline."""
     if "frechet" not in scores:
-        return "no Fréchet distance: without labels, or with too few images, there is no judge"
+        return ("no Fréchet distance: without labels, with one label for all, or with too few "
+                "images, there is no judge")
     text = ("Fréchet distance ({features}) from held-out images, n = {frechet_n:,}: "
             "{frechet:.1f}\n"
-            "beside it: training images {frechet_floor:.1f} (the floor), "
+            "beside it: {floor_images} {frechet_floor:.1f} (the floor), "
             "untrained {frechet_untrained:.0f}")
     text = text.format(**scores)
+    if scores.get("diversity") is not None:
+        text += "\ndiversity of images with the same labels (1: as real ones, 0: all alike): "
+        text += "{diversity:.2f}".format(**scores)
+    if scores.get("diversity_data") is not None:
+        text += "; other real images {diversity_data:.2f}".format(**scores)
     if "accuracy" in scores:
         text += "\nread by the judge as it was asked for "
         text += "(in brackets: always the most frequent value)\n"
         text += shares(scores["accuracy"], scores["most_frequent"])
     return text
+
+
+# ---- diversity: how images with the same labels differ
+
+def variance_within_labels(values, labels):
+    """The variance (K,) of values (N, K) among images that have the same labels (N, A).
+
+        s² = Σᵢ (vᵢ − v̄ᵢ)² / (N − G)
+
+    v̄ᵢ is the mean over the images with the same labels as image i, and G the number of different
+    labels; an image whose labels no other image has adds nothing to the sum and nothing to N − G.
+    None if N = G: then no two images have the same labels.
+    """
+    N, K = values.shape
+    _, group, sizes = labels.unique(dim=0, return_inverse=True, return_counts=True)     # (N,), (G,)
+    G = len(sizes)
+    if N == G:
+        return None
+    values = values.double()
+    sums = torch.zeros(G, K, dtype=torch.float64).index_add(0, group, values)
+    means = sums / sizes[:, None]                           # (G, K)
+    return (values - means[group]).square().sum(0) / (N - G)
+
+
+def diversity(values, labels, real_values, real_labels):
+    """How much images with the same labels vary, beside real ones: the mean over K numbers that
+    describe an image of s² / s²(real), where s² is the variance within labels.
+
+    values (N, K): what was estimated of each image besides its labels (N, A): the place of a face,
+    its tilt and so on. real_values (M, K) and real_labels (M, A): the same of held-out images. It
+    is 1 if the images vary as real ones do, ½ if half of the numbers do and the others are fixed
+    (or if each varies with half the variance), and 0 if there is one picture for each label.
+
+    It is the variance within labels, since a model could draw for each label a picture that it
+    knows by heart: these pictures differ, too. It is a ratio of variances, not of standard
+    deviations, since estimates are not exact: that of a fixed number varies a little with all the
+    others. This adds a tenth of a standard deviation, say, but only a hundredth of a variance. The
+    estimates for a good image and for a bad one vary alike, so read diversity beside the Fréchet
+    distance. None if no two of the images, or of the real ones, have the same labels.
+    """
+    variance = variance_within_labels(values, labels)
+    real_variance = variance_within_labels(real_values, real_labels)
+    if variance is None or real_variance is None:
+        return None
+    ratios = variance / real_variance.clamp(min=1e-12)      # (K,)
+    return ratios.mean().item()
 
 
 # ---- variety, copies, checkerboards

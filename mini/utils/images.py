@@ -149,10 +149,11 @@ def disturb(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
 def even_out(G):
     """Take out of the weights of a generator what draws checkerboards.
 
-    Odena, Dumoulin & Olah 2016, "Deconvolution and checkerboard artifacts". A transposed
-    convolution of stride 2 makes 2 × 2 pixels of each pixel, every one of them by a part of
-    the kernel of its own. Where the input is even, these pixels differ as the sums of the
-    parts do. Afterwards the sums are alike.
+    Odena, Dumoulin & Olah 2016, "Deconvolution and checkerboard artifacts", say where they come
+    from, and advise to resize, then to convolve. This remedy is ours, and costs no time. A
+    transposed convolution of stride 2 makes 2 × 2 pixels of each pixel, every one of them by a
+    part of the kernel of its own. Where the input is even, these pixels differ as the sums of
+    the parts do. Afterwards the sums are alike.
     """
     for layer in G.modules():
         if isinstance(layer, torch.nn.ConvTranspose2d) and layer.stride == (2, 2):

@@ -1,5 +1,5 @@
-"""Muon, the optimiser of the weight matrices in train_gpt.py, mini/bert.py, mini/music.py and
-mini/assistant.py.
+"""Muon, the optimiser of the weight matrices in train_gpt.py, mini/bert.py, mini/music.py,
+mini/assistant.py and mini/vae.py.
 
 torch.optim.Muon (torch ≥ 2.9) was tried in its place: after 200 steps of a small GPT the loss was
 the same (0.468). But it computes in bfloat16 on every processor. On a CPU that has instructions for
@@ -22,7 +22,8 @@ class Muon(torch.optim.Optimizer):
 
     Parameters are matrices (rows, columns). Where several matrices are stored as one, as q, k and v
     are, their group says so: {"params": […], "n_matrices": 3}. Each of them is then orthogonalised
-    by itself.
+    by itself. The kernels of a convolution (rows, …) are a matrix, too: all axes but the first are
+    taken as one.
     """
 
     def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
@@ -52,9 +53,11 @@ def update(parameters: list, states: list, lr: float, momentum: float, weight_de
         m.lerp_(p.grad, 1 - momentum)               # m ← momentum · m + (1 − momentum) · grad
         directions.append(p.grad.lerp(m, momentum))         # Nesterov: one step further ahead
 
-    rows, columns = parameters[0].shape
-    matrices = torch.stack(directions).view(-1, rows // n_matrices, columns)
-    orthogonal = newton_schulz(matrices).view(-1, rows, columns)
+    shape = parameters[0].shape
+    rows = shape[0]
+    columns = shape[1:].numel()
+    matrices = torch.stack(directions).reshape(-1, rows // n_matrices, columns)
+    orthogonal = newton_schulz(matrices).reshape(-1, *shape)
 
     # a tall matrix maps few inputs to many outputs; scaled like this it changes each output as
     # much as a square one

@@ -67,6 +67,28 @@ def draw_parameters(n: int, seed: int, first: int = 0):
     return ((u[:, :len(count)] * count).long(), (low + (high - low) * u[:, len(count):]).float())
 
 
+def visible(nuisance):
+    """The nuisance (n, 10) of faces as numbers that can be read off a picture, each from −1 to 1.
+
+    Places, sizes and angles are scaled. Of the iris only its colour shows, and how blue that is
+    tells the three colours apart; of the shirt, how red it is.
+    """
+    low, high = torch.tensor(list(NUISANCE.values())).T
+    scaled = 2 * (nuisance - low) / (high - low) - 1
+    names = list(NUISANCE)
+    for name, colours, channel in (("iris", IRIS, 2), ("shirt", SHIRT, 0)):
+        amounts = colours[:, channel]
+        shown = one_of(amounts, nuisance[:, names.index(name)])
+        scaled[:, names.index(name)] = 2 * (shown - amounts.min()) / (amounts.max() - amounts.min()) - 1
+    return scaled
+
+
+def one_of(values, u):
+    """The one of the values that each number of u in [0, 1] stands for, in equal parts."""
+    number = (u * len(values)).long().clamp(max=len(values) - 1)
+    return values[number]
+
+
 # ---- drawing
 def render(labels, nuisance, size: int = 32, at_once: int = 64):
     """Draw faces with these labels (n, 6) and nuisance (n, 10): uint8 (n, 3, size, size).
@@ -114,10 +136,6 @@ def _render(labels, nuisance, size):
         for channel, value in zip(canvas, colour.view(-1, 3).T):
             channel += (value.view(-1, 1, 1) - channel).mul_(cover)
 
-    def one_of(colours, u):
-        """The colour for each number u in [0, 1]."""
-        return colours[(u.flatten() * len(colours)).long().clamp(max=len(colours) - 1)]
-
     def choose(values, *distances):
         """For each face the distance whose number is its value; NOTHING if it has none."""
         chosen = NOTHING
@@ -140,7 +158,7 @@ def _render(labels, nuisance, size):
     paint(choose(style, NOTHING, falling, curls, bun), 0.86 * hair_colour)
 
     # shoulders, neck, ears, head, cheeks
-    paint(within(0.62 + 0.9 * w * w - v, w - 0.80), one_of(SHIRT, shirt))
+    paint(within(0.62 + 0.9 * w * w - v, w - 0.80), one_of(SHIRT, shirt.flatten()))
     paint(within(w - 0.16, v - 0.72, 0.3 - v), 0.86 * skin_colour)
     paint(ellipse(w - head, v - 0.06, 0.09, 0.12), 0.92 * skin_colour)
     paint(ellipse(u, v - 0.03, head, 0.57), skin_colour)
@@ -154,7 +172,7 @@ def _render(labels, nuisance, size):
     eu, ev = w - eyes, v + 0.02                                     # from the middle of the nearer eye
     pupil = ((eu - gaze * side) ** 2 + ev * ev).sqrt()
     paint(ellipse(eu, ev, 0.105, 0.085), WHITE)
-    paint(pupil - 0.066, one_of(IRIS, iris))
+    paint(pupil - 0.066, one_of(IRIS, iris.flatten()))
     paint(pupil - 0.032, DARK)
     paint(within((ev + 0.15 + 0.9 * eu * eu).abs() - 0.022, eu.abs() - 0.10), 0.75 * hair_colour)
     paint(ellipse(u, v - 0.17, 0.05, 0.035), 0.78 * skin_colour)

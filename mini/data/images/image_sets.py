@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from mini.data.download import FOLDER, download
 from mini.data.files import ARCHIVE, what_is
-from mini.data.images.faces import ATTRIBUTES, faces
+from mini.data.images.faces import ATTRIBUTES, NUISANCE, draw_parameters, render, visible
 from mini.data.images.image_folder import (SUFFIXES, classes_of, find_pictures, held_out_of,
                                            read_pictures)
 from mini.utils.config import RunConfig, UserError, printable, require, require_file
@@ -66,6 +66,18 @@ class ImageSet:
     attributes: dict        # {attribute: [names of its values]}, A of them; none if there are no labels
     source: str = "faces"   # what --data named
     held_out: torch.Tensor | None = None    # bool (N,): which ones the folders of --data hold out
+    nuisances: torch.Tensor | None = None   # float32 (N, K): what varies besides the labels, each in [-1, 1], if known
+    nuisance_names: tuple = ()              # K of them
+
+    def subset(self, index):
+        """The images with these numbers, and all that is known of them."""
+        nuisances = None if self.nuisances is None else self.nuisances[index]
+        return replace(self, images=self.images[index], labels=self.labels[index],
+                       nuisances=nuisances, held_out=None)
+
+    def has_classes(self) -> bool:
+        """Is there an attribute with at least two values?"""
+        return any(len(names) > 1 for names in self.attributes.values())
 
     def tensors(self, device, attributes=None):
         """(images, labels) on a device, as a network reads them: padded images, uint8 (N, C, S, S),
@@ -95,8 +107,7 @@ def split(data: ImageSet):
         cut = max(1, len(order) * 9 // 10)
         train_part = order[:cut]
         held_out_part = order[cut:] if cut < len(order) else order      # a single image is both
-    return tuple(replace(data, images=data.images[part], labels=data.labels[part], held_out=None)
-                 for part in (train_part, held_out_part))
+    return data.subset(train_part), data.subset(held_out_part)
 
 
 def load_faces(n: int, size: int):
@@ -104,8 +115,14 @@ def load_faces(n: int, size: int):
     if n < 1:
         raise UserError(f"--n_images={n}: at least one face is needed to learn from")
     first_held_out = 10**7                                  # a number far above those of training faces
-    return (ImageSet(*faces(n, size, first=0), ATTRIBUTES),
-            ImageSet(*faces(HELD_OUT, size, first=first_held_out), ATTRIBUTES))
+    return draw_faces(n, size, first=0), draw_faces(HELD_OUT, size, first=first_held_out)
+
+
+def draw_faces(n: int, size: int, first: int) -> ImageSet:
+    """The faces number first … first + n − 1, with all that the renderer knows of them."""
+    labels, nuisances = draw_parameters(n, seed=1, first=first)
+    return ImageSet(render(labels, nuisances, size), labels, ATTRIBUTES,
+                    nuisances=visible(nuisances), nuisance_names=tuple(NUISANCE))
 
 
 @dataclass

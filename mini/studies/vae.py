@@ -1,0 +1,207 @@
+"""What can be done with z, and how much does a VAE know? The pictures of `sample --show=…`; and the
+tables of `evaluate`: bounds on log p(x), how much of z is used, which z to draw, arithmetic."""
+import math
+
+import torch
+
+from mini import vae
+from mini.data.images.image_sets import draw_labels, one_hot
+from mini.utils.config import require
+from mini.utils.images import film, plane, sheet, to_float, walks
+from mini.utils.judge import Judge
+from mini.utils.metrics import print_tables
+
+
+# ---- pictures
+
+def codes(model, images):
+    """μ of q(z|x) of each image: (N, z_dim)."""
+    mu, _ = vae.in_batches(model, model.encode, images)
+    return mu
+
+
+def mean_codes(model, train_set):
+    """For each value of each attribute, the mean code of the training images that have it:
+    (V, z_dim).
+
+    The difference of two of them, added to z, turns one value into the other (as Radford et al.
+    2016, §6.3.2, did with faces).
+    """
+    hot = one_hot(train_set.labels, train_set.attributes)       # (N, V)
+    n = hot.sum(dim=0).clamp(min=1)                             # (V,): images that have this value
+    return hot.T @ codes(model, train_set.images) / n[:, None]
+
+
+def change_of_z(means, labels, wanted, attributes):
+    """What to add to the codes of images with these labels (n, A), so that they get the wanted ones
+    (n, A): (n, z_dim). means: the mean codes (V, z_dim)."""
+    added = one_hot(wanted, attributes) - one_hot(labels, attributes)       # (n, V): 1, 0 or −1
+    return added @ means                                        # (n, V) @ (V, z_dim)
+
+
+def show(model, attributes):
+    """The picture, uint8 (H, W, C), that --show asks for:
+
+    map           images over the plane of z
+    reconstruct   held-out images above their reconstructions
+    walk          images on the way from one held-out image to the next
+    arithmetic    held-out images, and 0, 1/5, … 7/5 of the change that --glasses=round asks for
+    """
+    cfg = model.cfg
+    if cfg.show == "map":
+        require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
+        z, columns = plane(cfg.n)
+        return sheet(vae.draw(model, z), columns)
+
+    train_set, held_out = vae.load_data(model, attributes)
+    n_rows = max(1, cfg.n // 8)                                 # of 8 images
+    chosen = torch.arange(8 * n_rows) % len(held_out.images)    # from the first again, if too few
+    x = held_out.images[chosen]
+    labels = held_out.labels[chosen]
+    z = codes(model, x)
+
+    if cfg.show == "reconstruct":
+        pairs = zip(to_float(x).split(n_rows), vae.draw(model, z).split(n_rows))
+        return sheet(film(list(pairs)))
+    if cfg.show == "walk":
+        return sheet(vae.draw(model, walks(z)))
+    wanted = draw_labels(cfg, attributes, len(labels), otherwise=labels)
+    return show_arithmetic(model, train_set, z, labels, wanted, n_rows)
+
+
+def show_arithmetic(model, train_set, z, labels, wanted, n_rows: int):
+    """A row for each of the first n_rows images that are to change, from z to z + 7/5 of the
+    change."""
+    changing = (wanted != labels).any(dim=1).nonzero().flatten()[:n_rows]
+    require(len(changing) > 0,
+            "no image would change: say by --glasses=round or the like what to add")
+    means = mean_codes(model, train_set)
+    change = change_of_z(means, labels[changing], wanted[changing], train_set.attributes)
+    share = torch.arange(8)[:, None] / 5                        # (8, 1)
+    z = z[changing, None] + share * change[:, None]             # (rows, 8, z_dim)
+    images = vae.draw(model, z.flatten(0, 1))                   # -> (rows · 8, z_dim)
+    return sheet(images, column_names=[f"{i}/5" for i in range(8)])
+
+
+# ---- tables
+
+def tighter_bound(model, x, k: int, rng):
+    """A bound on log p(x) of each image x (B, C, size, size), in nats: (B,).
+
+        E log (1/k) Σ p(x, z) / q(z|x),    summed over k different z ~ q(z|x)
+
+    For k = 1 this is the ELBO; for larger k it is closer to log p(x) (Burda, Grosse &
+    Salakhutdinov 2016, "Importance weighted autoencoders", eq. 8). The model must be in evaluation
+    mode.
+    """
+    mu, logvar = model.encode(x)
+    log_w = []
+    for _ in range(k):
+        eps = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
+        z = vae.reparameterize(mu, logvar, eps)
+        log_p_x = vae.reconstruction(model, x, model.decode(z))             # log p(x|z)
+        log_p_z = vae.log_normal(z, torch.zeros_like(z), torch.ones_like(z))
+        log_q_z = vae.log_normal(z, mu, logvar.exp())
+        log_w.append(log_p_x + log_p_z - log_q_z)
+    return torch.stack(log_w).logsumexp(dim=0) - math.log(k)                # (k, B) -> (B,)
+
+
+def bounds(model, images, seed: int) -> dict:
+    """{"k = 5": mean bound on log p(x), …}."""
+    rng = torch.Generator().manual_seed(seed)
+    table = {}
+    for k in (1, 5, 50, 500):
+        print(f"bounds on log p(x), k = {k}", flush=True)
+        bound, = vae.in_batches(model, lambda x: (tighter_bound(model, x, k, rng),), images)
+        table[f"k = {k}"] = bound.mean().item()
+    return table
+
+
+def used_numbers(z) -> int:
+    """How many numbers of the codes z (n, z_dim) differ between images (Burda et al. 2016, §5.2:
+    their variance is above 0.01)."""
+    return (z.var(dim=0, correction=0) > 0.01).sum().item()
+
+
+def score_arithmetic(model, judge, train_set, z, labels):
+    """Each attribute is changed from each value to the next, and the judge says what it reads.
+
+    z (n, z_dim) are codes of images with these labels (n, A). Returns two tables with a row for
+    each change: the share of images in which the new value is read, and the share in which the
+    others are still read, a mean over the other attributes.
+    """
+    attributes = train_set.attributes
+    means = mean_codes(model, train_set)
+    changed = {}
+    others_kept = {}
+    for a, (name, values) in enumerate(attributes.items()):
+        print(f"{name} is changed", flush=True)
+        for old in labels[:, a].unique().tolist():
+            new = (old + 1) % len(values)
+            chosen = labels[:, a] == old
+            wanted = labels[chosen].clone()
+            wanted[:, a] = new
+            change = change_of_z(means, labels[chosen], wanted, attributes)
+            read = judge.accuracy(vae.draw(model, z[chosen] + change), wanted)
+
+            row = f"{name}: {values[old]} → {values[new]}"
+            changed[row] = read.pop(name)
+            if read:
+                others_kept[row] = sum(read.values()) / len(read)
+    return changed, others_kept
+
+
+def standard_normal(z_dim: int):
+    """N(0, 1) as a mixture of one."""
+    one = torch.ones(1, dtype=torch.float64)
+    return vae.Mixture(weights=one, means=torch.zeros(1, z_dim).double(),
+                       covs=torch.eye(z_dim).double()[None])
+
+
+def compare_priors(model, judge, train_set, validation_images, components=(1, 10, 30, 60)):
+    """From which p(z) should new images be drawn? N(0, 1), and mixtures of K normal distributions.
+
+    Two tables with a row for each: the mean log p(z) of the codes of images that nothing was fitted
+    to, by which K is chosen; and the Fréchet distance of new images, if there is a judge.
+    """
+    cfg = model.cfg
+    priors = {"N(0, 1)": standard_normal(cfg.z_dim)}
+    for K in components:
+        print(f"a mixture of {K} is fitted to codes", flush=True)
+        priors[f"K = {K}"] = vae.fit_prior(model, train_set.images, K)
+
+    z = vae.sampled_codes(model, validation_images).double()
+    log_p = {}
+    distance = {}
+    for name, prior in priors.items():
+        log_p[name] = prior.log_prob(z).mean().item()
+        if judge.n > 0:
+            distance[name] = judge.frechet(vae.draw(model, prior.sample(judge.n, cfg.seed)))
+    return log_p, distance
+
+
+def evaluate(model, train_set, held_out, n: int = 2048) -> dict:
+    """Print tables of n held-out images, and write them to evaluate.json. What was chosen, was
+    chosen by the other held-out images, the validation part."""
+    cfg = model.cfg
+    images = held_out.images[:n]
+    labels = held_out.labels[:n]
+    validation_images = held_out.images[n:] if len(held_out.images) > n else images
+    z = codes(model, images)
+    judge = Judge(cfg, train_set, held_out, n=512)
+
+    tables = {}
+    tables["log_p(x)_at_least"] = bounds(model, images[:256], cfg.seed)
+    tables["used_of_z"] = {"numbers": used_numbers(z), "of": cfg.z_dim}
+    log_p, distance = compare_priors(model, judge, train_set, validation_images)
+    tables["log_p(z)_of_validation_codes"] = log_p
+    if judge.n > 0:
+        decoded = vae.draw(model, z)
+        distance["encoded and decoded"] = judge.frechet(decoded)
+        tables["Fréchet_distance"] = distance
+        tables["read_right_if_only_decoded"] = judge.accuracy(decoded, labels)
+        changed, others_kept = score_arithmetic(model, judge, train_set, z, labels)
+        tables["read_as_changed"] = changed
+        if others_kept:
+            tables["others_kept"] = others_kept
+    return print_tables(cfg, **tables)
