@@ -27,13 +27,14 @@ Measured times and scores: README.md. Read before: train_gan.py. Read next: mini
 """
 import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# images and their grids, the command line, devices, the scores of images, the folder of a run: this
-# file can be followed without reading them
+# images and their grids, the command line, devices, the optimiser Muon, the scores of images, the
+# folder of a run: this file can be followed without reading them
 from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
@@ -41,6 +42,7 @@ from mini.utils.image_metrics import image_report
 from mini.utils.images import crop, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.metrics import print_tables
+from mini.utils.optim import Muon
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -255,17 +257,21 @@ class Config(LabelConfig):
     # model
     z_dim: int = 100            # length of z, the random numbers that an image is made from
     ngf: int = 48               # channels before G's last layer; twice as many at each one before
-    ndf: int = 24               # channels after D's first layer; twice as many at each one after
+    ndf: int = 32               # channels after D's first layer; twice as many at each one after
     d_hidden: int = 128         # units of a layer before D's logit (0: none, as in the paper)
 
     # optimisation
-    steps: int = 6000           # optimiser steps of G, and as many of D
+    steps: int = 4000           # optimiser steps of G, and as many of D
     batch_size: int = 32        # real images in a step, and as many generated ones
+    # what trains the kernels of the hidden layers; Adam trains the rest, or everything
+    optimizer: Literal["muon", "adam"] = "muon"
     lr: float = 2e-3            # Adam's learning rate at the start, for G
     d_lr: float = 1e-3          # the same for D
-    lr_decay: bool = True       # the learning rates fall to 0 in a straight line
-    beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
-    noise: float = 0.1          # standard deviation of the noise on the images that D sees
+    muon_lr: float = 0.03       # Muon's learning rate at the start, for G
+    d_muon_lr: float = 0.02     # the same for D
+    lr_decay: bool = True       # all learning rates fall to 0 in a straight line
+    beta1: float = 0.5          # of both: the weight of old gradients in their moving average
+    noise: float = 0.2          # standard deviation of the noise on the images that D sees
     shift: bool = True          # move the images that D sees by 0 or 1 pixel to the right and down
     remove_checkerboard: bool = True        # keep G's kernels from drawing checkerboards
     ema: float = 0.995          # weight of the old average in the moving average of G's weights
@@ -290,7 +296,7 @@ class Config(LabelConfig):
 
 PRESETS = {
     # the plain DCGAN, with the paper's sizes, batch and rate: one GPU, hours
-    "paper": dict(size=64, ngf=64, ndf=64, d_hidden=0, steps=50000,
+    "paper": dict(size=64, ngf=64, ndf=64, d_hidden=0, steps=50000, optimizer="adam",
                   batch_size=128, lr=2e-4, d_lr=2e-4, lr_decay=False, noise=0.0,
                   shift=False, remove_checkerboard=False, ema=0.0),
     # larger images and networks: one GPU
@@ -301,7 +307,7 @@ PRESETS = {
 
 def check(cfg):
     """Raise UserError, naming the flag, for settings that make no sense."""
-    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr", "d_lr")
+    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr", "d_lr", "muon_lr", "d_muon_lr")
     require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
     require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
 
@@ -317,6 +323,49 @@ def make_nets(cfg, C: int, S: int, size: int, attributes: dict, checkpoint=None)
     if checkpoint:
         nets.load_state_dict(checkpoint["model"])
     return nets.to(pick_device(cfg.device), memory_format=conv_layout(cfg.compile))
+
+
+# ---- optimisers and learning rates
+
+def make_optimizers(nets, cfg):
+    """(optimisers of G, optimisers of D): [Adam for the rest, Muon for the kernels of the hidden
+    layers] each, or [Adam for all].
+
+    A gradient has strong directions, such as the colours of large areas, and weak ones, such as a
+    mouth. Muon makes all of them equally strong (Jordan et al. 2024). The first and the last layer
+    of each network are left to Adam.
+    """
+    G, D = nets["G"], nets["D"]
+    betas = (cfg.beta1, 0.999)
+    if cfg.optimizer == "adam":
+        return ([torch.optim.Adam(G.parameters(), cfg.lr, betas)],
+                [torch.optim.Adam(D.parameters(), cfg.d_lr, betas)])
+
+    g_hidden, g_rest = split_parameters(G, hidden=G.layers[1:-2])
+    d_hidden, d_rest = split_parameters(D, hidden=D.layers[1:])
+    return ([torch.optim.Adam(g_rest, cfg.lr, betas), Muon(g_hidden, cfg.muon_lr, cfg.beta1)],
+            [torch.optim.Adam(d_rest, cfg.d_lr, betas), Muon(d_hidden, cfg.d_muon_lr, cfg.beta1)])
+
+
+def split_parameters(network, hidden):
+    """(kernels and matrices in the layers `hidden`, all other parameters of the network)."""
+    kernels = [p for p in hidden.parameters() if p.ndim >= 2]
+    rest = [p for p in network.parameters() if not any(p is kernel for kernel in kernels)]
+    return kernels, rest
+
+
+def set_learning_rate(optimizers: list, factor: float):
+    """Set every learning rate to this fraction of the one at the start."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * optimizer.defaults["lr"]
+
+
+def step_and_forget(optimizers: list):
+    """Move the parameters against their gradients, and remove the gradients."""
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
 
 # ---- training
@@ -340,12 +389,10 @@ def train(cfg: Config) -> dict:
     # networks and optimisers
     nets = make_nets(cfg, C, S, size, attributes, checkpoint)
     G, D, ema = nets["G"], nets["D"], nets["ema"]
-    betas = (cfg.beta1, 0.999)
-    opt_g = torch.optim.Adam(G.parameters(), cfg.lr, betas)
-    opt_d = torch.optim.Adam(D.parameters(), cfg.d_lr, betas)
+    opt_g, opt_d = make_optimizers(nets, cfg)                   # two lists
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, z and noise
     if checkpoint:
-        restore(checkpoint, [opt_g, opt_d], data_rng)
+        restore(checkpoint, opt_g + opt_d, data_rng)
 
     # the networks as training calls them: with --compile, made into fewer, larger kernels
     net_g = compile_convolutions(G) if cfg.compile else G
@@ -364,8 +411,7 @@ def train(cfg: Config) -> dict:
         for step in range(run.first, cfg.steps):
             # learning rates
             remaining = 1 - step / cfg.steps if cfg.lr_decay else 1.0   # 1 -> 0
-            opt_g.param_groups[0]["lr"] = cfg.lr * remaining
-            opt_d.param_groups[0]["lr"] = cfg.d_lr * remaining
+            set_learning_rate(opt_g + opt_d, remaining)
 
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
@@ -382,9 +428,9 @@ def train(cfg: Config) -> dict:
                 fake_logits = net_d(shift_and_add_noise(fake.detach(), cfg, data_rng), y).float()
             loss_d = d_loss(real_logits, fake_logits)
             run.check_finite(step, d_loss=loss_d.item())                # NaN stops here
-            opt_d.zero_grad(set_to_none=True)
             loss_d.backward()
-            opt_d.step()
+            with autocast(device, cfg.matmul):                          # Muon's products, too
+                step_and_forget(opt_d)
 
             # G maximises E log D(G(z|y)|y), by the D that has just learnt. The gradient passes
             # through D, and is not needed for D's weights
@@ -393,9 +439,9 @@ def train(cfg: Config) -> dict:
                 logits = net_d(shift_and_add_noise(fake, cfg, data_rng), y).float()
             loss_g = g_loss(logits)
             run.check_finite(step, g_loss=loss_g.item())
-            opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
-            opt_g.step()
+            with autocast(device, cfg.matmul):
+                step_and_forget(opt_g)
             D.requires_grad_(True)
 
             if cfg.remove_checkerboard:
@@ -419,7 +465,7 @@ def train(cfg: Config) -> dict:
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 if stopping or run.due(done, cfg.eval_every):
-                    run.save(done, nets, [opt_g, opt_d], data_rng, shape=(C, S, size, attributes))
+                    run.save(done, nets, opt_g + opt_d, data_rng, shape=(C, S, size, attributes))
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume
 
