@@ -1,19 +1,26 @@
 """Conditional GAN: a DCGAN that draws what it is told to. It is train_gan.py with one more idea.
 
-Both networks read labels y: G draws an image with these labels, D says whether an image is real and has them:
+Both networks read labels y. G draws an image with these labels; D says how probable it is that an
+image is real and has them:
 
-    D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y))      (x, y) real, z ~ N(0, 1)
+    D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y))      (x, y) real, z ~ N(0, I)
     G maximises  E log D(G(z|y)|y)
 
-Paper: Mirza & Osindero 2014, "Conditional generative adversarial nets". As there, G reads y beside z. In our
-D, each value adds weights of its own to the last layer (Miyato & Koyama 2018, "cGANs with projection
-discriminator"). With --loss=wgan-gp, D is a critic without BatchNorm, and a penalty holds the norm of its
-gradient at 1 (Gulrajani et al. 2017, eq. 3).
+Shapes: B images in a batch, C colours, S × S pixels, V values of all attributes together. y is
+(B, V): 1 at the value of each attribute, 0 elsewhere.
+
+Papers: Mirza & Osindero 2014, "Conditional Generative Adversarial Nets",
+https://arxiv.org/abs/1411.1784: G reads y beside z. Miyato & Koyama 2018, "cGANs with Projection
+Discriminator", https://arxiv.org/abs/1802.05637: D has a vector for each label, and adds to its
+logit the product of this vector and the features of the image (eq. 3).
+
+Our departures are those of train_gan.py; --preset=paper turns off those with a switch. An image has
+a label of each attribute, and D adds up one product for each; G reads y without a layer before it.
 
     python -m mini.cgan                                             faces
     python -m mini.cgan sample --hair=blond --glasses=round         faces as you describe them
-    python -m mini.cgan sample --vary=glasses --blend               the same z, from one value to another
-    python -m mini.cgan evaluate                                    can a classifier learn from its images?
+    python -m mini.cgan sample --vary=glasses                       a row for each value
+    python -m mini.cgan evaluate                                    do they help a classifier?
     git diff --no-index train_gan.py mini/cgan.py                   shows what is new here
 
 Measured times and scores: README.md. Read before: train_gan.py. Read next: mini/cyclegan.py.
@@ -26,287 +33,544 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# images and their grids, the command line, devices, the optimiser Muon, the scores of images, the
+# folder of a run: this file can be followed without reading them
 from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
-from mini.utils import image_metrics, metrics
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
-from mini.utils.images import crop, disturb, even_out, noise, sheet, to_float
+from mini.utils.image_metrics import image_report
+from mini.utils.images import crop, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
+from mini.utils.metrics import print_tables
+from mini.utils.optim import Muon
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
+# ---- the two networks
+
+class Generator(nn.Module):
+    """z (B, z_dim), y (B, V) -> images (B, C, size, size) in [-1, 1].
+
+    The first layer makes 4 × 4 pixels, each further one doubles height and width. The channels are
+    halved each time, until the last layer makes C of them (Radford et al., figure 1). S is a power
+    of two: `size`, or the next larger one.
+    """
+
+    def __init__(self, cfg, C: int, S: int, size: int, V: int):
+        super().__init__()
+        self.size = size
+        width = cfg.ngf * S // 8                                # channels at 4 × 4 pixels
+
+        # 1 × 1 -> 4 × 4 pixels
+        layers = [
+            nn.ConvTranspose2d(cfg.z_dim + V, width, kernel_size=4, stride=1, padding=0,
+                               bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        ]
+        # H × H -> 2H × 2H pixels, up to S/2 × S/2
+        while width > cfg.ngf:
+            layers += [
+                nn.ConvTranspose2d(width, width // 2, kernel_size=4, stride=2, padding=1,
+                                   bias=False),
+                nn.BatchNorm2d(width // 2),
+                nn.ReLU(inplace=True),
+            ]
+            width = width // 2
+        # S/2 × S/2 -> S × S pixels
+        layers += [
+            nn.ConvTranspose2d(width, C, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.Tanh(),
+        ]
+        self.layers = nn.Sequential(*layers)
+        self.apply(init_weights)
+
+    def forward(self, z, y):
+        z = torch.cat([z, y], dim=1)                            # (B, z_dim + V)
+        x = z[:, :, None, None]                                 # -> (B, z_dim + V, 1, 1)
+        x = self.layers(x)                                      # -> (B, C, S, S)
+        return crop(x, self.size)                               # -> (B, C, size, size)
+
+
+class Discriminator(nn.Module):
+    """Images (B, C, size, size), y (B, V) -> logits (B,). D(x|y) = sigmoid(logit): how probable it
+    is that x is real, and has the labels y."""
+
+    def __init__(self, cfg, C: int, S: int, V: int):
+        super().__init__()
+        width = cfg.ndf
+
+        # S × S -> S/2 × S/2 pixels
+        layers = [
+            nn.Conv2d(C, width, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.LeakyReLU(0.2, inplace=True),
+        ]
+        # H × H -> H/2 × H/2 pixels, down to 4 × 4
+        while width < cfg.ndf * S // 8:
+            layers += [
+                nn.Conv2d(width, 2 * width, kernel_size=4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(2 * width),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            width = 2 * width
+        features = 16 * width                                   # numbers in 4 × 4 places
+        layers += [nn.Flatten()]
+        # Ours: without it the logit is a sum over the 4 × 4 places, each of which has seen a part
+        # of the image alone
+        if cfg.d_hidden:
+            layers += [
+                nn.Linear(features, cfg.d_hidden),
+                nn.LeakyReLU(0.2, inplace=True),
+            ]
+            features = cfg.d_hidden
+        self.layers = nn.Sequential(*layers)
+        self.last = nn.Linear(features, 1, bias=False)
+        self.values = nn.Linear(V, features, bias=False)        # a vector for each value
+        self.apply(init_weights)
+
+    def forward(self, x, y):
+        h = self.layers(pad(x))                                 # (B, C, S, S) -> (B, features)
+        realness = self.last(h)[:, 0]                           # (B,)
+        fits_y = (self.values(y) * h).sum(1)                    # (B,)
+        return realness + fits_y
+
+
+def init_weights(module):
+    """Weights are drawn from N(0, 0.02²) (Radford et al., §4), those of BatchNorm from N(1, 0.02²).
+    """
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+# ---- the losses
+
+def d_loss(real_logits, fake_logits):
+    """−E log D(x|y) − E log(1 − D(G(z|y)|y)), from the logits (B,) of real and of generated images.
+
+    With D = sigmoid(logit), log D = −softplus(−logit) and log(1 − D) = −softplus(logit). Written
+    like this it is finite even where D is rounded to 0 or 1.
+    """
+    return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
+
+
+def g_loss(fake_logits):
+    """−E log D(G(z|y)|y), from the logits (B,) of generated images.
+
+    Where D is sure that an image is generated, the gradient of this loss is large. That of
+    log(1 − D(G(z|y)|y)), which D's own objective has, vanishes there.
+    """
+    return F.softplus(-fake_logits).mean()
+
+
+# ---- sampling
+
+@torch.no_grad()
+def generate(G, z, y):
+    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim) and y (n, V), on the CPU.
+
+    BatchNorm uses its running means and variances, so no image depends on the others.
+    """
+    device = next(G.parameters()).device
+    G.eval()
+    images = []
+    for z_i, y_i in zip(z.to(device).split(256), y.to(device).split(256)):
+        images.append(G(z_i, y_i).float().cpu())
+    G.train()
+    return torch.cat(images)
+
+
+# ---- what is not in the paper
+
+def shift_and_add_noise(images, cfg, generator):
+    """Images (B, C, H, W) as D is shown them: moved a little, and noisy.
+
+    Generated images hardly ever lie where real ones do, so a D that sees them as they are soon
+    tells all of them apart, and its answers say little about the way to go. With noise, the two
+    distributions overlap (Arjovsky & Bottou 2017, "Towards Principled Methods for Training
+    Generative Adversarial Networks", §3).
+
+    Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. If it were not,
+    a checkerboard that all generated images share would look the same to D in each of them, and
+    BatchNorm would subtract it.
+    """
+    B = len(images)
+    if cfg.shift:
+        is_moved = torch.randint(2, (2, B, 1, 1, 1), generator=generator).bool()
+        to_right, down = is_moved.to(images.device)                 # (B, 1, 1, 1) each
+        first_column = images[:, :, :, :1]
+        moved = torch.cat([first_column, images[:, :, :, :-1]], dim=3)
+        images = torch.where(to_right, moved, images)
+        first_row = images[:, :, :1]
+        moved = torch.cat([first_row, images[:, :, :-1]], dim=2)
+        images = torch.where(down, moved, images)
+    if cfg.noise > 0:
+        eps = torch.randn(images.shape, generator=generator).to(images.device)
+        images = images + cfg.noise * eps
+    return images
+
+
+@torch.no_grad()
+def remove_checkerboard(G):
+    """Take out of the weights of G what draws checkerboards.
+
+    With stride 2, a pixel of the output is computed by a quarter of the 4 × 4 weights of a kernel:
+    by which one depends on whether its row and its column are odd or even. If the input is the same
+    everywhere, the output is a checkerboard wherever the sums of the quarters differ. Afterwards
+    they are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard
+    Artifacts". They resize, then convolve, in place of it.)
+    """
+    for layer in G.modules():
+        if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
+            I, O, _, _ = layer.weight.shape
+            # row 2i + a, column 2j + b of a kernel belongs to the quarter (a, b)
+            quarters = layer.weight.view(I, O, 2, 2, 2, 2)              # (I, O, i, a, j, b)
+            mean_of_quarter = quarters.mean((2, 4), keepdim=True)       # (I, O, 1, 2, 1, 2)
+            mean_of_all = quarters.mean((2, 3, 4, 5), keepdim=True)     # (I, O, 1, 1, 1, 1)
+            quarters -= mean_of_quarter - mean_of_all       # a view: this changes the weights
+
+
+@torch.no_grad()
+def update_ema(ema, model, decay: float):
+    """ema ← decay · ema + (1 − decay) · model, for parameters. BatchNorm's buffers are copied: they
+    are moving averages already."""
+    for average, parameter in zip(ema.parameters(), model.parameters()):
+        average.lerp_(parameter, 1 - decay)
+    for average, buffer in zip(ema.buffers(), model.buffers()):
+        average.copy_(buffer)
+
+
+# ---- settings
 
 @dataclass
 class Config(LabelConfig):
+    """More settings come from LabelConfig: seed, device, matmul (the precision of products),
+    compile, resume, stop_after, log_every, sample_every, eval_every (steps between checkpoints);
+    and what to draw: hair, style, skin, glasses, mouth, background, label."""
+
     # data
     data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, or a folder of sub-folders
     size: int = 32              # height and width of the images in pixels (0: as they are)
     n_images: int = 20000       # number of faces to draw for training
+
     # model
     z_dim: int = 100            # length of z, the random numbers that an image is made from
-    ngf: int = 48               # channels before G's last layer; twice as many at each layer before it
-    ndf: int = 24               # channels after D's first layer; twice as many at each layer after it
-    loss: Literal["bce", "wgan-gp"] = "bce"  # DCGAN's loss, or the Wasserstein loss with gradient penalty
+    ngf: int = 48               # channels before G's last layer; twice as many at each one before
+    ndf: int = 32               # channels after D's first layer; twice as many at each one after
+    d_hidden: int = 128         # units of a layer before D's logit (0: none, as in the paper)
+
     # optimisation
-    steps: int = 5000           # optimiser steps of G, and as many of D (with wgan-gp five times as many)
+    steps: int = 4000           # optimiser steps of G, and as many of D
     batch_size: int = 32        # real images in a step, and as many generated ones
-    lr: float = 2e-3            # Adam's learning rate at the start, for both networks; it falls to 0
-    beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
-    noise: float = 0.1          # standard deviation of noise on D's images at the start; it falls to 0
+    # what trains the kernels of the hidden layers; Adam trains the rest, or everything
+    optimizer: Literal["muon", "adam"] = "muon"
+    lr: float = 2e-3            # Adam's learning rate at the start, for G
+    d_lr: float = 1e-3          # the same for D
+    muon_lr: float = 0.03       # Muon's learning rate at the start, for G
+    d_muon_lr: float = 0.02     # the same for D
+    lr_decay: bool = True       # all learning rates fall to 0 in a straight line
+    beta1: float = 0.5          # of both: the weight of old gradients in their moving average
+    noise: float = 0.2          # standard deviation of the noise on the images that D sees
+    shift: bool = True          # move the images that D sees by 0 or 1 pixel to the right and down
+    remove_checkerboard: bool = True        # keep G's kernels from drawing checkerboards
     ema: float = 0.995          # weight of the old average in the moving average of G's weights
+
     # run
     out_dir: str = "runs/cgan"  # folder of the run
-    # images to score (0: 2,048, or proportionally fewer if --steps is below its default)
+    # images to score, if there are labels for a judge to learn (0: 2,048, or proportionally fewer
+    # if --steps is below its default)
     n_test: int = 0
+
     # sampling
     n: int = 64                 # images in a grid
-    vary: str = ""              # an attribute: a row for each of its values, a column for each z ("": none)
-    blend: bool = False         # with --vary: go from the first value to the second and beyond, in small steps
+    vary: str = ""              # an attribute: a row for each value, a column for each z ("": none)
 
-    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
-    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "loss")
+    # Not a setting: the names of those that a resumed run must keep.
+    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "d_hidden")
 
-
-PRESETS = {"gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, ema=0.999, steps=20000)}
-
-
-# ---- the two networks
-class Generator(nn.Module):
-    """z (B, z_dim), y (B, V) -> images (B, C, S, S) in [-1, 1]. V: the number of values of all attributes."""
-
-    def __init__(self, cfg, C: int, S: int, V: int):
-        super().__init__()
-        z_y, width = cfg.z_dim + V, cfg.ngf * S // 8            # channels at 1 × 1 and at 4 × 4 pixels
-        layers = [nn.ConvTranspose2d(z_y, width, 4, 1, 0, bias=False),
-                  nn.BatchNorm2d(width), nn.ReLU(True)]
-        while width > cfg.ngf:
-            layers += [nn.ConvTranspose2d(width, width // 2, 4, 2, 1, bias=False),
-                       nn.BatchNorm2d(width // 2), nn.ReLU(True)]
-            width //= 2
-        self.layers = nn.Sequential(*layers, nn.ConvTranspose2d(width, C, 4, 2, 1, bias=False), nn.Tanh())
-        self.apply(init_weights)
-
-    def forward(self, z, y):
-        return self.layers(torch.cat([z, y], dim=1)[:, :, None, None])      # (B, z_dim + V, 1, 1)
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
 
 
-class Discriminator(nn.Module):
-    """Images (B, C, S, S), y (B, V) -> logits (B,): is it real, and does it fit y?"""
-
-    def __init__(self, cfg, C: int, S: int, V: int):
-        super().__init__()
-        width, wgan = cfg.ndf, cfg.loss == "wgan-gp"
-        layers = [nn.Conv2d(C, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
-        while width < cfg.ndf * S // 8:                         # until 4 × 4 pixels are left
-            layers += [nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
-                       nn.GroupNorm(1, 2 * width) if wgan else nn.BatchNorm2d(2 * width),
-                       nn.LeakyReLU(0.2, True)]
-            width *= 2
-        self.layers, self.last = nn.Sequential(*layers), nn.Conv2d(width, 1, 4, 1, 0, bias=False)
-        self.values = nn.Linear(V, 16 * width, bias=False)      # what each value adds to the last weights
-        self.apply(init_weights)
-
-    def forward(self, x, y):
-        h = self.layers(x)                                      # (B, width, 4, 4)
-        return self.last(h).view(-1) + (self.values(y) * h.flatten(1)).sum(1)
+PRESETS = {
+    # the plain DCGAN, with the paper's sizes, batch and rate: one GPU, hours
+    "paper": dict(size=64, ngf=64, ndf=64, d_hidden=0, steps=50000, optimizer="adam",
+                  batch_size=128, lr=2e-4, d_lr=2e-4, lr_decay=False, noise=0.0,
+                  shift=False, remove_checkerboard=False, ema=0.0),
+    # larger images and networks: one GPU
+    "gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, d_lr=2e-4, ema=0.999,
+                steps=20000),
+}
 
 
-def init_weights(m):
-    """All weights are drawn from a normal distribution with standard deviation 0.02 (Radford et al. 2016, §4)."""
-    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-        nn.init.normal_(m.weight, 0, 0.02)
-    elif isinstance(m, nn.BatchNorm2d):
-        nn.init.normal_(m.weight, 1, 0.02)
-
-
-# ---- the game
-def bce(logits, y: int):
-    """Binary cross-entropy in nats from logits (B,): y is the right answer, 1 for real, 0 for generated."""
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, y))
-
-
-def gradient_penalty(D, real, fake, y, generator):
-    """E (|∇D(x̂|y)| − 1)², for x̂ at random points between real and generated images (Gulrajani et al. 2017,
-    eq. 3)."""
-    t = torch.rand(len(real), 1, 1, 1, generator=generator).to(real.device)
-    between = torch.lerp(real, fake, t).requires_grad_()
-    slope, = torch.autograd.grad(D(between, y).sum(), between, create_graph=True)
-    return ((slope.flatten(1).norm(dim=1) - 1) ** 2).mean()
-
-
-@torch.no_grad()
-def update_average(average, model, keep: float):
-    """average ← keep · average + (1 − keep) · model, for parameters; BatchNorm's buffers are copied."""
-    for a, p in zip(average.parameters(), model.parameters()):
-        a.lerp_(p, 1 - keep)
-    for a, b in zip(average.buffers(), model.buffers()):
-        a.copy_(b)
-
-
-# ---- sampling
-@torch.no_grad()
-def draw(G, z, y, size: int):
-    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim) and y (n, V), on the CPU. BatchNorm uses its
-    running means and variances, not those of the batch, so no image depends on the others."""
-    G.eval()
-    parts = zip(*(numbers.to(next(G.parameters()).device).split(256) for numbers in (z, y)))
-    images = torch.cat([G(z_i, y_i).float().cpu() for z_i, y_i in parts])
-    G.train()
-    return crop(images, size)
-
-
-# ---- the run
 def check(cfg):
-    """Raise UserError for flags that cannot be used."""
-    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr")
+    """Raise UserError, naming the flag, for settings that make no sense."""
+    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr", "d_lr", "muon_lr", "d_muon_lr")
     require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
     require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
 
 
-def make_nets(cfg, C: int, S: int, attributes: dict, state):
-    """G, D and the average of G, with the weights of a checkpoint if there is one."""
+def make_nets(cfg, C: int, S: int, size: int, attributes: dict, checkpoint=None):
+    """{"G", "D", "ema"}: the two networks and the average of G, new or with the weights of a
+    checkpoint."""
     torch.manual_seed(cfg.seed)
-    V = sum(len(names) for names in attributes.values())
-    G = Generator(cfg, C, S, V)
-    nets = nn.ModuleDict({"G": G, "D": Discriminator(cfg, C, S, V), "average": copy.deepcopy(G)})
-    if state:
-        nets.load_state_dict(state["model"])
+    V = sum(len(values) for values in attributes.values())
+    G = Generator(cfg, C, S, size, V)
+    D = Discriminator(cfg, C, S, V)
+    nets = nn.ModuleDict({"G": G, "D": D, "ema": copy.deepcopy(G)})
+    if checkpoint:
+        nets.load_state_dict(checkpoint["model"])
     return nets.to(pick_device(cfg.device), memory_format=conv_layout(cfg.compile))
 
 
+# ---- optimisers and learning rates
+
+def make_optimizers(nets, cfg):
+    """(optimisers of G, optimisers of D): [Adam for the rest, Muon for the kernels of the hidden
+    layers] each, or [Adam for all].
+
+    A gradient has strong directions, such as the colours of large areas, and weak ones, such as a
+    mouth. Muon makes all of them equally strong (Jordan et al. 2024). The first and the last layer
+    of each network are left to Adam.
+    """
+    G, D = nets["G"], nets["D"]
+    betas = (cfg.beta1, 0.999)
+    if cfg.optimizer == "adam":
+        return ([torch.optim.Adam(G.parameters(), cfg.lr, betas)],
+                [torch.optim.Adam(D.parameters(), cfg.d_lr, betas)])
+
+    g_hidden, g_rest = split_parameters(G, hidden=G.layers[1:-2])
+    d_hidden, d_rest = split_parameters(D, hidden=D.layers[1:])
+    return ([torch.optim.Adam(g_rest, cfg.lr, betas), Muon(g_hidden, cfg.muon_lr, cfg.beta1)],
+            [torch.optim.Adam(d_rest, cfg.d_lr, betas), Muon(d_hidden, cfg.d_muon_lr, cfg.beta1)])
+
+
+def split_parameters(network, hidden):
+    """(kernels and matrices in the layers `hidden`, all other parameters of the network)."""
+    kernels = [p for p in hidden.parameters() if p.ndim >= 2]
+    rest = [p for p in network.parameters() if not any(p is kernel for kernel in kernels)]
+    return kernels, rest
+
+
+def set_learning_rate(optimizers: list, factor: float):
+    """Set every learning rate to this fraction of the one at the start."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * optimizer.defaults["lr"]
+
+
+def step_and_forget(optimizers: list):
+    """Move the parameters against their gradients, and remove the gradients."""
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+# ---- training
+
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
-    cfg, state = own_checkpoint(cfg, "cgan", cfg.resume)
-    check(cfg)
-    learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    require(learn.attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
-    size, device = learn.images.size(2), pick_device(cfg.device)
-    images, labels = learn.tensors(device)
-    N, C, S, _ = images.shape
-    check_shape(state, C, S, learn.attributes)
-    nets = make_nets(cfg, C, S, learn.attributes, state)
-    G, D, average = nets.values()
-    judge = Judge(cfg, learn, held_out, n=2048)         # it scores the images that are drawn at the end
-    y = one_hot(held_out.labels[:max(judge.n, cfg.n)], learn.attributes)
-    z = noise(len(y), cfg.z_dim, cfg.seed)
-    opt_g, opt_d = (torch.optim.Adam(net.parameters(), cfg.lr, (cfg.beta1, 0.999)) for net in (G, D))
-    data_rng = torch.Generator().manual_seed(cfg.seed)
-    if state:
-        restore(state, [opt_g, opt_d], data_rng)
-    net_g, net_d = (compile_convolutions(G), compile_convolutions(D)) if cfg.compile else (G, D)
-    bf16 = autocast(device, "highest")                  # on CUDA; on a CPU everything is in float32
-    columns, wgan = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"], cfg.loss == "wgan-gp"
-    with Run(cfg, "cgan", nn.ModuleList([G, D]), columns, state) as run:
-        run.say(f"{N:,} images of {size} × {size} to learn from, with {', '.join(learn.attributes)}")
-        write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(learn.images[:cfg.n])))
+    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+    # settings: a run that goes on keeps its own, but for flags that are typed now
+    cfg, checkpoint = own_checkpoint(cfg, "cgan", cfg.resume)
+    device = pick_device(cfg.device)
+
+    # images: uint8 (N, C, size, size), and their labels (N, V); those that are held out only score
+    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    attributes = train_set.attributes                           # {name: its values}
+    require(attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
+    images = train_set.images.to(device)
+    labels = one_hot(train_set.labels, attributes).to(device)
+    N, C, size, _ = images.shape
+    S = pad(images[:1]).size(2)                                 # size, or the next power of two
+    check_shape(checkpoint, C, S, size, attributes)
+
+    # networks and optimisers
+    nets = make_nets(cfg, C, S, size, attributes, checkpoint)
+    G, D, ema = nets["G"], nets["D"], nets["ema"]
+    opt_g, opt_d = make_optimizers(nets, cfg)                   # two lists
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, z and noise
+    if checkpoint:
+        restore(checkpoint, opt_g + opt_d, data_rng)
+
+    # the networks as training calls them: with --compile, made into fewer, larger kernels
+    net_g = compile_convolutions(G) if cfg.compile else G
+    net_d = compile_convolutions(D) if cfg.compile else D
+
+    # the judge will score the images; run keeps the folder out_dir
+    judge = Judge(cfg, train_set, held_out, n=2048)
+    to_draw = one_hot(held_out.labels[:cfg.n], attributes)      # (n, V), for pictures
+    columns = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
+    run = Run(cfg, "cgan", nn.ModuleList([G, D]), columns, checkpoint)
+    with run:
+        run.say(f"{N:,} images of {size} × {size} to learn from, with {', '.join(attributes)}")
+        run.say("if D could not tell real from generated: D(x) = D(G(z)) = accuracy = ½, "
+                "d_loss = 2 ln 2 = 1.386")
+        write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(train_set.images[:cfg.n])))
         for step in range(run.first, cfg.steps):
-            # learning rate and noise fall to 0 in a straight line
-            left = 1 - step / cfg.steps
-            opt_g.param_groups[0]["lr"] = opt_d.param_groups[0]["lr"] = cfg.lr * left
-            sigma = cfg.noise * left
-            for _ in range(5 if wgan else 1):
-                # batch
-                i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
-                x, y_i = to_float(images[i]).contiguous(memory_format=conv_layout(cfg.compile)), labels[i]
-                z_i = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
-                # D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y)),  or  E D(x|y) − E D(G(z|y)|y)
-                with bf16:
-                    fake = net_g(z_i, y_i)
-                    seen_x, seen_fake = (disturb(images, sigma, data_rng) for images in (x, fake.detach()))
-                    real_logits, fake_logits = net_d(seen_x, y_i).float(), net_d(seen_fake, y_i).float()
-                loss_d = bce(real_logits, 1) + bce(fake_logits, 0)
-                if wgan:
-                    penalty = gradient_penalty(D, seen_x, seen_fake, y_i, data_rng)
-                    loss_d = fake_logits.mean() - real_logits.mean() + 10 * penalty
-                run.check_finite(step, d_loss=loss_d.item())
-                opt_d.zero_grad(set_to_none=True)
-                loss_d.backward()
-                opt_d.step()
-            # G maximises  E log D(G(z|y)|y),  or  E D(G(z|y)|y).  The gradient passes through D, but does
-            # not change its weights
+            # learning rates
+            remaining = 1 - step / cfg.steps if cfg.lr_decay else 1.0   # 1 -> 0
+            set_learning_rate(opt_g + opt_d, remaining)
+
+            # batch
+            i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
+            x = to_float(images[i])                                     # (B, C, size, size)
+            y = labels[i]                                               # (B, V)
+            z = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
+
+            # D maximises E log D(x|y) + E log(1 − D(G(z|y)|y)). Real and generated images are two
+            # batches, so that BatchNorm normalises each by itself. detach: no gradient reaches G.
+            # Products are in bfloat16, if that is faster on this device; weights stay in float32
+            with autocast(device, cfg.matmul):
+                fake = net_g(z, y)                                      # (B, C, size, size)
+                real_logits = net_d(shift_and_add_noise(x, cfg, data_rng), y).float()
+                fake_logits = net_d(shift_and_add_noise(fake.detach(), cfg, data_rng), y).float()
+            loss_d = d_loss(real_logits, fake_logits)
+            run.check_finite(step, d_loss=loss_d.item())                # NaN stops here
+            loss_d.backward()
+            with autocast(device, cfg.matmul):                          # Muon's products, too
+                step_and_forget(opt_d)
+
+            # G maximises E log D(G(z|y)|y), by the D that has just learnt. The gradient passes
+            # through D, and is not needed for D's weights
             D.requires_grad_(False)
-            with bf16:
-                logits = net_d(disturb(fake, sigma, data_rng), y_i).float()
-            loss_g = -logits.mean() if wgan else bce(logits, 1)
+            with autocast(device, cfg.matmul):
+                logits = net_d(shift_and_add_noise(fake, cfg, data_rng), y).float()
+            loss_g = g_loss(logits)
             run.check_finite(step, g_loss=loss_g.item())
-            opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
-            opt_g.step()
-            even_out(G)
+            with autocast(device, cfg.matmul):
+                step_and_forget(opt_g)
             D.requires_grad_(True)
+
+            if cfg.remove_checkerboard:
+                remove_checkerboard(G)
             # the average is short at first, while there is little to average
-            update_average(average, G, min(cfg.ema, step / (step + 10)))
+            update_ema(ema, G, min(cfg.ema, step / (step + 10)))
+
             # log, sample and save, each when it is due
             done = step + 1
-            with run.untimed():
+            with run.untimed():                                 # this is not training time
                 if run.due(done, cfg.log_every):
-                    right = torch.cat([real_logits > 0, fake_logits < 0]).float().mean()
-                    values = loss_d, loss_g, real_logits.sigmoid().mean(), fake_logits.sigmoid().mean(), right
-                    run.log(done, **{name: value.item() for name, value in zip(columns, values)})
+                    correct = torch.cat([real_logits > 0, fake_logits < 0])
+                    run.log(done, **{"d_loss": loss_d.item(),
+                                     "g_loss": loss_g.item(),
+                                     "D(x)": real_logits.sigmoid().mean().item(),
+                                     "D(G(z))": fake_logits.sigmoid().mean().item(),
+                                     "accuracy": correct.float().mean().item()})
                 if run.due(done, cfg.sample_every):
-                    picture = sheet(draw(average, z[:cfg.n], y[:cfg.n], size))
+                    z = noise(len(to_draw), cfg.z_dim, cfg.seed)
+                    picture = sheet(generate(ema, z, to_draw))
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
-                stop = run.stopping(done)
-                if stop or run.due(done, cfg.eval_every):
-                    run.save(done, nets, [opt_g, opt_d], data_rng, shape=(C, S, learn.attributes), size=size)
-            if stop and done < cfg.steps:
-                return run.leave(done)
+                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
+                if stopping or run.due(done, cfg.eval_every):
+                    run.save(done, nets, opt_g + opt_d, data_rng, shape=(C, S, size, attributes))
+            if stopping and done < cfg.steps:
+                return run.leave(done)                          # says how to resume
 
-        scores = {}
-        if judge.n > 0:
-            z = z[:judge.n]
-            y = y[:judge.n]
-            drawn = draw(average, z, y, size)
-            untrained = make_nets(cfg, C, S, learn.attributes, None)["G"]
-            scores = judge.scores(drawn, draw(untrained, z, y, size), judge.labels)
-        run.say(image_metrics.image_report(scores))
-        return run.finish(**scores)
+        # scores, each beside its baseline
+        scores = score(nets, judge, held_out, (C, S, size, attributes), cfg)
+        run.say(image_report(scores))
+        run.say(f"D is right about {scores['d_accuracy']:.1%} of held-out and generated images, "
+                "one by one (if it could not tell them apart: 50 %)")
+        return run.finish(**scores)                             # result.json
 
+
+# ---- scores
+
+def score(nets, judge, held_out, shape, cfg) -> dict:
+    """What result.json says of the images: the judge's scores, beside those of a G that has learnt
+    nothing; and how often D tells them from real ones."""
+    scores = {}
+    if judge.n > 0:                                             # there are labels to judge by
+        z = noise(judge.n, cfg.z_dim, cfg.seed + 1)             # not those of training
+        y = one_hot(judge.labels, held_out.attributes)
+        untrained = make_nets(cfg, *shape)["G"]                  # as it was at the start
+        scores = judge.scores(generate(nets["ema"], z, y), generate(untrained, z, y), judge.labels)
+    scores["d_accuracy"] = d_accuracy(nets, held_out, cfg)
+    return scores
+
+
+@torch.no_grad()
+def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
+    """The share of n held-out images and as many generated ones with the same labels that D tells
+    right, each by itself, with noise and shift as in training.
+
+    The accuracy in log.csv is higher. There D sees batches that are all real or all generated, and
+    the mean of a batch, which BatchNorm computes, tells more than one image. Here BatchNorm uses
+    its running means and variances, a mixture of those of both kinds.
+    """
+    device = pick_device(cfg.device)
+    real = to_float(held_out.images[:n])
+    y = one_hot(held_out.labels[:n], held_out.attributes)
+    fake = generate(nets["ema"], noise(len(real), cfg.z_dim, cfg.seed + 2), y)
+    rng = torch.Generator().manual_seed(cfg.seed + 2)
+    D = nets["D"]
+    D.eval()
+    correct = []
+    for x, sign in ((real, 1), (fake, -1)):
+        for part, y_i in zip(x.split(256), y.split(256)):
+            seen = shift_and_add_noise(part, cfg, rng)
+            correct.append(sign * D(seen.to(device), y_i.to(device)).cpu() > 0)
+    D.train()
+    return torch.cat(correct).float().mean().item()
+
+
+# ---- using what was trained
 
 def load(cfg):
-    """(average of G, size of the images, attributes, config) as trained in out_dir."""
-    cfg, state = own_checkpoint(cfg, "cgan")
-    check(cfg)
-    return make_nets(cfg, *state["shape"], state)["average"], state["size"], state["shape"][2], cfg
+    """(average of G, attributes, config) as trained in --out_dir."""
+    cfg, checkpoint = own_checkpoint(cfg, "cgan")
+    attributes = checkpoint["shape"][3]
+    return make_nets(cfg, *checkpoint["shape"], checkpoint)["ema"], attributes, cfg
 
 
 def sample(cfg: Config):
-    """Draw n images with the values that flags ask for, and random other values; or with --vary, a grid."""
-    G, size, attributes, cfg = load(cfg)
-    n, path = 8 if cfg.vary else cfg.n, f"{cfg.out_dir}/samples/sample.png"
-    labels = draw_labels(cfg, attributes, n)
-    z, y, names = noise(n, cfg.z_dim, cfg.seed), one_hot(labels, attributes), None
-    if cfg.vary or cfg.blend:
-        require(len(attributes.get(cfg.vary, [])) > 1, f"--vary: choose from {', '.join(attributes)}")
-        column, values = list(attributes).index(cfg.vary), range(len(attributes[cfg.vary]))
-        rows = [one_hot(labels.index_fill(1, torch.tensor(column), v), attributes) for v in values]
-        names = attributes[cfg.vary]
-        if cfg.blend:       # y + t · (second − first value), for t from 0 to 1.5
-            rows = [torch.lerp(rows[0], rows[1], t) for t in torch.linspace(0, 1.5, 7)]
-            names = [f"t = {t:g}" for t in torch.linspace(0, 1.5, 7).tolist()]
-        z, y, path = z.repeat(len(rows), 1), torch.cat(rows), path.replace("sample.", f"{cfg.vary}.")
-    write_png(path, sheet(draw(G, z, y, size), row_names=names))
+    """Draw n images with the values that flags ask for, and random other values; with --vary, a row
+    of eight for each value of an attribute, each column from one z."""
+    G, attributes, cfg = load(cfg)
+    n = 8 if cfg.vary else cfg.n
+    labels = draw_labels(cfg, attributes, n)                    # (n, number of attributes)
+    z = noise(n, cfg.z_dim, cfg.seed)
+    path = f"{cfg.out_dir}/samples/sample.png"
+    row_names = None
+    if cfg.vary:
+        require(len(attributes.get(cfg.vary, [])) > 1,
+                f"--vary: choose from {', '.join(attributes)}")
+        row_names = attributes[cfg.vary]
+        column = list(attributes).index(cfg.vary)
+        rows = []
+        for value in range(len(row_names)):
+            row = labels.clone()
+            row[:, column] = value
+            rows.append(row)
+        labels = torch.cat(rows)                                # (8 · number of values, …)
+        z = z.repeat(len(rows), 1)
+        path = f"{cfg.out_dir}/samples/{cfg.vary}.png"
+    write_png(path, sheet(generate(G, z, one_hot(labels, attributes)), row_names=row_names))
     print(f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
-    """Data augmentation: the accuracy of classifiers that learn from few real images, without and with 4,000
-    generated ones. (The generator has seen all real images, so it passes on what it learnt from them.) Also in
-    evaluate.json."""
-    from mini.studies.few_labels import from_few
-    G, size, attributes, cfg = load(cfg)
-    learn, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    require(learn.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
-    labels = learn.labels[:4000]
-    new = draw(G, noise(len(labels), cfg.z_dim, cfg.seed + 1), one_hot(labels, attributes), size)
-    more = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
-    return metrics.print_tables(cfg, mean_accuracy_from=from_few(cfg, learn, held_out, more))
+    """Data augmentation: the accuracy of classifiers that learn from few real images, without and
+    with 4,000 generated ones. (The generator has seen all real images, so it passes on what it
+    learnt from them.) Also in evaluate.json."""
+    from mini.studies.few_labels import from_few  # only this command needs it
+    G, attributes, cfg = load(cfg)
+    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    require(train_set.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
+    labels = train_set.labels[:4000]
+    z = noise(len(labels), cfg.z_dim, cfg.seed + 3)
+    new = generate(G, z, one_hot(labels, attributes))
+    generated = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
+    return print_tables(cfg, mean_accuracy_from=from_few(cfg, train_set, held_out, generated))
 
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__,
-                        out_of_memory="lower --batch_size, --ngf, --ndf, --z_dim, --size, --n_images or --n")
+    remedy = "lower --batch_size, --ngf, --ndf or --n"
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory=remedy)
 
 
 if __name__ == "__main__":

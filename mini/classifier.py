@@ -382,7 +382,7 @@ def evaluate(cfg: Config) -> dict:
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
     return command_line(Config, PRESETS, commands, argv, __doc__,
-                        out_of_memory="lower --batch_size, --width, --n_features, --size or --n_images")
+                        out_of_memory="lower --batch_size, --width, --n_features or --size")
 
 
 if __name__ == "__main__":

@@ -251,13 +251,13 @@ def plain_gan_step(size: int, width: int, batch: int, steps: int) -> float:
     return (time.perf_counter() - start) / steps
 
 
-def our_gan_step(size: int, width: int, batch: int, steps: int) -> float:
+def our_gan_step(size: int, width: int, batch: int, steps: int, matmul: str) -> float:
     """The same through the real train(): batches, logging, the average of G and all."""
     images = (np.random.default_rng(0).random((256, size, size, 3)) * 255).astype(np.uint8)
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", images)
-        cfg = train_gan.Config(data=f"{folder}/images.npy", size=size, ngf=width, ndf=width, batch_size=batch, lr=2e-4,
-                               matmul="highest", steps=steps + 2, device="cpu", log_every=2, eval_every=10**9,
+        cfg = train_gan.Config(data=f"{folder}/images.npy", size=size, ngf=width, ndf=width, batch_size=batch,
+                               d_hidden=0, matmul=matmul, steps=steps + 2, device="cpu", log_every=2, eval_every=10**9,
                                sample_every=0, out_dir=f"{folder}/run")
         train_gan.train(cfg)
         seconds = [float(row["seconds"]) for row in csv.DictReader(open(f"{cfg.out_dir}/log.csv"))]
@@ -266,12 +266,14 @@ def our_gan_step(size: int, width: int, batch: int, steps: int) -> float:
 
 def bench_gan(args, *what):
     what, rows = what or (64, 64, 64, 10), []
+    line = "plain torch {:.3f} s, ours {:.3f} s, ratio {:.2f}; in float32 {:.3f} s, ratio {:.2f}"
     for _ in range(args.pairs):
-        plain, own = seconds_apart(plain_gan_step, *what), seconds_apart(our_gan_step, *what)
-        rows.append((plain, own, own / plain))
-        print("a step: plain torch {:.3f} s, ours {:.3f} s, ratio {:.2f}".format(*rows[-1]), flush=True)
-    print("median of {}: plain torch {:.3f} s, ours {:.3f} s, ratio {:.2f}".format(
-        len(rows), *(statistics.median(column) for column in zip(*rows))))
+        plain = seconds_apart(plain_gan_step, *what)
+        own = seconds_apart(our_gan_step, *what, matmul="medium")
+        exact = seconds_apart(our_gan_step, *what, matmul="highest")
+        rows.append((plain, own, own / plain, exact, exact / plain))
+        print("a step: " + line.format(*rows[-1]), flush=True)
+    print(f"median of {len(rows)}: " + line.format(*(statistics.median(column) for column in zip(*rows))))
 
 
 def plain_cyclegan_step(size: int, batch: int, steps: int, **networks) -> float:
@@ -563,8 +565,8 @@ def bench_families(args):
         result = json.loads(Path(folder, "result.json").read_text())
         name, own = result["model"], {"out_dir": folder, "device": "cpu"}
         if name == "gan":
-            nets, size, cfg = train_gan.load(train_gan.Config(**own))
-            images = train_gan.draw(nets["average"], noise(n, cfg.z_dim, cfg.seed), size)
+            nets, cfg = train_gan.load(train_gan.Config(**own))
+            images = train_gan.generate(nets["ema"], noise(n, cfg.z_dim, cfg.seed))
         elif name == "vae":
             model, mixture, _ = vae.load(vae.Config(**own))
             images = vae.draw(model, vae.new_z(model.cfg, mixture, n))

@@ -51,7 +51,7 @@ def frechet_distance(a, b) -> float:
 
 def image_report(scores: dict) -> str:
     """The scores that a Judge gives generated images, in words, each beside its baseline."""
-    if not scores:
+    if "frechet" not in scores:
         return ("no Fréchet distance: without labels, with one label for all, or with too few "
                 "images, there is no judge")
     text = ("Fréchet distance ({features}) from held-out images, n = {frechet_n:,}: "

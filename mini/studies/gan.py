@@ -1,0 +1,162 @@
+"""Two studies of train_gan.py: has D lost, and are the images new (`evaluate`); and which trick
+buys what:
+
+    python -m mini.studies.gan                          each trick taken away, and each alone
+    python -m mini.studies.gan --steps=600 --seeds=1    shorter, and one seed of three
+"""
+import argparse
+import json
+import math
+import statistics
+from pathlib import Path
+
+import torch
+
+import train_gan
+from mini.data.images.image_sets import load_images
+from mini.utils.config import require
+from mini.utils.image_metrics import variety
+from mini.utils.images import noise, sheet, to_float
+from mini.utils.metrics import print_tables, table
+from mini.utils.png import write_png
+from mini.utils.run import write_json
+
+# ---- has D lost?
+
+def evaluate(nets, cfg) -> dict:
+    """Tables, also in evaluate.json: how well D, and a fresh D, tell generated images from held-out
+    ones, and whether the images vary as the data does. samples/nearest.png shows eight images, and
+    below each the training image that is most like it."""
+    nets = nets.cpu()
+    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    train_images = to_float(train_set.images)
+    real = to_float(held_out.images[:1024])
+    N = len(train_images)
+    z = noise(N + len(real), cfg.z_dim, cfg.seed + 3)
+    generated = train_gan.generate(nets["ema"], z)
+    require(generated.shape[1:] == real.shape[1:],
+            f"--data={cfg.data}: the model draws images of another size")
+    to_learn = generated[:N]
+    new = generated[N:]                                 # as many as there are held-out images
+
+    tables = {"ideal": {"accuracy": 0.5, "loss": 2 * math.log(2)}}
+    tables["D_of_this_run"] = verdict(nets["D"], real, new, cfg)
+    tables["the_same,_without_noise"] = verdict(nets["D"], real, new, cfg, noisy=False)
+
+    # a fresh D sees more than G has been trained against; and a control: real against real images
+    fresh = fresh_discriminator(train_images, to_learn, cfg)
+    tables["fresh_D"] = verdict(fresh, real, new, cfg)
+    half = N // 2
+    control = fresh_discriminator(train_images[:half], train_images[half:2 * half], cfg)
+    middle = len(real) // 2
+    tables["control:_real_against_real"] = verdict(control, real[:middle], real[middle:], cfg)
+
+    varied, neighbours = variety(new, real, train_images)
+    write_png(f"{cfg.out_dir}/samples/nearest.png", sheet(neighbours))
+    print("samples/nearest.png: eight samples, and below each the training image most like it")
+    return print_tables(cfg, **tables, **varied)
+
+
+@torch.no_grad()
+def verdict(D, real, fake, cfg, noisy: bool = True) -> dict:
+    """The accuracy and the loss of D on real and generated images (n, C, size, size), each image by
+    itself (BatchNorm uses its running averages), with noise and shift as in training or without."""
+    rng = torch.Generator().manual_seed(cfg.seed + 3)
+    D.eval()
+    logits = []
+    for images in (real, fake):
+        if noisy:
+            images = train_gan.shift_and_add_noise(images, cfg, rng)
+        logits.append(torch.cat([D(part) for part in images.split(256)]))
+    D.train()
+    real_logits, fake_logits = logits
+    right = torch.cat([real_logits > 0, fake_logits < 0])
+    return {"accuracy": right.float().mean().item(),
+            "loss": train_gan.d_loss(real_logits, fake_logits).item()}
+
+
+def fresh_discriminator(real, fake, cfg, n: int = 20_000):
+    """A new D that has learnt to tell n real images from n generated ones, with noise and shift as
+    in the run's training."""
+    C, size = real.shape[1:3]
+    torch.manual_seed(cfg.seed + 3)
+    rng = torch.Generator().manual_seed(cfg.seed + 3)
+    D = train_gan.Discriminator(cfg, C, padded_size(size))
+    optimizer = torch.optim.Adam(D.parameters(), cfg.d_lr, (cfg.beta1, 0.999))
+    for _ in range(max(1, n // cfg.batch_size)):
+        logits = []
+        for images in (real, fake):
+            i = torch.randint(len(images), (cfg.batch_size,), generator=rng)
+            logits.append(D(train_gan.shift_and_add_noise(images[i], cfg, rng)))
+        loss = train_gan.d_loss(*logits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return D
+
+
+def padded_size(size: int) -> int:
+    """The smallest power of two that is at least `size` and 16, as `pad` makes it."""
+    return max(16, 2 ** (size - 1).bit_length())
+
+
+# ---- which trick buys what?
+
+# name: flags beside the defaults
+VARIANTS = {
+    "as it comes": {},
+    "without noise": dict(noise=0.0),
+    "twice the noise": dict(noise=2 * train_gan.Config.noise),
+    "one rate for both": dict(d_lr=train_gan.Config.lr),
+    "no hidden layer in D": dict(d_hidden=0),
+    "no shift": dict(shift=False),
+    "kernels left alone": dict(remove_checkerboard=False),
+    "no average of G": dict(ema=0.0),
+    "rates stay": dict(lr_decay=False),
+    "the paper's settings": train_gan.PRESETS["paper"],
+}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=train_gan.Config.steps, help="of each run")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each variant")
+    parser.add_argument("--out_dir", default="runs/gan_study", help="folder of the runs")
+    args = parser.parse_args(argv)
+    rows = {}
+    for name, flags in VARIANTS.items():
+        results = []
+        for seed in range(1, args.seeds + 1):
+            folder = Path(args.out_dir, f"{name.replace(' ', '_')}_{seed}")
+            results.append(result_of(folder, {**flags, "steps": args.steps, "seed": seed}))
+        rows[name] = {"Fréchet": mean(results, "frechet"),
+                      "± error": standard_error(results, "frechet"),
+                      "D right": mean(results, "d_accuracy"),
+                      "seconds": mean(results, "seconds")}
+        print(table({name: rows[name]}, shares=["D right"]), flush=True)
+    print()
+    print(table(rows, shares=["D right"]))
+    write_json(f"{args.out_dir}/study.json", rows)
+
+
+def result_of(folder: Path, flags: dict) -> dict:
+    """The result.json of the run with these flags; it is trained if it has not been yet."""
+    if not (folder / "result.json").exists():
+        train_gan.train(train_gan.Config(**flags, out_dir=str(folder)))
+    return json.loads((folder / "result.json").read_text("utf-8"))
+
+
+def mean(results: list, key: str) -> float:
+    return statistics.mean(result[key] for result in results)
+
+
+def standard_error(results: list, key: str) -> float:
+    """Of the mean over the runs; 0 for one run."""
+    if len(results) < 2:
+        return 0.0
+    return statistics.stdev(result[key] for result in results) / math.sqrt(len(results))
+
+
+if __name__ == "__main__":
+    main()
