@@ -27,14 +27,13 @@ Measured times and scores: README.md. Read before: train_gan.py. Read next: mini
 """
 import copy
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# images and their grids, the command line, devices, the optimiser Muon, the scores of images, the
-# folder of a run: this file can be followed without reading them
+# images and their grids, the command line, devices, the scores of images, the folder of a run: this
+# file can be followed without reading them
 from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
@@ -42,7 +41,6 @@ from mini.utils.image_metrics import image_report
 from mini.utils.images import crop, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.metrics import print_tables
-from mini.utils.optim import Muon
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -183,8 +181,9 @@ def generate(G, z, y):
 
 # ---- what is not in the paper
 
-def shift_and_add_noise(images, cfg, generator):
-    """Images (B, C, H, W) as D is shown them: moved a little, and noisy.
+def shift_and_add_noise(images, cfg, sigma: float, generator):
+    """Images (B, C, H, W) as D is shown them: moved a little, and with noise of standard deviation
+    sigma.
 
     Generated images hardly ever lie where real ones do, so a D that sees them as they are soon
     tells all of them apart, and its answers say little about the way to go. With noise, the two
@@ -205,9 +204,9 @@ def shift_and_add_noise(images, cfg, generator):
         first_row = images[:, :, :1]
         moved = torch.cat([first_row, images[:, :, :-1]], dim=2)
         images = torch.where(down, moved, images)
-    if cfg.noise > 0:
+    if sigma > 0:
         eps = torch.randn(images.shape, generator=generator).to(images.device)
-        images = images + cfg.noise * eps
+        images = images + sigma * eps
     return images
 
 
@@ -257,21 +256,18 @@ class Config(LabelConfig):
     # model
     z_dim: int = 100            # length of z, the random numbers that an image is made from
     ngf: int = 48               # channels before G's last layer; twice as many at each one before
-    ndf: int = 32               # channels after D's first layer; twice as many at each one after
-    d_hidden: int = 128         # units of a layer before D's logit (0: none, as in the paper)
+    ndf: int = 24               # channels after D's first layer; twice as many at each one after
+    d_hidden: int = 0           # units of a layer before D's logit (0: none, as in the paper)
 
     # optimisation
-    steps: int = 4000           # optimiser steps of G, and as many of D
+    steps: int = 5000           # optimiser steps of G, and as many of D
     batch_size: int = 32        # real images in a step, and as many generated ones
-    # what trains the kernels of the hidden layers; Adam trains the rest, or everything
-    optimizer: Literal["muon", "adam"] = "muon"
     lr: float = 2e-3            # Adam's learning rate at the start, for G
-    d_lr: float = 1e-3          # the same for D
-    muon_lr: float = 0.03       # Muon's learning rate at the start, for G
-    d_muon_lr: float = 0.02     # the same for D
-    lr_decay: bool = True       # all learning rates fall to 0 in a straight line
-    beta1: float = 0.5          # of both: the weight of old gradients in their moving average
-    noise: float = 0.2          # standard deviation of the noise on the images that D sees
+    d_lr: float = 2e-3          # the same for D
+    lr_decay: bool = True       # the learning rates fall to 0 in a straight line
+    beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
+    noise: float = 0.1          # standard deviation of the noise on the images that D sees
+    noise_decay: bool = True    # it falls to 0 in a straight line
     shift: bool = True          # move the images that D sees by 0 or 1 pixel to the right and down
     remove_checkerboard: bool = True        # keep G's kernels from drawing checkerboards
     ema: float = 0.995          # weight of the old average in the moving average of G's weights
@@ -296,7 +292,7 @@ class Config(LabelConfig):
 
 PRESETS = {
     # the plain DCGAN, with the paper's sizes, batch and rate: one GPU, hours
-    "paper": dict(size=64, ngf=64, ndf=64, d_hidden=0, steps=50000, optimizer="adam",
+    "paper": dict(size=64, ngf=64, ndf=64, d_hidden=0, steps=50000,
                   batch_size=128, lr=2e-4, d_lr=2e-4, lr_decay=False, noise=0.0,
                   shift=False, remove_checkerboard=False, ema=0.0),
     # larger images and networks: one GPU
@@ -307,7 +303,7 @@ PRESETS = {
 
 def check(cfg):
     """Raise UserError, naming the flag, for settings that make no sense."""
-    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr", "d_lr", "muon_lr", "d_muon_lr")
+    require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr", "d_lr")
     require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
     require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
 
@@ -323,49 +319,6 @@ def make_nets(cfg, C: int, S: int, size: int, attributes: dict, checkpoint=None)
     if checkpoint:
         nets.load_state_dict(checkpoint["model"])
     return nets.to(pick_device(cfg.device), memory_format=conv_layout(cfg.compile))
-
-
-# ---- optimisers and learning rates
-
-def make_optimizers(nets, cfg):
-    """(optimisers of G, optimisers of D): [Adam for the rest, Muon for the kernels of the hidden
-    layers] each, or [Adam for all].
-
-    A gradient has strong directions, such as the colours of large areas, and weak ones, such as a
-    mouth. Muon makes all of them equally strong (Jordan et al. 2024). The first and the last layer
-    of each network are left to Adam.
-    """
-    G, D = nets["G"], nets["D"]
-    betas = (cfg.beta1, 0.999)
-    if cfg.optimizer == "adam":
-        return ([torch.optim.Adam(G.parameters(), cfg.lr, betas)],
-                [torch.optim.Adam(D.parameters(), cfg.d_lr, betas)])
-
-    g_hidden, g_rest = split_parameters(G, hidden=G.layers[1:-2])
-    d_hidden, d_rest = split_parameters(D, hidden=D.layers[1:])
-    return ([torch.optim.Adam(g_rest, cfg.lr, betas), Muon(g_hidden, cfg.muon_lr, cfg.beta1)],
-            [torch.optim.Adam(d_rest, cfg.d_lr, betas), Muon(d_hidden, cfg.d_muon_lr, cfg.beta1)])
-
-
-def split_parameters(network, hidden):
-    """(kernels and matrices in the layers `hidden`, all other parameters of the network)."""
-    kernels = [p for p in hidden.parameters() if p.ndim >= 2]
-    rest = [p for p in network.parameters() if not any(p is kernel for kernel in kernels)]
-    return kernels, rest
-
-
-def set_learning_rate(optimizers: list, factor: float):
-    """Set every learning rate to this fraction of the one at the start."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = factor * optimizer.defaults["lr"]
-
-
-def step_and_forget(optimizers: list):
-    """Move the parameters against their gradients, and remove the gradients."""
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
 
 # ---- training
@@ -389,10 +342,12 @@ def train(cfg: Config) -> dict:
     # networks and optimisers
     nets = make_nets(cfg, C, S, size, attributes, checkpoint)
     G, D, ema = nets["G"], nets["D"], nets["ema"]
-    opt_g, opt_d = make_optimizers(nets, cfg)                   # two lists
+    betas = (cfg.beta1, 0.999)
+    opt_g = torch.optim.Adam(G.parameters(), cfg.lr, betas)
+    opt_d = torch.optim.Adam(D.parameters(), cfg.d_lr, betas)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, z and noise
     if checkpoint:
-        restore(checkpoint, opt_g + opt_d, data_rng)
+        restore(checkpoint, [opt_g, opt_d], data_rng)
 
     # the networks as training calls them: with --compile, made into fewer, larger kernels
     net_g = compile_convolutions(G) if cfg.compile else G
@@ -409,9 +364,12 @@ def train(cfg: Config) -> dict:
                 "d_loss = 2 ln 2 = 1.386")
         write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(train_set.images[:cfg.n])))
         for step in range(run.first, cfg.steps):
-            # learning rates
-            remaining = 1 - step / cfg.steps if cfg.lr_decay else 1.0   # 1 -> 0
-            set_learning_rate(opt_g + opt_d, remaining)
+            # learning rates, and the noise on what D sees
+            remaining = 1 - step / cfg.steps                            # 1 -> 0
+            lr_factor = remaining if cfg.lr_decay else 1.0
+            opt_g.param_groups[0]["lr"] = cfg.lr * lr_factor
+            opt_d.param_groups[0]["lr"] = cfg.d_lr * lr_factor
+            sigma = cfg.noise * remaining if cfg.noise_decay else cfg.noise
 
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
@@ -424,24 +382,25 @@ def train(cfg: Config) -> dict:
             # Products are in bfloat16, if that is faster on this device; weights stay in float32
             with autocast(device, cfg.matmul):
                 fake = net_g(z, y)                                      # (B, C, size, size)
-                real_logits = net_d(shift_and_add_noise(x, cfg, data_rng), y).float()
-                fake_logits = net_d(shift_and_add_noise(fake.detach(), cfg, data_rng), y).float()
+                real_logits = net_d(shift_and_add_noise(x, cfg, sigma, data_rng), y).float()
+                seen = shift_and_add_noise(fake.detach(), cfg, sigma, data_rng)
+                fake_logits = net_d(seen, y).float()
             loss_d = d_loss(real_logits, fake_logits)
             run.check_finite(step, d_loss=loss_d.item())                # NaN stops here
+            opt_d.zero_grad(set_to_none=True)
             loss_d.backward()
-            with autocast(device, cfg.matmul):                          # Muon's products, too
-                step_and_forget(opt_d)
+            opt_d.step()
 
             # G maximises E log D(G(z|y)|y), by the D that has just learnt. The gradient passes
             # through D, and is not needed for D's weights
             D.requires_grad_(False)
             with autocast(device, cfg.matmul):
-                logits = net_d(shift_and_add_noise(fake, cfg, data_rng), y).float()
+                logits = net_d(shift_and_add_noise(fake, cfg, sigma, data_rng), y).float()
             loss_g = g_loss(logits)
             run.check_finite(step, g_loss=loss_g.item())
+            opt_g.zero_grad(set_to_none=True)
             loss_g.backward()
-            with autocast(device, cfg.matmul):
-                step_and_forget(opt_g)
+            opt_g.step()
             D.requires_grad_(True)
 
             if cfg.remove_checkerboard:
@@ -465,7 +424,7 @@ def train(cfg: Config) -> dict:
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 if stopping or run.due(done, cfg.eval_every):
-                    run.save(done, nets, opt_g + opt_d, data_rng, shape=(C, S, size, attributes))
+                    run.save(done, nets, [opt_g, opt_d], data_rng, shape=(C, S, size, attributes))
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume
 
@@ -495,7 +454,7 @@ def score(nets, judge, held_out, shape, cfg) -> dict:
 @torch.no_grad()
 def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     """The share of n held-out images and as many generated ones with the same labels that D tells
-    right, each by itself, with noise and shift as in training.
+    right, each by itself, with noise and shift as at the end of training.
 
     The accuracy in log.csv is higher. There D sees batches that are all real or all generated, and
     the mean of a batch, which BatchNorm computes, tells more than one image. Here BatchNorm uses
@@ -506,12 +465,13 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     y = one_hot(held_out.labels[:n], held_out.attributes)
     fake = generate(nets["ema"], noise(len(real), cfg.z_dim, cfg.seed + 2), y)
     rng = torch.Generator().manual_seed(cfg.seed + 2)
+    sigma = 0.0 if cfg.noise_decay else cfg.noise
     D = nets["D"]
     D.eval()
     correct = []
     for x, sign in ((real, 1), (fake, -1)):
         for part, y_i in zip(x.split(256), y.split(256)):
-            seen = shift_and_add_noise(part, cfg, rng)
+            seen = shift_and_add_noise(part, cfg, sigma, rng)
             correct.append(sign * D(seen.to(device), y_i.to(device)).cpu() > 0)
     D.train()
     return torch.cat(correct).float().mean().item()

@@ -22,7 +22,7 @@ from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
 from tests.helpers import close, find_text, of, read_grid, refused_by, watch
 
-TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, d_hidden=6, batch_size=8, steps=6, n=4, optimizer="adam", log_every=1,
+TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, d_hidden=6, batch_size=8, steps=6, n=4, log_every=1,
             sample_every=3, eval_every=3, device="cpu", matmul="highest")
 SHAPES = {"shade": ["dark", "bright"], "shape": ["disc", "square", "star"]}     # the attributes of made-up images
 SIZES = [2, 3]                                                                  # how many values each has
@@ -245,6 +245,7 @@ def energy_of(layers, z):
     return h
 
 
+@pytest.mark.paper
 @both
 @pytest.mark.parametrize("S", [16, 32, 64])
 def test_no_checkerboard(script, S):
@@ -260,6 +261,7 @@ def test_no_checkerboard(script, S):
     assert checkerboard(torch.randn(64, 3, S, S)) < 2
 
 
+@pytest.mark.paper
 @both
 def test_what_is_even_stays_even(script, trained):
     """Of trained networks too: no layer of stride 2 makes a pattern out of an input without one (but at the edge)."""
@@ -289,6 +291,7 @@ def test_remove_checkerboard_changes_as_little_as_it_can(script):
 
 # ---- the losses
 
+@pytest.mark.paper
 @both
 def test_losses_by_hand(script):
     """A sigmoid before the logarithm would be infinite, or without a gradient, at logits of ±200."""
@@ -316,32 +319,13 @@ def test_the_switches(script):
     """What --preset=paper turns off must be off: the images reach D as they are."""
     cfg = script.Config(**{**TINY, **script.PRESETS["paper"]})
     images = torch.randn(5, 3, 16, 16)
-    assert script.shift_and_add_noise(images, cfg, torch.Generator().manual_seed(0)) is images
+    assert script.shift_and_add_noise(images, cfg, cfg.noise, torch.Generator().manual_seed(0)) is images
     assert not isinstance(script.make_nets(cfg, 3, 16, 16, *([SHAPES] if script is cgan else []))["D"].layers[-1], nn.LeakyReLU)
     assert (cfg.d_hidden, cfg.noise, cfg.ema, cfg.lr, cfg.d_lr) == (0, 0, 0, 2e-4, 2e-4)
     assert not (cfg.shift or cfg.remove_checkerboard or cfg.lr_decay)
 
 
 # ---- training: what changes when, and by how much
-
-@both
-def test_every_parameter_has_one_optimiser(script):
-    """Muon for what a vector in a plane could not stand for: no biases, no BatchNorm, no first or last layer."""
-    nets = make_nets(script, script.Config(**{**TINY, "optimizer": "muon", "size": 32}), 3, 32, 32, SHAPES)
-    cfg = script.Config(optimizer="muon", lr=0.1, d_lr=0.2, muon_lr=0.3, d_muon_lr=0.4, beta1=0.6)
-    for net, optimizers, rates in zip((nets["G"], nets["D"]), script.make_optimizers(nets, cfg), ((0.1, 0.3), (0.2, 0.4))):
-        adam, muon = optimizers
-        assert (adam.defaults["lr"], muon.defaults["lr"]) == rates
-        assert adam.defaults["betas"][0] == muon.defaults["momentum"] == 0.6
-        by_adam, by_muon = ([p for group in o.param_groups for p in group["params"]] for o in optimizers)
-        assert {*map(id, by_adam), *map(id, by_muon)} == {*map(id, net.parameters())}
-        assert len(by_adam) + len(by_muon) == len(list(net.parameters()))
-        assert all(p.ndim >= 2 for p in by_muon) and len(by_muon) == (2 if net is nets["G"] else 3)
-        kernels = [p for p in net.parameters() if p.ndim >= 2]
-        assert any(kernels[0] is p for p in by_adam) and any(kernels[-1] is p for p in by_adam)
-        script.set_learning_rate(optimizers, 0.5)
-        assert [o.param_groups[0]["lr"] for o in optimizers] == [rate / 2 for rate in rates]
-
 
 def copied(name, net, cfg):
     sizes = [4, 4, 3, 3, 3, 4] if hasattr(net, "values") else []
@@ -359,10 +343,14 @@ def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, 
     seen = watch(monkeypatch, script, copied)
     script.train(tiny(script, tmp_path, steps=2, d_hidden=d_hidden))
     assert [owner for owner, _, _ in seen.steps] == ["D", "G"] * 2
+    left = {"G": of(seen.steps[0][2], "G"), "D": None}
+    assert set(left["G"].values()) == {None}
     for owner, changed, gradients in seen.steps:
+        other = "G" if owner == "D" else "D"
         assert changed == set(of(gradients, owner))             # all of its parameters, and nothing else
-        for other in {"G", "D", "ema"} - {owner}:
-            assert set(of(gradients, other).values()) == {None}
+        assert same(of(gradients, other), left[other])
+        assert set(of(gradients, "ema").values()) == {None}
+        left[owner] = of(gradients, owner)
     assert all(p.requires_grad for name in ("G", "D") for p in seen.nets[name].parameters())
 
 
@@ -379,7 +367,7 @@ def test_three_steps_equal_a_training_loop_written_out(script, d_hidden, sigma, 
     monkeypatch.setattr(script, "Judge", lambda *_, n: SimpleNamespace(n=4, scores=lambda *_: {}, labels=held_out.labels[:4]))
     seen = watch(monkeypatch, script, copied)
     lr, keep = {"G": 0.003, "D": 0.002}, 0.1
-    script.train(tiny(script, tmp_path, steps=3, lr=lr["G"], d_lr=lr["D"], beta1=0.3, ema=keep, noise=sigma,
+    script.train(tiny(script, tmp_path, steps=3, lr=lr["G"], d_lr=lr["D"], beta1=0.3, ema=keep, noise=sigma, noise_decay=True,
                       d_hidden=d_hidden))
     G, D, average = (seen.start[name] for name in ("G", "D", "ema"))
     optimizers = {name: Adam(net.weights, lr=lr[name], betas=(0.3, 0.999)) for name, net in (("G", G), ("D", D))}
@@ -406,7 +394,7 @@ def test_three_steps_equal_a_training_loop_written_out(script, d_hidden, sigma, 
 
     def noise_on(images, clean):
         """What was added to images: normal, in the right amount, and new every time."""
-        added, level = images - clean.detach(), sigma
+        added, level = images - clean.detach(), sigma * (3 - step) / 3
         if not sigma:
             close(images, clean.detach(), 1e-9)
             return 0
@@ -784,15 +772,16 @@ def test_what_the_model_does_not_know(run, capsys):
 
 # ---- evaluate
 
+@pytest.mark.paper
 def test_the_equilibrium_report(run, monkeypatch):
     """A report whose D has learnt from what it is asked about, or calls the real ones generated."""
     folder, plain = run(train_gan), train_gan.Discriminator.forward
     shift = train_gan.shift_and_add_noise
     learnt, asked, calls = [], [], drawn(train_gan, monkeypatch)
 
-    def spy(images, cfg, rng):
+    def spy(images, cfg, sigma, rng):
         (learnt if len(images) == cfg.batch_size else asked).append(images)
-        return shift(images, cfg, rng)
+        return shift(images, cfg, sigma, rng)
     monkeypatch.setattr(train_gan, "shift_and_add_noise", spy)
     tables = command(train_gan, folder, "evaluate", "--batch_size=500", "--d_lr=0.01")
     assert json.loads((folder / "evaluate.json").read_text()) == tables

@@ -66,13 +66,18 @@ def verdict(D, real, fake, cfg, noisy: bool = True) -> dict:
     logits = []
     for images in (real, fake):
         if noisy:
-            images = train_gan.shift_and_add_noise(images, cfg, rng)
+            images = train_gan.shift_and_add_noise(images, cfg, last_noise(cfg), rng)
         logits.append(torch.cat([D(part) for part in images.split(256)]))
     D.train()
     real_logits, fake_logits = logits
     right = torch.cat([real_logits > 0, fake_logits < 0])
     return {"accuracy": right.float().mean().item(),
             "loss": train_gan.d_loss(real_logits, fake_logits).item()}
+
+
+def last_noise(cfg) -> float:
+    """The noise on what D saw at the end of training."""
+    return 0.0 if cfg.noise_decay else cfg.noise
 
 
 def fresh_discriminator(real, fake, cfg, n: int = 20_000):
@@ -87,7 +92,8 @@ def fresh_discriminator(real, fake, cfg, n: int = 20_000):
         logits = []
         for images in (real, fake):
             i = torch.randint(len(images), (cfg.batch_size,), generator=rng)
-            logits.append(D(train_gan.shift_and_add_noise(images[i], cfg, rng)))
+            seen = train_gan.shift_and_add_noise(images[i], cfg, last_noise(cfg), rng)
+            logits.append(D(seen))
         loss = train_gan.d_loss(*logits)
         optimizer.zero_grad()
         loss.backward()
@@ -107,6 +113,7 @@ VARIANTS = {
     "as it comes": {},
     "without noise": dict(noise=0.0),
     "twice the noise": dict(noise=2 * train_gan.Config.noise),
+    "noise that falls to 0": dict(noise_decay=True),
     "one rate for both": dict(d_lr=train_gan.Config.lr),
     "no hidden layer in D": dict(d_hidden=0),
     "no shift": dict(shift=False),
