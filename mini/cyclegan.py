@@ -56,7 +56,7 @@ from mini.data.images.domains import load_domains, true_translations
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.domain_judge import SHARES, DomainJudge, accuracy_report
-from mini.utils.images import even_out, sheet, to_float, to_size
+from mini.utils.images import remove_checkerboard, sheet, to_float, to_size
 from mini.utils.metrics import table
 from mini.utils.png import read_image, write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
@@ -505,8 +505,10 @@ def train(cfg: Config) -> dict:
             opt_g.zero_grad(set_to_none=True)
             loss.backward()
             opt_g.step()
-            if cfg.remove_checkerboard:     # ours: the kernels that double the size are changed,
-                even_out(generators)        # so that from a flat input they make a flat output
+            # ours: the kernels that double the size are changed, so that from an input without a
+            # pattern they make an output without one
+            if cfg.remove_checkerboard:
+                remove_checkerboard(generators)
             discriminators.requires_grad_(True)
 
             # D_A and D_B: half of the translations that they see are older ones, from the pools

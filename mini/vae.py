@@ -29,7 +29,7 @@ Our departures: the networks are convolutional, those of train_gan.py. The varia
 not predicted; it is the mean squared error. Muon trains the kernels of the hidden layers, Adam the
 rest; the paper has Adagrad (--optimizer=adam). New images come from a mixture fitted to codes, not
 from N(0, 1) (--prior=standard; the appendix says why). The decoder's kernels are kept free of what
-draws checkerboards (`even_out`).
+draws checkerboards (`remove_checkerboard`).
 
     python -m mini.vae                                  faces, drawn on the spot
     python -m mini.vae --preset=paper                   as in the paper: z ~ N(0, 1), no Muon
@@ -53,7 +53,7 @@ from mini.data.images.image_sets import LabelConfig, load_images
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
 from mini.utils.image_metrics import image_report
-from mini.utils.images import crop, even_out, noise, pad, sheet, to_float
+from mini.utils.images import crop, noise, pad, remove_checkerboard, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.optim import Muon
 from mini.utils.png import write_png
@@ -418,7 +418,7 @@ def train(cfg: Config) -> dict:
                 for optimizer in optimizers:
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
-            even_out(model.decoder)
+            remove_checkerboard(model.decoder)
 
             # evaluate, log, sample and save, each when it is due
             done = step + 1

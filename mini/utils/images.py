@@ -116,37 +116,8 @@ def film(moments: list, pictures: int = 8) -> torch.Tensor:
     return rows.flatten(0, 2)                               # -> (n · k · pictures, C, H, W)
 
 
-def disturb(images: torch.Tensor, sigma: float, generator) -> torch.Tensor:
-    """Images (B, C, H, W) as a discriminator is shown them: moved a little, and noisy.
-
-    Each image is moved by nothing or a pixel to the right, and by nothing or a pixel down;
-    its edge is repeated. Then normal noise with standard deviation sigma is added.
-
-    The noise keeps the discriminator from winning by what is too small to see (Sønderby et
-    al. 2017, §3). The move shows it checkerboards: without it, its BatchNorm can subtract,
-    and so hide from it, a checkerboard that all generated images share.
-    """
-    B = len(images)
-    device = images.device
-    is_moved = torch.rand(2, B, 1, 1, 1, generator=generator) < 0.5
-    right, down = is_moved.to(device)                       # (B, 1, 1, 1) each
-
-    first_column = images[:, :, :, :1]
-    all_but_last = images[:, :, :, :-1]
-    moved_right = torch.cat([first_column, all_but_last], dim=3)
-    images = torch.where(right, moved_right, images)
-
-    first_row = images[:, :, :1]
-    all_but_last = images[:, :, :-1]
-    moved_down = torch.cat([first_row, all_but_last], dim=2)
-    images = torch.where(down, moved_down, images)
-
-    eps = torch.randn(images.shape, generator=generator)
-    return images + sigma * eps.to(device)
-
-
 @torch.no_grad()
-def even_out(G):
+def remove_checkerboard(G):
     """Take out of the weights of a generator what draws checkerboards.
 
     Odena, Dumoulin & Olah 2016, "Deconvolution and checkerboard artifacts", say where they come
