@@ -91,6 +91,10 @@ NUMBERS = [
     (GALLERY, "same labels | 0.69 |", "diffusion", "diversity"),
     (GALLERY, "| 13.51; 111.1 |", "text_to_image", "scores/held out, 32/Fréchet"),
     # from `evaluate`
+    (GALLERY, "5.9 with 10 steps", "diffusion_evaluate", "Fréchet_distance/dpm, 10 steps"),
+    (GALLERY, "5.9 with 1,000", "diffusion_evaluate", "Fréchet_distance/ddpm, 1000 steps"),
+    (GALLERY, "(distance 5.7)", "diffusion_evaluate", "Fréchet_distance/guidance 1.0"),
+    (GALLERY, "its distance is 62.2", "diffusion_evaluate", "Fréchet_distance/guidance 0.0"),
     (GALLERY, "0.6625", "music_evaluate", "loss_after_so_many_events/4–7"),
     (GALLERY, "0.1673 after", "music_evaluate", "loss_after_so_many_events/64–127"),
     (GALLERY, "0.1163 after", "music_evaluate", "loss_after_so_many_events/256–383"),
