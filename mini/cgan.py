@@ -51,7 +51,8 @@ class Generator(nn.Module):
 
     The first layer makes 4 × 4 pixels, each further one doubles height and width. The channels are
     halved each time, until the last layer makes C of them (Radford et al., figure 1). S is a power
-    of two: `size`, or the next larger one.
+    of two: `size`, or the next larger one. Convolutions before a BatchNorm have no bias: the
+    BatchNorm would subtract it.
     """
 
     def __init__(self, cfg, C: int, S: int, size: int, V: int):

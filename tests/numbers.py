@@ -91,6 +91,12 @@ NUMBERS = [
     (GALLERY, "same labels | 0.69 |", "diffusion", "diversity"),
     (GALLERY, "| 13.51; 111.1 |", "text_to_image", "scores/held out, 32/Fréchet"),
     # from `evaluate`
+    (GALLERY, "generated | 0.9783 |", "cgan_evaluate", "mean_accuracy_from/50 real + generated"),
+    (GALLERY, "real 0.7448 |", "cgan_evaluate", "mean_accuracy_from/50 real"),
+    (GALLERY, "generated | 0.9819 |", "cgan_evaluate", "mean_accuracy_from/100 real + generated"),
+    (GALLERY, "real 0.8597 |", "cgan_evaluate", "mean_accuracy_from/100 real"),
+    (GALLERY, "generated | 0.9842 |", "cgan_evaluate", "mean_accuracy_from/200 real + generated"),
+    (GALLERY, "real 0.9307 |", "cgan_evaluate", "mean_accuracy_from/200 real"),
     (GALLERY, "5.9 with 10 steps", "diffusion_evaluate", "Fréchet_distance/dpm, 10 steps"),
     (GALLERY, "5.9 with 1,000", "diffusion_evaluate", "Fréchet_distance/ddpm, 1000 steps"),
     (GALLERY, "(distance 5.7)", "diffusion_evaluate", "Fréchet_distance/guidance 1.0"),

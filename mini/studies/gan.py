@@ -44,8 +44,10 @@ def evaluate(nets, cfg) -> dict:
     tables["the_same,_without_noise"] = verdict(nets["D"], real, new, cfg, noisy=False)
 
     # a fresh D sees more than G has been trained against; and a control: real against real images
+    print("a fresh D is trained on 20,000 images of each kind", flush=True)
     fresh = fresh_discriminator(train_images, to_learn, cfg)
     tables["fresh_D"] = verdict(fresh, real, new, cfg)
+    print("another one is trained to tell real images from real ones", flush=True)
     half = N // 2
     control = fresh_discriminator(train_images[:half], train_images[half:2 * half], cfg)
     middle = len(real) // 2
