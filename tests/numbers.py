@@ -91,6 +91,9 @@ NUMBERS = [
     (GALLERY, "same labels | 0.69 |", "diffusion", "diversity"),
     (GALLERY, "| 13.51; 111.1 |", "text_to_image", "scores/held out, 32/Fréchet"),
     # from `evaluate`
+    (GALLERY, "| 13.5 |", "text_to_image_evaluate", "w 2, 20 steps/Fréchet"),
+    (GALLERY, "(96.5 %)", "text_to_image_evaluate", "w 1, 20 steps/mouth"),
+    (GALLERY, "28.41 dB", "text_to_image_evaluate", "real, enlarged, s 0/PSNR"),
     (GALLERY, "generated | 0.9783 |", "cgan_evaluate", "mean_accuracy_from/50 real + generated"),
     (GALLERY, "real 0.7448 |", "cgan_evaluate", "mean_accuracy_from/50 real"),
     (GALLERY, "generated | 0.9819 |", "cgan_evaluate", "mean_accuracy_from/100 real + generated"),
