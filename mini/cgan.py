@@ -172,11 +172,12 @@ def generate(G, z, y):
     BatchNorm uses its running means and variances, so no image depends on the others.
     """
     device = next(G.parameters()).device
+    was_training = G.training
     G.eval()
     images = []
     for z_i, y_i in zip(z.to(device).split(256), y.to(device).split(256)):
         images.append(G(z_i, y_i).float().cpu())
-    G.train()
+    G.train(was_training)
     return torch.cat(images)
 
 
@@ -191,9 +192,9 @@ def shift_and_add_noise(images, cfg, sigma: float, generator):
     distributions overlap (Arjovsky & Bottou 2017, "Towards Principled Methods for Training
     Generative Adversarial Networks", §3).
 
-    Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. If it were not,
-    a checkerboard that all generated images share would look the same to D in each of them, and
-    BatchNorm would subtract it.
+    Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. D's layers have
+    stride 2. If no image were moved, a checkerboard that all generated images share would add the
+    same to each place of a layer, and BatchNorm would subtract it before D can see it.
     """
     B = len(images)
     if cfg.shift:
@@ -268,7 +269,7 @@ class Config(LabelConfig):
     lr_decay: bool = True       # the learning rates fall to 0 in a straight line
     beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
     noise: float = 0.1          # standard deviation of the noise on the images that D sees
-    noise_decay: bool = True    # it falls to 0 in a straight line
+    noise_decay: bool = True    # this noise falls to 0 in a straight line
     shift: bool = True          # move the images that D sees by 0 or 1 pixel to the right and down
     remove_checkerboard: bool = True        # keep G's kernels from drawing checkerboards
     ema: float = 0.995          # weight of the old average in the moving average of G's weights
@@ -446,7 +447,7 @@ def score(nets, judge, held_out, shape, cfg) -> dict:
     if judge.n > 0:                                             # there are labels to judge by
         z = noise(judge.n, cfg.z_dim, cfg.seed + 1)             # not those of training
         y = one_hot(judge.labels, held_out.attributes)
-        untrained = make_nets(cfg, *shape)["G"]                  # as it was at the start
+        untrained = make_nets(cfg, *shape)["G"]                 # as it was at the start
         scores = judge.scores(generate(nets["ema"], z, y), generate(untrained, z, y), judge.labels)
     scores["d_accuracy"] = d_accuracy(nets, held_out, cfg)
     return scores
@@ -468,13 +469,14 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     rng = torch.Generator().manual_seed(cfg.seed + 2)
     sigma = 0.0 if cfg.noise_decay else cfg.noise
     D = nets["D"]
+    was_training = D.training
     D.eval()
     correct = []
     for x, sign in ((real, 1), (fake, -1)):
         for part, y_i in zip(x.split(256), y.split(256)):
             seen = shift_and_add_noise(part, cfg, sigma, rng)
             correct.append(sign * D(seen.to(device), y_i.to(device)).cpu() > 0)
-    D.train()
+    D.train(was_training)
     return torch.cat(correct).float().mean().item()
 
 

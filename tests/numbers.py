@@ -91,6 +91,16 @@ NUMBERS = [
     (GALLERY, "same labels | 0.69 |", "diffusion", "diversity"),
     (GALLERY, "| 13.51; 111.1 |", "text_to_image", "scores/held out, 32/Fréchet"),
     # from `evaluate`
+    (GALLERY, "only 46.4 %", "cyclegan_evaluate", "neither/kept"),
+    (GALLERY, "it 73.7 %", "cyclegan_evaluate", "no cycle/kept"),
+    (GALLERY, "it 88.4 %", "cyclegan_evaluate", "no identity/kept"),
+    (GALLERY, "| 23.71 |", "cyclegan_evaluate", "full/PSNR"),
+    # with MNIST's test images
+    (GALLERY, "| 22.0 |", "vae_mnist", "frechet"),
+    (GALLERY, "−100.6", "vae_mnist", "elbo"),
+    (GALLERY, "same labels 3.5;", "diffusion_mnist", "frechet_floor"),
+    (GALLERY, "digits | 16.1 |", "diffusion_mnist", "frechet"),
+    (GALLERY, "digits | 23.3 |", "gan_mnist", "frechet"),
     (GALLERY, "| 13.5 |", "text_to_image_evaluate", "w 2, 20 steps/Fréchet"),
     (GALLERY, "(96.5 %)", "text_to_image_evaluate", "w 1, 20 steps/mouth"),
     (GALLERY, "28.41 dB", "text_to_image_evaluate", "real, enlarged, s 0/PSNR"),

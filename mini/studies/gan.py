@@ -1,7 +1,7 @@
 """Two studies of train_gan.py: has D lost, and are the images new (`evaluate`); and which trick
 buys what:
 
-    python -m mini.studies.gan                          each trick taken away, and each alone
+    python -m mini.studies.gan                          each trick taken away, and all of them
     python -m mini.studies.gan --steps=600 --seeds=1    shorter, and one seed of three
 """
 import argparse
@@ -64,13 +64,14 @@ def verdict(D, real, fake, cfg, noisy: bool = True) -> dict:
     """The accuracy and the loss of D on real and generated images (n, C, size, size), each image by
     itself (BatchNorm uses its running averages), with noise and shift as in training or without."""
     rng = torch.Generator().manual_seed(cfg.seed + 3)
+    was_training = D.training
     D.eval()
     logits = []
     for images in (real, fake):
         if noisy:
             images = train_gan.shift_and_add_noise(images, cfg, last_noise(cfg), rng)
         logits.append(torch.cat([D(part) for part in images.split(256)]))
-    D.train()
+    D.train(was_training)
     real_logits, fake_logits = logits
     right = torch.cat([real_logits > 0, fake_logits < 0])
     return {"accuracy": right.float().mean().item(),
@@ -110,7 +111,7 @@ def padded_size(size: int) -> int:
 
 # ---- which trick buys what?
 
-# name: flags beside the defaults
+# what is changed: flags beside the defaults
 VARIANTS = {
     "as it comes": {},
     "without noise": dict(noise=0.0),
@@ -122,7 +123,8 @@ VARIANTS = {
     "kernels left alone": dict(remove_checkerboard=False),
     "no average of G": dict(ema=0.0),
     "rates stay": dict(lr_decay=False),
-    "the paper's settings": train_gan.PRESETS["paper"],
+    "all of it": dict(noise=0.0, shift=False, d_hidden=0, remove_checkerboard=False, ema=0.0,
+                      lr=2e-4, d_lr=2e-4, lr_decay=False),
 }
 
 
