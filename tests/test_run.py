@@ -537,6 +537,18 @@ def whole_run(tmp_path_factory):
     return folder, (folder / "checkpoint.pt").read_bytes()
 
 
+@contextlib.contextmanager
+def damaged(whole_run, place: str, value):
+    """The path of the checkpoint of that run, in which a part is another value for as long as this lasts."""
+    folder, content = whole_run
+    path = folder / "checkpoint.pt"
+    parts = torch.load(io.BytesIO(content), weights_only=True)
+    set_in(parts, place, value)
+    torch.save(parts, path)
+    yield path
+    path.write_bytes(content)
+
+
 DAMAGES = [
     ("config", None), ("config", [1]), ("config.steps", DELETED), ("config.steps", "2"), ("config.n_embd", "8"),
     ("config.data", None), ("config.dropout", "no"), ("step", DELETED), ("step", "2"), ("step", -1), ("step", 3),
@@ -557,33 +569,23 @@ ONLY_TO_RESUME = ("rng", "seconds", "optimizers")
 @pytest.mark.parametrize("place, value", DAMAGES, ids=str)
 def test_a_damaged_checkpoint_is_refused_in_one_line(place, value, whole_run, capsys):
     """Each of them was a traceback."""
-    folder, content = whole_run
-    parts = torch.load(io.BytesIO(content), weights_only=True)
-    set_in(parts, place, value)
-    path = folder / "checkpoint.pt"
-    torch.save(parts, path)
     names = place.removeprefix("config.").split(".")
     commands = [["--resume", "--steps=3"], ["sample"]]
     if isinstance(value, str) and value == DELETED and place in ONLY_TO_RESUME:
         commands = commands[:1]
-    for command in commands:
-        error = refused_by(train_gpt.main, capsys, *command, f"--out_dir={folder}")
-        assert f"{path}: " in error and any(name in error for name in names), error
-    path.write_bytes(content)
+    with damaged(whole_run, place, value) as path:
+        for command in commands:
+            error = refused_by(train_gpt.main, capsys, *command, f"--out_dir={path.parent}")
+            assert f"{path}: " in error and any(name in error for name in names), error
 
 
 @pytest.mark.parametrize("place, value", [
     ("config", None), ("config.n_layer", DELETED), ("config.n_head", "1"), ("config.block_size", None),
     ("config.n_embd", 0), ("model", None), ("tokenizer", None)], ids=str)
 def test_a_damaged_checkpoint_to_begin_with(place, value, whole_run, capsys):
-    folder, content = whole_run
-    parts = torch.load(io.BytesIO(content), weights_only=True)
-    set_in(parts, place, value)
-    path = folder / "checkpoint.pt"
-    torch.save(parts, path)
-    error = refused_by(train_gpt.main, capsys, "sample", f"--init_from={path}", f"--out_dir={folder}.other")
-    assert f"{path}: " in error and place.removeprefix("config.") in error, error
-    path.write_bytes(content)
+    with damaged(whole_run, place, value) as path:
+        error = refused_by(train_gpt.main, capsys, "sample", f"--init_from={path}", f"--out_dir={path.parent}.other")
+        assert f"{path}: " in error and place.removeprefix("config.") in error, error
 
 
 def test_a_whole_checkpoint_is_read_as_it_was_written(whole_run, tmp_path):
