@@ -25,8 +25,8 @@ Papers: Kingma & Welling 2014, "Auto-encoding variational Bayes", https://arxiv.
 (the equation numbers), and Rybkin et al. 2021, "Simple and effective VAE training with calibrated
 decoders" (σ-VAE), https://arxiv.org/abs/2006.13202 (the variance of the pixels).
 
-Our departures: the networks are convolutional, those of train_gan.py. The variance of a pixel is
-not predicted; it is the mean squared error. Muon trains the kernels of the hidden layers, Adam the
+Our departures: the networks are convolutional, like those of train_gan.py. The variance of a pixel
+is not predicted; it is the mean squared error. Muon trains the kernels of the hidden layers, Adam the
 rest; the paper has Adagrad (--optimizer=adam). New images come from a mixture fitted to codes, not
 from N(0, 1) (--prior=standard; the appendix says why). The decoder's kernels are kept free of what
 draws checkerboards (`remove_checkerboard`).
@@ -62,7 +62,8 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 # ---- the two networks
 
 class Encoder(nn.Module):
-    """An image -> μ and log σ² of q(z|x). It is the discriminator of train_gan.py.
+    """An image -> μ and log σ² of q(z|x). It is built like the discriminator
+    of train_gan.py.
 
     channels: those at S/2 × S/2 pixels, at S/4 × S/4, …, at 4 × 4 pixels.
     """
@@ -88,8 +89,8 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """z -> the mean x̂ of p(x|z), or its logits if p(x|z) is Bernoulli. It is the generator of
-    train_gan.py with one more layer, and without tanh.
+    """z -> the mean x̂ of p(x|z), or its logits if p(x|z) is Bernoulli. It is built like
+    the generator of train_gan.py, with one more layer, and without tanh.
 
     channels: as in the encoder; the decoder goes through them backwards.
     """

@@ -1,4 +1,5 @@
 """mini/utils/run.py: the command line, the run folder, checkpoints."""
+import contextlib
 import dataclasses
 import io
 import json
