@@ -26,10 +26,10 @@ Papers: Kingma & Welling 2014, "Auto-encoding variational Bayes", https://arxiv.
 decoders" (σ-VAE), https://arxiv.org/abs/2006.13202 (the variance of the pixels).
 
 Our departures: the networks are convolutional, like those of train_gan.py. The variance of a pixel
-is not predicted; it is the mean squared error. Muon trains the kernels of the hidden layers, Adam the
-rest; the paper has Adagrad (--optimizer=adam). New images come from a mixture fitted to codes, not
-from N(0, 1) (--prior=standard; the appendix says why). The decoder's kernels are kept free of what
-draws checkerboards (`remove_checkerboard`).
+is not predicted; it is the mean squared error. Muon trains the kernels of the hidden layers, Adam
+the rest; the paper has Adagrad (--optimizer=adam). New images come from a mixture fitted to codes,
+not from N(0, 1) (--prior=standard; the appendix says why). The decoder's kernels are kept free of
+what draws checkerboards (`remove_checkerboard`).
 
     python -m mini.vae                                  faces, drawn on the spot
     python -m mini.vae --preset=paper                   as in the paper: z ~ N(0, 1), no Muon
