@@ -310,6 +310,7 @@ def check(cfg):
     """Raise UserError, naming the flag, for settings that make no sense."""
     require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr", "d_lr")
     require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
+    require(cfg.d_hidden >= 0, f"--d_hidden={cfg.d_hidden} must not be negative")
     require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
 
 

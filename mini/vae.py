@@ -215,7 +215,7 @@ def elbo_terms(model, x, eps, net=None):
 
     net: the model as training calls it, if it is compiled.
     """
-    x_hat, mu, logvar = (net or model)(x, eps)
+    x_hat, mu, logvar = (model if net is None else net)(x, eps)
     return reconstruction(model, x, x_hat), kl_divergence(mu, logvar)
 
 

@@ -857,6 +857,7 @@ def test_bad_flags(script, arrays, capsys):
     assert "--batch_size=1 must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
     for wrong in ("--ngf=0", "--ndf=0", "--z_dim=0", "--n=0"):
         assert f"{wrong} must be at least 1" in refused(capsys, script, *run, wrong)
+    assert "--d_hidden=-1 must not be negative" in refused(capsys, script, *run, "--d_hidden=-1")
     assert "faces" in refused(capsys, script, *run, "--data=facse")
     assert not (arrays / "new").exists()
 

@@ -580,6 +580,18 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(place, value, whole_run, ca
             assert f"{path}: " in error and any(name in error for name in names), error
 
 
+def test_averages_of_gradients_with_another_shape_are_refused(whole_run, capsys):
+    """It was a traceback from inside the optimiser."""
+    _, content = whole_run
+    optimizers = torch.load(io.BytesIO(content), weights_only=True)["optimizers"]
+    state = next(state for state in optimizers[0]["state"].values() if len(state) > 0)
+    name = next(name for name, value in state.items() if value.dim() > 0)
+    state[name] = state[name][:1]
+    with damaged(whole_run, "optimizers", optimizers) as path:
+        error = refused_by(train_gpt.main, capsys, "--resume", "--steps=3", f"--out_dir={path.parent}")
+        assert "optimisers trained another network" in error, error
+
+
 @pytest.mark.parametrize("place, value", [
     ("config", None), ("config.n_layer", DELETED), ("config.n_head", "1"), ("config.block_size", None),
     ("config.n_embd", 0), ("model", None), ("tokenizer", None)], ids=str)

@@ -354,6 +354,28 @@ def test_network(C, size, S, likelihood, double):
     assert (x_hat.abs() > 1).any() and vae.draw(net, eps).shape == x.shape
 
 
+def test_elbo_terms_uses_the_compiled_model():
+    """torch.compile's modules are neither true nor false: asking raises TypeError, as len() of them does."""
+    class Compiled:
+        def __init__(self):
+            self.calls = 0
+
+        def __len__(self):
+            raise TypeError("does not support len()")
+
+        def __call__(self, x, eps):
+            self.calls += 1
+            return net(x, eps)
+
+    net, compiled = spread(vae.VAE(tiny(), 3, 16)), Compiled()
+    x, eps = normal(3, 3, 16, 16).tanh().float(), normal(3, 3).float()
+    net.eval()
+    got = vae.elbo_terms(net, x, eps, compiled)
+    assert compiled.calls == 1
+    for a, b in zip(got, vae.elbo_terms(net, x, eps)):
+        close(a, b)
+
+
 def test_s2_is_the_best_of_all(double):
     """Rybkin et al. 2021: with more than the batch's mean squared error, or less, log p(x|z) is lower."""
     net, x, eps = vae.VAE(tiny(), 3, 16), normal(4, 3, 16, 16).tanh(), normal(4, 3)

@@ -244,7 +244,8 @@ def restore(checkpoint: dict, optimizers, data_rng):
             old.update(settings)            # rates and the like: the flags may have changed
         try:
             optimizer.load_state_dict(saved)
-        except ValueError:              # of groups or parameters it has another number
+            check_shapes_of_state(optimizer)
+        except ValueError:      # another number of groups or parameters, or other shapes
             raise UserError("the checkpoint's optimisers trained another network than this file's; "
                             "undo the change of the network, or train anew") from None
     rng = checkpoint["rng"]
@@ -253,6 +254,15 @@ def restore(checkpoint: dict, optimizers, data_rng):
     rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
     if rank < len(own):
         set_random_states(own[rank])
+
+
+def check_shapes_of_state(optimizer):
+    """Raise ValueError if a moving average of gradients does not have the shape of its parameter.
+    """
+    for parameter, state in optimizer.state.items():
+        for value in state.values():
+            if torch.is_tensor(value) and value.dim() > 0 and value.shape != parameter.shape:
+                raise ValueError(f"{tuple(value.shape)} for {tuple(parameter.shape)}")
 
 
 def random_states() -> dict:
