@@ -50,7 +50,7 @@ from mini.data.images.image_sets import load_images
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
 from mini.utils.image_metrics import image_report
-from mini.utils.images import crop, noise, pad, sheet, to_float, walks
+from mini.utils.images import crop, noise, pad, padded_size, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
@@ -338,7 +338,7 @@ def train(cfg: Config) -> dict:
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     images = train_set.images.to(device)
     N, C, size, _ = images.shape
-    S = pad(images[:1]).size(2)                                 # size, or the next power of two
+    S = padded_size(size)                                       # size, or the next power of two
     check_shape(checkpoint, C, S, size)
 
     # networks and optimisers

@@ -38,7 +38,7 @@ from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
 from mini.utils.image_metrics import image_report
-from mini.utils.images import crop, noise, pad, sheet, to_float
+from mini.utils.images import crop, noise, pad, padded_size, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.metrics import print_tables
 from mini.utils.png import write_png
@@ -339,7 +339,7 @@ def train(cfg: Config) -> dict:
     images = train_set.images.to(device)
     labels = one_hot(train_set.labels, attributes).to(device)
     N, C, size, _ = images.shape
-    S = pad(images[:1]).size(2)                                 # size, or the next power of two
+    S = padded_size(size)                                       # size, or the next power of two
     check_shape(checkpoint, C, S, size, attributes)
 
     # networks and optimisers

@@ -16,7 +16,7 @@ import train_gan
 from mini.data.images.image_sets import load_images
 from mini.utils.config import require
 from mini.utils.image_metrics import variety
-from mini.utils.images import noise, sheet, to_float
+from mini.utils.images import noise, padded_size, sheet, to_float
 from mini.utils.metrics import print_tables, table
 from mini.utils.png import write_png
 from mini.utils.run import write_json
@@ -102,11 +102,6 @@ def fresh_discriminator(real, fake, cfg, n: int = 20_000):
         loss.backward()
         optimizer.step()
     return D
-
-
-def padded_size(size: int) -> int:
-    """The smallest power of two that is at least `size` and 16, as `pad` makes it."""
-    return max(16, 2 ** (size - 1).bit_length())
 
 
 # ---- which trick buys what?

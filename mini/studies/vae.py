@@ -10,6 +10,7 @@ from mini.utils.config import require
 from mini.utils.images import film, plane, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.metrics import print_tables
+from mini.utils.mixture import Mixture
 
 
 # ---- pictures
@@ -99,7 +100,7 @@ def tighter_bound(model, x, k: int, rng):
     for _ in range(k):
         eps = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
         z = vae.reparameterize(mu, logvar, eps)
-        log_p_x = vae.reconstruction(model, x, model.decode(z))             # log p(x|z)
+        log_p_x = vae.log_likelihood(x, model.decode(z), model.var, model.cfg.likelihood)
         log_p_z = vae.log_normal(z, torch.zeros_like(z), torch.ones_like(z))
         log_q_z = vae.log_normal(z, mu, logvar.exp())
         log_w.append(log_p_x + log_p_z - log_q_z)
@@ -112,7 +113,7 @@ def bounds(model, images, seed: int) -> dict:
     table = {}
     for k in (1, 5, 50, 500):
         print(f"bounds on log p(x), k = {k}", flush=True)
-        bound, = vae.in_batches(model, lambda x: (tighter_bound(model, x, k, rng),), images)
+        bound = vae.in_batches(model, lambda x: tighter_bound(model, x, k, rng), images)
         table[f"k = {k}"] = bound.mean().item()
     return table
 
@@ -154,7 +155,7 @@ def score_arithmetic(model, judge, train_set, z, labels):
 def standard_normal(z_dim: int):
     """N(0, 1) as a mixture of one."""
     one = torch.ones(1, dtype=torch.float64)
-    return vae.Mixture(weights=one, means=torch.zeros(1, z_dim).double(),
+    return Mixture(weights=one, means=torch.zeros(1, z_dim).double(),
                        covs=torch.eye(z_dim).double()[None])
 
 

@@ -44,13 +44,17 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-def pad(images: torch.Tensor) -> torch.Tensor:
-    """Images (N, C, H, H) made larger by repeating their edges: (N, C, S, S).
+def padded_size(size: int) -> int:
+    """The smallest power of two that is at least `size` and 16: a network can halve it until 4 is
+    left."""
+    return max(16, 2 ** (size - 1).bit_length())
 
-    S is a power of two, at least 16: a network can halve it until 4 is left.
+
+def pad(images: torch.Tensor) -> torch.Tensor:
+    """Images (N, C, H, H) made larger by repeating their edges: (N, C, S, S), S = padded_size(H).
     """
     H = images.size(2)
-    S = max(16, 2 ** (H - 1).bit_length())
+    S = padded_size(H)
     edge = (S - H) // 2
     index = torch.arange(S, device=images.device) - edge    # −edge … S − edge − 1
     index = index.clamp(0, H - 1)                           # 0 0 0 1 2 … H−1 H−1 H−1

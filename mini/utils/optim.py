@@ -67,6 +67,21 @@ def update(parameters: list, states: list, lr: float, momentum: float, weight_de
         p.sub_(change, alpha=lr * scale)
 
 
+def muon_and_adam(networks, muon_lr: float, lr: float) -> list:
+    """[Muon for the kernels of the hidden layers, Adam for all other parameters], for networks
+    whose layers are in `.layers`.
+
+    As Muon's authors advise, the first and the last layer of each network are left to Adam.
+    """
+    kernels = []
+    others = []
+    for network in networks:
+        hidden = {id(p) for p in network.layers[1:-1].parameters() if p.ndim == 4}
+        for p in network.parameters():
+            (kernels if id(p) in hidden else others).append(p)
+    return [Muon(kernels, muon_lr, momentum=0.9), torch.optim.Adam(others, lr)]
+
+
 def newton_schulz(G, steps: int = 5):
     """Nearly U Vᵀ, for matrices G = U S Vᵀ (N, rows, columns), by products of matrices only.
 
