@@ -27,10 +27,12 @@ Measured times and scores: README.md. Read before: train_gan.py. Read next: mini
 """
 import copy
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils.parametrize import register_parametrization
 
 # images and their grids, the command line, devices, the scores of images, the folder of a run: this
 # file can be followed without reading them
@@ -50,9 +52,13 @@ class Generator(nn.Module):
     """z (B, z_dim), y (B, V) -> images (B, C, size, size) in [-1, 1].
 
     The first layer makes 4 × 4 pixels, each further one doubles height and width. The channels are
-    halved each time, until the last layer makes C of them (Radford et al., figure 1). S is a power
-    of two: `size`, or the next larger one. Convolutions before a BatchNorm have no bias: the
-    BatchNorm would subtract it.
+    halved each time, until the last layer makes C of them (Radford et al., figure 1):
+
+        S = 32, ngf = 64:       256 × 4 × 4, 128 × 8 × 8, 64 × 16 × 16, C × 32 × 32
+        S = 64, ngf = 64:       512 × 4 × 4, 256 × 8 × 8, 128 × 16 × 16, 64 × 32 × 32, C × 64 × 64
+
+    S is a power of two: `size`, or the next larger one (then the edges are cut off). Convolutions
+    before a BatchNorm have no bias: the BatchNorm would subtract it.
     """
 
     def __init__(self, cfg, C: int, S: int, size: int, V: int):
@@ -98,34 +104,33 @@ class Discriminator(nn.Module):
     def __init__(self, cfg, C: int, S: int, V: int):
         super().__init__()
         width = cfg.ndf
+        batch_norm = cfg.d_norm == "batch"
 
         # S × S -> S/2 × S/2 pixels
         layers = [
-            nn.Conv2d(C, width, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.Conv2d(C, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm),
             nn.LeakyReLU(0.2, inplace=True),
         ]
         # H × H -> H/2 × H/2 pixels, down to 4 × 4
         while width < cfg.ndf * S // 8:
             layers += [
-                nn.Conv2d(width, 2 * width, kernel_size=4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(2 * width),
+                nn.Conv2d(width, 2 * width, kernel_size=4, stride=2, padding=1,
+                          bias=not batch_norm),
+                nn.BatchNorm2d(2 * width) if batch_norm else nn.Identity(),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
             width = 2 * width
+        # 4 × 4 pixels -> a logit
+        self.layers = nn.Sequential(*layers, nn.Flatten())
         features = 16 * width                                   # numbers in 4 × 4 places
-        layers += [nn.Flatten()]
-        # Ours: without it the logit is a sum over the 4 × 4 places, each of which has seen a part
-        # of the image alone
-        if cfg.d_hidden:
-            layers += [
-                nn.Linear(features, cfg.d_hidden),
-                nn.LeakyReLU(0.2, inplace=True),
-            ]
-            features = cfg.d_hidden
-        self.layers = nn.Sequential(*layers)
         self.last = nn.Linear(features, 1, bias=False)
         self.values = nn.Linear(V, features, bias=False)        # a vector for each value
         self.apply(init_weights)
+        if cfg.d_norm == "spectral":                # in place of BatchNorm: see the appendix
+            layers = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+            for layer in layers:
+                nn.init.orthogonal_(layer.weight)
+                register_parametrization(layer, "weight", SpectralNorm(layer.weight))
 
     def forward(self, x, y):
         h = self.layers(pad(x))                                 # (B, C, S, S) -> (B, features)
@@ -181,67 +186,6 @@ def generate(G, z, y):
     return torch.cat(images)
 
 
-# ---- what is not in the paper
-
-def shift_and_add_noise(images, cfg, sigma: float, generator):
-    """Images (B, C, H, W) as D is shown them: moved a little, and with noise of standard deviation
-    sigma.
-
-    Generated images hardly ever lie where real ones do, so a D that sees them as they are soon
-    tells all of them apart, and its answers say little about the way to go. With noise, the two
-    distributions overlap (Arjovsky & Bottou 2017, "Towards Principled Methods for Training
-    Generative Adversarial Networks", §3).
-
-    Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. D's layers have
-    stride 2. If no image were moved, a checkerboard that all generated images share would add the
-    same to each place of a layer, and BatchNorm would subtract it before D can see it.
-    """
-    B = len(images)
-    if cfg.shift:
-        is_moved = torch.randint(2, (2, B, 1, 1, 1), generator=generator).bool()
-        to_right, down = is_moved.to(images.device)                 # (B, 1, 1, 1) each
-        first_column = images[:, :, :, :1]
-        moved = torch.cat([first_column, images[:, :, :, :-1]], dim=3)
-        images = torch.where(to_right, moved, images)
-        first_row = images[:, :, :1]
-        moved = torch.cat([first_row, images[:, :, :-1]], dim=2)
-        images = torch.where(down, moved, images)
-    if sigma > 0:
-        eps = torch.randn(images.shape, generator=generator).to(images.device)
-        images = images + sigma * eps
-    return images
-
-
-@torch.no_grad()
-def remove_checkerboard(G):
-    """Take out of the weights of G what draws checkerboards.
-
-    With stride 2, a pixel of the output is computed by a quarter of the 4 × 4 weights of a kernel:
-    by which one depends on whether its row and its column are odd or even. If the input is the same
-    everywhere, the output is a checkerboard wherever the sums of the quarters differ. Afterwards
-    they are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard
-    Artifacts". They resize, then convolve, in place of it.)
-    """
-    for layer in G.modules():
-        if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
-            I, O, _, _ = layer.weight.shape
-            # row 2i + a, column 2j + b of a kernel belongs to the quarter (a, b)
-            quarters = layer.weight.view(I, O, 2, 2, 2, 2)              # (I, O, i, a, j, b)
-            mean_of_quarter = quarters.mean((2, 4), keepdim=True)       # (I, O, 1, 2, 1, 2)
-            mean_of_all = quarters.mean((2, 3, 4, 5), keepdim=True)     # (I, O, 1, 1, 1, 1)
-            quarters -= mean_of_quarter - mean_of_all       # a view: this changes the weights
-
-
-@torch.no_grad()
-def update_ema(ema, model, decay: float):
-    """ema ← decay · ema + (1 − decay) · model, for parameters. BatchNorm's buffers are copied: they
-    are moving averages already."""
-    for average, parameter in zip(ema.parameters(), model.parameters()):
-        average.lerp_(parameter, 1 - decay)
-    for average, buffer in zip(ema.buffers(), model.buffers()):
-        average.copy_(buffer)
-
-
 # ---- settings
 
 @dataclass
@@ -257,19 +201,21 @@ class Config(LabelConfig):
 
     # model
     z_dim: int = 100            # length of z, the random numbers that an image is made from
-    ngf: int = 48               # channels before G's last layer; twice as many at each one before
-    ndf: int = 24               # channels after D's first layer; twice as many at each one after
-    d_hidden: int = 0           # units of a layer before D's logit (0: none, as in the paper)
+    ngf: int = 64               # channels before G's last layer; twice as many at each one before
+    ndf: int = 64               # channels after D's first layer; twice as many at each one after
+    # what normalises D's layers: spectral normalisation, or BatchNorm as in the paper
+    d_norm: Literal["spectral", "batch"] = "spectral"
 
     # optimisation
-    steps: int = 5000           # optimiser steps of G, and as many of D
-    batch_size: int = 32        # real images in a step, and as many generated ones
+    steps: int = 2500           # optimiser steps of G, and as many of D
+    batch_size: int = 64        # real images in a step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at the start, for G
     d_lr: float = 2e-3          # the same for D
-    lr_decay: bool = True       # the learning rates fall to 0 in a straight line
-    beta1: float = 0.5          # of Adam: the weight of old gradients in their moving average
-    noise: float = 0.1          # standard deviation of the noise on the images that D sees
-    noise_decay: bool = True    # this noise falls to 0 in a straight line
+    constant: float = 0.75      # share of the steps before the learning rates fall, which ends at 0
+    beta1: float = 0.0          # of Adam: the weight of old gradients in their moving average
+    beta2: float = 0.9          # the same for the squares of gradients
+    noise: float = 0.15         # standard deviation of the noise on the images that D sees
+    noise_decay: bool = True    # this noise falls as the learning rates do
     shift: bool = True          # move the images that D sees by 0 or 1 pixel to the right and down
     remove_checkerboard: bool = True        # keep G's kernels from drawing checkerboards
     ema: float = 0.995          # weight of the old average in the moving average of G's weights
@@ -285,7 +231,7 @@ class Config(LabelConfig):
     vary: str = ""              # an attribute: a row for each value, a column for each z ("": none)
 
     # Not a setting: the names of those that a resumed run must keep.
-    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "d_hidden")
+    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "d_norm")
 
     def __post_init__(self):
         super().__post_init__()
@@ -294,11 +240,11 @@ class Config(LabelConfig):
 
 PRESETS = {
     # the plain DCGAN, with the paper's sizes, batch and rate: one GPU, hours
-    "paper": dict(size=64, ngf=64, ndf=64, d_hidden=0, steps=50000,
-                  batch_size=128, lr=2e-4, d_lr=2e-4, lr_decay=False, noise=0.0,
-                  shift=False, remove_checkerboard=False, ema=0.0),
+    "paper": dict(size=64, ngf=64, ndf=64, d_norm="batch", steps=50000, batch_size=128,
+                  lr=2e-4, d_lr=2e-4, constant=1.0, beta1=0.5, beta2=0.999,
+                  noise=0.0, noise_decay=False, shift=False, remove_checkerboard=False, ema=0.0),
     # larger images and networks: one GPU
-    "gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, d_lr=2e-4, ema=0.999,
+    "gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, d_lr=4e-4, ema=0.999,
                 steps=20000),
 }
 
@@ -307,8 +253,9 @@ def check(cfg):
     """Raise UserError, naming the flag, for settings that make no sense."""
     require_positive(cfg, "z_dim", "ngf", "ndf", "n", "lr", "d_lr")
     require(cfg.batch_size >= 2, f"--batch_size={cfg.batch_size} must be at least 2")
-    require(cfg.d_hidden >= 0, f"--d_hidden={cfg.d_hidden} must not be negative")
     require(cfg.beta1 < 1, f"--beta1={cfg.beta1} must be below 1")
+    require(cfg.beta2 < 1, f"--beta2={cfg.beta2} must be below 1")
+    require(0 <= cfg.constant <= 1, f"--constant={cfg.constant} must be from 0 to 1")
 
 
 def make_nets(cfg, C: int, S: int, size: int, attributes: dict, checkpoint=None):
@@ -345,7 +292,7 @@ def train(cfg: Config) -> dict:
     # networks and optimisers
     nets = make_nets(cfg, C, S, size, attributes, checkpoint)
     G, D, ema = nets["G"], nets["D"], nets["ema"]
-    betas = (cfg.beta1, 0.999)
+    betas = (cfg.beta1, cfg.beta2)
     opt_g = torch.optim.Adam(G.parameters(), cfg.lr, betas)
     opt_d = torch.optim.Adam(D.parameters(), cfg.d_lr, betas)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, z and noise
@@ -368,11 +315,13 @@ def train(cfg: Config) -> dict:
         write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(train_set.images[:cfg.n])))
         for step in range(run.first, cfg.steps):
             # learning rates, and the noise on what D sees
-            remaining = 1 - step / cfg.steps                            # 1 -> 0
-            lr_factor = remaining if cfg.lr_decay else 1.0
-            opt_g.param_groups[0]["lr"] = cfg.lr * lr_factor
-            opt_d.param_groups[0]["lr"] = cfg.d_lr * lr_factor
-            sigma = cfg.noise * remaining if cfg.noise_decay else cfg.noise
+            factor = fall(step, cfg)                                    # 1, and at last 1 -> 0
+            opt_g.param_groups[0]["lr"] = cfg.lr * factor
+            opt_d.param_groups[0]["lr"] = cfg.d_lr * factor
+            sigma = cfg.noise * factor if cfg.noise_decay else cfg.noise
+
+            def d_sees(images):
+                return shift_and_add_noise(images, cfg, sigma, data_rng)
 
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
@@ -380,25 +329,25 @@ def train(cfg: Config) -> dict:
             y = labels[i]                                               # (B, V)
             z = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
 
-            # D maximises E log D(x|y) + E log(1 − D(G(z|y)|y)). Real and generated images are two
-            # batches, so that BatchNorm normalises each by itself. detach: no gradient reaches G.
-            # Products are in bfloat16, if that is faster on this device; weights stay in float32
+            # ---- D's step: it maximises E log D(x|y) + E log(1 − D(G(z|y)|y))
+            # detach: no gradient reaches G. Real and generated images are two batches, so that
+            # BatchNorm, if D has it, normalises each by itself. Products are in bfloat16, if that
+            # is faster on this device; weights and losses stay in float32.
             with autocast(device, cfg.matmul):
                 fake = net_g(z, y)                                      # (B, C, size, size)
-                real_logits = net_d(shift_and_add_noise(x, cfg, sigma, data_rng), y).float()
-                seen = shift_and_add_noise(fake.detach(), cfg, sigma, data_rng)
-                fake_logits = net_d(seen, y).float()
+                real_logits = net_d(d_sees(x), y).float()               # (B,)
+                fake_logits = net_d(d_sees(fake.detach()), y).float()   # (B,)
             loss_d = d_loss(real_logits, fake_logits)
             run.check_finite(step, d_loss=loss_d.item())                # NaN stops here
             opt_d.zero_grad(set_to_none=True)
             loss_d.backward()
             opt_d.step()
 
-            # G maximises E log D(G(z|y)|y), by the D that has just learnt. The gradient passes
-            # through D, and is not needed for D's weights
+            # ---- G's step: it maximises E log D(G(z|y)|y), by the D that has just learnt
+            # The gradient passes through D, and is not needed for D's weights
             D.requires_grad_(False)
             with autocast(device, cfg.matmul):
-                logits = net_d(shift_and_add_noise(fake, cfg, sigma, data_rng), y).float()
+                logits = net_d(d_sees(fake), y).float()
             loss_g = g_loss(logits)
             run.check_finite(step, g_loss=loss_g.item())
             opt_g.zero_grad(set_to_none=True)
@@ -406,6 +355,7 @@ def train(cfg: Config) -> dict:
             opt_g.step()
             D.requires_grad_(True)
 
+            # ours (see the appendix)
             if cfg.remove_checkerboard:
                 remove_checkerboard(G)
             # the average is short at first, while there is little to average
@@ -459,9 +409,9 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     """The share of n held-out images and as many generated ones with the same labels that D tells
     right, each by itself, with noise and shift as at the end of training.
 
-    The accuracy in log.csv is higher. There D sees batches that are all real or all generated, and
-    the mean of a batch, which BatchNorm computes, tells more than one image. Here BatchNorm uses
-    its running means and variances, a mixture of those of both kinds.
+    With --d_norm=batch, the accuracy in log.csv is higher. There D sees batches that are all real
+    or all generated, and the mean of a batch, which BatchNorm computes, tells more than one image.
+    Here BatchNorm uses its running means and variances, a mixture of those of both kinds.
     """
     device = pick_device(cfg.device)
     real = to_float(held_out.images[:n])
@@ -529,6 +479,106 @@ def evaluate(cfg: Config) -> dict:
     new = generate(G, z, one_hot(labels, attributes))
     generated = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
     return print_tables(cfg, mean_accuracy_from=from_few(cfg, train_set, held_out, generated))
+
+
+# ---- appendix: what is not in the paper
+
+class SpectralNorm(nn.Module):
+    """A weight W -> W / σ(W), in which no direction of the input is made longer than it is.
+
+    The spectral norm σ(W) is the largest singular value of W, seen as a matrix: it is the most by
+    which W can stretch a vector. With all weights like this, the logit of D cannot change much when
+    the image changes a little. So D is no cliff between real and generated images, and its gradient
+    shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks",
+    https://arxiv.org/abs/1802.05957, algorithm 1). torch's `register_parametrization` puts it
+    between the parameter W and the layer that uses it. W begins as an orthogonal matrix, which
+    stretches all directions alike (as in Brock et al. 2019, BigGAN).
+    """
+
+    def __init__(self, W):
+        super().__init__()
+        # left and right singular vectors, roughly: M v = σ u and Mᵀ u = σ v, with M as below
+        rows, columns = W.flatten(1).shape
+        self.register_buffer("u", F.normalize(torch.randn(rows, dtype=W.dtype), dim=0))
+        self.register_buffer("v", F.normalize(torch.randn(columns, dtype=W.dtype), dim=0))
+
+    def forward(self, W):
+        with torch.autocast(W.device.type, enabled=False):      # in float32
+            M = W.flatten(1)                                    # (rows, columns)
+            if self.training:
+                # One step of the power iteration is enough, since W changes little in a step
+                with torch.no_grad():
+                    self.v = F.normalize(M.T @ self.u, dim=0)
+                    self.u = F.normalize(M @ self.v, dim=0)
+            sigma = self.u @ M @ self.v
+            return W / sigma
+
+
+def shift_and_add_noise(images, cfg, sigma: float, generator):
+    """Images (B, C, H, W) as D is shown them: moved a little, and with noise of standard deviation
+    sigma.
+
+    Generated images hardly ever lie where real ones do, so a D that sees them as they are soon
+    tells all of them apart, and its answers say little about the way to go. With noise, the two
+    distributions overlap (Arjovsky & Bottou 2017, "Towards Principled Methods for Training
+    Generative Adversarial Networks", §3).
+
+    Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. D's layers have
+    stride 2: a checkerboard looks the same to all places of a layer, and D learns little from it.
+    Moved by one pixel, it is the opposite checkerboard.
+    """
+    B = len(images)
+    if cfg.shift:
+        is_moved = torch.randint(2, (2, B, 1, 1, 1), generator=generator).bool()
+        to_right, down = is_moved.to(images.device)                 # (B, 1, 1, 1) each
+        first_column = images[:, :, :, :1]
+        moved = torch.cat([first_column, images[:, :, :, :-1]], dim=3)
+        images = torch.where(to_right, moved, images)
+        first_row = images[:, :, :1]
+        moved = torch.cat([first_row, images[:, :, :-1]], dim=2)
+        images = torch.where(down, moved, images)
+    if sigma > 0:
+        eps = torch.randn(images.shape, generator=generator).to(images.device)
+        images = images + sigma * eps
+    return images
+
+
+@torch.no_grad()
+def remove_checkerboard(G):
+    """Take out of the weights of G what draws checkerboards.
+
+    With stride 2, a pixel of the output is computed by a quarter of the 4 × 4 weights of a kernel:
+    by which one depends on whether its row and its column are odd or even. If the input is the same
+    everywhere, the output is a checkerboard wherever the sums of the quarters differ. Afterwards
+    they are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard
+    Artifacts". They resize, then convolve, in place of it.)
+    """
+    for layer in G.modules():
+        if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
+            I, O, _, _ = layer.weight.shape
+            # row 2i + a, column 2j + b of a kernel belongs to the quarter (a, b)
+            quarters = layer.weight.view(I, O, 2, 2, 2, 2)              # (I, O, i, a, j, b)
+            mean_of_quarter = quarters.mean((2, 4), keepdim=True)       # (I, O, 1, 2, 1, 2)
+            mean_of_all = quarters.mean((2, 3, 4, 5), keepdim=True)     # (I, O, 1, 1, 1, 1)
+            quarters -= mean_of_quarter - mean_of_all       # a view: this changes the weights
+
+
+@torch.no_grad()
+def update_ema(ema, model, decay: float):
+    """ema ← decay · ema + (1 − decay) · model, for parameters. BatchNorm's buffers are copied: they
+    are moving averages already."""
+    for average, parameter in zip(ema.parameters(), model.parameters()):
+        average.lerp_(parameter, 1 - decay)
+    for average, buffer in zip(ema.buffers(), model.buffers()):
+        average.copy_(buffer)
+
+
+def fall(step: int, cfg) -> float:
+    """1 for the first part of the steps, --constant; then it falls to 0 in a straight line."""
+    remaining = 1 - step / cfg.steps                                    # 1 -> 0
+    if remaining >= 1 - cfg.constant:
+        return 1.0
+    return remaining / (1 - cfg.constant)
 
 
 def main(argv=None):

@@ -6,22 +6,24 @@ B, and G_BA from B to A. Two discriminators judge: D_A(x) says of each patch of 
 it is from a real image of A (1) or from a translated one (0), and D_B likewise. With a drawn from A
 and b from B, the generators minimise
 
-    E (D_B(G_AB(a)) − 1)² + E (D_A(G_BA(b)) − 1)²               adversarial   (eq. 1, by §4)
+    E (D_B(G_AB(a)) − 1)² + E (D_A(G_BA(b)) − 1)²               adversarial   (eq. 1, with §4)
     + λ_cycle (E |G_BA(G_AB(a)) − a| + E |G_AB(G_BA(b)) − b|)   cycle         (eq. 2)
     + λ_identity (E |G_AB(b) − b| + E |G_BA(a) − a|)            identity      (§5.2)
 
-where §4 puts squares in place of the logarithms of eq. 1. The whole is eq. 3 and the identity
-term. Each discriminator minimises the mean of two squares (§4, §7.1). For D_B it is
+where the squares of §4 stand in place of the logarithms of eq. 1. The whole is eq. 3 plus the
+identity term. Each discriminator minimises the mean of two squares (§4, §7.1). For D_B it is
 
     ½ (E (D_B(b) − 1)² + E D_B(G_AB(a))²)
 
 The adversarial term asks that translations look real. With this term alone, G_AB could draw any
 face of B, whatever face it is given. The cycle term asks that the way back leads to the original,
-so a translation must keep what cannot be guessed. The identity term asks that an image which is in
-the target domain already stays as it is.
+so a translation must keep enough of it to reconstruct it. The identity term asks that an image
+which is in the target domain already stays as it is.
 
-Shapes: a batch of one domain is (B, C, S, S), B images of C channels and S × S pixels. (In shapes B
-is this number, elsewhere it is the domain.)
+The faces are drawn by a program. It can draw the same face with blond and with black hair, so true
+translations are known; they are only used to score the networks.
+
+Shapes: a batch of one domain is (N, C, S, S): N images of C channels and S × S pixels.
 
 Paper: Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation using cycle-consistent
 adversarial networks", https://arxiv.org/abs/1703.10593. All numbers of equations and sections are
@@ -63,14 +65,14 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 # ---- the generator
 
-# Norm(C) subtracts from each channel of each image its mean over all pixels, and divides it by its
-# standard deviation. So no image depends on the others in its batch. Convolutions before a Norm
-# have no bias: the Norm would subtract it.
+# Instance normalisation (Ulyanov et al. 2016) subtracts from each channel of each image its mean
+# over all pixels, and divides it by its standard deviation. So no image depends on the others in
+# its batch. Convolutions before a Norm have no bias: the Norm would subtract it.
 Norm = nn.InstanceNorm2d
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x), of the same shape (B, C, H, W). Beyond the edges of x, f sees x mirrored."""
+    """x + f(x), of the same shape (N, C, H, W). Beyond its edges x is mirrored, by padding."""
 
     def __init__(self, C: int):
         super().__init__()
@@ -89,7 +91,7 @@ class ResidualBlock(nn.Module):
 
 
 def upsample(C_in: int, C_out: int, remove_checkerboard: bool):
-    """A transposed convolution that doubles the size: (B, C_in, H, W) -> (B, C_out, 2·H, 2·W).
+    """A transposed convolution that doubles the size: (N, C_in, H, W) -> (N, C_out, 2·H, 2·W).
 
     It has kernels of 3, as in the paper, or of 4 (ours). With stride 2, a kernel of 3 adds up 1, 2
     or 4 of its weights for a pixel, depending on the place of the pixel, and this shows as a
@@ -102,7 +104,7 @@ def upsample(C_in: int, C_out: int, remove_checkerboard: bool):
 
 
 class Generator(nn.Module):
-    """Images (B, C, S, S) in [-1, 1] -> images of the same shape and range (§7.2).
+    """Images (N, C, S, S) in [-1, 1] -> images of the same shape and range (§7.2).
 
     It halves the image, changes it where it is small, and doubles it again. In the paper's words,
     c7s1 is a convolution with kernels of 7 and stride 1, d halves, R is a residual block, and u
@@ -113,7 +115,7 @@ class Generator(nn.Module):
         super().__init__()
         width = cfg.ngf
 
-        # c7s1: (B, C, S, S) -> (B, ngf, S, S)
+        # c7s1: (N, C, S, S) -> (N, ngf, S, S)
         layers = [
             nn.ReflectionPad2d(3),
             nn.Conv2d(C, width, kernel_size=7, bias=False),
@@ -121,7 +123,7 @@ class Generator(nn.Module):
             nn.ReLU(inplace=True),
         ]
 
-        # d: each (B, width, H, W) -> (B, 2·width, H/2, W/2)
+        # d: each (N, width, H, W) -> (N, 2·width, H/2, W/2)
         for _ in range(cfg.halvings):
             layers += [
                 nn.Conv2d(width, 2 * width, kernel_size=3, stride=2, padding=1, bias=False),
@@ -130,11 +132,11 @@ class Generator(nn.Module):
             ]
             width *= 2
 
-        # R: each (B, width, H, W) -> (B, width, H, W)
+        # R: each (N, width, H, W) -> (N, width, H, W)
         for _ in range(cfg.blocks):
             layers.append(ResidualBlock(width))
 
-        # u: each (B, width, H, W) -> (B, width/2, 2·H, 2·W)
+        # u: each (N, width, H, W) -> (N, width/2, 2·H, 2·W)
         for _ in range(cfg.halvings):
             layers += [
                 upsample(width, width // 2, cfg.remove_checkerboard),
@@ -143,7 +145,7 @@ class Generator(nn.Module):
             ]
             width //= 2
 
-        # c7s1: (B, ngf, S, S) -> (B, C, S, S)
+        # c7s1: (N, ngf, S, S) -> (N, C, S, S)
         layers += [
             nn.ReflectionPad2d(3),
             nn.Conv2d(width, C, kernel_size=7),
@@ -167,26 +169,27 @@ def init_weights(m):
 # ---- the discriminator
 
 class Discriminator(nn.Module):
-    """Images (B, C, S, S) -> (B, 1, P, P): how real is each of P × P overlapping patches?
+    """Images (N, C, S, S) -> (N, 1, P, P): how real is each of P × P overlapping patches?
 
-    P = S / 2^d_halvings − 2. But for the means in a Norm, each number depends on its own patch
-    alone. So this PatchGAN (§7.2; Isola et al. 2017, §3.2.2) judges texture and colour. It is left
-    to the cycle term to keep the rest of the image in place.
+    P = S / 2^d_halvings − 2: 6 × 6 patches by default, 14 × 14 in the paper. Except for the means
+    in a Norm, each number depends on its own patch alone. So this PatchGAN (§7.2; Isola et al.
+    2017, §3.2.2) judges texture and colour. It is left to the cycle term to keep the rest of the
+    image in place.
     """
 
     def __init__(self, cfg, C: int):
         super().__init__()
         width = cfg.ndf
 
-        # C64, without a Norm: (B, C, S, S) -> (B, ndf, S/2, S/2)
+        # C64, without a Norm: (N, C, S, S) -> (N, ndf, S/2, S/2)
         layers = [
             nn.Conv2d(C, width, kernel_size=4, stride=2, padding=1),
             nn.LeakyReLU(0.2, inplace=True),
         ]
 
-        # C128, C256, C512: twice as many channels each time, at most 8 · ndf.
-        # All but the last halve the size: (B, width, H, W) -> (B, wider, H/2, W/2).
-        # The last has stride 1:           (B, width, H, W) -> (B, wider, H − 1, W − 1)
+        # In the paper C128, C256, C512: twice as many channels each time, at most 8 · ndf.
+        # All but the last halve the size: (N, width, H, W) -> (N, wider, H/2, W/2).
+        # The last has stride 1:           (N, width, H, W) -> (N, wider, H − 1, W − 1)
         for i in range(1, cfg.d_halvings + 1):
             wider = cfg.ndf * min(2**i, 8)
             stride = 2 if i < cfg.d_halvings else 1
@@ -197,7 +200,7 @@ class Discriminator(nn.Module):
             ]
             width = wider
 
-        # one number for each patch: (B, width, P + 1, P + 1) -> (B, 1, P, P)
+        # one number for each patch: (N, width, P + 1, P + 1) -> (N, 1, P, P)
         layers.append(nn.Conv2d(width, 1, kernel_size=4, stride=1, padding=1))
         self.layers = nn.Sequential(*layers)
         self.apply(init_weights)
@@ -212,9 +215,9 @@ class Discriminator(nn.Module):
 # the networks compute in bfloat16.
 
 def generator_loss(d_fake):
-    """E (D(G(x)) − 1)²: translations should look real. (eq. 1, by §4)
+    """E (D(G(x)) − 1)²: translations should look real. (§4; eq. 1 with logarithms)
 
-    d_fake: what a discriminator says of translated images, (B, 1, P, P).
+    d_fake: what a discriminator says of translated images, (N, 1, P, P).
     """
     return (d_fake.float() - 1).square().mean()
 
@@ -251,8 +254,8 @@ class ImagePool:
         self.size = size
         self.images = []                                        # each (C, S, S)
 
-    def query(self, new, generator):
-        """A batch (B, C, S, S) to show to the discriminator, for new translations (B, C, S, S).
+    def query(self, new, rng):
+        """A batch (N, C, S, S) to show to the discriminator, for new translations (N, C, S, S).
 
         Until the pool is full, it keeps each new image, and this one is shown. After that, one half
         of the new images are shown and not kept. Each of the other half takes the place of a random
@@ -266,8 +269,8 @@ class ImagePool:
             if len(self.images) < self.size:
                 self.images.append(image.clone())
                 shown.append(image)
-            elif torch.rand((), generator=generator) < 0.5:
-                i = torch.randint(self.size, (), generator=generator).item()
+            elif torch.rand((), generator=rng) < 0.5:
+                i = torch.randint(self.size, (), generator=rng).item()
                 shown.append(self.images[i])
                 self.images[i] = image.clone()
             else:
@@ -282,7 +285,7 @@ def translate(G, images):
     """G's translations of images (n, C, S, S) in [-1, 1], on the CPU."""
     was_training = G.training
     G.eval()
-    device = next(G.parameters(), images).device                # without parameters, that of images
+    device = next(G.parameters(), images).device        # nn.Identity, which copies, has none
     parts = []
     for part in images.split(128):
         parts.append(G(part.to(device)).float().cpu())
@@ -427,9 +430,9 @@ def lr_factor(step: int, cfg) -> float:
     return (1 - progress) / (1 - cfg.constant)                  # it falls to 0
 
 
-def get_batch(images, batch_size: int, generator):
-    """Random images of one domain: uint8 (N, C, S, S) -> (B, C, S, S) in [-1, 1]."""
-    i = torch.randint(len(images), (batch_size,), generator=generator)
+def get_batch(images, batch_size: int, rng):
+    """Random images of one domain: uint8 (images, C, S, S) -> (N, C, S, S) in [-1, 1]."""
+    i = torch.randint(len(images), (batch_size,), generator=rng)
     return to_float(images[i.to(images.device)])
 
 
@@ -441,7 +444,7 @@ def train(cfg: Config) -> dict:
 
     # the images of both domains
     domain_a, domain_b = load_domains(cfg)
-    train_a = domain_a.train_set.to(device)                     # uint8 (N, C, S, S)
+    train_a = domain_a.train_set.to(device)                     # uint8 (images, C, S, S)
     train_b = domain_b.train_set.to(device)
     _, C, S, _ = train_a.shape
     check_shape(checkpoint, C, S)
@@ -484,7 +487,7 @@ def train(cfg: Config) -> dict:
                 optimizer.param_groups[0]["lr"] = cfg.lr * lr_factor(step, cfg)
 
             # batch: images of A and images of B, which are no pairs
-            a = get_batch(train_a, cfg.batch_size, data_rng)    # (B, C, S, S) in [-1, 1]
+            a = get_batch(train_a, cfg.batch_size, data_rng)    # (N, C, S, S) in [-1, 1]
             b = get_batch(train_b, cfg.batch_size, data_rng)
 
             # G_AB and G_BA: the loss. Its gradient passes through D_A and D_B, but they do not
@@ -492,7 +495,7 @@ def train(cfg: Config) -> dict:
             discriminators.requires_grad_(False)
             with autocast(device, cfg.matmul):
                 # G_AB(a) and G_AB(b) in one pass, which is faster than two; likewise G_BA
-                fake_b, same_b = G_AB(torch.cat([a, b])).chunk(2)   # (2B, C, S, S) -> 2 × (B, …)
+                fake_b, same_b = G_AB(torch.cat([a, b])).chunk(2)   # (2N, C, S, S) -> 2 × (N, …)
                 fake_a, same_a = G_BA(torch.cat([b, a])).chunk(2)
                 g_loss = generator_loss(D_B(fake_b)) + generator_loss(D_A(fake_a))
                 cycle = cycle_loss(G_BA(fake_b), a) + cycle_loss(G_AB(fake_a), b)
@@ -541,7 +544,8 @@ def train(cfg: Config) -> dict:
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume
 
-        # scores on held-out images, beside those of copying the input
+        # scores on held-out images, beside those of copying the input: the judge compares
+        # translations with the true ones, and a classifier says whether they look like the target
         judge = DomainJudge(cfg, domain_a, domain_b)
         scores = score(nets["G_AB"], nets["G_BA"], judge)
         scores.update(score_copying(judge))

@@ -257,7 +257,7 @@ def our_gan_step(size: int, width: int, batch: int, steps: int, matmul: str) -> 
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/images.npy", images)
         cfg = train_gan.Config(data=f"{folder}/images.npy", size=size, ngf=width, ndf=width, batch_size=batch,
-                               d_hidden=0, matmul=matmul, steps=steps + 2, device="cpu", log_every=2, eval_every=10**9,
+                               matmul=matmul, steps=steps + 2, device="cpu", log_every=2, eval_every=10**9,
                                sample_every=0, out_dir=f"{folder}/run")
         train_gan.train(cfg)
         seconds = [float(row["seconds"]) for row in csv.DictReader(open(f"{cfg.out_dir}/log.csv"))]

@@ -1,4 +1,5 @@
 """train_gan.py and mini/cgan.py against DCGAN's layout and a training loop written out here, and the classic bugs."""
+import copy
 import csv
 import functools
 import json
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from torch.nn.utils.parametrize import register_parametrization
 from torch.optim import Adam
 
 import train_gan
@@ -22,14 +24,14 @@ from mini.utils.judge import Judge
 from mini.utils.png import read_png, write_png
 from tests.helpers import close, find_text, of, read_grid, refused_by, watch
 
-TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, d_hidden=6, batch_size=8, steps=6, n=4, log_every=1,
-            sample_every=3, eval_every=3, device="cpu", matmul="highest")
+# networks, optimiser and rates as in the paper, but for the sizes; the rates fall from the first step on
+TINY = dict(size=16, n_images=256, z_dim=6, ngf=8, ndf=4, d_norm="batch", batch_size=8, steps=6, n=4,
+            beta1=0.5, beta2=0.999, constant=0.0, log_every=1, sample_every=3, eval_every=3, device="cpu",
+            matmul="highest")
 SHAPES = {"shade": ["dark", "bright"], "shape": ["disc", "square", "star"]}     # the attributes of made-up images
 SIZES = [2, 3]                                                                  # how many values each has
 
 both = pytest.mark.parametrize("script", [train_gan, cgan], ids=["gan", "cgan"])
-kinds = pytest.mark.parametrize("script, d_hidden", [(train_gan, 0), (train_gan, 6), (cgan, 0), (cgan, 6)],
-                                ids=["gan", "gan-hidden", "cgan", "cgan-hidden"])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,12 +142,7 @@ class Reference:
             h = torch.where(h > 0, h, 0.2 * h)
         assert h.shape[2:] == (4, 4) and list(s) == []
         h = h.flatten(1)
-        rest = list(w)                              # perhaps a hidden layer; (1, features), perhaps (features, V)
-        if len(rest) - bool(self.sizes) == 3:
-            weight, bias, *rest = rest
-            h = (h[:, None] * weight).sum(2) + bias
-            h = torch.where(h > 0, h, 0.2 * h)
-        last, *values = rest
+        last, *values = w                           # (1, features), for cGAN also (features, V)
         if y is None:
             return (h * last).sum(1)
         logits = []
@@ -173,10 +170,10 @@ def spread(net):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("C", [1, 3])
 @pytest.mark.parametrize("S", [16, 32, 64])
-@kinds
-def test_networks_equal_the_layout_of_dcgan(script, d_hidden, S, C, training):
+@both
+def test_networks_equal_the_layout_of_dcgan(script, S, C, training):
     """A wrong kernel, slope, eps or order of layers; labels that reach the wrong weights."""
-    G, D = nets_of(script, C, S, ngf=3, ndf=2, d_hidden=d_hidden)
+    G, D = nets_of(script, C, S, ngf=3, ndf=2)
     sizes = SIZES if script is cgan else []
     torch.manual_seed(1)
     y = [random_labels(3).double()] if script is cgan else []
@@ -201,7 +198,7 @@ def test_networks_equal_the_layout_of_dcgan(script, d_hidden, S, C, training):
 @both
 def test_initialisation(script):
     """Every weight from N(0, 0.02²), BatchNorm's from N(1, 0.02²) (§4), not torch's defaults."""
-    for net in nets_of(script, S=32, ngf=16, ndf=16, z_dim=50, d_hidden=0):
+    for net in nets_of(script, S=32, ngf=16, ndf=16, z_dim=50):
         for name, p in net.named_parameters():
             if name.endswith("bias"):
                 assert not p.any(), name
@@ -215,10 +212,66 @@ def test_initialisation(script):
 @pytest.mark.paper
 def test_the_layout_for_64_pixels_has_the_published_size():
     """The parameters of pytorch/examples' dcgan with its defaults, 64 channels beside the image: 512 at 4 × 4."""
-    cfg = train_gan.Config(z_dim=100, ngf=64, ndf=64, d_hidden=0)
+    cfg = train_gan.Config(z_dim=100, ngf=64, ndf=64, d_norm="batch")
     nets = train_gan.make_nets(cfg, 3, 64, 64)
     counts = [sum(p.numel() for p in nets[name].parameters()) for name in ("G", "D")]
     assert counts == [3_576_704, 2_765_568]
+
+
+# ---- spectral normalisation
+
+@both
+@pytest.mark.parametrize("layer, x", [(nn.Linear(12, 5), (2, 12)), (nn.Conv2d(3, 6, 4), (2, 3, 4, 4)),
+                                      (nn.Linear(1, 1), (2, 1))], ids=str)
+def test_spectral_norm_equals_torchs(layer, x, script):
+    """torch.nn.utils.spectral_norm, which steps in the paper's order: outputs, both vectors and the gradient; in
+    training, where each use does one step of the power iteration, and outside of it, where none does."""
+    theirs, ours = copy.deepcopy(layer).double(), copy.deepcopy(layer).double()
+    nn.utils.spectral_norm(theirs, n_power_iterations=1)
+    register_parametrization(ours, "weight", script.SpectralNorm(ours.weight))
+    norm, trained = ours.parametrizations.weight[0], ours.parametrizations.weight
+    norm.u, norm.v = theirs.weight_u.clone(), theirs.weight_v.clone()
+    for training in (True, True, False, False, True):
+        x = torch.randn(x, dtype=torch.float64) if isinstance(x, tuple) else x
+        a, b = ours.train(training)(x), theirs.train(training)(x)
+        close(a, b, 1e-12)
+        a.square().sum().backward()
+        b.square().sum().backward()
+        close(trained.original.grad, theirs.weight_orig.grad, 1e-12)
+        close(norm.u, theirs.weight_u, 1e-12)
+        close(norm.v, theirs.weight_v, 1e-12)
+
+
+@pytest.mark.paper
+@both
+def test_no_layer_of_D_makes_anything_longer(script, tmp_path):
+    """Each of its weights has the largest singular value 1, roughly, after it was used some times; no BatchNorm is left."""
+    D = nets_of(script, d_norm="spectral")[1]
+    y = [random_labels(2)] if script is cgan else []
+    for _ in range(60):
+        D(torch.zeros(2, 3, 16, 16), *y)
+    layers = [m for m in D.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 2 + 1 + (script is cgan) and not any(isinstance(m, nn.BatchNorm2d) for m in D.modules())
+    for layer in layers:
+        assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.01)
+    assert all(layer.bias is not None for layer in layers if isinstance(layer, nn.Conv2d))
+
+
+@both
+def test_rates_stay_and_then_fall(script, tmp_path, monkeypatch):
+    """--constant is the share of the steps at the whole rate; with 1 it never falls. Both networks, each its own rate."""
+    step_of, rates = torch.optim.Adam.step, []
+
+    def noting(self, *args):
+        rates.append(self.param_groups[0]["lr"])
+        return step_of(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noting)
+    for constant, want in ((0.0, [1, 0.75, 0.5, 0.25]), (0.5, [1, 1, 1, 0.5]), (1.0, [1, 1, 1, 1])):
+        rates.clear()
+        script.train(tiny(script, tmp_path, steps=4, constant=constant, lr=1e-3, d_lr=2e-3))
+        assert rates[0:8:2] == pytest.approx([2e-3 * factor for factor in want])        # after these, a judge may learn
+        assert rates[1:8:2] == pytest.approx([1e-3 * factor for factor in want])
 
 
 # ---- no checkerboard
@@ -320,9 +373,9 @@ def test_the_switches(script):
     cfg = script.Config(**{**TINY, **script.PRESETS["paper"]})
     images = torch.randn(5, 3, 16, 16)
     assert script.shift_and_add_noise(images, cfg, cfg.noise, torch.Generator().manual_seed(0)) is images
-    assert not isinstance(script.make_nets(cfg, 3, 16, 16, *([SHAPES] if script is cgan else []))["D"].layers[-1], nn.LeakyReLU)
-    assert (cfg.d_hidden, cfg.noise, cfg.ema, cfg.lr, cfg.d_lr) == (0, 0, 0, 2e-4, 2e-4)
-    assert not (cfg.shift or cfg.remove_checkerboard or cfg.lr_decay)
+    assert (cfg.noise, cfg.ema, cfg.lr, cfg.d_lr) == (0, 0, 2e-4, 2e-4)
+    assert (cfg.d_norm, cfg.beta1, cfg.beta2, cfg.constant) == ("batch", 0.5, 0.999, 1)
+    assert not (cfg.shift or cfg.remove_checkerboard or cfg.noise_decay)
 
 
 # ---- training: what changes when, and by how much
@@ -337,11 +390,11 @@ def same(a, b):
     return all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
 
 
-@kinds
-def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, d_hidden, tmp_path, monkeypatch):
+@both
+def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, tmp_path, monkeypatch):
     """D's step that trains G as well, or G's step that trains D or leaves its gradient there."""
     seen = watch(monkeypatch, script, copied)
-    script.train(tiny(script, tmp_path, steps=2, d_hidden=d_hidden))
+    script.train(tiny(script, tmp_path, steps=2))
     assert [owner for owner, _, _ in seen.steps] == ["D", "G"] * 2
     left = {"G": of(seen.steps[0][2], "G"), "D": None}
     assert set(left["G"].values()) == {None}
@@ -356,8 +409,8 @@ def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, 
 
 @pytest.mark.paper
 @pytest.mark.parametrize("sigma", [0.0, 0.2], ids=["", "noisy"])
-@kinds
-def test_three_steps_equal_a_training_loop_written_out(script, d_hidden, sigma, tmp_path, monkeypatch, float64):
+@both
+def test_three_steps_equal_a_training_loop_written_out(script, sigma, tmp_path, monkeypatch, float64):
     """Losses of the wrong sign or network, real and generated images in one batch, stale gradients, another learning
     rate, noise that stays or is shared, an average of the wrong thing, a logged number that is not what it says."""
     torch.set_default_dtype(torch.float32)
@@ -367,8 +420,7 @@ def test_three_steps_equal_a_training_loop_written_out(script, d_hidden, sigma, 
     monkeypatch.setattr(script, "Judge", lambda *_, n: SimpleNamespace(n=4, scores=lambda *_: {}, labels=held_out.labels[:4]))
     seen = watch(monkeypatch, script, copied)
     lr, keep = {"G": 0.003, "D": 0.002}, 0.1
-    script.train(tiny(script, tmp_path, steps=3, lr=lr["G"], d_lr=lr["D"], beta1=0.3, ema=keep, noise=sigma, noise_decay=True,
-                      d_hidden=d_hidden))
+    script.train(tiny(script, tmp_path, steps=3, lr=lr["G"], d_lr=lr["D"], beta1=0.3, ema=keep, noise=sigma, noise_decay=True))
     G, D, average = (seen.start[name] for name in ("G", "D", "ema"))
     optimizers = {name: Adam(net.weights, lr=lr[name], betas=(0.3, 0.999)) for name, net in (("G", G), ("D", D))}
     real = learn.images.double() / 127.5 - 1
@@ -783,7 +835,7 @@ def test_the_equilibrium_report(run, monkeypatch):
         (learnt if len(images) == cfg.batch_size else asked).append(images)
         return shift(images, cfg, sigma, rng)
     monkeypatch.setattr(train_gan, "shift_and_add_noise", spy)
-    tables = command(train_gan, folder, "evaluate", "--batch_size=500", "--d_lr=0.01")
+    tables = command(train_gan, folder, "evaluate", "--batch_size=100", "--d_lr=0.002")
     assert json.loads((folder / "evaluate.json").read_text()) == tables
     assert tables["ideal"] == {"accuracy": 0.5, "loss": pytest.approx(2 * math.log(2))}
     assert tables["fresh_D"]["accuracy"] > 0.9 and tables["fresh_D"]["loss"] < math.log(2)      # 6 steps deceive nobody
@@ -857,7 +909,6 @@ def test_bad_flags(script, arrays, capsys):
     assert "--batch_size=1 must be at least 2" in refused(capsys, script, *run, "--batch_size=1")
     for wrong in ("--ngf=0", "--ndf=0", "--z_dim=0", "--n=0"):
         assert f"{wrong} must be at least 1" in refused(capsys, script, *run, wrong)
-    assert "--d_hidden=-1 must not be negative" in refused(capsys, script, *run, "--d_hidden=-1")
     assert "faces" in refused(capsys, script, *run, "--data=facse")
     assert not (arrays / "new").exists()
 
