@@ -333,9 +333,9 @@ def train(cfg: Config) -> dict:
             # BatchNorm, if D has it, normalises each by itself. Products are in bfloat16, if that
             # is faster on this device; weights and losses stay in float32.
             with autocast(device, cfg.matmul):
-                fake = net_g(z)                                      # (B, C, size, size)
-                real_logits = net_d(d_sees(x)).float()               # (B,)
-                fake_logits = net_d(d_sees(fake.detach())).float()   # (B,)
+                fake = net_g(z)                                         # (B, C, size, size)
+                real_logits = net_d(d_sees(x)).float()                  # (B,)
+                fake_logits = net_d(d_sees(fake.detach())).float()      # (B,)
             loss_d = d_loss(real_logits, fake_logits)
             run.check_finite(step, d_loss=loss_d.item())                # NaN stops here
             opt_d.zero_grad(set_to_none=True)

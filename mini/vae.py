@@ -9,14 +9,15 @@ looks at x and approximates the posterior p(z|x), which says what codes x may ha
 
 Training raises the ELBO (evidence lower bound), which can be computed:
 
-    ELBO = E log p(x|z) − KL(q(z|x) ‖ p(z)),    z ~ q(z|x)                  (eq. 3)
+    ELBO = E_q log p(x|z) − KL(q(z|x) ‖ p(z))                               (eq. 3)
     log p(x) = ELBO + KL(q(z|x) ‖ p(z|x))                                   (eq. 1)
 
-The last term is never negative, so the ELBO is at most log p(x). The first term of the ELBO asks
-that x can be reconstructed from z. The second keeps all q(z|x) near the prior, so that the decoder
-can make something of a z that is drawn from the prior. As a loss:
+where E_q is the mean over z ~ q(z|x). The KL of eq. 1 is never negative, so the ELBO is at most
+log p(x). The first term of the ELBO asks that x can be reconstructed from z. The second keeps all
+q(z|x) near the prior, so that the decoder can make something of a z that is drawn from the prior.
+As a loss, with one z for each x in place of the mean:
 
-    loss = beta · KL − E log p(x|z)
+    loss = beta · KL(q(z|x) ‖ p(z)) − log p(x|z)
 
 With beta = 1, as in the paper, it is −ELBO. A larger beta keeps the codes nearer to the prior, and
 leaves less of the image in them (Higgins et al. 2017, "β-VAE").
@@ -31,13 +32,12 @@ Papers: Kingma & Welling 2014, "Auto-encoding variational Bayes", https://arxiv.
 (the equation numbers), and Rybkin et al. 2021, "Simple and effective VAE training with calibrated
 decoders" (σ-VAE), https://arxiv.org/abs/2006.13202 (the variance of the pixels).
 
-Our departures. The paper's networks have one hidden layer; ours are convolutional. Its decoder also
-computes the variance of each pixel; ours has one variance for all pixels. Two more can be turned
-off, together by --preset=paper:
-
-    --optimizer=adam        the paper has Adagrad. Ours is Muon for the kernels, Adam for the rest
-    --prior=standard        the paper draws z from N(0, I). Ours draws it from a mixture of normal
-                            distributions, which is fitted to the codes after the training
+Our departures. The paper's networks have one hidden layer; ours are convolutional, with BatchNorm.
+Its decoder of grey faces computes a variance for each pixel; ours has one number s² for all pixels.
+The paper trains by Adagrad, we train the kernels by Muon and the rest by Adam (--optimizer=adam:
+everything by Adam). New images come from a mixture of normal distributions that is fitted to the
+codes after the training, not from N(0, I) (--prior=standard). --preset=paper is nearer to the
+paper: Adam, and N(0, I).
 
 To read it with the paper: the networks, the bound, and the first half of the loop in `train`.
 
@@ -97,7 +97,7 @@ class Encoder(nn.Module):
     def forward(self, x):
         """(B, C, S, S) -> mu and logvar, (B, z_dim) each."""
         h = self.layers(x)                          # (B, C, S, S) -> (B, 2 z_dim, 1, 1)
-        h = h.flatten(1).float()                    # (B, 2 z_dim), in float32 for what follows
+        h = h.flatten(1).float()                    # (B, 2 z_dim), no longer in bfloat16
         mu, logvar = h.chunk(2, dim=1)
         return mu, logvar                           # log σ² may be any number, σ² must be positive
 
@@ -140,7 +140,7 @@ class VAE(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.size = size
-        n_halvings = int(math.log2(padded_size(size))) - 2      # until 4 × 4 pixels are left
+        n_halvings = int(math.log2(padded_size(size))) - 2      # 32 -> 16 -> 8 -> 4 pixels: 3
         channels = [cfg.width * 2**i for i in range(n_halvings)]
         self.encoder = Encoder(C, channels, cfg.z_dim)
         self.decoder = Decoder(C, channels[::-1] + [cfg.width // 2], cfg.z_dim)
@@ -209,14 +209,15 @@ def mean_squared_error(x, x_hat):
     """s², the variance of the pixels with which log p(x|z) is highest (Rybkin et al., eq. 6).
 
     log p = −½ Σ ((x − x̂)² / s² + log 2πs²), and its derivative by s² is 0 where s² is the mean of
-    (x − x̂)². No gradient passes through it: at this maximum it would be 0.
+    (x − x̂)². So a gradient that passed through s² would add nothing.
     """
     return (x - x_hat).square().mean().clamp(min=LEAST_VAR)
 
 
 def log_likelihood(x, x_hat, var, likelihood: str):
     """log p(x|z) of each image, in nats: (B,). Gaussian: p(x|z) = N(x̂, s²) for each pixel, with s²
-    = var. This is a density, which may be above 1, so its logarithm may be above 0."""
+    = var. This is a density, which may be above 1. So its logarithm may be positive, and the loss
+    negative."""
     if likelihood == "bernoulli":
         return log_bernoulli(x, logits=x_hat)
     return log_normal(x, x_hat, var)
@@ -283,11 +284,11 @@ def draw(model, z):
 
 def fit_prior(model, images, n_components: int) -> Mixture:
     """A mixture of normal distributions, fitted to z ~ q(z|x) of images (N, C, size, size): one z
-    of each. It has n_components of them, or fewer, if there are not ten images for each number of
-    z."""
+    of each. To fit one of them takes at least ten codes for each number of z: if there are too few
+    for n_components, it has fewer."""
     z = sampled_codes(model, images)
-    most = len(z) // (10 * z.size(1))
-    return fit_mixture(z, max(1, min(n_components, most)), model.cfg.seed)
+    can_be_fitted = len(z) // (10 * z.size(1))
+    return fit_mixture(z, max(1, min(n_components, can_be_fitted)), model.cfg.seed)
 
 
 def new_z(cfg, mixture, n: int):
@@ -420,14 +421,18 @@ def train(cfg: Config) -> dict:
             with autocast(device, cfg.matmul):                  # bfloat16 where that is faster
                 x_hat, mu, logvar = net(x, eps)
 
+            # the variance of the pixels; its running average is for images that are not learnt from
+            var = None
+            if cfg.likelihood == "gaussian":
+                var = mean_squared_error(x, x_hat)
+                model.var.lerp_(var, 0.05)                      # 0.95 · average + 0.05 · var
+
             # the two terms of the ELBO, means over the images of the batch
-            var = mean_squared_error(x, x_hat)
             log_p = log_likelihood(x, x_hat, var, cfg.likelihood).mean()
             kl = kl_divergence(mu, logvar).mean()
             loss = cfg.beta * kl - log_p
             run.check_finite(step, loss=loss.item())            # NaN stops here
             loss.backward()
-            model.var.lerp_(var, 0.05)                          # a running average, as in BatchNorm
 
             # step
             with autocast(device, cfg.matmul):                  # Muon multiplies matrices, too

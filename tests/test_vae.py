@@ -112,8 +112,10 @@ def log_prob(x, x_hat, var, likelihood):
 def terms_in_training(net, x, eps):
     """(log p(x|z), KL) of each image, with the variance of this batch; the running one moves."""
     x_hat, mu, logvar = net(x, eps)
-    var = vae.mean_squared_error(x, x_hat)
-    net.var.lerp_(var, 0.05)
+    var = None
+    if net.cfg.likelihood == "gaussian":
+        var = vae.mean_squared_error(x, x_hat)
+        net.var.lerp_(var, 0.05)
     return vae.log_likelihood(x, x_hat, var, net.cfg.likelihood), vae.kl_divergence(mu, logvar)
 
 
@@ -321,7 +323,7 @@ class Written:
     def terms(self, x, eps):
         mu, logvar = self.encode(x)
         x_hat, var = self.decode(mu + eps * logvar.exp()**0.5, x.size(2)), self.p["var"]
-        if self.training:                               # where p(x|z) is Bernoulli, it is not used
+        if self.training and self.cfg.likelihood == "gaussian":
             var = ((x - x_hat)**2).mean().detach()
             self.p["var"] = 0.95 * self.p["var"] + 0.05 * var
         rate = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1)
