@@ -17,19 +17,19 @@ Papers: Goodfellow et al. 2014, "Generative Adversarial Nets", https://arxiv.org
 Representation Learning with Deep Convolutional Generative Adversarial Networks",
 https://arxiv.org/abs/1511.06434 (the networks and Adam's β₁).
 
-The networks, the losses and the loop are those of the paper. To get good images on a CPU in minutes
-we added what stands in the appendix, at the end of the file. --preset=paper does without it, and
-has the paper's sizes:
+The layout of the networks, the losses and the loop are those of the paper. To get good images on a
+CPU in minutes we added what stands in the appendix, at the end of the file. --preset=paper does
+without it, and has larger images and batches:
 
     --d_norm                    D has spectral normalisation in place of BatchNorm
     --noise --noise_decay --shift       D sees its images noisy, and moved by a pixel at random
-    --lr --d_lr --beta1 --beta2 --constant      Adam with larger rates, which fall at the end, and
-                                with shorter averages, as in Zhang et al. 2019 (SAGAN, §4)
+    --lr --d_lr --constant      larger learning rates, which fall at the end
+    --beta1 --beta2             Adam averages over fewer steps, as in Zhang et al. 2019 (SAGAN, §4)
     --remove_checkerboard       G's kernels are kept from drawing checkerboards
     --ema                       samples come from a moving average of G's weights
 
-z is normal, while in the paper it is uniform. BatchNorm's weights begin near 1, as in the authors'
-code.
+As in the authors' code for torch, z is normal (in the paper uniform), kernels are 4 × 4 (5 × 5 in
+figure 1), BatchNorm's weights begin near 1, and --preset=paper has half the channels of figure 1.
 
     python train_gan.py                                 faces, drawn on the spot
     python train_gan.py --data=my_pictures              your own folder of images
@@ -343,7 +343,7 @@ def train(cfg: Config) -> dict:
             opt_d.step()
 
             # ---- G's step: it maximises E log D(G(z)), by the D that has just learnt
-            # The gradient passes through D, and is not needed for D's weights
+            # The gradient passes through D to the images, but D's weights get none
             D.requires_grad_(False)
             with autocast(device, cfg.matmul):
                 logits = net_d(d_sees(fake)).float()
@@ -357,7 +357,7 @@ def train(cfg: Config) -> dict:
             # ours (see the appendix)
             if cfg.remove_checkerboard:
                 remove_checkerboard(G)
-            # the average is short at first, while there is little to average
+            # the average is short at first, so that nothing is left in it of the weights at the start
             update_ema(ema, G, min(cfg.ema, step / (step + 10)))
 
             # log, sample and save, each when it is due
@@ -458,7 +458,7 @@ def evaluate(cfg: Config) -> dict:
 # ---- appendix: what is not in the paper
 
 class SpectralNorm(nn.Module):
-    """A weight W -> W / σ(W), in which no direction of the input is made longer than it is.
+    """A weight W -> W / σ(W): multiplied by this, no vector gets longer.
 
     The spectral norm σ(W) is the largest singular value of W, seen as a matrix: it is the most by
     which W can stretch a vector. With all weights like this, the logit of D cannot change much when

@@ -344,7 +344,7 @@ def train(cfg: Config) -> dict:
             opt_d.step()
 
             # ---- G's step: it maximises E log D(G(z|y)|y), by the D that has just learnt
-            # The gradient passes through D, and is not needed for D's weights
+            # The gradient passes through D to the images, but D's weights get none
             D.requires_grad_(False)
             with autocast(device, cfg.matmul):
                 logits = net_d(d_sees(fake), y).float()
@@ -358,7 +358,7 @@ def train(cfg: Config) -> dict:
             # ours (see the appendix)
             if cfg.remove_checkerboard:
                 remove_checkerboard(G)
-            # the average is short at first, while there is little to average
+            # the average is short at first, so that nothing is left in it of the weights at the start
             update_ema(ema, G, min(cfg.ema, step / (step + 10)))
 
             # log, sample and save, each when it is due
@@ -484,7 +484,7 @@ def evaluate(cfg: Config) -> dict:
 # ---- appendix: what is not in the paper
 
 class SpectralNorm(nn.Module):
-    """A weight W -> W / σ(W), in which no direction of the input is made longer than it is.
+    """A weight W -> W / σ(W): multiplied by this, no vector gets longer.
 
     The spectral norm σ(W) is the largest singular value of W, seen as a matrix: it is the most by
     which W can stretch a vector. With all weights like this, the logit of D cannot change much when
