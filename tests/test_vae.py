@@ -366,6 +366,30 @@ def test_network(C, size, S, likelihood, double):
     assert (x_hat.abs() > 1).any() and vae.draw(net, eps).shape == x.shape
 
 
+@pytest.mark.paper
+@pytest.mark.parametrize("C, size", [(1, 28), (3, 13)])
+def test_the_papers_network(C, size, double):
+    """Appendix C: μ, log σ² and the decoder's output are W₂ tanh(W₁ x + b₁) + b₂; colours and pixels keep their places."""
+    cfg = tiny(network="mlp", width=7)
+    net = spread(vae.VAE(cfg, C, size))
+    x, eps = normal(3, C, size, size).tanh(), normal(3, 3)
+    w = [p.detach() for p in net.parameters()]
+    mu, logvar = (x.reshape(3, -1) @ w[0].T + w[1]).tanh().matmul(w[2].T).add(w[3]).split(3, dim=1)
+    z = mu + eps * logvar.exp().sqrt()
+    want = ((z @ w[4].T + w[5]).tanh() @ w[6].T + w[7]).reshape(3, C, size, size)
+    for got, other in zip(net(x, eps), (want, mu, logvar)):
+        close(got, other)
+    assert sum(p.numel() for p in w) == 7 * (2 * C * size**2 + 1 + 6 + 3 + 1) + 6 + C * size**2
+
+
+def test_the_papers_preset(arrays):
+    """Its network is trained by Adagrad; Muon, which has no kernel to train there, is left out."""
+    for flags in (dict(vae.PRESETS["paper"], batch_size=8), dict(network="mlp", optimizer="muon")):
+        result = vae.train(tiny(arrays, data=f"{arrays}/gray.npy", size=0, likelihood="bernoulli", **flags))
+        assert math.isfinite(result["elbo"])
+    command(arrays / "run", "sample", "--prior=standard")
+
+
 def test_s2_is_the_best_of_all(double):
     """Rybkin et al. 2021: with more than the batch's mean squared error, or less, log p(x|z) is lower."""
     net, x, eps = vae.VAE(tiny(), 3, 16), normal(4, 3, 16, 16).tanh(), normal(4, 3)
@@ -497,9 +521,10 @@ def test_the_baseline_by_hand(n, shades, likelihood, tmp_path, capsys):
     assert command(tmp_path / "run", "evaluate")["used_of_z"]["of"] == 1 and math.isfinite(result["elbo"])
 
 
-def test_every_weight_is_trained_once():
+@pytest.mark.parametrize("network", ["conv", "mlp"])
+def test_every_weight_is_trained_once(network):
     """Not twice, by two optimisers, and none forgotten."""
-    net = vae.VAE(tiny(), 3, 16)
+    net = vae.VAE(tiny(network=network), 3, 16)
     trained = [p for each in muon_and_adam([net.encoder, net.decoder], 0.1, 0.1)
                for group in each.param_groups for p in group["params"]]
     assert sorted(map(id, trained)) == sorted(map(id, net.parameters()))

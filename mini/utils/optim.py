@@ -71,7 +71,8 @@ def muon_and_adam(networks, muon_lr: float, lr: float) -> list:
     """[Muon for the kernels of the hidden layers, Adam for all other parameters], for networks
     whose layers are in `.layers`.
 
-    As Muon's authors advise, the first and the last layer of each network are left to Adam.
+    As Muon's authors advise, the first and the last layer of each network are left to Adam. If no
+    kernel is left, Adam trains everything.
     """
     kernels = []
     others = []
@@ -79,7 +80,8 @@ def muon_and_adam(networks, muon_lr: float, lr: float) -> list:
         hidden = {id(p) for p in network.layers[1:-1].parameters() if p.ndim == 4}
         for p in network.parameters():
             (kernels if id(p) in hidden else others).append(p)
-    return [Muon(kernels, muon_lr, momentum=0.9), torch.optim.Adam(others, lr)]
+    adam = torch.optim.Adam(others, lr)
+    return [Muon(kernels, muon_lr, momentum=0.9), adam] if kernels else [adam]
 
 
 def newton_schulz(G, steps: int = 5):
