@@ -23,7 +23,7 @@ With beta = 1, as in the paper, it is −ELBO. A larger beta keeps the codes nea
 leaves less of the image in them (Higgins et al. 2017, "β-VAE").
 
 Both terms are sums, over the numbers of the image and over those of z. A mean in place of one of
-the sums would change their balance. The unit is nats per image.
+the sums would change their balance. The unit is nats (bits times ln 2) per image.
 
 Shapes: B images with C channels and size × size pixels in a batch.
 
@@ -31,8 +31,8 @@ Papers: Kingma & Welling 2014, "Auto-encoding variational Bayes", https://arxiv.
 (the equation numbers), and Rybkin et al. 2021, "Simple and effective VAE training with calibrated
 decoders" (σ-VAE), https://arxiv.org/abs/2006.13202 (the variance of the pixels).
 
---preset=paper is the paper's model (but for the falling learning rate). By default we depart from
-it, to draw coloured faces well in minutes:
+--preset=paper has the paper's networks, optimiser and prior (but the learning rate falls, and there
+is no weight decay). By default we depart from it, to draw coloured faces well in minutes:
 
     --network=conv          convolutional networks with BatchNorm; the paper's have one hidden layer
     --optimizer=muon        Muon for the kernels and Adam for the rest; the paper has Adagrad
@@ -41,10 +41,11 @@ it, to draw coloured faces well in minutes:
     --prior=mixture         new images come from a mixture of normal distributions, which is fitted
                             to the codes after the training; the paper draws z from N(0, I)
 
-To read it with the paper: the first networks, the bound, and the first half of the loop in `train`.
+To read it with the paper: the networks, the bound, and the first half of the loop in `train`. What
+comes after `train` is about scores and samples.
 
     python -m mini.vae                                  faces, drawn on the spot
-    python -m mini.vae --preset=paper --data=mnist --likelihood=bernoulli       as in the paper
+    python -m mini.vae --preset=paper --data=mnist --size=0 --likelihood=bernoulli      the paper's
     python -m mini.vae sample --show=reconstruct        or walk; with --z_dim=2 also map
     python -m mini.vae sample --show=arithmetic --glasses=round
     python -m mini.vae evaluate                         tighter bounds; scores of arithmetic
@@ -118,8 +119,9 @@ class MLPDecoder(nn.Module):
 class ConvEncoder(nn.Module):
     """An image -> μ and log σ² of q(z|x).
 
-    Each convolution halves height and width, until 4 × 4 pixels are left. channels: those after
-    each of them; for S = 32 and width = 32 they are [32, 64, 128].
+    The image is padded to S × S pixels, S a power of two. Each convolution halves height and width,
+    until 4 × 4 pixels are left. channels: those after each of them; for S = 32 and width = 32 they
+    are [32, 64, 128].
     """
 
     def __init__(self, C: int, channels: list, z_dim: int):
@@ -251,7 +253,7 @@ def log_bernoulli(x, logits):
     return log_p.flatten(1).sum(dim=1)
 
 
-LEAST_VAR = 5e-6    # the smallest s²: the variance of rounding to one of 256 shades
+LEAST_VAR = 5e-6    # the smallest s²: (2/255)²/12, the variance of rounding to one of 256 shades
 
 
 @torch.no_grad()
@@ -279,74 +281,6 @@ def elbo_terms(model, x, eps):
     x_hat, mu, logvar = model(x, eps)
     log_p = log_likelihood(x, x_hat, model.var, model.cfg.likelihood)
     return log_p, kl_divergence(mu, logvar)
-
-
-# ---- using the networks
-
-@torch.no_grad()
-def in_batches(model, function, *inputs):
-    """function(*inputs), a tensor or several, on the CPU, computed for 256 rows at a time.
-
-    uint8 images become floats first. BatchNorm uses its running means and variances, so no image
-    depends on the others.
-    """
-    was_training = model.training
-    model.eval()
-    outputs = []
-    for start in range(0, len(inputs[0]), 256):
-        rows = [x[start:start + 256].to(model.device) for x in inputs]
-        rows = [to_float(x) if x.dtype == torch.uint8 else x for x in rows]
-        outputs.append(function(*rows))
-    model.train(was_training)
-    if torch.is_tensor(outputs[0]):
-        return torch.cat(outputs).cpu()
-    n_tensors = len(outputs[0])
-    return [torch.cat([output[i] for output in outputs]).cpu() for i in range(n_tensors)]
-
-
-def elbo_of(model, images, eps):
-    """The mean log p(x|z) and the mean KL of images (N, C, size, size), in nats."""
-    log_p, kl = in_batches(model, lambda x, eps: elbo_terms(model, x, eps), images, eps)
-    return log_p.double().mean().item(), kl.double().mean().item()
-
-
-def sampled_codes(model, images):
-    """z ~ q(z|x) of each image: (N, z_dim). They are the same at every call."""
-    mu, logvar = in_batches(model, model.encode, images)
-    eps = noise(len(mu), mu.size(1), model.cfg.seed)
-    return reparameterize(mu, logvar, eps)
-
-
-def draw(model, z):
-    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim): the means of p(x|z), without its
-    noise."""
-    x_hat = in_batches(model, model.decode, z)
-    if model.cfg.likelihood == "bernoulli":
-        x_hat = 2 * x_hat.sigmoid() - 1
-    return x_hat.clamp(-1, 1)
-
-
-# The KL term brings the codes of the images near N(0, I), but they do not fill it. Most z that are
-# drawn from N(0, I) are unlike all that the decoder has learnt from, and it draws no face. So after
-# training, another p(z) is put in the place of N(0, I), one that is high where the codes are. This
-# is ex-post density estimation (Ghosh et al. 2020, "From variational to deterministic
-# autoencoders", §4). The ELBO is still that of N(0, I).
-
-def fit_prior(model, images, n_components: int) -> Mixture:
-    """A mixture of normal distributions, fitted to z ~ q(z|x) of images (N, C, size, size): one z
-    of each. To fit one of them takes at least ten codes for each number of z: if there are too few
-    for n_components, it has fewer."""
-    z = sampled_codes(model, images)
-    can_be_fitted = len(z) // (10 * z.size(1))
-    return fit_mixture(z, max(1, min(n_components, can_be_fitted)), model.cfg.seed)
-
-
-def new_z(cfg, mixture, n: int):
-    """z of n new images, (n, z_dim), the same at every call: from N(0, I), which is the p(z) of the
-    ELBO, or from the mixture."""
-    if cfg.prior == "standard":
-        return noise(n, cfg.z_dim, cfg.seed)
-    return mixture.sample(n, cfg.seed)
 
 
 # ---- settings
@@ -537,6 +471,74 @@ def train(cfg: Config) -> dict:
             scores = judge.scores(draw(model, z), draw(untrained, z))
         run.say(image_report(scores))
         return run.finish(elbo=log_p - kl, log_p=log_p, kl=kl, mean_image=mean_image, **scores)
+
+
+# ---- scores, and which z to draw
+
+@torch.no_grad()
+def in_batches(model, function, *inputs):
+    """function(*inputs), a tensor or several, on the CPU, computed for 256 rows at a time.
+
+    uint8 images become floats first. BatchNorm uses its running means and variances, so no image
+    depends on the others.
+    """
+    was_training = model.training
+    model.eval()
+    outputs = []
+    for start in range(0, len(inputs[0]), 256):
+        rows = [x[start:start + 256].to(model.device) for x in inputs]
+        rows = [to_float(x) if x.dtype == torch.uint8 else x for x in rows]
+        outputs.append(function(*rows))
+    model.train(was_training)
+    if torch.is_tensor(outputs[0]):
+        return torch.cat(outputs).cpu()
+    n_tensors = len(outputs[0])
+    return [torch.cat([output[i] for output in outputs]).cpu() for i in range(n_tensors)]
+
+
+def elbo_of(model, images, eps):
+    """The mean log p(x|z) and the mean KL of images (N, C, size, size), in nats."""
+    log_p, kl = in_batches(model, lambda x, eps: elbo_terms(model, x, eps), images, eps)
+    return log_p.double().mean().item(), kl.double().mean().item()
+
+
+def sampled_codes(model, images):
+    """z ~ q(z|x) of each image: (N, z_dim). They are the same at every call."""
+    mu, logvar = in_batches(model, model.encode, images)
+    eps = noise(len(mu), mu.size(1), model.cfg.seed)
+    return reparameterize(mu, logvar, eps)
+
+
+def draw(model, z):
+    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim): the means of p(x|z), without its
+    noise."""
+    x_hat = in_batches(model, model.decode, z)
+    if model.cfg.likelihood == "bernoulli":
+        x_hat = 2 * x_hat.sigmoid() - 1
+    return x_hat.clamp(-1, 1)
+
+
+# The KL term brings the codes of the images near N(0, I), but they do not fill it. Most z that are
+# drawn from N(0, I) are unlike all that the decoder has learnt from, and it draws no face. So after
+# training, another p(z) is put in the place of N(0, I), one that is high where the codes are. This
+# is ex-post density estimation (Ghosh et al. 2020, "From variational to deterministic
+# autoencoders", §4). The ELBO is still that of N(0, I).
+
+def fit_prior(model, images, n_components: int) -> Mixture:
+    """A mixture of normal distributions, fitted to z ~ q(z|x) of images (N, C, size, size): one z
+    of each. To fit one of them takes at least ten codes for each number of z: if there are too few
+    for n_components, it has fewer."""
+    z = sampled_codes(model, images)
+    can_be_fitted = len(z) // (10 * z.size(1))
+    return fit_mixture(z, max(1, min(n_components, can_be_fitted)), model.cfg.seed)
+
+
+def new_z(cfg, mixture, n: int):
+    """z of n new images, (n, z_dim), the same at every call: from N(0, I), which is the p(z) of the
+    ELBO, or from the mixture."""
+    if cfg.prior == "standard":
+        return noise(n, cfg.z_dim, cfg.seed)
+    return mixture.sample(n, cfg.seed)
 
 
 def log_p_of_mean_image(cfg, train_set, held_out) -> float:
