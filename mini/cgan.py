@@ -358,7 +358,7 @@ def train(cfg: Config) -> dict:
             # ours (see the appendix)
             if cfg.remove_checkerboard:
                 remove_checkerboard(G)
-            # the average is short at first, so that nothing is left in it of the weights at the start
+            # the average is short at first, so that the weights at the start are soon forgotten
             update_ema(ema, G, min(cfg.ema, step / (step + 10)))
 
             # log, sample and save, each when it is due
