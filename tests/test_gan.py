@@ -1,9 +1,11 @@
 """train_gan.py and mini/cgan.py against DCGAN's layout and a training loop written out here, and the classic bugs."""
 import copy
 import csv
+import dataclasses
 import functools
 import json
 import math
+import pathlib
 import shutil
 from types import SimpleNamespace
 
@@ -18,6 +20,7 @@ import train_gan
 from mini import cgan, classifier
 from mini.data.images import image_sets
 from mini.studies import few_labels
+from mini.studies import gan as study
 from mini.utils import config
 from mini.utils.images import crop, noise, pad, sheet, to_float
 from mini.utils.judge import Judge
@@ -920,3 +923,40 @@ def test_resuming_with_other_images(script, run, arrays, capsys):
     whole = path.read_bytes()
     error = refused(capsys, script, "--resume", f"--data={arrays}/gray.npz", f"--out_dir={run(script)}", "--steps=9")
     assert "--data" in error and path.read_bytes() == whole
+
+
+# ---- the study of tricks
+
+def test_the_study_pairs_runs_of_one_seed(tmp_path, monkeypatch, capsys):
+    """Differences are those of runs with the same seed, and their standard error is that of their mean; a run that is
+    finished is not trained again."""
+    trained = []
+
+    def train(cfg):
+        trained.append(cfg)
+        distance = {"spectral": 10 + cfg.seed**2, "batch": 17 + 2 * cfg.seed**2}[cfg.d_norm]
+        folder = pathlib.Path(cfg.out_dir)
+        folder.mkdir(parents=True)
+        result = {"frechet": distance, "diversity": 0.5, "d_accuracy": 0.75, "seconds": 2.0}
+        (folder / "result.json").write_text(json.dumps(result), "utf-8")
+
+    monkeypatch.setattr(train_gan, "train", train)
+    monkeypatch.setattr(study, "VARIANTS", {"as it comes": {}, "BatchNorm in D": dict(d_norm="batch")})
+    for _ in range(2):
+        study.main([f"--out_dir={tmp_path}", "--steps=7", "--seeds=3"])
+    assert [(cfg.steps, cfg.seed, cfg.d_norm) for cfg in trained] == [
+        (7, seed, norm) for norm in ("spectral", "batch") for seed in (1, 2, 3)]
+    rows = json.loads((tmp_path / "study.json").read_text("utf-8"))
+    assert rows["as it comes"]["Fréchet"] == pytest.approx(10 + 14 / 3) and rows["as it comes"]["more"] == 0
+    differences = [7 + 1, 7 + 4, 7 + 9]
+    assert rows["BatchNorm in D"]["more"] == pytest.approx(np.mean(differences))
+    assert rows["BatchNorm in D"]["± error"] == pytest.approx(np.std(differences, ddof=1) / 3**0.5)
+    assert rows["BatchNorm in D"]["D right"] == 0.75 and "BatchNorm in D" in capsys.readouterr().out
+
+
+def test_the_variants_of_the_study_are_settings():
+    """Each can be made, and differs from the default in what it says."""
+    default = dataclasses.asdict(train_gan.Config())
+    for name, flags in study.VARIANTS.items():
+        changed = {key for key, value in dataclasses.asdict(train_gan.Config(**flags)).items() if value != default[key]}
+        assert changed == set(flags) and (changed or name == "as it comes"), name
