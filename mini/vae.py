@@ -304,7 +304,7 @@ class Config(LabelConfig):
     # optimisation
     steps: int = 7000           # optimiser steps
     batch_size: int = 32        # images in a step
-    # Muon trains the kernels of the hidden layers and Adam the rest; or one trains everything
+    # Muon trains the kernels, but for those next to pixels, and Adam the rest; or one trains all
     optimizer: Literal["muon", "adam", "adagrad"] = "muon"
     muon_lr: float = 0.05       # Muon's learning rate at the start; it falls linearly to 0
     lr: float = 5e-3            # that of Adam or Adagrad; it falls linearly to 0, too
@@ -376,7 +376,7 @@ def train(cfg: Config) -> dict:
         # A gradient has strong directions, such as the colours of large areas, and weak ones. Muon
         # makes all of them equally strong (Jordan et al. 2024): what is small, such as a mouth, is
         # learnt in far fewer steps
-        optimizers = muon_and_adam([model.encoder, model.decoder], cfg.muon_lr, cfg.lr)
+        optimizers = muon_and_adam(model.encoder, model.decoder, cfg.muon_lr, cfg.lr)
     elif cfg.optimizer == "adam":
         optimizers = [torch.optim.Adam(model.parameters(), cfg.lr)]
     else:

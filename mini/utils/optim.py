@@ -67,19 +67,20 @@ def update(parameters: list, states: list, lr: float, momentum: float, weight_de
         p.sub_(change, alpha=lr * scale)
 
 
-def muon_and_adam(networks, muon_lr: float, lr: float) -> list:
-    """[Muon for the kernels of the hidden layers, Adam for all other parameters], for networks
-    whose layers are in `.layers`.
+def muon_and_adam(encoder, decoder, muon_lr: float, lr: float) -> list:
+    """[Muon for the kernels of convolutions, Adam for all other parameters], for two networks whose
+    layers are in `.layers`. If there are no kernels, Adam trains everything.
 
-    As Muon's authors advise, the first and the last layer of each network are left to Adam. If no
-    kernel is left, Adam trains everything.
+    As Muon's authors advise for the first and the last layer, Adam trains those that touch pixels.
     """
+    touch_pixels = {id(p) for p in [*encoder.layers[0].parameters(),
+                                    *decoder.layers[-1].parameters()]}
     kernels = []
     others = []
-    for network in networks:
-        hidden = {id(p) for p in network.layers[1:-1].parameters() if p.ndim == 4}
+    for network in (encoder, decoder):
         for p in network.parameters():
-            (kernels if id(p) in hidden else others).append(p)
+            is_kernel = p.ndim == 4 and id(p) not in touch_pixels
+            (kernels if is_kernel else others).append(p)
     adam = torch.optim.Adam(others, lr)
     return [Muon(kernels, muon_lr, momentum=0.9), adam] if kernels else [adam]
 
