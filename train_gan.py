@@ -120,7 +120,7 @@ class Discriminator(nn.Module):
         # S × S -> S/2 × S/2 pixels
         layers = [
             nn.Conv2d(C, width, kernel_size=4, stride=2, padding=1, bias=not batch_norm),
-            nn.LeakyReLU(0.2, inplace=True),
+            nn.LeakyReLU(0.2),
         ]
         # H × H -> H/2 × H/2 pixels, down to 4 × 4
         while width < cfg.ndf * S // 8:
@@ -128,7 +128,7 @@ class Discriminator(nn.Module):
                 nn.Conv2d(width, 2 * width, kernel_size=4, stride=2, padding=1,
                           bias=not batch_norm),
                 nn.BatchNorm2d(2 * width) if batch_norm else nn.Identity(),
-                nn.LeakyReLU(0.2, inplace=True),
+                nn.LeakyReLU(0.2),
             ]
             width = 2 * width
         # 4 × 4 pixels -> a logit
@@ -310,8 +310,9 @@ def train(cfg: Config) -> dict:
     run = Run(cfg, "gan", nn.ModuleList([G, D]), columns, checkpoint)
     with run:
         run.say(f"{N:,} images of {size} × {size} to learn from")
+        lost = d_loss(torch.zeros(1), torch.zeros(1)).item()            # 2 ln 2
         run.say("if D could not tell real from generated: D(x) = D(G(z)) = accuracy = ½, "
-                "d_loss = 2 ln 2 = 1.386")
+                f"d_loss = {lost:.3f}")
         write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(train_set.images[:cfg.n])))
         for step in range(run.first, cfg.steps):
             # learning rates, and the noise on what D sees
@@ -477,15 +478,14 @@ class SpectralNorm(nn.Module):
         self.register_buffer("v", F.normalize(torch.randn(columns, dtype=W.dtype), dim=0))
 
     def forward(self, W):
-        with torch.autocast(W.device.type, enabled=False):      # in float32
-            M = W.flatten(1)                                    # (rows, columns)
-            if self.training:
-                # One step of the power iteration is enough, since W changes little in a step
-                with torch.no_grad():
-                    self.v = F.normalize(M.T @ self.u, dim=0)
-                    self.u = F.normalize(M @ self.v, dim=0)
-            sigma = self.u @ M @ self.v
-            return W / sigma
+        M = W.flatten(1)                                        # (rows, columns)
+        if self.training:
+            # one step of the power iteration is enough, since W changes little in a step
+            with torch.no_grad():
+                self.v = F.normalize(M.T.mv(self.u).to(W.dtype), dim=0)
+                self.u = F.normalize(M.mv(self.v).to(W.dtype), dim=0)
+        sigma = M.T.mv(self.u).to(W.dtype).dot(self.v)          # uᵀ M v
+        return W / sigma
 
 
 def shift_and_add_noise(images, cfg, sigma: float, generator):

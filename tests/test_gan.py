@@ -536,8 +536,11 @@ def test_a_sample_does_not_depend_on_its_batch_mates(script, size):
     assert together.shape == (5, 3, size, size) and together.dtype == torch.float32 and not together.requires_grad
     assert (together - alone).abs().max() < 1e-6
     assert G.training and all(torch.equal(a, b) for a, b in zip(before, G.buffers()))
-    whole = G.eval().layers(torch.cat([z, *y], 1)[:, :, None, None]).detach()
-    edge = (whole.size(2) - size) // 2
+    S = 32 if size > 16 else 16
+    larger = make_nets(script, script.Config(**TINY), 3, S, S, SHAPES)["G"]
+    larger.load_state_dict(G.state_dict())
+    whole = script.generate(larger, z, *y)
+    edge = (S - size) // 2
     assert (together - whole[:, :, edge:edge + size, edge:edge + size]).abs().max() < 1e-6
     assert together.abs().max() <= 1 and together.std() > 0
 
@@ -550,7 +553,8 @@ def test_the_edge_does_not_tell_generated_images(script):
     fake = nets["G"](noise(4, 6, seed=0), *y)
     assert fake.shape == (4, 3, 20, 20)
     seen = []
-    nets["D"].layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    first = next(m for m in nets["D"].modules() if isinstance(m, nn.Conv2d))
+    first.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     nets["D"](fake, *y)
     assert torch.equal(seen[0], pad(fake)) and seen[0].shape == (4, 3, 32, 32)
 
@@ -626,7 +630,7 @@ def test_end_to_end(script, trained):
         assert list(result["accuracy"]) == list(result["most_frequent"]) == list(image_sets.ATTRIBUTES)
         assert all(0 <= share <= 1 for share in result["accuracy"].values())
     rows = list(csv.DictReader((run / "log.csv").read_text().splitlines()))
-    assert all(0 <= float(row[key]) <= 1 for row in rows for key in ("D(x)", "D(G(z))", "accuracy"))
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
     for step in (3, 6):
         assert read_grid(run / f"samples/step_00000{step}.png", 4, 16).shape == sheet_shape(4, 16, 3)
     train_set, _ = image_sets.load_images("faces", 16, 256)
@@ -857,7 +861,7 @@ def test_the_equilibrium_report(run, monkeypatch):
 
 
 @both
-def test_d_is_judged_image_by_image(script, run):
+def test_d_is_judged_image_by_image(script, run, monkeypatch):
     """A D whose BatchNorm sees batches all real or all generated is right more often than it knows."""
     cfg = script.Config(out_dir=str(run(script)), device="cpu")
     loaded = script.load(cfg)
@@ -867,15 +871,12 @@ def test_d_is_judged_image_by_image(script, run):
     nets.load_state_dict(state["model"])
     _, held_out = image_sets.load_images("faces", 16, 256)
     seen = []
-    nets["D"].layers[1].register_forward_hook(lambda module, *_: seen.append(module.training))
+    next(m for m in nets["D"].modules() if isinstance(m, nn.Conv2d)).register_forward_hook(lambda module, *_: seen.append(module.training))
     share = script.d_accuracy(nets, held_out, cfg, n=40)
     assert not any(seen) and nets["D"].training and nets["ema"].training
     assert share * 80 == pytest.approx(round(share * 80)) and share == script.d_accuracy(nets, held_out, cfg, n=40)
-    with torch.no_grad():                                               # one that says "real" of all is right in half
-        nets["D"].last.weight.zero_()
-        if script is cgan:
-            nets["D"].values.weight.zero_()
-        nets["D"].last.bias = nn.Parameter(torch.ones(1))
+    plain = script.Discriminator.forward                                # one that says "real" of all is right in half
+    monkeypatch.setattr(script.Discriminator, "forward", lambda *args: plain(*args).abs() + 1)
     assert script.d_accuracy(nets, held_out, cfg, n=40) == 0.5
 
 
