@@ -100,6 +100,7 @@ NUMBERS = [
     (GALLERY, "−100.7", "vae_mnist", "elbo"),
     (GALLERY, "same labels 3.5;", "diffusion_mnist", "frechet_floor"),
     (GALLERY, "digits | 16.1 |", "diffusion_mnist", "frechet"),
+    (GALLERY, "image | −109.1 |", "vae_mnist_paper", "elbo"),
     (GALLERY, "digits | 8.9 |", "gan_mnist", "frechet"),
     (GALLERY, "| 13.5 |", "text_to_image_evaluate", "w 2, 20 steps/Fréchet"),
     (GALLERY, "(96.5 %)", "text_to_image_evaluate", "w 1, 20 steps/mouth"),

@@ -383,7 +383,7 @@ def test_the_papers_network(C, size, double):
 
 
 def test_the_papers_preset(arrays):
-    """Its network is trained by Adagrad; Muon, which has no kernel to train there, is left out."""
+    """Its network is trained; Muon, which has no kernel to train there, is left out."""
     for flags in (dict(vae.PRESETS["paper"], batch_size=8), dict(network="mlp", optimizer="muon")):
         result = vae.train(tiny(arrays, data=f"{arrays}/gray.npy", size=0, likelihood="bernoulli", **flags))
         assert math.isfinite(result["elbo"])
