@@ -31,8 +31,9 @@ Papers: Kingma & Welling 2014, "Auto-encoding variational Bayes", https://arxiv.
 (the equation numbers), and Rybkin et al. 2021, "Simple and effective VAE training with calibrated
 decoders" (σ-VAE), https://arxiv.org/abs/2006.13202 (the variance of the pixels).
 
---preset=paper has the paper's networks, batch and prior, but trains by Adam, which needs fewer steps
-than the paper's Adagrad. By default we depart further, to draw coloured faces well in minutes:
+--preset=paper has the paper's networks, batch and prior, but trains by Adam, which needs fewer
+steps than the paper's Adagrad. By default we depart further, to draw coloured faces well in
+minutes:
 
     --network=conv          convolutional networks with BatchNorm; the paper's have one hidden layer
     --optimizer=muon        Muon for the kernels and Adam for the rest
