@@ -524,8 +524,8 @@ def shift_and_add_noise(images, cfg, sigma: float, generator):
     Generative Adversarial Networks", §3).
 
     Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. D's layers have
-    stride 2: a checkerboard looks the same to all places of a layer, and D learns little from it.
-    Moved by one pixel, it is the opposite checkerboard.
+    stride 2. If D has BatchNorm and no image is moved, a checkerboard that all generated images
+    share adds the same to each place of a layer, and BatchNorm subtracts it before D can see it.
     """
     B = len(images)
     if cfg.shift:

@@ -223,6 +223,7 @@ def test_the_layout_for_64_pixels_has_the_published_size():
 
 # ---- spectral normalisation
 
+@pytest.mark.paper
 @both
 @pytest.mark.parametrize("layer, x", [(nn.Linear(12, 5), (2, 12)), (nn.Conv2d(3, 6, 4), (2, 3, 4, 4)),
                                       (nn.Linear(1, 1), (2, 1))], ids=str)
@@ -260,6 +261,7 @@ def test_no_layer_of_D_makes_anything_longer(script, tmp_path):
     assert all(layer.bias is not None for layer in layers if isinstance(layer, nn.Conv2d))
 
 
+@pytest.mark.paper
 @both
 def test_rates_stay_and_then_fall(script, tmp_path, monkeypatch):
     """--constant is the share of the steps at the whole rate; with 1 it never falls. Both networks, each its own rate."""

@@ -382,6 +382,7 @@ def test_the_papers_network(C, size, double):
     assert sum(p.numel() for p in w) == 7 * (2 * C * size**2 + 1 + 6 + 3 + 1) + 6 + C * size**2
 
 
+@pytest.mark.paper
 def test_the_papers_preset(arrays):
     """Its network is trained; Muon, which has no kernel to train there, is left out."""
     for flags in (dict(vae.PRESETS["paper"], batch_size=8), dict(network="mlp", optimizer="muon")):
