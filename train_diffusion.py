@@ -1,521 +1,885 @@
 """DDPM: a network that has learnt to remove noise can draw, if it begins with nothing but noise.
 
-Forward: noise is added to an image x₀ step by step, until after T steps nothing is left of the image. The
-noise of each step is normal, and so is the noise of all steps up to t together. So x_t can be drawn at once:
+Forward: an image x₀ is turned into noise in T steps. Step t shrinks the image a little, and adds
+normal noise of variance β_t. The noise of all steps up to t together is normal, too, so x_t can be
+drawn at once:
 
-    q(x_t | x₀) = N(√ᾱ_t x₀, (1 − ᾱ_t) I)           ᾱ_t = Π (1 − β_s) over s ≤ t   (Ho et al. 2020, eq. 4)
+    q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t I)
+    q(x_t | x₀)      = N(√ᾱ_t x₀, (1 − ᾱ_t) I)      ᾱ_t = (1 − β₁) (1 − β₂) ⋯ (1 − β_t)
 
-Backward: a U-Net sees x_t and predicts x₀. The best prediction is the mean of all images that x_t may have
-come from, which is blurred. But a small step towards it is right, and after it the network can predict better:
+Training: a network, a U-Net, is shown x_t, the time t and labels y of the image, such as "red
+hair". It is to say what the image was, x₀, or, which comes to the same, what the noise ε is:
 
-    L = E w_t |x̂₀(x_t, t) − x₀|²                    over images x₀, times t and noise
+    x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε                    so x̂₀ = (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t
 
-Paper: Ho, Jain & Abbeel 2020, "Denoising diffusion probabilistic models". Our departures: the network predicts
-x₀, not the noise (the paper's choice is --predict=eps), and sees a square of stem × stem pixels as one pixel,
-which makes it fast enough for a CPU.
+    loss = mean of |ε̂ − ε|²                         the paper's, over images, times and noise
+    loss = mean of w_t |x̂₀ − x₀|²                   ours; the two are the same but for the weights
+
+Sampling: begin with noise x_T, and take small steps down to x₀. The best x̂₀ for a squared error is
+the mean of all images that x_t may have come from. That is blurred, but one step needs it only
+roughly: x_{t−1} is mostly x_t, with a little of x̂₀ and some new noise mixed in (faster samplers
+leave out the new noise). The next guess is then made from x_{t−1}, and is better.
+
+Shapes: B images in a batch, C colours, S × S pixels; V values of labels.
+
+Paper: Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models",
+https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, rates and sampler, not quite
+its U-Net (see there). The way to read it in this file: linear_abar, NoiseSchedule.add_noise, UNet,
+diffusion_loss, ddpm_step, denoise. By default we depart from it, for good images on a CPU in
+minutes:
+
+    --predict           the network answers x₀, not ε: where little is left of the image, a small
+                        error in ε would be a large one in x₀, and we take few steps
+    --max_weight        for this answer, errors count more where there is less noise
+    --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
+                        straight line
+    --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier
+    --label_dropout --guidance      labels, which sampling can exaggerate: you get what you ask for
+    --sampler --sample_steps        20 steps of DPM-Solver++, not T of the paper's: 50 times faster
+    --optimizer --lr --decay --beta2 --ema          good images after minutes, not days
+
+Other departures stand where they are made: in predict_with_guidance and update_ema. The authors
+also flip images at random and clip gradients.
 
     python train_diffusion.py                                   faces, drawn on the spot
     python train_diffusion.py --data=my_pictures                your own folder of images
     python train_diffusion.py sample --hair=red --guidance=3    faces as you describe them
-    python train_diffusion.py sample --show=reverse             from noise to image; or forward, walk, inpaint
-    python train_diffusion.py evaluate                          compares samplers, steps and guidance
+    python train_diffusion.py sample --show=reverse             from noise to image; or forward,
+                                                                walk, inpaint
+    python train_diffusion.py evaluate                          compares samplers, steps, guidance
 
 Measured times and scores: README.md. Read next: mini/text_to_image.py.
 """
 import copy
-import functools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot, to_mend
-from mini.utils import image_metrics, metrics
+# images and their labels, the command line, devices, the scores of images, the folder of a run:
+# this file can be followed without reading them. one_hot(labels) is 1 at the values that an image
+# has and 0 elsewhere; noise(n, k, seed) are normal random numbers (n, k), always the same.
+from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
 from mini.utils.config import command_line, require, require_positive
-from mini.utils.device import autocast, pick_device, start_processes
-from mini.utils.images import crop, film, noise, sheet, to_float, walks
+from mini.utils.device import autocast, data_parallel, my_share, pick_device, start_processes
+from mini.utils.image_metrics import image_report
+from mini.utils.images import noise, sheet, to_float
 from mini.utils.judge import Judge
+from mini.utils.optim import Muon
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
-
-@dataclass
-class Config(LabelConfig):
-    # data
-    data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder of images
-    size: int = 32              # height and width of the images in pixels (0: as they are)
-    n_images: int = 20000       # number of faces to draw for training
-    # model
-    width: int = 64             # channels at the highest resolution; twice as many at each lower one, up to 4 ×
-    levels: int = 2             # number of resolutions, each half of the one above; attention at the lowest
-    stem: int = 2               # the network sees a square of stem × stem pixels as one pixel
-    T: int = 1000               # steps from image to noise
-    schedule: Literal["cosine", "linear"] = "cosine"  # how ᾱ falls from 1 to 0
-    # what the network predicts: the image, the noise (eps), or a mixture of both (v)
-    predict: Literal["x0", "v", "eps"] = "x0"
-    drop: float = 0.1           # label dropout: share of training images without their labels (1: all)
-    # optimisation
-    max_weight: float = 5.0     # upper limit of the weight w_t of an error in x₀
-    steps: int = 2500           # optimiser steps
-    batch_size: int = 32        # images in a step, over all processes
-    lr: float = 4e-3            # Adam's peak learning rate
-    warmup: int = 100           # steps in which the learning rate rises to its peak; then it falls linearly to 0
-    ema: float = 0.995          # weight of the old average in the moving average of the network's weights
-    # run
-    out_dir: str = "runs/diffusion"     # folder of the run
-    # images to score (0: 512, or proportionally fewer if --steps is below its default)
-    n_test: int = 0
-    # sampling
-    n: int = 64                 # images in a grid
-    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, or the paper's own sampler
-    sample_steps: int = 20      # steps from noise to image, at most T
-    eta: float = 0.0            # for ddim: 0 adds no noise, 1 adds as much as ddpm
-    variance: Literal["small", "large"] = "small"  # for ddpm: the variance of the noise it adds, β̃ or β
-    guidance: float = 1.0       # 0: ignore the labels; 1: use them; above 1: exaggerate what they mean
-    show: Literal["samples", "forward", "reverse", "walk", "inpaint"] = "samples"  # what to draw
-    image: str = ""             # for inpaint: your picture ("": held-out images)
-    mask: str = ""              # for inpaint: a picture, white where to draw anew ("": the lower half)
-
-    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
-    fixed = ("size", "n_images", "width", "levels", "stem", "T", "schedule", "predict", "drop")
-
-
-GPU = dict(width=128, levels=3, stem=1, batch_size=128, steps=40000, lr=3e-4, warmup=1000, ema=0.9995)
-PRESETS = {"gpu": GPU, "gpu64": dict(GPU, size=64, levels=4)}
-
-
 # ---- the noise
-def make_abar(T: int, schedule: str):
-    """ᾱ_0 … ᾱ_{T−1}, followed by ᾱ = 1, for an image without noise, at index -1: (T + 1,) in float64.
 
-    linear: β rises from 1e-4 to 0.02 (Ho et al. 2020, §4); for T < 1000 it is larger, so that x_T is noise.
-    cosine (Nichol & Dhariwal 2021, eq. 17): ᾱ falls evenly. With the linear schedule, nothing is left of a
-    small image long before the last step."""
-    if schedule == "linear":
-        betas = (torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T).clamp(max=0.999)
+def abar_from_betas(betas):
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. No step may leave nothing of the image, ᾱ = 0,
+    since there are divisions by √ᾱ below: β is at most 0.999 (Nichol & Dhariwal 2021, §3.2)."""
+    betas = betas.clamp(max=0.999)
+    one = torch.ones(1, dtype=betas.dtype)
+    return torch.cat([one, (1 - betas).cumprod(dim=0)])
+
+
+def linear_abar(T: int):
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 if T
+    is 1,000 (Ho et al. 2020, §4). If T is smaller, each step adds more: x_T is noise all the same.
+    """
+    betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T
+    return abar_from_betas(betas)
+
+
+def cosine_abar(T: int):
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. ᾱ_t = f(t) / f(0), where f is a squared cosine
+    (Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17).
+
+    f(T) is 0. So, as in the paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is taken and limited first.
+    """
+    t = torch.arange(T + 1, dtype=torch.float64)
+    f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = 1 - f[1:] / f[:-1]
+    return abar_from_betas(betas)
+
+
+class NoiseSchedule:
+    """How images turn into noise, and what the network answers:
+
+        x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε            ε ~ N(0, I)             (Ho et al. 2020, eq. 4)
+
+    abar: ᾱ₀ = 1, ᾱ₁, …, ᾱ_T, (T + 1,) in float64. predict: "x0", "eps" or "v".
+
+    Times t are whole numbers: 0 is the image, T is noise. They are given as an int, or as a tensor
+    (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
+    """
+
+    def __init__(self, abar, predict: str, max_weight: float = math.inf):
+        self.abar = abar
+        self.T = len(abar) - 1
+        self.predict = predict
+        self.max_weight = max_weight
+        if predict not in ("x0", "eps", "v"):
+            raise ValueError(f"unknown prediction: {predict}")
+
+    def coefficients(self, t, like):
+        """√ᾱ_t and √(1 − ᾱ_t), (B, 1, 1, 1) each, or (1, 1, 1, 1) if t is an int; on the device of
+        the tensor `like`, and of its dtype."""
+        abar = self.abar[t].view(-1, 1, 1, 1)
+        sqrt_abar = abar.sqrt()
+        sqrt_one_minus_abar = (1 - abar).sqrt()
+        return sqrt_abar.to(like), sqrt_one_minus_abar.to(like)
+
+    def add_noise(self, x0, eps, t):
+        """x_t ~ q(x_t | x₀), if eps ~ N(0, I)."""
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
+        return sqrt_abar * x0 + sqrt_one_minus_abar * eps
+
+    # For another prediction, add a branch to each of the next three functions, and its name to
+    # __init__ and to Config.predict.
+
+    def target(self, x0, eps, t):
+        """What the network should answer: x₀, or ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho
+        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4)."""
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
+        if self.predict == "x0":
+            return x0
+        if self.predict == "eps":
+            return eps
+        if self.predict == "v":
+            return sqrt_abar * eps - sqrt_one_minus_abar * x0
+
+    def predict_x0(self, out, xt, t):
+        """x̂₀, from what the network answered to x_t."""
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=xt)
+        if self.predict == "x0":
+            return out
+        if self.predict == "eps":
+            return (xt - sqrt_one_minus_abar * out) / sqrt_abar         # (Ho et al. 2020, eq. 15)
+        if self.predict == "v":
+            return sqrt_abar * xt - sqrt_one_minus_abar * out
+
+    def loss_weight(self, t, like):
+        """w_t: what an error at time t counts in the loss; shaped to multiply images. SNR is the
+        ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
+
+            |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
+            |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
+
+        So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
+        less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
+        it is 24,000, for details that nobody sees. (Hang et al. 2023, "Efficient Diffusion Training
+        via Min-SNR Weighting Strategy", limit SNR to 5.)
+        """
+        if self.predict != "x0":
+            return 1.0
+        _, sqrt_one_minus_abar = self.coefficients(t, like)
+        return (1 / sqrt_one_minus_abar**2).clamp(max=self.max_weight)
+
+
+def make_schedule(cfg):
+    """The NoiseSchedule that --schedule, --T, --predict and --max_weight say. For another schedule,
+    write a function such as cosine_abar, a branch here, and its name in Config.schedule."""
+    if cfg.schedule == "linear":
+        abar = linear_abar(cfg.T)
+    elif cfg.schedule == "cosine":
+        abar = cosine_abar(cfg.T)
     else:
-        f = ((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-        betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
-    return torch.cat([(1 - betas).cumprod(0), betas.new_ones(1)])
+        raise ValueError(f"unknown schedule: {cfg.schedule}")
+    return NoiseSchedule(abar, cfg.predict, cfg.max_weight)
 
 
-def add_noise(x0, eps, abar):
-    """x_t ~ q(x_t | x₀) (Ho et al. 2020, eq. 4). abar: a number, or a tensor that broadcasts to x0."""
-    return abar**0.5 * x0 + (1 - abar)**0.5 * eps
+# ---- the network. Anything fits that is made and called as UNet is; then see also make_optimizers,
+# which knows the names of its first and last layer, and Config.fixed, which names its settings.
+
+def zero_init(layer):
+    """The layer, with weights and bias 0. A block that ends with it changes nothing at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
-def to_x0(out, xt, abar, predict: str):
-    """x̂₀, from the network's output. With α = √ᾱ and σ = √(1 − ᾱ), x_t = α x₀ + σ ε. The output predicts
-    x₀ itself, v = α ε − σ x₀, or ε."""
-    alpha, sigma = abar**0.5, (1 - abar)**0.5
-    return {"x0": out,
-            "v": alpha * xt - sigma * out,                      # (Salimans & Ho 2022, §4)
-            "eps": (xt - sigma * out) / alpha}[predict]         # (Ho et al. 2020, eq. 15)
+def time_embedding(t, width: int):
+    """Cosines and sines of t (B,) at many frequencies: (B, width), as in the Transformer (Vaswani
+    et al. 2017, §3.5)."""
+    frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
+    angles = t[:, None] * frequencies                       # (B, width / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-# ---- the network
 class ResBlock(nn.Module):
-    """x + f(x). The vector e, made from time and labels, scales and shifts what f's second convolution reads.
-    At first f is 0."""
+    """x (B, C_in, H, W) -> skip(x) + f(x): (B, C_out, H, W). A vector e (B, E), made from the time
+    and from what is said about the image, scales and shifts the features between f's two
+    convolutions. Before training, f is 0."""
 
-    def __init__(self, C_in: int, C: int, E: int):
+    def __init__(self, C_in: int, C_out: int, E: int, scale_shift: bool):
         super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, C_in), nn.Conv2d(C_in, C, 3, 1, 1)
-        self.norm2, self.conv2 = nn.GroupNorm(8, C), zeros(nn.Conv2d(C, C, 3, 1, 1))
-        self.emb = nn.Linear(E, 2 * C)
-        self.skip = nn.Conv2d(C_in, C, 1) if C_in != C else nn.Identity()
+        self.scale_shift = scale_shift
+        self.norm1 = nn.GroupNorm(8, C_in)
+        self.conv1 = nn.Conv2d(C_in, C_out, kernel_size=3, padding=1)
+        self.emb = nn.Linear(E, 2 * C_out if scale_shift else C_out)
+        self.norm2 = nn.GroupNorm(8, C_out)
+        self.conv2 = zero_init(nn.Conv2d(C_out, C_out, kernel_size=3, padding=1))
+        self.skip = nn.Conv2d(C_in, C_out, kernel_size=1) if C_in != C_out else nn.Identity()
 
     def forward(self, x, e):
-        h = self.conv1(F.silu(self.norm1(x)))                           # (B, C_in, H, W) -> (B, C, H, W)
-        scale, shift = self.emb(e)[:, :, None, None].chunk(2, dim=1)    # (B, C, 1, 1) each
-        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        h = self.conv1(F.silu(self.norm1(x)))               # (B, C_in, H, W) -> (B, C_out, H, W)
+        e = self.emb(e)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = e.chunk(2, dim=1)                # (B, C_out, 1, 1) each
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + e)
+        h = self.conv2(F.silu(h))
         return self.skip(x) + h
 
 
 class Attention(nn.Module):
-    """Every pixel attends to all pixels: x + softmax(q kᵀ/√hs) v, in heads of hs channels. At first it adds 0."""
+    """x (B, C, H, W) -> x + f(x), of the same shape: every pixel attends to all pixels,
+    softmax(q kᵀ/√hs) v, in C/hs heads of hs channels each. Before training, f is 0."""
 
     def __init__(self, C: int, hs: int = 32):
         super().__init__()
-        self.norm, self.hs = nn.GroupNorm(8, C), hs
-        self.qkv, self.proj = nn.Linear(C, 3 * C), zeros(nn.Linear(C, C))
+        self.hs = hs
+        self.norm = nn.GroupNorm(8, C)
+        self.qkv = nn.Linear(C, 3 * C)
+        self.proj = zero_init(nn.Linear(C, C))
 
     def forward(self, x):
         B, C, H, W = x.shape
-        h = self.norm(x).flatten(2).mT                                  # (B, C, H, W) -> (B, HW, C)
-        q, k, v = self.qkv(h).view(B, H * W, 3, -1, self.hs).permute(2, 0, 3, 1, 4)     # (B, nh, HW, hs)
-        att = F.softmax(q @ k.mT / math.sqrt(self.hs), dim=-1)          # (B, nh, HW, HW)
-        h = self.proj((att @ v).transpose(1, 2).flatten(2))             # (B, nh, HW, hs) -> (B, HW, C)
-        return x + h.mT.view(B, C, H, W)
+        n_head = C // self.hs
+        h = self.norm(x).flatten(2).transpose(1, 2)         # (B, C, H, W) -> (B, HW, C)
+        q, k, v = self.qkv(h).chunk(3, dim=2)               # (B, HW, C) each
+        q = q.view(B, H * W, n_head, self.hs).transpose(1, 2)       # -> (B, nh, HW, hs)
+        k = k.view(B, H * W, n_head, self.hs).transpose(1, 2)
+        v = v.view(B, H * W, n_head, self.hs).transpose(1, 2)
+        att = q @ k.transpose(2, 3) / math.sqrt(self.hs)    # (B, nh, HW, HW)
+        att = F.softmax(att, dim=-1)
+        h = att @ v                                         # (B, nh, HW, hs)
+        h = h.transpose(1, 2).reshape(B, H * W, C)          # heads side by side again
+        h = self.proj(h)
+        return x + h.transpose(1, 2).view(B, C, H, W)
 
 
-def zeros(layer):
-    nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    return layer
+class Upsample(nn.Module):
+    """(B, C_in, H, W) -> (B, C_out, 2H, 2W): each pixel is repeated to become 2 × 2. The
+    convolution comes first, where it has a quarter of the pixels to work on."""
+
+    def __init__(self, C_in: int, C_out: int):
+        super().__init__()
+        self.conv = nn.Conv2d(C_in, C_out, kernel_size=3, padding=1)
+
+    def forward(self, x):
+        return F.interpolate(self.conv(x), scale_factor=2, mode="nearest")
 
 
 class UNet(nn.Module):
-    """x_t (B, C, S, S), t (B,), y (B, V) -> out (B, C, S, S). It goes down to a low resolution, where attention
-    sees the whole image, and up again. On the way up, each level also reads what it made on the way down."""
+    """x_t (B, C, S, S), t (B,), labels y (B, V) -> the network's answer (B, C, S, S).
 
-    def __init__(self, cfg, C: int, V: int):
+    It goes down to a low resolution, where attention sees the whole image, and up again. On the way
+    up, each level is also given its features from the way down (the skips), so that no detail of
+    the image is lost.
+
+    y has a 1 for each value that the image has (red hair, round glasses, …). If all are 0, nothing
+    is said about the image.
+
+    Departures from the authors' U-Net: --stem, it sees 2 × 2 pixels as one, which is four times as
+    fast; --scale_shift, time also scales features (Nichol & Dhariwal 2021); a level has one block,
+    not two, and one skip; the lowest level alone has attention, not that of 16 × 16, and its heads
+    have 32 channels; norms have 8 groups, not 32; channels grow 1, 2, 4, 4 times, not 1, 2, 2, 2
+    times, in the convolution that halves a level; Upsample convolves first; no dropout.
+    """
+
+    def __init__(self, cfg, C: int, S: int, V: int):
         super().__init__()
-        widths, E = [cfg.width * min(2**level, 4) for level in range(cfg.levels)], 4 * cfg.width
-        low, outer, pairs = widths[-1], C * cfg.stem**2, list(zip(widths, widths[1:]))
-        self.cfg, self.time = cfg, nn.Sequential(nn.Linear(cfg.width, E), nn.SiLU(), nn.Linear(E, E))
-        self.label = nn.Linear(V, E, bias=False) if V else None         # a vector for each value of a label
-        self.stem = nn.Conv2d(outer, cfg.width, 3, 1, 1)
-        self.down = nn.ModuleList(ResBlock(w, w, E) for w in widths)
-        self.shrink = nn.ModuleList(nn.Conv2d(w, below, 3, 2, 1) for w, below in pairs)
-        self.before, self.attention, self.after = ResBlock(low, low, E), Attention(low), ResBlock(low, low, E)
-        self.grow = nn.ModuleList(nn.Conv2d(below, w, 3, 1, 1) for w, below in pairs)
-        self.up = nn.ModuleList(ResBlock(2 * w, w, E) for w in widths)
-        self.norm, self.out = nn.GroupNorm(8, cfg.width), zeros(nn.Conv2d(cfg.width, outer, 3, 1, 1))
+        width = cfg.width
+        # channels of each level; with four levels 64, 128, 256, 256
+        widths = [min(2**level, 4) * width for level in range(cfg.levels)]
+        lowest = widths[-1]
+        E = 4 * width
+        self.width = width
+        self.stem = cfg.stem
+        # the side of an image must be a multiple of this, so that each level has half of the one
+        # above; other images are padded
+        self.multiple = cfg.stem * 2 ** (cfg.levels - 1)
+        require(S >= self.multiple, f"--levels={cfg.levels} with --stem={cfg.stem}: images of {S} "
+                "pixels are too small to be halved so often")
+
+        # time and labels
+        self.time = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
+        self.label = nn.Linear(V, E, bias=False) if V > 0 else None     # a vector for each value
+
+        # down
+        self.first = nn.Conv2d(C * cfg.stem**2, width, kernel_size=3, padding=1)
+        self.down = nn.ModuleList()
+        for level, w in enumerate(widths):
+            block = ResBlock(w, w, E, cfg.scale_shift)
+            if level < cfg.levels - 1:
+                to_next = nn.Conv2d(w, widths[level + 1], kernel_size=3, stride=2, padding=1)
+            else:
+                to_next = nn.Identity()
+            self.down.append(nn.ModuleList([block, to_next]))
+
+        # middle
+        self.middle1 = ResBlock(lowest, lowest, E, cfg.scale_shift)
+        self.attention = Attention(lowest)
+        self.middle2 = ResBlock(lowest, lowest, E, cfg.scale_shift)
+
+        # up
+        self.up = nn.ModuleList()
+        for level, w in reversed(list(enumerate(widths))):
+            block = ResBlock(2 * w, w, E, cfg.scale_shift)  # w channels from below, w of the skip
+            if level > 0:
+                to_next = Upsample(w, widths[level - 1])
+            else:
+                to_next = nn.Identity()
+            self.up.append(nn.ModuleList([block, to_next]))
+        self.norm = nn.GroupNorm(8, width)
+        self.last = zero_init(nn.Conv2d(width, C * cfg.stem**2, kernel_size=3, padding=1))
 
     def forward(self, x, t, y):
-        angles = t[:, None] * 10000 ** torch.linspace(0, -1, self.cfg.width // 2, device=t.device)
-        e = self.time(torch.cat([angles.cos(), angles.sin()], dim=1))   # of many frequencies -> (B, E)
-        e = F.silu(e + self.label(y) if self.label else e)              # y = 0: no labels
-        h, skips = self.stem(F.pixel_unshuffle(x, self.cfg.stem)), []   # (B, C·stem², S/stem, S/stem) -> h
-        for level, block in enumerate(self.down):
-            h = block(self.shrink[level - 1](h) if level else h, e)     # each level but the first is downsampled
+        # time and labels
+        e = self.time(time_embedding(t, self.width))        # (B, E)
+        if self.label is not None:
+            e = e + self.label(y)
+        e = F.silu(e)
+
+        # squares of stem × stem pixels become one pixel with more channels
+        S = x.size(2)
+        x = pad(x, self.multiple)                           # (B, C, S, S) -> (B, C, S', S')
+        h = F.pixel_unshuffle(x, self.stem)                 # -> (B, C·stem², S'/stem, S'/stem)
+
+        # down; with the defaults (B, 64, 16, 16) -> (B, 128, 8, 8)
+        h = self.first(h)
+        skips = []
+        for block, to_next in self.down:
+            h = block(h, e)
             skips.append(h)
-        h = self.after(self.attention(self.before(h, e)), e)
-        for level, block in reversed([*enumerate(self.up)]):
-            h = block(torch.cat([h, skips[level]], dim=1), e)
-            if level:
-                h = F.interpolate(self.grow[level - 1](h), scale_factor=2)      # each pixel becomes 2 × 2
-        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.cfg.stem)
+            h = to_next(h)
+
+        # middle
+        h = self.middle1(h, e)
+        h = self.attention(h)
+        h = self.middle2(h, e)
+
+        # up, to (B, 64, 16, 16) again
+        for block, to_next in self.up:
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, e)
+            h = to_next(h)
+
+        h = self.last(F.silu(self.norm(h)))
+        out = F.pixel_shuffle(h, self.stem)                 # -> (B, C, S', S')
+        return out[:, :, :S, :S]                            # without the padding
 
 
-# ---- the loss
-def loss_of(net, x0, y, t, eps, abar, cfg):
-    """The mean of w_t (out − target)² over all numbers, for images x0 and noise eps (B, C, S, S), labels y
-    (B, V) and times t (B,). If v or ε is predicted, w_t is 1. If x₀ is predicted, w_t is 1/σ², at most
-    max_weight: with 1/σ² the error is that of v (Salimans & Ho 2022, §4)."""
-    abar = abar[t][:, None, None, None].float()
-    alpha, sigma, out = abar**0.5, (1 - abar)**0.5, net(add_noise(x0, eps, abar), t, y).float()
-    target = {"x0": x0, "v": alpha * eps - sigma * x0, "eps": eps}[cfg.predict]
-    weight = (1 / sigma**2).clamp(max=cfg.max_weight) if cfg.predict == "x0" else 1.0
-    return (weight * (out - target).square()).mean()
+def pad(x, multiple: int):
+    """Images (B, C, S, S) with their edges repeated at the right and below, until S is a multiple
+    of `multiple`."""
+    missing = -x.size(2) % multiple
+    if missing == 0:
+        return x
+    return F.pad(x, (0, missing, 0, missing), mode="replicate")
+
+
+# ---- a batch, and the loss. Random numbers are drawn on the CPU: the same for all devices.
+
+def draw_times(B: int, cfg, rng):
+    """Random times (B,), on the CPU. Each number from 1 to T is as probable as any other.
+
+    If they are stratified, there is one in each of B equal parts of 1 … T, so that every batch has
+    all levels of noise (Kingma et al. 2021, "Variational Diffusion Models", §I.1).
+    """
+    if cfg.stratified:
+        offset = torch.rand(1, generator=rng)               # the same for all
+        u = (torch.arange(B) + offset) / B
+    else:
+        u = torch.rand(B, generator=rng)                    # from 0 to below 1
+    t = 1 + (u * cfg.T).long()
+    return t.clamp(max=cfg.T)                               # u may have been rounded to 1
+
+
+def drop_labels(y, p: float, rng):
+    """Labels (B, V); with probability p, all of an image's labels become 0. So the network learns
+    to answer with labels and without, as guidance needs (Ho & Salimans 2021, algorithm 1)."""
+    keep = torch.rand(len(y), 1, generator=rng) >= p
+    return y * keep.to(y.device)
+
+
+def get_batch(images, labels, B: int, cfg, rng):
+    """x0 (B, C, S, S) in [-1, 1], y (B, V), t (B,) and eps (B, C, S, S), of images uint8
+    (N, C, S, S) and their labels (N, V)."""
+    i = torch.randint(len(images), (B,), generator=rng).to(images.device)
+    x0 = to_float(images[i])
+    y = drop_labels(labels[i], cfg.label_dropout, rng)
+    t = draw_times(B, cfg, rng)
+    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+    return x0, y, t, eps
+
+
+# Where the loss comes from: the network should make real images probable. The paper (eqs. 3 to 12)
+# bounds −log p(x₀) by a sum over t. All terms but the first and the last compare two normal
+# distributions of x_{t−1}: the true one, q(x_{t−1} | x_t, x₀), and the network's, which has x̂₀ in
+# place of x₀. Their KL divergence is a squared distance of means, plus a constant, and the means
+# differ by a multiple of x̂₀ − x₀. So it is |x̂₀ − x₀|², or |ε̂ − ε|², with a weight that depends
+# on t. Images become better with other weights than those of the bound: the paper's is 1 for ε
+# (L_simple, eq. 14); for ours see loss_weight.
+
+def diffusion_loss(net, schedule, x0, y, t, eps):
+    """The mean of w_t (out − target)² over all numbers, for what get_batch returns: line 5 of the
+    paper's algorithm 1. Its lines 2 to 4 are get_batch."""
+    xt = schedule.add_noise(x0, eps, t)
+    out = net(xt, t.to(xt.device), y).float()               # (B, C, S, S)
+    target = schedule.target(x0, eps, t)
+    weight = schedule.loss_weight(t, x0)
+    return (weight * (out - target) ** 2).mean()
 
 
 @torch.no_grad()
-def update_average(average, model, keep: float):
-    """average ← keep · average + (1 − keep) · model, for parameters; there are no buffers to copy."""
-    for a, p in zip(average.parameters(), model.parameters()):
-        a.lerp_(p, 1 - keep)
+def update_ema(ema, model, step: int, decay: float):
+    """ema ← decay · ema + (1 − decay) · model, for parameters; buffers, if there are any, are
+    copied.
+
+    At first decay is smaller, so that the weights at the start are soon forgotten (not in the
+    paper): in step 0 the model is copied, and then the average is over the last tenth of the steps,
+    until these are more than what --ema averages.
+    """
+    decay = min(decay, step / (step + 10))
+    for average, parameter in zip(ema.parameters(), model.parameters()):
+        average.lerp_(parameter, 1 - decay)
+    for average, buffer in zip(ema.buffers(), model.buffers()):
+        average.copy_(buffer)
+
+
+# ---- one step of sampling: from x_t to x_s, s < t, with the network's guess x0_hat of the image
+
+def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
+    """The step of Ho et al. 2020, line 4 of their algorithm 2, with new noise z ~ N(0, I):
+
+        x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √(1 − β_t) (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
+                                  = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √(1 − β_t)     (eqs. 7 and 11)
+
+    Small variance: σ² = β̃, so x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β, which would be right
+    if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are taken as one, with
+    1 − β = ᾱ_t/ᾱ_s.
+    """
+    abar_t = schedule.abar[t].item()
+    abar_s = schedule.abar[s].item()
+    beta = 1 - abar_t / abar_s                              # β_t, if s = t − 1
+    weight_of_x0 = math.sqrt(abar_s) * beta / (1 - abar_t)
+    weight_of_xt = math.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
+    mean = weight_of_x0 * x0_hat + weight_of_xt * xt        # μ̃
+    if s == 0:
+        return mean                                         # no noise on the image
+    if variance == "small":
+        beta = beta * (1 - abar_s) / (1 - abar_t)           # β̃
+    return mean + math.sqrt(beta) * z
+
+
+def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
+    """x_s = √ᾱ_s x̂₀ + √(1 − ᾱ_s − σ²) ε̂ + σ z (Song et al. 2021, "Denoising Diffusion Implicit
+    Models", eq. 12): the guess x̂₀ with less noise than x_t has.
+
+    ε̂ is the noise in x_t, if x̂₀ is right. With eta > 0, a part of it is replaced by new noise
+    z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small (eq. 16).
+    """
+    abar_t = schedule.abar[t].item()
+    abar_s = schedule.abar[s].item()
+    eps_hat = (xt - math.sqrt(abar_t) * x0_hat) / math.sqrt(1 - abar_t)
+    beta = 1 - abar_t / abar_s
+    sigma = eta * math.sqrt(beta * (1 - abar_s) / (1 - abar_t))
+    remaining = math.sqrt(max(0, 1 - abar_s - sigma**2))    # of the noise in x_t; never below 0
+    return math.sqrt(abar_s) * x0_hat + remaining * eps_hat + sigma * z
+
+
+def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_before: int = 0):
+    """As ddim_step, but on the way from t to s the guess goes on changing as it did since the step
+    before, from t_before, whose guess was x0_before. It is second-order: fewer steps are enough (Lu
+    et al. 2022, "DPM-Solver++", algorithm 2).
+
+    The speed of the change is measured in λ_t = ½ log(ᾱ_t / (1 − ᾱ_t)), which grows as noise is
+    removed. With h the way from t to s, the mean of the changing guess is, approximately, its value
+    after h/2. The first step knows no other guess, and at s = 0 λ is infinite: they are ddim_steps.
+    """
+    if x0_before is not None and s > 0:
+        lam_before = half_log_snr(schedule, t_before)
+        lam_t = half_log_snr(schedule, t)
+        lam_s = half_log_snr(schedule, s)
+        speed = (x0_hat - x0_before) / (lam_t - lam_before)
+        h = lam_s - lam_t
+        x0_hat = x0_hat + speed * h / 2
+    return ddim_step(schedule, xt, x0_hat, t, s)
+
+
+def half_log_snr(schedule, t: int) -> float:
+    """λ_t = ½ log(ᾱ_t / (1 − ᾱ_t)): half of the logarithm of the ratio of signal to noise."""
+    abar = schedule.abar[t].item()
+    return math.log(abar / (1 - abar)) / 2
 
 
 # ---- sampling
-# Three ways to go from x_t back to x_s, s < t, with the help of x̂₀. z is new noise; `before` holds
-# x̂₀ and ᾱ of the previous step, or is None.
 
-def ddpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None, variance: str = "small"):
-    """x_s ~ q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7), with variance β̃_t (small) or β_t (large)."""
-    alpha = abar_t / abar_s                                         # α_t, if s = t − 1
-    beta = 1 - abar_t / abar_s                                      # β_t
-    mean = (abar_s**0.5 * beta * x0 + alpha**0.5 * (1 - abar_s) * xt) / (1 - abar_t)
-    var = beta * (1 - abar_s) / (1 - abar_t)                        # β̃_t; 0 at the last step
-    if variance == "large" and abar_s < 1:
-        var = beta
-    return mean + var**0.5 * z
+def sample_times(T: int, steps: int) -> list:
+    """steps + 1 times, evenly spread from T to 1, and 0 at the end."""
+    times = torch.linspace(T, 1, steps, dtype=torch.float64).round().int().tolist()
+    return [*times, 0]
 
 
-def ddim_step(xt, x0, abar_t: float, abar_s: float, z, before=None, eta: float = 0.0):
-    """x_s, with the noise that x_t has according to x̂₀; new noise z replaces a part of it (Song et al.
-    2021, eqs. 12, 16)."""
-    eps = (xt - abar_t**0.5 * x0) / (1 - abar_t)**0.5
-    beta = 1 - abar_t / abar_s                                      # β_t, if s = t − 1
-    var = eta**2 * (beta * (1 - abar_s) / (1 - abar_t))             # η² β̃_t
-    return abar_s**0.5 * x0 + (1 - abar_s - var)**0.5 * eps + var**0.5 * z
-
-
-def dpm_step(xt, x0, abar_t: float, abar_s: float, z, before=None):
-    """As ddim_step without z, but with x̂₀ extrapolated: it goes on changing with λ = log α/σ as it did
-    since the previous step, for half of the way to s (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
-    if before and abar_s < 1:
-        x0_before, abar_before = before
-        lam_s = math.log(abar_s / (1 - abar_s)) / 2
-        lam_t = math.log(abar_t / (1 - abar_t)) / 2
-        lam_before = math.log(abar_before / (1 - abar_before)) / 2
-        x0 = x0 + (x0 - x0_before) / (lam_t - lam_before) * (lam_s - lam_t) / 2
-    return ddim_step(xt, x0, abar_t, abar_s, z)
-
-
-def make_step(sampler: str, eta: float, variance: str):
-    """The step function of a sampler, with eta or variance filled in."""
-    if sampler == "ddpm":
-        return functools.partial(ddpm_step, variance=variance)
-    if sampler == "ddim":
-        return functools.partial(ddim_step, eta=eta)
-    return dpm_step
-
-
-def sample_chain(predict, x, abar, steps: int, step_back, rng, known=None, mask=None):
-    """Go from noise x (n, …) to images; yields (x_t, x̂₀) at each step. The last x̂₀ is the image.
-
-    predict(x_t, t) returns x̂₀; abar: from make_abar; step_back: one of the three steps above. Where
-    mask is 0, x̂₀ is replaced by `known`. So x_t is the known image with noise there, and elsewhere
-    the network draws what fits it (as in Lugmayr et al. 2022, "RePaint", eq. 8)."""
-    T = len(abar) - 1
-    times = torch.linspace(T - 1, 0, steps, dtype=torch.float64).round().int().tolist()
-    abar = abar.tolist()
-    before = None
-    for t, s in zip(times, [*times[1:], -1]):               # abar[-1] = 1
-        x0 = predict(x, t)
-        if known is not None:
-            x0 = torch.where(mask > 0, x0, known)
-        yield x, x0
-        z = torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device)
-        x = step_back(x, x0, abar[t], abar[s], z, before)
-        before = x0, abar[t]
-
-
-def guided(net, y, abar, kind: str, w: float):
-    """The function predict(x_t, t) for sample_chain: it returns x̂₀ in [-1, 1], for labels y (n, V).
-    kind: what the network predicts, x0, v or eps.
-
-    Guidance w moves the output without labels towards the output with labels, or beyond it:
-    out + w (out_y − out) (Ho & Salimans 2021, eq. 6, whose w is our w − 1; it is stated for ε, but
-    x̂₀ and v are linear functions of ε)."""
-    abar = abar.float()
-
-    def predict(xt, t):
-        times = torch.full((len(xt),), t, device=xt.device)
-        if w == 1:
-            out = net(xt, times, y).float()
+def denoise(guess, x, schedule, cfg, rng):
+    """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
+    guess(x_t, t) returns x̂₀."""
+    times = sample_times(schedule.T, cfg.sample_steps)
+    x0_before = None
+    t_before = 0
+    for t, s in zip(times[:-1], times[1:]):
+        x0_hat = guess(x, t)
+        if cfg.sampler == "ddpm":
+            x = ddpm_step(schedule, x, x0_hat, t, s, new_noise(x, rng), cfg.variance)
+        elif cfg.sampler == "ddim":
+            x = ddim_step(schedule, x, x0_hat, t, s, new_noise(x, rng), cfg.eta)
+        elif cfg.sampler == "dpm":
+            x = dpm_solver_step(schedule, x, x0_hat, t, s, x0_before, t_before)
         else:
-            out = net(xt, times, 0 * y).float()
-            if w != 0:
-                out = out + w * (net(xt, times, y).float() - out)
-        return to_x0(out, xt, abar[t].to(xt.device), kind).clamp(-1, 1)
-    return predict
+            raise ValueError(f"unknown sampler: {cfg.sampler}")
+        x0_before = x0_hat
+        t_before = t
+    return x
+
+
+def new_noise(x, rng):
+    """N(0, I) of the shape of x, drawn on the CPU."""
+    return torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device)
+
+
+def predict_with_guidance(net, schedule, xt, t: int, y, guidance: float):
+    """x̂₀ (B, C, S, S) in [-1, 1], for labels y (B, V).
+
+    Guidance moves the answer from the one without labels towards the one with labels, or beyond it:
+    uncond + guidance · (cond − uncond) (Ho & Salimans 2021, "Classifier-Free Diffusion Guidance",
+    eq. 6, with guidance = 1 + w). It is stated for ε. For x̂₀ and v it is the same, since they are
+    affine functions of ε̂, and the two weights, guidance and 1 − guidance, add up to 1.
+
+    As in the authors' code, not in the paper, x̂₀ is kept in the range of images.
+    """
+    times = torch.full((len(xt),), t, device=xt.device)     # (B,)
+    no_labels = torch.zeros_like(y)
+    if guidance == 1:
+        out = net(xt, times, y).float()                     # cond alone: one call is enough
+    elif guidance == 0:
+        out = net(xt, times, no_labels).float()
+    else:
+        cond = net(xt, times, y).float()
+        uncond = net(xt, times, no_labels).float()
+        out = uncond + guidance * (cond - uncond)
+    x0_hat = schedule.predict_x0(out, xt, t)
+    return x0_hat.clamp(-1, 1)
 
 
 @torch.no_grad()
-def draw(net, y, shape, cfg):
-    """Images (n, C, size, size) in [-1, 1], on the CPU, for labels y (n, V). cfg.seed sets the noise."""
-    C, S, size, _ = shape
-    x = noise(len(y), C * S * S, cfg.seed).to(y.device).view(-1, C, S, S)
-    rng = torch.Generator().manual_seed(cfg.seed + 1)
-    abar = make_abar(cfg.T, cfg.schedule)
-    step_back = make_step(cfg.sampler, cfg.eta, cfg.variance)
+def generate(net, y, C: int, S: int, cfg):
+    """Images (n, C, S, S) in [-1, 1], on the CPU, for labels y (n, V). cfg.seed sets the noise."""
+    schedule = make_schedule(cfg)
+    x_T = noise(len(y), C * S * S, cfg.seed).view(-1, C, S, S).to(y.device)
+    rng = torch.Generator().manual_seed(cfg.seed + 1)       # for noise on the way
+
     images = []
-    for x_i, y_i in zip(x.split(128), y.split(128)):
-        predict = guided(net, y_i, abar, cfg.predict, cfg.guidance)
-        for _, x0 in sample_chain(predict, x_i, abar, cfg.sample_steps, step_back, rng):
-            pass
-        images.append(crop(x0.cpu(), size))
+    for x, labels in zip(x_T.split(128), y.split(128)):     # 128 at once, to save memory
+        def guess(xt, t):
+            return predict_with_guidance(net, schedule, xt, t, labels, cfg.guidance)
+
+        images.append(denoise(guess, x, schedule, cfg, rng).cpu())
     return torch.cat(images)
 
 
-# ---- the run
-def check(cfg, S: int, processes: int = 1):
-    """Raise UserError for flags that do not go together; S: height and width of padded images."""
-    require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight")
+# ---- settings
+
+@dataclass
+class Config(LabelConfig):
+    """More settings come from LabelConfig: seed, device, matmul (the precision of products),
+    compile, resume, stop_after, log_every, sample_every, eval_every (steps between checkpoints);
+    and what to draw: hair, style, skin, glasses, mouth, background, label."""
+
+    # data
+    data: str = "faces"         # faces, mnist, fashion-mnist, cifar10, flowers, or your own folder
+    size: int = 32              # height and width of the images in pixels (0: as they are)
+    n_images: int = 20000       # number of faces to draw for training
+
+    # the noise
+    T: int = 1000               # steps from image to noise
+    schedule: Literal["cosine", "linear"] = "cosine"  # how ᾱ falls from 1 to 0
+    # what the network predicts: the image, the noise (eps), or a mixture of both (v)
+    predict: Literal["x0", "v", "eps"] = "x0"
+
+    # network
+    width: int = 64             # channels at the highest resolution; then 2 ×, then 4 × as many
+    levels: int = 2             # resolutions, each half of the one above; attention at the lowest
+    stem: int = 2               # the network sees a square of stem × stem pixels as one pixel
+    scale_shift: bool = True    # time and labels scale and shift features (false: they only shift)
+
+    # optimisation
+    label_dropout: float = 0.1  # share of training images without their labels (1: all)
+    stratified: bool = True     # spread the times in a batch evenly over 1 … T
+    max_weight: float = 5.0     # upper limit of the weight of an error, if x₀ is predicted
+    steps: int = 2500           # optimiser steps
+    batch_size: int = 32        # images in a step, over all processes
+    # what trains the weights of hidden layers; Adam trains the rest, or everything
+    optimizer: Literal["muon", "adam"] = "muon"
+    muon_lr: float = 0.02       # Muon's peak learning rate
+    lr: float = 4e-3            # Adam's peak learning rate
+    warmup: int = 100           # steps in which the learning rates rise to their peak
+    decay: bool = True          # then they fall to 0 in a straight line (false: they stay)
+    beta2: float = 0.99         # of Adam: the weight of old squared gradients in their average
+    ema: float = 0.995          # weight of the old average in the moving average of the weights
+
+    # run
+    out_dir: str = "runs/diffusion"     # folder of the run
+    # images to score (0: 512, or proportionally fewer if --steps is below its default)
+    n_test: int = 0
+
+    # sampling
+    n: int = 64                 # images in a grid
+    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++, DDIM, or the paper's own
+    sample_steps: int = 20      # steps from noise to image, at most T
+    eta: float = 0.0            # for ddim: 0 adds no noise, 1 adds as much as ddpm, small
+    variance: Literal["small", "large"] = "small"  # for ddpm: of the noise it adds, β̃ or β
+    guidance: float = 1.0       # 0: ignore the labels; 1: use them; above 1: exaggerate them
+    show: Literal["samples", "forward", "reverse", "walk", "inpaint"] = "samples"  # what to draw
+    image: str = ""             # for inpaint: your picture ("": held-out images)
+    mask: str = ""              # for inpaint: a picture, white where to draw ("": the lower half)
+
+    # Not a setting: the names of those that a resumed run must keep.
+    fixed = ("size", "n_images", "T", "schedule", "predict", "width", "levels", "stem",
+             "scale_shift", "label_dropout")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
+
+
+PRESETS = {
+    # Ho et al.'s noise, loss, rates and sampler for images of 32 × 32: one GPU, days
+    "paper": dict(schedule="linear", predict="eps", width=128, levels=4, stem=1, scale_shift=False,
+                  label_dropout=1.0, stratified=False, steps=800000, batch_size=128,
+                  optimizer="adam", lr=2e-4, warmup=5000, decay=False, beta2=0.999, ema=0.9999,
+                  sampler="ddpm", sample_steps=1000, variance="large"),
+    # larger networks: one GPU
+    "gpu": dict(width=128, levels=3, stem=1, batch_size=128, steps=40000, optimizer="adam", lr=3e-4,
+                warmup=1000, ema=0.9995),
+    "gpu64": dict(size=64, width=128, levels=4, stem=1, batch_size=128, steps=40000,
+                  optimizer="adam", lr=3e-4, warmup=1000, ema=0.9995),
+}
+
+
+def check(cfg):
+    """Raise UserError, naming the flag, for settings that make no sense."""
+    require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight",
+                     "lr", "muon_lr")
     require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
-    multiple = cfg.stem * 2**(cfg.levels - 1)
-    require(S % multiple == 0, f"the {S} pixels of an image's side must be a multiple of "
-            f"{multiple}: of --stem times 2^(--levels − 1)")
-    require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+    require(cfg.levels <= 10, f"--levels={cfg.levels}: at most 10")
+    require(0 <= cfg.label_dropout <= 1, f"--label_dropout={cfg.label_dropout}: from 0 to 1")
+    require(cfg.sample_steps >= 1, f"--sample_steps={cfg.sample_steps} must be at least 1")
     require(0 <= cfg.eta <= 1, f"--eta={cfg.eta}: from 0 to 1")
-    require(cfg.batch_size % processes == 0,
-            f"--batch_size must be a multiple of {processes} processes")
+    require(cfg.beta2 < 1, f"--beta2={cfg.beta2} must be below 1")
 
 
-def make_nets(cfg, shape, state):
-    """The network and the average of its weights, with those of a checkpoint if there is one."""
-    C, S, size, attributes = shape
+def check_sample_steps(cfg):
+    """Raise UserError if there are more steps than times. T may be that of a trained network."""
+    require(cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+
+
+# ---- training
+
+def make_nets(cfg, C: int, S: int, attributes: dict, checkpoint=None):
+    """{"net", "ema"}: the network and the average of its weights, new or with the weights of a
+    checkpoint. attributes: {name: its values}."""
     torch.manual_seed(cfg.seed)
-    net = UNet(cfg, C, sum(len(names) for names in attributes.values()))
-    nets = nn.ModuleDict({"net": net, "average": copy.deepcopy(net).requires_grad_(False)})
-    if state:
-        nets.load_state_dict(state["model"])
-    return nets.to(memory_format=torch.channels_last)           # the faster layout
+    V = sum(len(values) for values in attributes.values())
+    net = UNet(cfg, C, S, V)
+    nets = nn.ModuleDict({"net": net, "ema": copy.deepcopy(net).requires_grad_(False)})
+    if checkpoint:
+        nets.load_state_dict(checkpoint["model"])
+    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)
 
 
-def draw_batch(images, labels, B: int, cfg, rng):
-    """x0 (B, C, S, S), y (B, V), t (B,), and eps of the shape of x0. Some images lose their labels (label
-    dropout). The times are evenly spaced from a random start (Kingma et al. 2021, "Variational diffusion
-    models", §I.1)."""
-    i, keep = torch.randint(len(images), (B,), generator=rng), torch.rand(B, 1, generator=rng) >= cfg.drop
-    t = ((torch.arange(B) + torch.rand(1, generator=rng)) / B * cfg.T).long().clamp(max=cfg.T - 1)
-    eps = torch.randn(B, *images.shape[1:], generator=rng)
-    return to_float(images[i]), labels[i] * keep.to(labels.device), t.to(images.device), eps.to(images.device)
+def make_optimizers(model, cfg) -> list:
+    """[Adam], or [Muon, Adam]: Muon for matrices and the kernels of convolutions, where it needs
+    half as many steps; Adam for vectors, and for the first and the last layer, as Muon's authors
+    advise (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks")."""
+    hidden = []
+    others = []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim >= 2
+        if cfg.optimizer == "muon" and is_matrix and not name.startswith(("first.", "last.")):
+            hidden.append(parameter)
+        else:
+            others.append(parameter)
+    adam = torch.optim.Adam(others, cfg.lr, (0.9, cfg.beta2))
+    return [Muon(hidden, cfg.muon_lr, momentum=0.9), adam] if hidden else [adam]
+
+
+def lr_factor(step: int, cfg) -> float:
+    """What the peak learning rates are multiplied by: it rises to 1 in the first --warmup steps;
+    with --decay it then falls to 0."""
+    rising = (step + 1) / (cfg.warmup + 1)
+    if not cfg.decay:
+        return min(rising, 1)
+    falling = (cfg.steps - step) / max(1, cfg.steps - cfg.warmup)
+    return min(rising, falling)
 
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
-    cfg, state = own_checkpoint(cfg, "diffusion", cfg.resume)
+    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+    # settings: a run that goes on keeps its own, but for flags that are typed now
+    cfg, checkpoint = own_checkpoint(cfg, "diffusion", cfg.resume)
+    check_sample_steps(cfg)
     device = pick_device(cfg.device)
-    precision = autocast(device, cfg.matmul)
-    rank, world = start_processes(device)
-    # data
+    rank, world = start_processes(device)                   # 0, 1 if there is no torchrun
+    require(cfg.batch_size % world == 0,
+            f"--batch_size={cfg.batch_size} must be a multiple of {world} processes")
+
+    # images: uint8 (N, C, S, S), and their labels (N, V); those that are held out only score
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    attributes = train_set.attributes if cfg.drop < 1 else {}
-    shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)     # labels of samples
-    images, labels = train_set.tensors(device, attributes)
-    held_out_images, held_out_labels = held_out.tensors(device, attributes)
-    _, C, S, _ = images.shape
-    size = train_set.images.size(2)
-    shape = (C, S, size, attributes)
-    check_shape(state, *shape)
-    check(cfg, S, world)
-    judge = Judge(cfg, train_set, held_out, n=512)      # it scores the images that are drawn at the end
-    # network and optimiser
-    nets = make_nets(cfg, shape, state).to(device)
-    model = nets["net"]
-    average = nets["average"]
-    optimizer = torch.optim.Adam(model.parameters(), cfg.lr, (0.9, 0.99))
-    data_rng = torch.Generator().manual_seed(cfg.seed)  # the same in all processes
-    test = draw_batch(held_out_images, held_out_labels, 256, cfg, data_rng)
-    if state:
-        restore(state, [optimizer], data_rng)
+    attributes = train_set.attributes if cfg.label_dropout < 1 else {}
+    images = train_set.images.to(device)
+    labels = one_hot(train_set.labels, attributes).to(device)
+    N, C, S, _ = images.shape
+    check_shape(checkpoint, C, S, attributes)
+
+    # network and optimisers
+    nets = make_nets(cfg, C, S, attributes, checkpoint)
+    model, ema = nets["net"], nets["ema"]
+    optimizers = make_optimizers(model, cfg)
+    data_rng = torch.Generator().manual_seed(cfg.seed)      # for batches; alike in all processes
+    if checkpoint:
+        restore(checkpoint, optimizers, data_rng)
+    schedule = make_schedule(cfg)
+
+    # the network as training calls it
     net = torch.compile(model) if cfg.compile else model
-    net = nn.parallel.DistributedDataParallel(net) if world > 1 else net
-    abar = make_abar(cfg.T, cfg.schedule).float().to(device)
-    with Run(cfg, "diffusion", model, ["loss", "lr", "val_loss"], state, rank) as run:
-        run.say(f"{len(images):,} images of {size} × {size}; labels: {', '.join(attributes) or 'none'}")
+    net = data_parallel(net)
+
+    # a batch to validate with, always the same; the labels of samples
+    val_rng = torch.Generator().manual_seed(cfg.seed + 2)
+    held_out_labels = one_hot(held_out.labels, attributes).to(device)
+    val_batch = get_batch(held_out.images.to(device), held_out_labels, 256, cfg, val_rng)
+    shown = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)
+
+    # the judge will score the images; run keeps the folder out_dir
+    judge = Judge(cfg, train_set, held_out, n=512)
+    run = Run(cfg, "diffusion", model, ["loss", "lr", "val_loss"], checkpoint, rank)
+    with run:
+        known = ", ".join(attributes) or "none"
+        run.say(f"{N:,} images of {S} × {S} to learn from; labels: {known}")
         for step in range(run.first, cfg.steps):
-            # learning rate
-            left = (cfg.steps - step) / max(1, cfg.steps - cfg.warmup)
-            lr = cfg.lr * min((step + 1) / (cfg.warmup + 1), left)
-            optimizer.param_groups[0]["lr"] = lr
-            # batch
-            batch = draw_batch(images, labels, cfg.batch_size, cfg, data_rng)
-            my_share = [part[rank::world] for part in batch]
-            # loss, backward, step
-            with precision:
-                loss = loss_of(net, *my_share, abar, cfg)
-            run.check_finite(step, loss=loss.item())
-            optimizer.zero_grad(set_to_none=True)
+            # learning rates
+            factor = lr_factor(step, cfg)
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = factor * optimizer.defaults["lr"]     # its peak
+
+            # batch; of several processes, each takes a part
+            batch = get_batch(images, labels, cfg.batch_size, cfg, data_rng)
+            batch = my_share(*batch)
+
+            # loss, backward, step. Products are in bfloat16, if that is faster on this device;
+            # weights and the loss stay in float32.
+            with autocast(device, cfg.matmul):
+                loss = diffusion_loss(net, schedule, *batch)
+            run.check_finite(step, loss=loss.item())                # NaN stops here
+            model.zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
-            # the average is short at first, while there is little to average
-            update_average(average, model, min(cfg.ema, step / (step + 10)))
+            for optimizer in optimizers:
+                optimizer.step()
+
+            update_ema(ema, model, step, cfg.ema)
+
             # evaluate, log, sample and save, each when it is due
             done = step + 1
             val_loss = None
-            with run.untimed():
+            with run.untimed():                                     # this is not training time
                 if run.due(done, cfg.eval_every):
-                    val_loss = loss_of(average, *test, abar, cfg).item()
+                    val_loss = evaluate_loss(ema, schedule, val_batch)
                 if val_loss is not None or run.due(done, cfg.log_every):
-                    run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
+                    run.log(done, loss=loss.item(), lr=factor * cfg.lr, val_loss=val_loss)
                 if run.due(done, cfg.sample_every) and rank == 0:
-                    with precision:
-                        drawn = draw(average, shown, shape, cfg)
-                    picture = sheet(drawn)
+                    with autocast(device, cfg.matmul):
+                        picture = sheet(generate(ema, shown, C, S, cfg))
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
-                stop = run.stopping(done)
-                if val_loss is not None or stop:
-                    run.save(done, nets, [optimizer], data_rng, shape=shape)
-            if stop and done < cfg.steps:
-                return run.leave(done)
+                stopping = run.stopping(done)                       # after Ctrl-C, or --stop_after
+                if stopping or val_loss is not None:
+                    run.save(done, nets, optimizers, data_rng, shape=(C, S, attributes))
+            if stopping and done < cfg.steps:
+                return run.leave(done)                              # says how to resume
 
-        val_loss = loss_of(average, *test, abar, cfg).item()
-        scores = {}
-        if judge.n > 0:
+        # scores, each beside its baseline
+        val_loss = evaluate_loss(ema, schedule, val_batch)
+        if judge.n > 0:                                             # there are labels in the data
             run.say(f"drawing {judge.n} images to be scored")
-            y = held_out_labels[:judge.n]
-            untrained = make_nets(cfg, shape, None)["net"].to(device)
-            with precision:
-                drawn = draw(average, y, shape, cfg)
-                drawn_untrained = draw(untrained, y, shape, cfg)
-            scores = judge.scores(drawn, drawn_untrained, judge.labels if attributes else None)
-        run.say(f"held-out loss {val_loss:.4f}\n{image_metrics.image_report(scores)}")
-        return run.finish(val_loss=val_loss, **scores)
+        scores = score(ema, judge, held_out_labels, C, S, attributes, cfg)
+        run.say(f"held-out loss {val_loss:.4f}\n{image_report(scores)}")
+        return run.finish(val_loss=val_loss, **scores)              # result.json
 
+
+# ---- scores
 
 @torch.no_grad()
+def evaluate_loss(net, schedule, batch) -> float:
+    """The loss of a batch."""
+    return diffusion_loss(net, schedule, *batch).item()
+
+
+def score(net, judge, held_out_labels, C: int, S: int, attributes, cfg) -> dict:
+    """What the judge says of images drawn for the labels of held-out ones, beside those of a
+    network that has learnt nothing."""
+    if judge.n == 0:
+        return {}
+    y = held_out_labels[:judge.n]
+    untrained = make_nets(cfg, C, S, attributes)["net"]             # the same seed: as at the start
+    with autocast(pick_device(cfg.device), cfg.matmul):
+        drawn = generate(net, y, C, S, cfg)
+        drawn_untrained = generate(untrained, y, C, S, cfg)
+    return judge.scores(drawn, drawn_untrained, judge.labels if attributes else None)
+
+
+# ---- using what was trained
+
+def load(cfg):
+    """(the averaged network, config, (C, S, attributes)) as trained in --out_dir."""
+    cfg, checkpoint = own_checkpoint(cfg, "diffusion")
+    check_sample_steps(cfg)
+    require(len(checkpoint["shape"]) == 3, "made by an older version of this file; train anew")
+    C, S, attributes = checkpoint["shape"]
+    return make_nets(cfg, C, S, attributes, checkpoint)["ema"], cfg, (C, S, attributes)
+
+
 def sample(cfg: Config):
-    """Draw what --show says into samples/: new images (samples); how an image becomes noise (forward); how
-    noise becomes an image, with x̂₀ below x_t (reverse); images from noise that changes in small steps (walk);
-    images with a part drawn anew (inpaint)."""
-    cfg, state = own_checkpoint(cfg, "diffusion")
-    device = pick_device(cfg.device)
-    shape = state["shape"]
-    C, S, size, attributes = shape
-    check(cfg, S)
-    net = make_nets(cfg, shape, state)["average"].to(device)
-    n = 4 if cfg.show in ("forward", "reverse") else cfg.n
-    labels = draw_labels(cfg, attributes, n)
-    x = noise(n, C * S * S, cfg.seed).view(n, C, S, S)
-    known = mask = None
-    if cfg.show == "walk":
-        x = walks(x)
-        labels = labels[torch.arange(n) // 8]                   # 8 images in a row
-    if cfg.show in ("forward", "inpaint"):
-        known, mask, labels = to_mend(cfg, n, shape)
-    abar = make_abar(cfg.T, cfg.schedule)
-    if cfg.show == "forward":
-        levels = abar.roll(1).tolist()                          # the first is ᾱ = 1, the image itself
-        images = film([(add_noise(known, x, level),) for level in levels])
+    """Draw n images into samples/: attributes that no flag asks for are random. Or what else --show
+    says, see mini/studies/diffusion.py."""
+    net, cfg, (C, S, attributes) = load(cfg)
+    if cfg.show != "samples":
+        from mini.studies import diffusion  # only these pictures need it
+        picture = diffusion.show(net, C, S, attributes, cfg)
     else:
-        y = one_hot(labels, attributes).to(device)
-        predict = guided(net, y, abar, cfg.predict, cfg.guidance)
-        step_back = make_step(cfg.sampler, cfg.eta, cfg.variance)
-        rng = torch.Generator().manual_seed(cfg.seed + 1)
-        if cfg.show == "inpaint":
-            known = known.to(device)
-            mask = mask.to(device)
-        moments = []
+        device = pick_device(cfg.device)
+        y = one_hot(draw_labels(cfg, attributes, cfg.n), attributes).to(device)
         with autocast(device, cfg.matmul):
-            for xt, x0 in sample_chain(predict, x.to(device), abar, cfg.sample_steps, step_back,
-                                       rng, known, mask):
-                if cfg.show == "reverse":
-                    moments.append((xt, x0))
-        images = film(moments) if cfg.show == "reverse" else x0
-    if cfg.show == "inpaint":                                   # each image beside its given part
-        images = torch.stack([known * (1 - mask), images], dim=1).flatten(0, 1)
+            picture = sheet(generate(net, y, C, S, cfg))
     path = f"{cfg.out_dir}/samples/{cfg.show}.png"
-    names = ["x_t", "predicted x0"] * n if cfg.show == "reverse" else None      # of the rows
-    write_png(path, sheet(crop(images, size), row_names=names))
+    write_png(path, picture)
     print(f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
-    """How many of the T steps does each sampler need, and what does guidance do? The tables are also in
-    evaluate.json. samples/evaluate.png has a row for each line of them; a column begins with the same noise."""
-    cfg, state = own_checkpoint(cfg, "diffusion")
-    device = pick_device(cfg.device)
-    shape = state["shape"]
-    check(cfg, shape[1])
-    net = make_nets(cfg, shape, state)["average"].to(device)
-    judge = Judge(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), n=512)
-    require(judge.n > 0, f"--data={cfg.data} has no labels, or one for all, so there is no judge of "
-            "the images")
-    settings = {}
-    for sampler in ("dpm", "ddim", "ddpm"):
-        for steps in (5, 10, 20, 50, cfg.T):
-            if steps < cfg.T or steps == cfg.T and sampler == "ddpm":
-                settings[f"{sampler}, {steps} steps"] = dict(sampler=sampler, sample_steps=steps)
-    if shape[-1]:                                               # guidance needs labels
-        for w in (0.0, 1.0, 1.5, 2.0, 3.0, 5.0):
-            settings[f"guidance {w}"] = dict(guidance=w)
-    y = one_hot(judge.labels, shape[-1]).to(device)
-    distance = {}
-    right = {}
-    rows = []
-    for name, flags in settings.items():
-        print(f"drawing by {name}", flush=True)
-        with autocast(device, cfg.matmul):
-            images = draw(net, y, shape, replace(cfg, **flags))
-        shares = judge.accuracy(images, judge.labels)
-        distance[name] = judge.frechet(images)
-        right[name] = sum(shares.values()) / len(shares)
-        rows.append(images[:8])
-    write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(rows), row_names=list(settings)))
-    return metrics.print_tables(cfg, Fréchet_distance=distance, mean_accuracy=right)
+    """How many steps does each sampler need, what does guidance do? See mini/studies/diffusion.py.
+    """
+    from mini.studies import diffusion  # only this command needs it
+    net, cfg, shape = load(cfg)
+    return diffusion.evaluate(net, *shape, cfg)
 
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    remedy = "lower --batch_size, --width, --size, --n_images or --n"
     return command_line(Config, PRESETS, commands, argv, __doc__, parallel=True,
-                        out_of_memory="lower --batch_size, --width, --size, --n_images or --n")
+                        out_of_memory=remedy)
 
 
 if __name__ == "__main__":

@@ -1,34 +1,44 @@
-"""Text to image by a cascade: a diffusion model draws a small picture from words, another one enlarges it.
+"""Text to image by a cascade: a diffusion model draws a small picture from words, another one
+enlarges it.
 
-The first stage is the model of train_diffusion.py, but it reads words, not labels. A small Transformer turns
-the prompt into vectors c, one for each word, and at every resolution each pixel of the U-Net attends to them:
+The first stage is the model of train_diffusion.py, but it is told words, not labels. A small
+Transformer turns the prompt into vectors, one for each word, and one for the prompt as a whole. The
+last is added to the vector of the time. And at every resolution on the way down, each pixel of the
+U-Net attends to the words:
 
-    softmax(q kᵀ/√hs + mask) v          q from pixels, k and v from c; the mask is −∞ where there is no word
+    softmax(q kᵀ/√hs + mask) v          q from pixels, k and v from words; mask: −∞ where no word is
 
-Each further stage draws an image of twice the height and width. It is given the smaller picture, low, to which
-noise of level s is added:
+Each further stage draws an image of twice the height and width. It is shown the smaller picture,
+low, with noise of level a:
 
-    L = E w_t |x̂₀(x_t, t, c, √ᾱ_s low + √(1 − ᾱ_s) ε', s) − x₀|²     (Ho et al. 2022, "Cascaded diffusion …")
+    loss = mean of w_t |x̂₀(x_t, t, words, √ᾱ_a low + √(1 − ᾱ_a) ε', a) − x₀|²
 
-In training, low is a real image made smaller. In sampling, it is the image drawn by the previous stage, which
-is not quite like a real one. The noise hides the difference, and a stage trained with levels up to max_s does
-not rely on every detail of low.
+In training, low is a real image made smaller. In sampling, it is the image that the stage before
+has drawn, which is not quite like a real one. The noise hides the difference, and a stage that was
+trained with noise of levels up to --max_aug_level does not rely on every detail of low.
 
-Imagen (Saharia et al. 2022) is such a cascade; in DALL·E 2 (Ramesh et al. 2022) the words are first turned into
-the CLIP vector of an image. Departure: Imagen's text encoder, T5, is already trained and stays as it is; ours
-is trained with the first stage.
+Shapes: B images in a batch, C colours, S × S pixels; L words in a prompt, each a vector of D
+numbers; K captions for each image.
+
+Papers: Ho et al. 2022, "Cascaded Diffusion Models for High Fidelity Image Generation",
+https://arxiv.org/abs/2106.15282 (the noise on low: non-truncated conditioning augmentation), and
+Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language
+Understanding" (Imagen), https://arxiv.org/abs/2205.11487: a cascade that reads words, their mean
+added to the time. Attention from pixels to words: Rombach et al. 2022, "High-Resolution Image
+Synthesis with Latent Diffusion Models", §3.3. Departures: Imagen's text encoder, T5, is already
+trained and stays as it is; ours is small, and learns with the first stage. What else departs from
+Ho, Jain & Abbeel 2020 (DDPM) is as in train_diffusion.py.
 
     python -m mini.text_to_image                        faces and captions, made on the spot
-    python -m mini.text_to_image sample --prompt="a smiling face with blond hair" --guidance=3 --n=16
+    python -m mini.text_to_image sample --prompt="a smiling face with blond hair" --guidance=3
     python -m mini.text_to_image evaluate               compares guidance, steps, ways to enlarge
-    python -m mini.text_to_image --data=captions.tsv    your own: an image's path, a tab, its caption
+    python -m mini.text_to_image --data=captions.tsv    your own: an image's path, a tab, a caption
 
 Measured times and scores: README.md.
 Read before: train_diffusion.py and mini/translator.py (cross-attention).
 """
 import copy
 import math
-import time
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -36,474 +46,1037 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# images and captions, the command line, devices, the scores of images, the folder of a run: this
+# file can be followed without reading them. noise(n, k, seed) are normal random numbers (n, k),
+# always the same. Words is a vocabulary: encode(text, n) gives the numbers of at most n − 1 words,
+# and of the end; PAD is the number that fills up short prompts.
 from mini.data.images.captions import Words, load_captions
-from mini.utils import image_metrics, metrics
+from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
-from mini.utils.images import film, noise, sheet, to_float
+from mini.utils.images import noise, sheet, to_float
 from mini.utils.judge import judge_of_faces
-from mini.utils.metrics import n_to_score
+from mini.utils.optim import Muon
 from mini.utils.png import write_png
-from mini.utils.run import Run, check_shape, own_checkpoint, restore, write_json
+from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
+# ---- the noise
+
+def abar_from_betas(betas):
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. No step may leave nothing of the image, ᾱ = 0,
+    since there are divisions by √ᾱ below: β is at most 0.999 (Nichol & Dhariwal 2021, §3.2)."""
+    betas = betas.clamp(max=0.999)
+    one = torch.ones(1, dtype=betas.dtype)
+    return torch.cat([one, (1 - betas).cumprod(dim=0)])
+
+
+def linear_abar(T: int):
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 if T
+    is 1,000 (Ho et al. 2020, §4). If T is smaller, each step adds more: x_T is noise all the same.
+    """
+    betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T
+    return abar_from_betas(betas)
+
+
+def cosine_abar(T: int):
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. ᾱ_t = f(t) / f(0), where f is a squared cosine
+    (Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17).
+
+    f(T) is 0. So, as in the paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is taken and limited first.
+    """
+    t = torch.arange(T + 1, dtype=torch.float64)
+    f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = 1 - f[1:] / f[:-1]
+    return abar_from_betas(betas)
+
+
+class NoiseSchedule:
+    """How images turn into noise, and what the network answers:
+
+        x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε            ε ~ N(0, I)             (Ho et al. 2020, eq. 4)
+
+    abar: ᾱ₀ = 1, ᾱ₁, …, ᾱ_T, (T + 1,) in float64. predict: "x0", "eps" or "v".
+
+    Times t are whole numbers: 0 is the image, T is noise. They are given as an int, or as a tensor
+    (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
+    """
+
+    def __init__(self, abar, predict: str, max_weight: float = math.inf):
+        self.abar = abar
+        self.T = len(abar) - 1
+        self.predict = predict
+        self.max_weight = max_weight
+        if predict not in ("x0", "eps", "v"):
+            raise ValueError(f"unknown prediction: {predict}")
+
+    def coefficients(self, t, like):
+        """√ᾱ_t and √(1 − ᾱ_t), (B, 1, 1, 1) each, or (1, 1, 1, 1) if t is an int; on the device of
+        the tensor `like`, and of its dtype."""
+        abar = self.abar[t].view(-1, 1, 1, 1)
+        sqrt_abar = abar.sqrt()
+        sqrt_one_minus_abar = (1 - abar).sqrt()
+        return sqrt_abar.to(like), sqrt_one_minus_abar.to(like)
+
+    def add_noise(self, x0, eps, t):
+        """x_t ~ q(x_t | x₀), if eps ~ N(0, I)."""
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
+        return sqrt_abar * x0 + sqrt_one_minus_abar * eps
+
+    # For another prediction, add a branch to each of the next three functions, and its name to
+    # __init__ and to Config.predict.
+
+    def target(self, x0, eps, t):
+        """What the network should answer: x₀, or ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho
+        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4)."""
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
+        if self.predict == "x0":
+            return x0
+        if self.predict == "eps":
+            return eps
+        if self.predict == "v":
+            return sqrt_abar * eps - sqrt_one_minus_abar * x0
+
+    def predict_x0(self, out, xt, t):
+        """x̂₀, from what the network answered to x_t."""
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=xt)
+        if self.predict == "x0":
+            return out
+        if self.predict == "eps":
+            return (xt - sqrt_one_minus_abar * out) / sqrt_abar         # (Ho et al. 2020, eq. 15)
+        if self.predict == "v":
+            return sqrt_abar * xt - sqrt_one_minus_abar * out
+
+    def loss_weight(self, t, like):
+        """w_t: what an error at time t counts in the loss; shaped to multiply images. SNR is the
+        ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
+
+            |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
+            |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
+
+        So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
+        less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
+        it is 24,000, for details that nobody sees. (Hang et al. 2023, "Efficient Diffusion Training
+        via Min-SNR Weighting Strategy", limit SNR to 5.)
+        """
+        if self.predict != "x0":
+            return 1.0
+        _, sqrt_one_minus_abar = self.coefficients(t, like)
+        return (1 / sqrt_one_minus_abar**2).clamp(max=self.max_weight)
+
+
+def make_schedule(cfg):
+    """The NoiseSchedule that --schedule, --T, --predict and --max_weight say. For another schedule,
+    write a function such as cosine_abar, a branch here, and its name in Config.schedule."""
+    if cfg.schedule == "linear":
+        abar = linear_abar(cfg.T)
+    elif cfg.schedule == "cosine":
+        abar = cosine_abar(cfg.T)
+    else:
+        raise ValueError(f"unknown schedule: {cfg.schedule}")
+    return NoiseSchedule(abar, cfg.predict, cfg.max_weight)
+
+
+# ---- the networks
+
+def zero_init(layer):
+    """The layer, with weights and bias 0. A block that ends with it changes nothing at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def time_embedding(t, width: int):
+    """Cosines and sines of t (B,) at many frequencies: (B, width), as in the Transformer (Vaswani
+    et al. 2017, §3.5)."""
+    frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
+    angles = t[:, None] * frequencies                       # (B, width / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class TextBlock(nn.Module):
+    """Words x (B, L, D) -> (B, L, D): they attend to each other, and then an MLP works on each of
+    them alone (Vaswani et al. 2017; with the norm first, as in GPT-2). mask (B, 1, 1, L)."""
+
+    def __init__(self, D: int, hs: int = 32):
+        super().__init__()
+        self.hs = hs
+        self.norm1 = nn.LayerNorm(D)
+        self.qkv = nn.Linear(D, 3 * D)
+        self.proj = zero_init(nn.Linear(D, D))
+        self.norm2 = nn.LayerNorm(D)
+        self.fc = nn.Linear(D, 4 * D)
+        self.fc_proj = zero_init(nn.Linear(4 * D, D))
+
+    def forward(self, x, mask):
+        B, L, D = x.shape
+        n_head = D // self.hs
+        q, k, v = self.qkv(self.norm1(x)).chunk(3, dim=2)   # (B, L, D) each
+        q = q.view(B, L, n_head, self.hs).transpose(1, 2)   # -> (B, nh, L, hs)
+        k = k.view(B, L, n_head, self.hs).transpose(1, 2)
+        v = v.view(B, L, n_head, self.hs).transpose(1, 2)
+        att = q @ k.transpose(2, 3) / math.sqrt(self.hs)    # (B, nh, L, L)
+        att = F.softmax(att + mask, dim=-1)
+        h = (att @ v).transpose(1, 2).reshape(B, L, D)
+        x = x + self.proj(h)
+
+        h = F.gelu(self.fc(self.norm2(x)))
+        return x + self.fc_proj(h)
+
+
+class TextEncoder(nn.Module):
+    """Prompts (B, L), filled up with PAD -> vectors (B, 1 + L, D), and their mask (B, 1, 1, 1 + L),
+    which is −∞ at PAD and 0 elsewhere.
+
+    The first vector stands for the whole prompt, as [CLS] does in BERT (Devlin et al. 2019). It is
+    never masked: a softmax over nothing but −∞, for an empty prompt, would be NaN.
+    """
+
+    def __init__(self, cfg, V: int, L: int):
+        super().__init__()
+        D = cfg.width
+        self.start = V                                      # a number that no word has
+        self.embed = nn.Embedding(V + 1, D)
+        self.position = nn.Embedding(1 + L, D)
+        self.blocks = nn.ModuleList(TextBlock(D) for _ in range(cfg.n_layer))
+        self.norm = nn.LayerNorm(D)
+
+    def forward(self, tokens):
+        tokens = F.pad(tokens, (1, 0), value=self.start)    # (B, L) -> (B, 1 + L)
+        is_pad = tokens == Words.PAD
+        mask = torch.zeros(tokens.shape, device=tokens.device).masked_fill(is_pad, -math.inf)
+        mask = mask[:, None, None, :]                       # alike for all heads and queries
+        x = self.embed(tokens) + self.position.weight[:tokens.size(1)]
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x), mask
+
+
+class ResBlock(nn.Module):
+    """x (B, C_in, H, W) -> skip(x) + f(x): (B, C_out, H, W). A vector e (B, E), made from the time
+    and from what is said about the image, scales and shifts the features between f's two
+    convolutions. Before training, f is 0."""
+
+    def __init__(self, C_in: int, C_out: int, E: int, scale_shift: bool):
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.norm1 = nn.GroupNorm(8, C_in)
+        self.conv1 = nn.Conv2d(C_in, C_out, kernel_size=3, padding=1)
+        self.emb = nn.Linear(E, 2 * C_out if scale_shift else C_out)
+        self.norm2 = nn.GroupNorm(8, C_out)
+        self.conv2 = zero_init(nn.Conv2d(C_out, C_out, kernel_size=3, padding=1))
+        self.skip = nn.Conv2d(C_in, C_out, kernel_size=1) if C_in != C_out else nn.Identity()
+
+    def forward(self, x, e):
+        h = self.conv1(F.silu(self.norm1(x)))               # (B, C_in, H, W) -> (B, C_out, H, W)
+        e = self.emb(e)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = e.chunk(2, dim=1)                # (B, C_out, 1, 1) each
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + e)
+        h = self.conv2(F.silu(h))
+        return self.skip(x) + h
+
+
+class Attention(nn.Module):
+    """x (B, C, H, W) -> x + f(x), of the same shape: every pixel attends to all pixels,
+    softmax(q kᵀ/√hs) v, in C/hs heads of hs channels each. Before training, f is 0."""
+
+    def __init__(self, C: int, hs: int = 32):
+        super().__init__()
+        self.hs = hs
+        self.norm = nn.GroupNorm(8, C)
+        self.qkv = nn.Linear(C, 3 * C)
+        self.proj = zero_init(nn.Linear(C, C))
+
+    def forward(self, x):
+        B, C, H, W = x.shape
+        n_head = C // self.hs
+        h = self.norm(x).flatten(2).transpose(1, 2)         # (B, C, H, W) -> (B, HW, C)
+        q, k, v = self.qkv(h).chunk(3, dim=2)               # (B, HW, C) each
+        q = q.view(B, H * W, n_head, self.hs).transpose(1, 2)       # -> (B, nh, HW, hs)
+        k = k.view(B, H * W, n_head, self.hs).transpose(1, 2)
+        v = v.view(B, H * W, n_head, self.hs).transpose(1, 2)
+        att = q @ k.transpose(2, 3) / math.sqrt(self.hs)    # (B, nh, HW, HW)
+        att = F.softmax(att, dim=-1)
+        h = att @ v                                         # (B, nh, HW, hs)
+        h = h.transpose(1, 2).reshape(B, H * W, C)          # heads side by side again
+        h = self.proj(h)
+        return x + h.transpose(1, 2).view(B, C, H, W)
+
+
+class CrossAttention(nn.Module):
+    """Pixels x (B, C, H, W), words (B, L, D), mask (B, 1, 1, L) -> x + f(x), of the shape of x:
+    every pixel attends to all words, softmax(q kᵀ/√hs + mask) v. Before training, f is 0."""
+
+    def __init__(self, C: int, D: int, hs: int = 32):
+        super().__init__()
+        self.hs = hs
+        self.norm = nn.GroupNorm(8, C)
+        self.q = nn.Linear(C, C)
+        self.kv = nn.Linear(D, 2 * C)
+        self.proj = zero_init(nn.Linear(C, C))
+
+    def forward(self, x, words, mask):
+        B, C, H, W = x.shape
+        L = words.size(1)
+        n_head = C // self.hs
+        h = self.norm(x).flatten(2).transpose(1, 2)         # (B, C, H, W) -> (B, HW, C)
+        q = self.q(h)                                       # (B, HW, C)
+        k, v = self.kv(words).chunk(2, dim=2)               # (B, L, C) each
+        q = q.view(B, H * W, n_head, self.hs).transpose(1, 2)       # -> (B, nh, HW, hs)
+        k = k.view(B, L, n_head, self.hs).transpose(1, 2)           # -> (B, nh, L, hs)
+        v = v.view(B, L, n_head, self.hs).transpose(1, 2)
+        att = q @ k.transpose(2, 3) / math.sqrt(self.hs)    # (B, nh, HW, L)
+        att = F.softmax(att + mask, dim=-1)
+        h = att @ v                                         # (B, nh, HW, hs)
+        h = h.transpose(1, 2).reshape(B, H * W, C)          # heads side by side again
+        h = self.proj(h)
+        return x + h.transpose(1, 2).view(B, C, H, W)
+
+
+class Upsample(nn.Module):
+    """(B, C_in, H, W) -> (B, C_out, 2H, 2W): each pixel is repeated to become 2 × 2. The
+    convolution comes first, where it has a quarter of the pixels to work on."""
+
+    def __init__(self, C_in: int, C_out: int):
+        super().__init__()
+        self.conv = nn.Conv2d(C_in, C_out, kernel_size=3, padding=1)
+
+    def forward(self, x):
+        return F.interpolate(self.conv(x), scale_factor=2, mode="nearest")
+
+
+class UNet(nn.Module):
+    """x_t (B, C, S, S), t (B,), words and mask of the TextEncoder -> the network's answer
+    (B, C, S, S). A stage that enlarges is also given low (B, C, S/2, S/2), an image with as much
+    noise as at the times aug_t (B,).
+
+    For its shape, and for what differs from the authors' U-Net, see train_diffusion.py. New are
+    CrossAttention on the way down, the vector of the prompt, and low beside x_t. Images of sizes
+    that are no multiples are refused (see check), not padded.
+    """
+
+    def __init__(self, cfg, C: int, S: int, enlarges: bool):
+        super().__init__()
+        width = cfg.width
+        # channels of each level; with four levels 64, 128, 256, 256
+        widths = [min(2**level, 4) * width for level in range(cfg.levels)]
+        lowest = widths[-1]
+        E = 4 * width
+        self.width = width
+        self.stem = max(1, cfg.stem * S // cfg.size)        # so that all stages have the same grid
+
+        # time, level of the noise in low, and the prompt as a whole
+        self.time = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
+        self.prompt = nn.Linear(width, E, bias=False)
+        if enlarges:
+            self.aug = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
+
+        # down
+        n_images = 2 if enlarges else 1                     # x_t, or x_t and low
+        self.first = nn.Conv2d(n_images * C * self.stem**2, width, kernel_size=3, padding=1)
+        self.down = nn.ModuleList()
+        for level, w in enumerate(widths):
+            block = ResBlock(w, w, E, cfg.scale_shift)
+            cross = CrossAttention(w, D=width)
+            if level < cfg.levels - 1:
+                to_next = nn.Conv2d(w, widths[level + 1], kernel_size=3, stride=2, padding=1)
+            else:
+                to_next = nn.Identity()
+            self.down.append(nn.ModuleList([block, cross, to_next]))
+
+        # middle
+        self.middle1 = ResBlock(lowest, lowest, E, cfg.scale_shift)
+        self.attention = Attention(lowest)
+        self.middle2 = ResBlock(lowest, lowest, E, cfg.scale_shift)
+
+        # up
+        self.up = nn.ModuleList()
+        for level, w in reversed(list(enumerate(widths))):
+            block = ResBlock(2 * w, w, E, cfg.scale_shift)  # w channels from below, w of the skip
+            if level > 0:
+                to_next = Upsample(w, widths[level - 1])
+            else:
+                to_next = nn.Identity()
+            self.up.append(nn.ModuleList([block, to_next]))
+        self.norm = nn.GroupNorm(8, width)
+        self.last = zero_init(nn.Conv2d(width, C * self.stem**2, kernel_size=3, padding=1))
+
+    def forward(self, x, t, words, mask, low=None, aug_t=None):
+        # time, level of the noise in low, and the prompt as a whole
+        e = self.time(time_embedding(t, self.width))        # (B, E)
+        e = e + self.prompt(words[:, 0])
+        if low is not None:
+            e = e + self.aug(time_embedding(aug_t, self.width))
+            low = F.interpolate(low, scale_factor=2, mode="nearest")        # (B, C, S, S)
+            x = torch.cat([x, low], dim=1)                  # (B, 2C, S, S)
+        e = F.silu(e)
+
+        # squares of stem × stem pixels become one pixel with more channels
+        h = F.pixel_unshuffle(x, self.stem)
+
+        # down
+        h = self.first(h)
+        skips = []
+        for block, cross, to_next in self.down:
+            h = block(h, e)
+            h = cross(h, words, mask)
+            skips.append(h)
+            h = to_next(h)
+
+        # middle
+        h = self.middle1(h, e)
+        h = self.attention(h)
+        h = self.middle2(h, e)
+
+        # up
+        for block, to_next in self.up:
+            h = torch.cat([h, skips.pop()], dim=1)
+            h = block(h, e)
+            h = to_next(h)
+
+        h = self.last(F.silu(self.norm(h)))
+        return F.pixel_shuffle(h, self.stem)                # -> (B, C, S, S)
+
+
+# ---- a batch, and the loss. Random numbers are drawn on the CPU: the same for all devices.
+
+def draw_times(B: int, cfg, rng):
+    """Random times (B,), on the CPU. Each number from 1 to T is as probable as any other.
+
+    If they are stratified, there is one in each of B equal parts of 1 … T, so that every batch has
+    all levels of noise (Kingma et al. 2021, "Variational Diffusion Models", §I.1).
+    """
+    if cfg.stratified:
+        offset = torch.rand(1, generator=rng)               # the same for all
+        u = (torch.arange(B) + offset) / B
+    else:
+        u = torch.rand(B, generator=rng)                    # from 0 to below 1
+    t = 1 + (u * cfg.T).long()
+    return t.clamp(max=cfg.T)                               # u may have been rounded to 1
+
+
+def drop_prompts(prompts, p: float, rng):
+    """Prompts (B, L); with probability p, all of a prompt becomes PAD. So the network learns to
+    answer with prompts and without, as guidance needs (Ho & Salimans 2021, algorithm 1)."""
+    drop = torch.rand(len(prompts), 1, generator=rng) < p
+    return prompts.masked_fill(drop.to(prompts.device), Words.PAD)
+
+
+def resize(x, S: int):
+    """Images (B, C, H, H) -> (B, C, S, S): smaller by averaging, larger by bicubic interpolation.
+    """
+    if S <= x.size(2):
+        return F.adaptive_avg_pool2d(x, S)
+    return F.interpolate(x, S, mode="bicubic").clamp(-1, 1)
+
+
+def get_batch(images, captions, B: int, k: int, cfg, schedule, rng):
+    """A batch for stage k, from images uint8 (N, C, H, H) and captions (N, K, L): x0 (B, C, S, S)
+    in [-1, 1], one of their captions (B, L), t (B,), and eps of the shape of x0. For a stage that
+    enlarges also low (B, C, S/2, S/2), with its noise, and aug_t (B,); otherwise None and None."""
+    device = images.device
+    S = size_of_stage(cfg, k)
+    i = torch.randint(len(images), (B,), generator=rng).to(device)
+    x0 = resize(to_float(images[i]), S)
+    which = torch.randint(captions.size(1), (B,), generator=rng).to(device)
+    prompts = drop_prompts(captions[i, which], cfg.prompt_dropout, rng)
+    t = draw_times(B, cfg, rng)
+    eps = torch.randn(x0.shape, generator=rng).to(device)
+    if k == 0:
+        return x0, prompts, t, eps, None, None
+
+    highest = int(cfg.max_aug_level * cfg.T)
+    aug_t = torch.randint(highest + 1, (B,), generator=rng)
+    low = resize(x0, S // 2)
+    low_eps = torch.randn(low.shape, generator=rng).to(device)
+    low = schedule.add_noise(low, low_eps, aug_t)
+    return x0, prompts, t, eps, low, aug_t.to(device)
+
+
+def diffusion_loss(unet, encoder, schedule, x0, prompts, t, eps, low=None, aug_t=None):
+    """The mean of w_t (out − target)² over all numbers, for what get_batch returns."""
+    words, mask = encoder(prompts)
+    xt = schedule.add_noise(x0, eps, t)
+    out = unet(xt, t.to(xt.device), words, mask, low, aug_t).float()    # (B, C, S, S)
+    target = schedule.target(x0, eps, t)
+    weight = schedule.loss_weight(t, x0)
+    return (weight * (out - target) ** 2).mean()
+
+
+@torch.no_grad()
+def update_ema(ema, model, step: int, decay: float):
+    """ema ← decay · ema + (1 − decay) · model, for parameters; buffers, if there are any, are
+    copied.
+
+    At first decay is smaller, so that the weights at the start are soon forgotten (not in the
+    paper): in step 0 the model is copied, and then the average is over the last tenth of the steps,
+    until these are more than what --ema averages.
+    """
+    decay = min(decay, step / (step + 10))
+    for average, parameter in zip(ema.parameters(), model.parameters()):
+        average.lerp_(parameter, 1 - decay)
+    for average, buffer in zip(ema.buffers(), model.buffers()):
+        average.copy_(buffer)
+
+
+# ---- one step of sampling: from x_t to x_s, s < t, with the network's guess x0_hat of the image
+
+def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
+    """The step of Ho et al. 2020, line 4 of their algorithm 2, with new noise z ~ N(0, I):
+
+        x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √(1 − β_t) (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
+                                  = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √(1 − β_t)     (eqs. 7 and 11)
+
+    Small variance: σ² = β̃, so x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β, which would be right
+    if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are taken as one, with
+    1 − β = ᾱ_t/ᾱ_s.
+    """
+    abar_t = schedule.abar[t].item()
+    abar_s = schedule.abar[s].item()
+    beta = 1 - abar_t / abar_s                              # β_t, if s = t − 1
+    weight_of_x0 = math.sqrt(abar_s) * beta / (1 - abar_t)
+    weight_of_xt = math.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
+    mean = weight_of_x0 * x0_hat + weight_of_xt * xt        # μ̃
+    if s == 0:
+        return mean                                         # no noise on the image
+    if variance == "small":
+        beta = beta * (1 - abar_s) / (1 - abar_t)           # β̃
+    return mean + math.sqrt(beta) * z
+
+
+def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
+    """x_s = √ᾱ_s x̂₀ + √(1 − ᾱ_s − σ²) ε̂ + σ z (Song et al. 2021, "Denoising Diffusion Implicit
+    Models", eq. 12): the guess x̂₀ with less noise than x_t has.
+
+    ε̂ is the noise in x_t, if x̂₀ is right. With eta > 0, a part of it is replaced by new noise
+    z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small (eq. 16).
+    """
+    abar_t = schedule.abar[t].item()
+    abar_s = schedule.abar[s].item()
+    eps_hat = (xt - math.sqrt(abar_t) * x0_hat) / math.sqrt(1 - abar_t)
+    beta = 1 - abar_t / abar_s
+    sigma = eta * math.sqrt(beta * (1 - abar_s) / (1 - abar_t))
+    remaining = math.sqrt(max(0, 1 - abar_s - sigma**2))    # of the noise in x_t; never below 0
+    return math.sqrt(abar_s) * x0_hat + remaining * eps_hat + sigma * z
+
+
+def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_before: int = 0):
+    """As ddim_step, but on the way from t to s the guess goes on changing as it did since the step
+    before, from t_before, whose guess was x0_before. It is second-order: fewer steps are enough (Lu
+    et al. 2022, "DPM-Solver++", algorithm 2).
+
+    The speed of the change is measured in λ_t = ½ log(ᾱ_t / (1 − ᾱ_t)), which grows as noise is
+    removed. With h the way from t to s, the mean of the changing guess is, approximately, its value
+    after h/2. The first step knows no other guess, and at s = 0 λ is infinite: they are ddim_steps.
+    """
+    if x0_before is not None and s > 0:
+        lam_before = half_log_snr(schedule, t_before)
+        lam_t = half_log_snr(schedule, t)
+        lam_s = half_log_snr(schedule, s)
+        speed = (x0_hat - x0_before) / (lam_t - lam_before)
+        h = lam_s - lam_t
+        x0_hat = x0_hat + speed * h / 2
+    return ddim_step(schedule, xt, x0_hat, t, s)
+
+
+def half_log_snr(schedule, t: int) -> float:
+    """λ_t = ½ log(ᾱ_t / (1 − ᾱ_t)): half of the logarithm of the ratio of signal to noise."""
+    abar = schedule.abar[t].item()
+    return math.log(abar / (1 - abar)) / 2
+
+
+# ---- sampling
+
+def sample_times(T: int, steps: int) -> list:
+    """steps + 1 times, evenly spread from T to 1, and 0 at the end."""
+    times = torch.linspace(T, 1, steps, dtype=torch.float64).round().int().tolist()
+    return [*times, 0]
+
+
+def denoise(guess, x, schedule, cfg, rng):
+    """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
+    guess(x_t, t) returns x̂₀."""
+    times = sample_times(schedule.T, cfg.sample_steps)
+    x0_before = None
+    t_before = 0
+    for t, s in zip(times[:-1], times[1:]):
+        x0_hat = guess(x, t)
+        if cfg.sampler == "ddpm":
+            x = ddpm_step(schedule, x, x0_hat, t, s, new_noise(x, rng), cfg.variance)
+        elif cfg.sampler == "ddim":
+            x = ddim_step(schedule, x, x0_hat, t, s, new_noise(x, rng), cfg.eta)
+        elif cfg.sampler == "dpm":
+            x = dpm_solver_step(schedule, x, x0_hat, t, s, x0_before, t_before)
+        else:
+            raise ValueError(f"unknown sampler: {cfg.sampler}")
+        x0_before = x0_hat
+        t_before = t
+    return x
+
+
+def new_noise(x, rng):
+    """N(0, I) of the shape of x, drawn on the CPU."""
+    return torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device)
+
+
+def predict_with_guidance(unet, schedule, xt, t: int, words, no_words, guidance: float,
+                          low=None, aug_t=None):
+    """x̂₀ (B, C, S, S) in [-1, 1]. words: vectors and mask of prompts; no_words: of empty prompts.
+
+    Guidance moves the answer from the one without a prompt towards the one with it, or beyond it:
+    uncond + guidance · (cond − uncond) (Ho & Salimans 2021, "Classifier-Free Diffusion Guidance",
+    eq. 6, with guidance = 1 + w; why it may be used for x̂₀, see train_diffusion.py). Both see low.
+    """
+    times = torch.full((len(xt),), t, device=xt.device)     # (B,)
+    if guidance == 1:
+        out = unet(xt, times, *words, low, aug_t).float()   # cond alone: one call is enough
+    elif guidance == 0:
+        out = unet(xt, times, *no_words, low, aug_t).float()
+    else:
+        cond = unet(xt, times, *words, low, aug_t).float()
+        uncond = unet(xt, times, *no_words, low, aug_t).float()
+        out = uncond + guidance * (cond - uncond)
+    x0_hat = schedule.predict_x0(out, xt, t)
+    return x0_hat.clamp(-1, 1)
+
+
+@torch.no_grad()
+def generate_stage(unet, encoder, prompts, C: int, S: int, cfg, low=None, watch=None):
+    """Images (B, C, S, S) in [-1, 1] of one stage, for prompts (B, L); with low (B, C, S/2, S/2) it
+    enlarges these images. watch(x_t, x̂₀), if it is given, is called at each step."""
+    schedule = make_schedule(cfg)
+    B = len(prompts)
+    seed = cfg.seed + 1000000 * S                           # each stage has noise of its own
+    words = encoder(prompts)
+    no_words = encoder(torch.full_like(prompts, Words.PAD))
+
+    # noise on low, of the level that --aug_level says
+    aug_t = None
+    if low is not None:
+        t = int(cfg.aug_level * cfg.T)
+        eps = noise(B, low[0].numel(), seed + 2).view(low.shape).to(low)
+        low = schedule.add_noise(low, eps, t)
+        aug_t = torch.full((B,), t, device=low.device)
+
+    def guess(xt, t):
+        x0_hat = predict_with_guidance(unet, schedule, xt, t, words, no_words, cfg.guidance,
+                                       low, aug_t)
+        if watch:
+            watch(xt, x0_hat)
+        return x0_hat
+
+    x_T = noise(B, C * S * S, seed).view(B, C, S, S).to(prompts.device)
+    rng = torch.Generator().manual_seed(seed + 1)           # for noise on the way
+    return denoise(guess, x_T, schedule, cfg, rng)
+
+
+def generate(nets, prompts, C: int, cfg) -> list:
+    """The images of each stage, (n, C, S, S) in [-1, 1], on the CPU, for prompts (n, L)."""
+    drawn = []
+    low = None
+    for k, unet in enumerate(nets["unets"]):
+        low = generate_stage(unet, nets["encoder"], prompts, C, size_of_stage(cfg, k), cfg, low)
+        drawn.append(low.cpu())
+    return drawn
+
+
+# ---- settings
 
 @dataclass
 class Config(RunConfig):
+    """More settings come from RunConfig: seed, device, matmul (the precision of products), compile,
+    resume, stop_after, log_every, sample_every, eval_every (steps between checkpoints)."""
+
     # data
-    data: str = "faces"         # faces, or your .tsv file: on each line an image's path, a tab, its caption
+    # faces, or your .tsv file: on each line an image's path, a tab, its caption
+    data: str = "faces"
     size: int = 32              # height and width of the last stage's images in pixels
     n_images: int = 20000       # number of faces to draw for training
-    # model
-    stages: int = 2             # diffusion models, each for images twice as high and wide as the one before
-    width: int = 64             # channels at the highest resolution; twice as many at each lower one, up to 4 ×
-    levels: int = 2             # number of resolutions, each half of the one above; self-attention at the lowest
-    # the last stage sees a square of stem × stem pixels as one pixel; each stage before it halves stem
-    stem: int = 2
-    n_layer: int = 2            # layers of the text encoder, which has width numbers for a word
+
+    # the noise
     T: int = 1000               # steps from image to noise
-    drop: float = 0.1           # share of training images without their prompt
-    max_s: float = 0.5          # highest level of noise in low-resolution images, as a fraction of T
+    schedule: Literal["cosine", "linear"] = "cosine"  # how ᾱ falls from 1 to 0
+    # what the network predicts: the image, the noise (eps), or a mixture of both (v)
+    predict: Literal["x0", "v", "eps"] = "x0"
+    max_aug_level: float = 0.5  # highest level of noise on low in training, as a fraction of T
+
+    # networks
+    stages: int = 2             # diffusion models; each one's images are twice as high and wide
+    width: int = 64             # channels at the highest resolution; then 2 ×, then 4 × as many
+    levels: int = 2             # resolutions, each half of the one above; attention at the lowest
+    # the last stage sees a square of stem × stem pixels as one pixel; in each one before it, the
+    # side of the square is half as long
+    stem: int = 2
+    scale_shift: bool = True    # time and prompt scale and shift features (false: they only shift)
+    n_layer: int = 2            # blocks of the text encoder; a word is a vector of width numbers
+
     # optimisation
-    max_weight: float = 5.0     # upper limit of the weight w_t of an error in x₀
-    steps: int = 8000           # optimiser steps, shared evenly by the stages; keep it when you --resume
+    prompt_dropout: float = 0.1     # share of training images without their prompt
+    stratified: bool = True     # spread the times in a batch evenly over 1 … T
+    max_weight: float = 5.0     # upper limit of the weight of an error in x₀
+    # optimiser steps, shared evenly by the stages; keep it when you --resume
+    steps: int = 4000
     batch_size: int = 32        # images in a step
-    lr: float = 2e-3            # Adam's peak learning rate
-    # a stage's steps in which the learning rate rises to its peak; then it falls linearly to 0
-    warmup: int = 100
-    ema: float = 0.995          # weight of the old average in the moving average of a network's weights
+    # what trains the weights of hidden layers; Adam trains the rest, or everything
+    optimizer: Literal["muon", "adam"] = "muon"
+    muon_lr: float = 0.02       # Muon's peak learning rate
+    lr: float = 4e-3            # Adam's peak learning rate
+    warmup: int = 100           # a stage's steps in which the learning rates rise to their peak
+    decay: bool = True          # then they fall to 0 in a straight line (false: they stay)
+    beta2: float = 0.99         # of Adam: the weight of old squared gradients in their average
+    ema: float = 0.995          # weight of the old average in the moving average of the weights
+
     # run
     out_dir: str = "runs/text_to_image"     # folder of the run
     # images to score, half of them of held-out prompts, half of unseen ones (0: 1,024, or
     # proportionally fewer if --steps is below its default)
     n_test: int = 0
+
     # sampling
-    prompt: str = "*"           # what to draw; | separates several prompts ("": anything; *: held-out captions)
+    # what to draw; | separates several prompts ("": anything; *: held-out captions)
+    prompt: str = "*"
     n: int = 8                  # images for each prompt
-    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++(2M), DDIM, or the sampler of Ho et al.
+    sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++, DDIM, or Ho et al.'s own
     sample_steps: int = 20      # steps from noise to image in each stage, at most T
-    guidance: float = 2.0       # 0: ignore the prompt; 1: use it; above 1: exaggerate what it means
-    s: float = 0.35             # level of noise in low-resolution images in sampling, as a fraction of T, at most max_s
+    eta: float = 0.0            # for ddim: 0 adds no noise, 1 adds as much as ddpm, small
+    variance: Literal["small", "large"] = "small"  # for ddpm: of the noise it adds, β̃ or β
+    guidance: float = 2.0       # 0: ignore the prompt; 1: use it; above 1: exaggerate it
+    # level of noise on low in sampling, as a fraction of T, at most max_aug_level
+    aug_level: float = 0.35
     show: Literal["samples", "stages"] = "samples"  # the images, or how each is drawn in steps
 
-    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
-    fixed = ("size", "n_images", "stages", "width", "levels", "stem", "n_layer", "T", "drop",
-             "max_s")
+    # Not a setting: the names of those that a resumed run must keep.
+    fixed = ("size", "n_images", "T", "schedule", "predict", "max_aug_level", "stages", "width",
+             "levels", "stem", "scale_shift", "n_layer", "prompt_dropout")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
 
 
-PRESETS = {"gpu": dict(size=64, stages=3, width=128, levels=3, stem=1, n_layer=4, batch_size=128, steps=90000,
-                       lr=3e-4, warmup=1000, ema=0.9995)}
+PRESETS = {
+    # three stages, 16, 32 and 64 pixels, of larger networks: one GPU
+    "gpu": dict(size=64, stages=3, width=128, levels=3, stem=1, n_layer=4, batch_size=128,
+                steps=90000, optimizer="adam", lr=3e-4, warmup=1000, ema=0.9995),
+}
 
 
-# ---- the noise
-def make_abar(T: int):
-    """ᾱ_0 … ᾱ_{T−1} (Nichol & Dhariwal 2021, eq. 17), followed by ᾱ = 1, for an image without noise, at index
-    -1: (T + 1,) in float64."""
-    f = ((torch.arange(T + 1, dtype=torch.float64) / T + 0.008) / 1.008 * math.pi / 2).cos() ** 2
-    betas = (1 - f[1:] / f[:-1]).clamp(max=0.999)
-    return torch.cat([(1 - betas).cumprod(0), betas.new_ones(1)])
-
-
-def add_noise(x0, eps, abar):
-    """x_t ~ q(x_t | x₀) (Ho et al. 2020, eq. 4). abar: a number, or a tensor that broadcasts to x0."""
-    return abar**0.5 * x0 + (1 - abar)**0.5 * eps
-
-
-def resize(x, S: int):
-    """Images (B, C, H, H) resized to (B, C, S, S): smaller by averaging, larger by bicubic interpolation."""
-    larger = S > x.size(2)
-    return F.interpolate(x, S, mode="bicubic").clamp(-1, 1) if larger else F.adaptive_avg_pool2d(x, S)
-
-
-def disturb(low, s, eps, abar):
-    """(low with noise of levels s (B,), s), for low (B, C, S, S) in [-1, 1]: in training and in sampling."""
-    return add_noise(low, eps, abar[s][:, None, None, None].float()), s
-
-
-# ---- the networks
-class Attention(nn.Module):
-    """Each vector of x (B, N, C), or each pixel of x (B, C, H, W), attends to all vectors of x, or of y (B, M,
-    D), that the mask allows: x + softmax(q kᵀ/√hs + mask) v, in heads of hs channels. At first it adds 0."""
-
-    def __init__(self, C: int, D: int, hs: int = 32):
-        super().__init__()
-        self.norm, self.hs = nn.LayerNorm(C), hs
-        self.q, self.kv, self.proj = nn.Linear(C, C), nn.Linear(D, 2 * C), zeros(nn.Linear(C, C))
-
-    def forward(self, x, mask=0.0, y=None):
-        if x.ndim == 4:
-            return self(x.flatten(2).mT, mask, y).mT.view(x.shape)      # (B, C, H, W) -> (B, HW, C), and back
-        h, (B, N, C) = self.norm(x), x.shape
-        y = h if y is None else y                                       # (B, M, D)
-        q = self.q(h).view(B, N, -1, self.hs).transpose(1, 2)           # (B, N, C) -> (B, nh, N, hs)
-        k, v = self.kv(y).view(B, y.size(1), 2, -1, self.hs).permute(2, 0, 3, 1, 4)     # (B, nh, M, hs) each
-        att = F.softmax(q @ k.mT / math.sqrt(self.hs) + mask, dim=-1)   # (B, nh, N, M)
-        return x + self.proj((att @ v).transpose(1, 2).flatten(2))      # (B, nh, N, hs) -> (B, N, C)
-
-
-class TextEncoder(nn.Module):
-    """Prompts (B, L), filled up with PAD -> vectors (B, 1 + L, D), mask (B, 1, 1, 1 + L): −∞ hides PAD keys.
-    Vector 0 stands for the whole prompt. It is never hidden: otherwise the softmax for an empty prompt would
-    be 0/0."""
-
-    def __init__(self, cfg, V: int, L: int):
-        super().__init__()
-        self.whole, D = V, cfg.width                                    # a word after the V others
-        self.embed, self.position, self.norm = nn.Embedding(V + 1, D), nn.Embedding(1 + L, D), nn.LayerNorm(D)
-        self.read = nn.ModuleList(Attention(D, D) for _ in range(cfg.n_layer))
-        self.think = nn.ModuleList(nn.Sequential(nn.LayerNorm(D), nn.Linear(D, 4 * D), nn.GELU(),
-                                                 zeros(nn.Linear(4 * D, D))) for _ in range(cfg.n_layer))
-
-    def forward(self, tokens):
-        tokens = F.pad(tokens, (1, 0), value=self.whole)                # (B, L) -> (B, 1 + L)
-        mask = torch.where(tokens == Words.PAD, -math.inf, 0.0)[:, None, None]
-        x = self.embed(tokens) + self.position.weight[:tokens.size(1)]
-        for read, think in zip(self.read, self.think):
-            x = read(x, mask)
-            x = x + think(x)
-        return self.norm(x), mask
-
-
-class ResBlock(nn.Module):
-    """x + f(x). The vector e, made from time and prompt, scales and shifts what f's second convolution reads.
-    At first f is 0."""
-
-    def __init__(self, C_in: int, C: int, E: int):
-        super().__init__()
-        self.norm1, self.conv1 = nn.GroupNorm(8, C_in), nn.Conv2d(C_in, C, 3, 1, 1)
-        self.norm2, self.conv2 = nn.GroupNorm(8, C), zeros(nn.Conv2d(C, C, 3, 1, 1))
-        self.emb = nn.Linear(E, 2 * C)
-        self.skip = nn.Conv2d(C_in, C, 1) if C_in != C else nn.Identity()
-
-    def forward(self, x, e):
-        h = self.conv1(F.silu(self.norm1(x)))                           # (B, C_in, H, W) -> (B, C, H, W)
-        scale, shift = self.emb(e)[:, :, None, None].chunk(2, dim=1)    # (B, C, 1, 1) each
-        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
-        return self.skip(x) + h
-
-
-def zeros(layer):
-    nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    return layer
-
-
-class UNet(nn.Module):
-    """x_t (B, C, S, S), t (B,), words (B, 1 + L, D), mask; to enlarge also low (B, C, S/2, S/2), s (B,) -> x̂₀ of
-    the shape of x_t. The text encoder, `text`, is a part of the first stage: they learn together."""
-
-    def __init__(self, cfg, C: int, S: int, text):
-        super().__init__()
-        widths, E = [cfg.width * min(2**level, 4) for level in range(cfg.levels)], 4 * cfg.width
-        self.C, self.S, self.width, self.text = C, S, cfg.width, text
-        self.pixel = max(1, cfg.stem * S // cfg.size)                   # stem, or less in the stages before
-        outer, lowest, pairs = C * self.pixel**2, widths[-1], list(zip(widths, widths[1:]))
-        given, self.prompt = 1 if text else 2, nn.Linear(cfg.width, E, bias=False)
-        self.time = nn.Sequential(nn.Linear(given * cfg.width, E), nn.SiLU(), nn.Linear(E, E))
-        self.stem = nn.Conv2d(given * outer, cfg.width, 3, 1, 1)
-        self.down = nn.ModuleList(ResBlock(w, w, E) for w in widths)
-        self.read = nn.ModuleList(Attention(w, cfg.width) for w in widths)
-        self.shrink = nn.ModuleList(nn.Conv2d(w, below, 3, 2, 1) for w, below in pairs)
-        self.before, self.after = ResBlock(lowest, lowest, E), ResBlock(lowest, lowest, E)
-        self.attention = Attention(lowest, lowest)
-        self.grow = nn.ModuleList(nn.Conv2d(below, w, 3, 1, 1) for w, below in pairs)
-        self.up = nn.ModuleList(ResBlock(2 * w, w, E) for w in widths)
-        self.norm, self.out = nn.GroupNorm(8, cfg.width), zeros(nn.Conv2d(cfg.width, outer, 3, 1, 1))
-
-    def forward(self, x, t, words, mask, low=None, s=None):
-        times = t[:, None] if low is None else torch.stack([t, s], dim=1)               # (B, 1), or 2
-        angles = times[:, :, None] * 10000 ** torch.linspace(0, -1, self.width // 2, device=t.device)
-        angles = torch.cat([angles.cos(), angles.sin()], dim=2)         # of many frequencies
-        e = F.silu(self.time(angles.flatten(1)) + self.prompt(words[:, 0]))             # (B, E)
-        if low is not None:
-            x = torch.cat([x, F.interpolate(low, scale_factor=2)], dim=1)       # each pixel becomes 2 × 2
-        h, skips = self.stem(F.pixel_unshuffle(x, self.pixel)), []      # (B, width, S/pixel, S/pixel)
-        for level, block in enumerate(self.down):
-            h = block(self.shrink[level - 1](h) if level else h, e)     # each level but the first is downsampled
-            h = self.read[level](h, mask, words)
-            skips.append(h)
-        h = self.after(self.attention(self.before(h, e)), e)
-        for level, block in reversed([*enumerate(self.up)]):
-            h = block(torch.cat([h, skips[level]], dim=1), e)
-            if level:
-                h = F.interpolate(self.grow[level - 1](h), scale_factor=2)
-        return F.pixel_shuffle(self.out(F.silu(self.norm(h))), self.pixel)
-
-
-# ---- the loss
-def loss_of(net, text, x0, y, t, eps, disturbed, abar, cfg):
-    """The mean of w_t (x̂₀ − x₀)² over all numbers, for images x0 and noise eps (B, C, S, S), prompts y (B, L),
-    times t (B,), and disturbed: (), or (low, s). w_t is 1/σ², at most max_weight: with 1/σ² the error is that of
-    v (Salimans & Ho 2022, §4)."""
-    abar = abar[t][:, None, None, None].float()
-    out = net(add_noise(x0, eps, abar), t, *text(y), *disturbed).float()
-    return ((1 / (1 - abar)).clamp(max=cfg.max_weight) * (out - x0).square()).mean()
-
-
-@torch.no_grad()
-def update_average(average, model, keep: float):
-    """average ← keep · average + (1 − keep) · model, for parameters; there are no buffers to copy."""
-    for a, p in zip(average.parameters(), model.parameters()):
-        a.lerp_(p, 1 - keep)
-
-
-# ---- sampling
-def step_back(xt, x0, abar_t: float, abar_s: float, z, cfg, before=None):
-    """x_s, s < t, from x_t and x̂₀. z is new noise; `before` holds x̂₀ and ᾱ of the previous step. ddpm: x_s ~
-    q(x_s | x_t, x̂₀) (Ho et al. 2020, eqs. 6, 7). ddim: x_s has the noise that x_t has according to x̂₀ (Song et
-    al. 2021, eq. 12). dpm: the same, with x̂₀ extrapolated (Lu et al. 2022, "DPM-Solver++", algorithm 2)."""
-    alpha, beta = abar_t / abar_s, 1 - abar_t / abar_s              # β_t, if s = t − 1
-    if cfg.sampler == "ddpm":
-        mean = (abar_s**0.5 * beta * x0 + alpha**0.5 * (1 - abar_s) * xt) / (1 - abar_t)
-        return mean + (beta * (1 - abar_s) / (1 - abar_t))**0.5 * z     # variance β̃_t, 0 at the last step
-    if cfg.sampler == "dpm" and before and abar_s < 1:
-        lam_s, lam_t, lam_b = (math.log(a / (1 - a)) / 2 for a in (abar_s, abar_t, before[1]))
-        x0 = x0 + (x0 - before[0]) / (lam_t - lam_b) * (lam_s - lam_t) / 2      # λ = log α/σ, as its time
-    eps = (xt - abar_t**0.5 * x0) / (1 - abar_t)**0.5
-    return abar_s**0.5 * x0 + (1 - abar_s)**0.5 * eps
-
-
-def sample_chain(predict, x, cfg, rng):
-    """Go from noise x (n, …) to images; yields (x_t, x̂₀) at each step. The last x̂₀ is the image. predict(x_t,
-    t) returns x̂₀."""
-    times = torch.linspace(cfg.T - 1, 0, cfg.sample_steps, dtype=torch.float64).round().int().tolist()
-    abar, before = make_abar(cfg.T).tolist(), None
-    for t, s in zip(times, [*times[1:], -1]):               # abar[-1] = 1
-        x0 = predict(x, t)
-        yield x, x0
-        z = torch.randn(x.shape, generator=rng, dtype=x.dtype).to(x.device)
-        x, before = step_back(x, x0, abar[t], abar[s], z, cfg, before), (x0, abar[t])
-
-
-def guided(net, asked, nothing, cfg, disturbed=()):
-    """The function predict(x_t, t) for sample_chain: it returns x̂₀ in [-1, 1]. Guidance w moves the output for
-    the empty prompt (nothing) towards the output for the prompt (asked), or beyond it (Ho & Salimans 2021, eq. 6,
-    whose w is our w − 1)."""
-    def predict(xt, t):
-        w, times = cfg.guidance, torch.full((len(xt),), t, device=xt.device)
-        with autocast(xt.device, cfg.matmul):
-            out = net(xt, times, *(asked if w == 1 else nothing), *disturbed).float()
-            if w not in (0, 1):
-                out = out + w * (net(xt, times, *asked, *disturbed).float() - out)
-        return out.clamp(-1, 1)
-    return predict
-
-
-@torch.no_grad()
-def draw(nets, y, cfg, low=None) -> list:
-    """[[x_T, …, image] of each stage], each (n, C, S, S) in [-1, 1], on the CPU, for prompts y (n, L). cfg.seed
-    sets the noise; of a long chain only some steps are returned. Given images low (n, C, S, S), only the last
-    stage runs, and enlarges them."""
-    n, device, made, last, every = len(y), y.device, [], cfg.sample_steps - 1, max(1, cfg.sample_steps // 16)
-    asked, nothing = nets[0].text(y), nets[0].text(torch.full_like(y, Words.PAD))
-    for net in nets if low is None else nets[-1:]:
-        C, S, disturbed, seed = net.C, net.S, (), cfg.seed + 10**6 * net.S
-        if low is not None:
-            eps, s = noise(n, C * S * S // 4, seed + 2).view(low.shape), torch.full((n,), int(cfg.s * cfg.T))
-            disturbed = [part.to(device) for part in disturb(low, s, eps, make_abar(cfg.T))]
-        x, rng = noise(n, C * S * S, seed).view(n, C, S, S), torch.Generator().manual_seed(seed + 1)
-        chain = enumerate(sample_chain(guided(net, asked, nothing, cfg, disturbed), x.to(device), cfg, rng))
-        made.append([(xt, x0)[i == last].cpu() for i, (xt, x0) in chain if i % every == 0 or i == last])
-        low = made[-1][-1]
-    return made
-
-
-# ---- the run
 def check(cfg):
-    """Raise UserError for flags that do not go together."""
+    """Raise UserError, naming the flag, for settings that make no sense."""
     require_positive(cfg, "size", "stages", "width", "levels", "stem", "n_layer", "T", "n",
-                     "batch_size", "max_weight")
+                     "batch_size", "max_weight", "lr", "muon_lr")
     require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
+    require(cfg.size % 2 ** (cfg.stages - 1) == 0, f"--size={cfg.size} must be a multiple of "
+            f"{2 ** (cfg.stages - 1)}, for --stages={cfg.stages}")
     multiple = 1
-    for k in range(cfg.stages):             # for the stage whose images are 2^k times smaller
-        stem = max(1, cfg.stem // 2**k)
-        multiple = math.lcm(multiple, 2**k * stem * 2**(cfg.levels - 1))
+    for k in range(cfg.stages):             # each stage must be able to halve its images
+        S = size_of_stage(cfg, k)
+        stem = max(1, cfg.stem * S // cfg.size)
+        multiple = math.lcm(multiple, cfg.size // S * stem * 2 ** (cfg.levels - 1))
     require(cfg.size % multiple == 0, f"--size={cfg.size} must be a multiple of {multiple}, for "
-            "so many --stages, --levels and --stem")
-    require(1 <= cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
-    require(0 <= cfg.s < 1, f"--s={cfg.s} must be at least 0 and below 1")
-    require(0 <= cfg.max_s < 1, f"--max_s={cfg.max_s} must be at least 0 and below 1")
+            "these --stages, --levels and --stem")
+    require(cfg.sample_steps >= 1, f"--sample_steps={cfg.sample_steps} must be at least 1")
+    require(0 <= cfg.prompt_dropout <= 1, f"--prompt_dropout={cfg.prompt_dropout}: from 0 to 1")
+    require(0 <= cfg.eta <= 1, f"--eta={cfg.eta}: from 0 to 1")
+    require(cfg.beta2 < 1, f"--beta2={cfg.beta2} must be below 1")
+    for name in ("aug_level", "max_aug_level"):
+        value = getattr(cfg, name)
+        require(0 <= value < 1, f"--{name}={value} must be at least 0 and below 1")
 
 
-def make_nets(cfg, shape, state):
-    """{"nets", "averages"} of all stages, with the weights of a checkpoint if there is one. shape: channels,
-    size, number of words, length of the longest prompt."""
-    C, size, V, L = shape
-    torch.manual_seed(cfg.seed)
-    nets = nn.ModuleList(UNet(cfg, C, size // 2**k, None if k + 1 < cfg.stages else TextEncoder(cfg, V, L))
-                         for k in reversed(range(cfg.stages)))
-    nets = nn.ModuleDict({"nets": nets, "averages": copy.deepcopy(nets).requires_grad_(False)})
-    if state:
-        nets.load_state_dict(state["model"])
-    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)   # the faster layout
+def check_sampling(cfg):
+    """Raise UserError for what a network cannot do. T and max_aug_level may be those of a trained
+    one."""
+    require(cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
+    require(cfg.aug_level <= cfg.max_aug_level, f"--aug_level={cfg.aug_level}: at most "
+            f"{cfg.max_aug_level}, the --max_aug_level of training")
 
 
-def draw_batch(images, tokens, B: int, net, cfg, abar, rng):
-    """x0 (B, C, S, S) for a net, prompts y (B, L), t (B,), eps of the shape of x0, and () or (low, s). Of an
-    image's K captions, tokens (N, K, L), one is taken, or none (as label dropout). The times are evenly spaced
-    from a random start (Kingma et al. 2021, §I.1)."""
-    i, keep = torch.randint(len(images), (B,), generator=rng), torch.rand(B, 1, generator=rng) >= cfg.drop
-    j, device = torch.randint(tokens.size(1), (B,), generator=rng), images.device
-    t = ((torch.arange(B) + torch.rand(1, generator=rng)) / B * cfg.T).long().clamp(max=cfg.T - 1)
-    x0, disturbed = resize(to_float(images[i]), net.S), ()
-    eps = torch.randn(x0.shape, generator=rng).to(device)
-    if not net.text:
-        low, s = resize(x0, net.S // 2), torch.randint(int(cfg.max_s * cfg.T) + 1, (B,), generator=rng)
-        disturbed = disturb(low, s.to(device), torch.randn(low.shape, generator=rng).to(device), abar)
-    return x0, tokens[i, j].where(keep.to(device), Words.PAD), t.to(device), eps, disturbed
+def size_of_stage(cfg, k: int) -> int:
+    """The height and width of the images of stage k, in pixels; the last one's are cfg.size."""
+    return cfg.size // 2 ** (cfg.stages - 1 - k)
 
 
-def load_data(cfg, state):
-    """(Words of all captions, the parts of load_captions, the tokens (N, K, L) of each part). Raises UserError if
-    a checkpoint has other words."""
-    parts = load_captions(cfg.data, cfg.size, cfg.n_images)
-    texts = [[text for captions in part.captions for text in captions] for part in parts if len(part.images)]
-    words = Words.of(sum(texts, []))
-    require(not state or state["words"] == words.state(), "made with other captions; leave out --data")
-    tokens = [words.encode_all(some).unflatten(0, (-1, len(parts[0].captions[0]))) for some in texts]
-    return words, parts, tokens
+# ---- data
 
-
-def read_prompts(cfg, words, saved):
-    """(prompts, tokens (prompts · n, L)) of --prompt, or of held-out captions. Raises UserError for unknown
+def load_data(cfg, checkpoint):
+    """(vocabulary, parts, captions): the Words of all captions; three sets of images to learn from,
+    held out, and of combinations that are never learnt (see load_captions; the last may be empty);
+    and the numbers (N, K, L) of their captions' words. Raises UserError if a checkpoint has other
     words."""
-    prompts, L = saved["examples"] if cfg.prompt == "*" else cfg.prompt.split("|"), saved["shape"][3]
-    rows = [words.encode(prompt, L - 1) if prompt.strip() else [] for prompt in prompts for _ in range(cfg.n)]
-    return prompts, torch.tensor([[*row, *[Words.PAD] * (L - len(row))] for row in rows])
+    parts = [part for part in load_captions(cfg.data, cfg.size, cfg.n_images) if len(part.images)]
+    texts = []                                              # of each part, N · K captions
+    for part in parts:
+        texts.append([text for captions in part.captions for text in captions])
+    vocabulary = Words.of(sum(texts, []))
+    require(not checkpoint or checkpoint["words"] == vocabulary.state(),
+            "made with other captions; leave out --data")
+    K = len(parts[0].captions[0])
+    captions = [vocabulary.encode_all(of_part).unflatten(0, (-1, K)) for of_part in texts]
+    return vocabulary, parts, captions
 
 
-def judged(judge, images, labels) -> dict:
-    """{attribute: share of images (n, C, H, H) in which the judge reads the value in labels (n, A), "mean": the
-    mean of these shares, "Fréchet": distance from held-out images}. Small images are enlarged first."""
-    images = resize(images, judge.train_set.images.size(2))
-    shares = judge.accuracy(images, labels)
-    return {**shares, "mean": sum(shares.values()) / len(shares), "Fréchet": judge.frechet(images)}
+def read_prompts(cfg, vocabulary, examples, L: int):
+    """(texts, prompts): the texts of --prompt, or the examples; and the numbers of their words,
+    n rows of L for each text. Raises UserError for unknown words."""
+    texts = examples if cfg.prompt == "*" else cfg.prompt.split("|")
+    rows = []
+    for text in texts:
+        row = vocabulary.encode(text, L - 1) if text.strip() else []
+        row = row + [Words.PAD] * (L - len(row))
+        rows += [row] * cfg.n
+    return texts, torch.tensor(rows)
+
+
+# ---- training
+
+def make_nets(cfg, C: int, V: int, L: int, checkpoint=None):
+    """{"nets", "ema"}: the networks and the average of their weights, new or with the weights of a
+    checkpoint; each {"encoder": of text, "unets": one for each stage}. V: number of words;
+    L: length of the longest prompt."""
+    torch.manual_seed(cfg.seed)
+    encoder = TextEncoder(cfg, V, L)
+    unets = nn.ModuleList()
+    for k in range(cfg.stages):
+        unets.append(UNet(cfg, C, size_of_stage(cfg, k), enlarges=k > 0))
+    nets = nn.ModuleDict({"encoder": encoder, "unets": unets})
+    both = nn.ModuleDict({"nets": nets, "ema": copy.deepcopy(nets).requires_grad_(False)})
+    if checkpoint:
+        both.load_state_dict(checkpoint["model"])
+    return both.to(pick_device(cfg.device), memory_format=torch.channels_last)
+
+
+def make_optimizers(networks, cfg) -> list:
+    """[Adam], or [Muon, Adam], for the networks of a stage: Muon for matrices and the kernels of
+    convolutions; Adam for vectors, for the first and the last layer, and for embeddings (see
+    train_diffusion.py)."""
+    hidden = []
+    others = []
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            by_adam = name.startswith(("first.", "last.", "embed.", "position."))
+            if cfg.optimizer == "muon" and parameter.ndim >= 2 and not by_adam:
+                hidden.append(parameter)
+            else:
+                others.append(parameter)
+    adam = torch.optim.Adam(others, cfg.lr, (0.9, cfg.beta2))
+    return [Muon(hidden, cfg.muon_lr, momentum=0.9), adam] if hidden else [adam]
+
+
+def lr_factor(step: int, cfg) -> float:
+    """What the peak learning rates are multiplied by: it rises to 1 in the first --warmup steps;
+    with --decay it then falls to 0."""
+    rising = (step + 1) / (cfg.warmup + 1)
+    if not cfg.decay:
+        return min(rising, 1)
+    falling = (cfg.steps - step) / max(1, cfg.steps - cfg.warmup)
+    return min(rising, falling)
 
 
 def train(cfg: Config) -> dict:
-    """Train the stages in turn; return what result.json holds. Raises UserError for bad input."""
-    cfg, state = own_checkpoint(cfg, "text_to_image", cfg.resume)
-    check(cfg)
-    words, parts, tokens = load_data(cfg, state)
-    saved = {"shape": (parts[0].images.size(1), cfg.size, len(words), max(part.size(2) for part in tokens)),
-             "words": words.state(), "examples": [captions[0] for captions in parts[1].captions[:8]]}
-    check_shape(state, *saved["shape"])
-    nets, device = make_nets(cfg, saved["shape"], state), pick_device(cfg.device)
-    optimizers = [torch.optim.Adam(net.parameters(), cfg.lr, (0.9, 0.99)) for net in nets["nets"]]
-    data_rng, abar = torch.Generator().manual_seed(cfg.seed), make_abar(cfg.T).float().to(device)
-    averages, text = nets["averages"], nets["averages"][0].text     # it learns with the first stage only
-    learn, held_out = ((part.images.to(device), y.to(device)) for part, y in zip(parts, tokens[:2]))
-    tests = [draw_batch(*held_out, 256, net, cfg, abar, data_rng) for net in averages]
-    if state:
-        restore(state, optimizers, data_rng)
-    prompts, shown = read_prompts(cfg, words, saved)
-    shown = shown.to(device)
-    with Run(cfg, "text_to_image", nets["nets"], ["stage", "loss", "lr", "val_loss"], state) as run:
-        run.say(f"{len(learn[0]):,} images of {cfg.size} × {cfg.size}; {len(words)} words")
-        for k, (model, average, optimizer) in enumerate(zip(nets["nets"], averages, optimizers)):
-            first, end = (cfg.steps * i // cfg.stages for i in (k, k + 1))
-            net = torch.compile(model, dynamic=False) if cfg.compile else model
-            for step in range(max(run.first, first), end):
-                # learning rate
-                done, left = step + 1, (end - step) / max(1, end - first - cfg.warmup)
-                lr = optimizer.param_groups[0]["lr"] = cfg.lr * min((done - first) / (cfg.warmup + 1), left)
-                # batch
-                batch = draw_batch(*learn, cfg.batch_size, model, cfg, abar, data_rng)
-                # loss, backward, step
-                with autocast(device, cfg.matmul):
-                    loss = loss_of(net, model.text or text, *batch, abar, cfg)
-                run.check_finite(step, loss=loss.item())
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                update_average(average, model, min(cfg.ema, (step - first) / (step - first + 10)))
-                # evaluate, log, sample and save, each when it is due
-                with run.untimed():
-                    due = run.due(done, cfg.eval_every) or done == end
-                    val_loss = loss_of(average, text, *tests[k], abar, cfg).item() if due else None
-                    if due or run.due(done, cfg.log_every):
-                        run.log(done, stage=k + 1, loss=loss.item(), lr=lr, val_loss=val_loss)
-                    if run.due(done, cfg.sample_every):
-                        picture = sheet(draw(averages[:k + 1], shown, cfg)[-1][-1], cfg.n, row_names=prompts)
-                        write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
-                    stop = run.stopping(done)
-                    if due or stop:
-                        run.save(done, nets, optimizers, data_rng, **saved)
-                if stop and done < cfg.steps:
-                    return run.leave(done)
+    """Train the stages in turn; returns what result.json holds. Raises UserError for bad input."""
+    # settings: a run that goes on keeps its own, but for flags that are typed now
+    cfg, checkpoint = own_checkpoint(cfg, "text_to_image", cfg.resume)
+    check_sampling(cfg)
+    device = pick_device(cfg.device)
 
-        losses = [loss_of(net, text, *test, abar, cfg).item() for net, test in zip(averages, tests)]
-        rows = {}
-        sets = {}
-        n = 0
-        if parts[0].attributes:             # faces: other images have no attributes for a judge to read
-            n = n_to_score(cfg, max(1024, cfg.n_test), "images") // 2
-            judge = judge_of_faces(replace(cfg, n_test=n), n, cfg.n_images)
-            n = judge.n
-        if n > 0:
-            sets = {"held out": (parts[1], tokens[1]), "unseen": (parts[2], tokens[2])}
-        for name, (part, y) in sets.items():
-            run.say(f"drawing {n} images from prompts {name}")
-            real, labels = to_float(part.images[-n:]), part.labels[-n:]     # not those of judge.frechet
-            for net, made in zip(averages, draw(averages, y[-n:, 0].to(device), cfg)):
-                rows[f"{name}, {net.S}"] = judged(judge, made[-1], labels)
-                rows[f"{name}, {net.S}, real"] = judged(judge, resize(real, net.S), labels)
-            others = to_float(judge.train_set.images[:n])
-            rows[f"{name}, other faces"] = judged(judge, others, labels)
-        table = "no labels, no judge"
+    # images: uint8 (N, C, size, size), and their captions (N, K, L); those held out only score
+    vocabulary, parts, captions = load_data(cfg, checkpoint)
+    train_set, held_out = parts[0], parts[1]
+    images = train_set.images.to(device)
+    train_captions = captions[0].to(device)
+    C = images.size(1)
+    L = max(of_part.size(2) for of_part in captions)
+    shape = (C, cfg.size, len(vocabulary), L)
+    check_shape(checkpoint, *shape)
+    examples = [texts[0] for texts in held_out.captions[:8]]
+    shown_texts, shown = read_prompts(cfg, vocabulary, examples, L)
+    saved = dict(shape=shape, words=vocabulary.state(), examples=examples)
+
+    # networks and optimisers; the text encoder learns with the first stage
+    both = make_nets(cfg, C, len(vocabulary), L, checkpoint)
+    nets, ema = both["nets"], both["ema"]
+    optimizers = []                                                 # a list for each stage
+    for k, unet in enumerate(nets["unets"]):
+        learning = [unet, nets["encoder"]] if k == 0 else [unet]
+        optimizers.append(make_optimizers(learning, cfg))
+    all_optimizers = sum(optimizers, [])
+    data_rng = torch.Generator().manual_seed(cfg.seed)              # for batches
+    if checkpoint:
+        restore(checkpoint, all_optimizers, data_rng)
+    schedule = make_schedule(cfg)
+
+    # a batch for each stage to validate with, always the same
+    val_rng = torch.Generator().manual_seed(cfg.seed + 2)
+    val_images = held_out.images.to(device)
+    val_captions = captions[1].to(device)
+    val_batches = [get_batch(val_images, val_captions, 256, k, cfg, schedule, val_rng)
+                   for k in range(cfg.stages)]
+
+    run = Run(cfg, "text_to_image", nets, ["stage", "loss", "lr", "val_loss"], checkpoint)
+    with run:
+        run.say(f"{len(images):,} images of {cfg.size} × {cfg.size}; {len(vocabulary)} words")
+        for k in range(cfg.stages):
+            first = cfg.steps * k // cfg.stages                     # the steps of this stage
+            end = cfg.steps * (k + 1) // cfg.stages
+            stage_cfg = replace(cfg, steps=end - first)
+            model = nets["unets"][k]
+            unet = torch.compile(model, dynamic=False) if cfg.compile else model
+            # later stages read the average of what the text encoder has learnt
+            encoder = nets["encoder"] if k == 0 else ema["encoder"]
+            for step in range(max(run.first, first), end):
+                # learning rates
+                factor = lr_factor(step - first, stage_cfg)
+                for optimizer in optimizers[k]:
+                    optimizer.param_groups[0]["lr"] = factor * optimizer.defaults["lr"]  # its peak
+
+                # batch
+                batch = get_batch(images, train_captions, cfg.batch_size, k, cfg, schedule,
+                                  data_rng)
+
+                # loss, backward, step. Products are in bfloat16, if that is faster on this device;
+                # weights and the loss stay in float32.
+                with autocast(device, cfg.matmul):
+                    loss = diffusion_loss(unet, encoder, schedule, *batch)
+                run.check_finite(step, loss=loss.item())            # NaN stops here
+                nets.zero_grad(set_to_none=True)
+                loss.backward()
+                for optimizer in optimizers[k]:
+                    optimizer.step()
+
+                update_ema(ema["unets"][k], model, step - first, cfg.ema)
+                if k == 0:
+                    update_ema(ema["encoder"], encoder, step - first, cfg.ema)
+
+                # evaluate, log, sample and save, each when it is due
+                done = step + 1
+                val_loss = None
+                with run.untimed():                                 # this is not training time
+                    if run.due(done, cfg.eval_every) or done == end:
+                        val_loss = evaluate_loss(ema, schedule, k, val_batches[k])
+                    if val_loss is not None or run.due(done, cfg.log_every):
+                        run.log(done, stage=k + 1, loss=loss.item(), lr=factor * cfg.lr,
+                                val_loss=val_loss)
+                    if run.due(done, cfg.sample_every):
+                        so_far = dict(encoder=ema["encoder"], unets=ema["unets"][:k + 1])
+                        with autocast(device, cfg.matmul):
+                            drawn = generate(so_far, shown.to(device), C, cfg)[-1]
+                        picture = sheet(drawn, columns=cfg.n, row_names=shown_texts)
+                        write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
+                    stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
+                    if stopping or val_loss is not None:
+                        run.save(done, both, all_optimizers, data_rng, **saved)
+                if stopping and done < cfg.steps:
+                    return run.leave(done)                          # says how to resume
+
+        # scores, each beside its baseline
+        losses = [evaluate_loss(ema, schedule, k, val_batches[k]) for k in range(cfg.stages)]
+        run.say(f"held-out losses {losses}")
+        n, rows = score(ema, parts, captions, C, cfg, run.say)
         if rows:
-            table = metrics.table(rows, {"mean", *parts[0].attributes})
-        run.say(f"held-out losses {losses}; how often the judge reads what the prompt says:\n{table}")
-        return run.finish(val_loss=losses, n=n, scores=rows)
+            table = metrics.table(rows, {"mean", *train_set.attributes})
+            run.say(f"how often the judge reads what the prompt says:\n{table}")
+        else:
+            run.say("no labels, no judge")
+        return run.finish(val_loss=losses, n=n, scores=rows)        # result.json
+
+
+# ---- scores
+
+@torch.no_grad()
+def evaluate_loss(nets, schedule, k: int, batch) -> float:
+    """The loss of a batch of stage k."""
+    return diffusion_loss(nets["unets"][k], nets["encoder"], schedule, *batch).item()
+
+
+def score(nets, parts, captions, C: int, cfg, say):
+    """(n, {row: scores}): what the judge says of n images drawn for held-out captions, and of n for
+    captions with combinations that no training image has ("unseen"). Beside each stage's images:
+    the real ones, made as small ("real"), and training images of other captions ("other faces").
+
+    It is (0, {}) for images without attributes, which no judge can read.
+    """
+    if not parts[0].attributes:
+        return 0, {}
+    n = metrics.n_to_score(cfg, max(1024, cfg.n_test), "images") // 2
+    judge = judge_of_faces(replace(cfg, n_test=n), n, cfg.n_images)
+    n = judge.n
+    if n == 0:
+        return 0, {}
+    device = pick_device(cfg.device)
+    rows = {}
+    for name, part, prompts in zip(("held out", "unseen"), parts[1:], captions[1:]):
+        say(f"drawing {n} images, prompts {name}")
+        real = to_float(part.images[-n:])                           # not those of judge.frechet
+        labels = part.labels[-n:]
+        with autocast(device, cfg.matmul):
+            drawn = generate(nets, prompts[-n:, 0].to(device), C, cfg)
+        for images in drawn:
+            S = images.size(2)
+            rows[f"{name}, {S}"] = judge_images(judge, images, labels)
+            rows[f"{name}, {S}, real"] = judge_images(judge, resize(real, S), labels)
+        others = to_float(judge.train_set.images[:n])
+        rows[f"{name}, other faces"] = judge_images(judge, others, labels)
+    return n, rows
+
+
+def judge_images(judge, images, labels) -> dict:
+    """{attribute: share of images (n, C, H, H) in which the judge reads the value in labels,
+    "mean": the mean of these shares, "Fréchet": distance from held-out images}. labels: (n, number
+    of attributes). Small images are enlarged first."""
+    images = resize(images, judge.train_set.images.size(2))
+    shares = judge.accuracy(images, labels)
+    mean = sum(shares.values()) / len(shares)
+    return {**shares, "mean": mean, "Fréchet": judge.frechet(images)}
+
+
+# ---- using what was trained
+
+def load(cfg):
+    """(the averaged networks, config, checkpoint) as trained in --out_dir."""
+    cfg, checkpoint = own_checkpoint(cfg, "text_to_image")
+    check_sampling(cfg)
+    C, _, V, L = checkpoint["shape"]
+    return make_nets(cfg, C, V, L, checkpoint)["ema"], cfg, checkpoint
 
 
 def sample(cfg: Config):
-    """Draw what --show says into samples/: n images for each prompt, or the steps of each, from left to right."""
-    cfg, state = own_checkpoint(cfg, "text_to_image")
-    check(cfg)
-    prompts, y = read_prompts(cfg, Words(state["words"]), state)
-    made = draw(make_nets(cfg, state["shape"], state)["averages"], y.to(pick_device(cfg.device)), cfg)
-    images, columns = made[-1][-1], 8 if len(prompts) == 1 else cfg.n
-    names = prompts if len(prompts) > 1 else None       # one for each row
-    if cfg.show == "stages":
-        films = [film([(F.interpolate(xt, cfg.size),) for xt in moments], pictures=4) for moments in made]
-        images = torch.stack([x.unflatten(0, (-1, 4)) for x in films], dim=1).flatten(0, 2)
-        columns = 4 * cfg.stages                        # (n, stages, 4, C, size, size) -> (n · columns, …)
-        names = names and [prompt for prompt in prompts for _ in range(cfg.n)]
-    write_png(path := f"{cfg.out_dir}/samples/{cfg.show}.png", sheet(images, columns, row_names=names))
-    print("".join(f"{prompt.strip() or 'no prompt'}\n" for prompt in prompts) + f"wrote {path}")
+    """Draw n images for each prompt into samples/; or, with --show=stages, the steps of each."""
+    nets, cfg, checkpoint = load(cfg)
+    C, _, _, L = checkpoint["shape"]
+    device = pick_device(cfg.device)
+    vocabulary = Words(checkpoint["words"])
+    texts, prompts = read_prompts(cfg, vocabulary, checkpoint["examples"], L)
+    prompts = prompts.to(device)
+    with autocast(device, cfg.matmul):
+        if cfg.show == "stages":
+            from mini.studies import text_to_image  # only this picture needs it
+            picture = text_to_image.show_stages(nets, texts, prompts, C, cfg)
+        elif len(texts) == 1:                                       # all of them in one grid
+            picture = sheet(generate(nets, prompts, C, cfg)[-1])
+        else:                                                       # a row for each prompt
+            picture = sheet(generate(nets, prompts, C, cfg)[-1], columns=cfg.n, row_names=texts)
+    path = f"{cfg.out_dir}/samples/{cfg.show}.png"
+    write_png(path, picture)
+    for text in texts:
+        print(text.strip() or "no prompt")
+    print(f"wrote {path}")
 
 
 def evaluate(cfg: Config) -> dict:
-    """Scores by guidance and by the number of steps, and of the last stage beside bicubic interpolation. PSNR
-    has a meaning only in the rows "real …"."""
-    cfg, state = own_checkpoint(cfg, "text_to_image")
-    check(cfg)
-    nets = make_nets(cfg, state["shape"], state)["averages"]
-    _, parts, tokens = load_data(cfg, state)
-    require(parts[0].attributes and cfg.stages > 1,
-            "this needs a run of two stages, on images with labels")
-    judge = judge_of_faces(cfg, 512, cfg.n_images)
-    rows, shown, real, labels = {}, [], to_float(parts[1].images[-judge.n:]), parts[1].labels[-judge.n:]
-    y, low = tokens[1][-judge.n:, 0].to(pick_device(cfg.device)), resize(real, cfg.size // 2)
-    ways = {f"w {w:g}, {steps} steps": dict(cfg=replace(cfg, guidance=w, sample_steps=min(steps, cfg.T)))
-            for w in (0.0, 1.0, 2.0, 3.0, 5.0) for steps in (5, 10, 20)}
-    ways |= {f"real, enlarged, s {s:g}": dict(cfg=replace(cfg, s=s), low=low) for s in (0.0, cfg.s)}
-    for name in [*ways, "real, bicubic"]:
-        print(f"drawing {name}", flush=True)
-        began = time.perf_counter()
-        images = draw(nets, y, **ways[name])[-1][-1] if name in ways else resize(low, cfg.size)
-        rows[name] = {"s/image": (time.perf_counter() - began) / judge.n,
-                      "PSNR": image_metrics.psnr(images, real).mean().item(), **judged(judge, images, labels)}
-        shown.append(images[:8])
-    write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(shown), row_names=list(rows)))
-    print(metrics.table(rows, {"mean", *parts[0].attributes}))
-    write_json(f"{cfg.out_dir}/evaluate.json", rows)
-    return rows
+    """What do guidance and more steps do; does the last stage enlarge better than interpolation?
+    See mini/studies/text_to_image.py."""
+    from mini.studies import text_to_image  # only this command needs it
+    nets, cfg, checkpoint = load(cfg)
+    return text_to_image.evaluate(nets, checkpoint, cfg)
 
 
 def main(argv=None):
     commands = {"train": train, "sample": sample, "evaluate": evaluate}
-    return command_line(Config, PRESETS, commands, argv, __doc__,
-                        out_of_memory="lower --batch_size, --width, --n_layer, --size, --n_images or --n")
+    remedy = "lower --batch_size, --width, --n_layer, --size, --n_images or --n"
+    return command_line(Config, PRESETS, commands, argv, __doc__, out_of_memory=remedy)
 
 
 if __name__ == "__main__":

@@ -359,18 +359,20 @@ def bench_diffusion(args, size=32, batch=64):
     def ours(matmul):
         cfg = train_diffusion.Config(matmul=matmul, device="cpu")
         torch.set_float32_matmul_precision(matmul)
-        nets = train_diffusion.make_nets(cfg, (3, size, size, ATTRIBUTES), None)
-        optimizer = torch.optim.Adam(nets["net"].parameters(), cfg.lr)
-        abar, rng = train_diffusion.make_abar(cfg.T, cfg.schedule), torch.Generator().manual_seed(0)
+        nets = train_diffusion.make_nets(cfg, 3, size, ATTRIBUTES)
+        optimizers = train_diffusion.make_optimizers(nets["net"], cfg)
+        schedule = train_diffusion.make_schedule(cfg)
+        rng = torch.Generator().manual_seed(0)
 
         def step():
-            x0, y, t, eps = train_diffusion.draw_batch(images, labels, batch, cfg, rng)
+            x0, y, t, eps = train_diffusion.get_batch(images, labels, batch, cfg, rng)
             with autocast(torch.device("cpu"), matmul):
-                loss = train_diffusion.loss_of(nets["net"], x0, y, t, eps, abar, cfg)
-            optimizer.zero_grad(set_to_none=True)
+                loss = train_diffusion.diffusion_loss(nets["net"], schedule, x0, y, t, eps)
+            nets["net"].zero_grad(set_to_none=True)
             loss.backward()
-            optimizer.step()
-            train_diffusion.update_average(nets["average"], nets["net"], cfg.ema)
+            for optimizer in optimizers:
+                optimizer.step()
+            train_diffusion.update_ema(nets["ema"], nets["net"], 1000, cfg.ema)
             return loss.item()
         return step, sum(p.numel() for p in nets["net"].parameters())
 
@@ -549,7 +551,7 @@ def bench_translator(args):
 
 
 def bench_families(args):
-    """Which family draws best: runs of train_gan.py, mini/vae.py and train_diffusion.py (--drop=1) on faces, judged alike."""
+    """Which family draws best: runs of train_gan.py, mini/vae.py and train_diffusion.py (--label_dropout=1) on faces, judged alike."""
     @torch.no_grad()
     def sure(images):
         """In what share of images is the judge sure, by more than 0.9, of all attributes?"""
@@ -571,11 +573,10 @@ def bench_families(args):
             model, mixture, _ = vae.load(vae.Config(**own))
             images = vae.draw(model, vae.new_z(model.cfg, mixture, n))
         else:
-            cfg, state = own_checkpoint(train_diffusion.Config(**own), "diffusion")
-            require(cfg.drop == 1, f"{folder}: train it without labels, with --drop=1")
-            net = train_diffusion.make_nets(cfg, state["shape"], state)["average"]
+            net, cfg, (C, S, _) = train_diffusion.load(train_diffusion.Config(**own))
+            require(cfg.label_dropout == 1, f"{folder}: train it without labels, with --label_dropout=1")
             with autocast(torch.device("cpu"), cfg.matmul):
-                images = train_diffusion.draw(net, torch.zeros(n, 0), state["shape"], cfg)
+                images = train_diffusion.generate(net, torch.zeros(n, 0), C, S, cfg)
         write_png(f"{folder}/samples/judged.png", sheet(images[:16]))
         print(f"{name}: {judge.frechet(images):.1f}, sure of {sure(images):.1%}, after {result['steps']:,} steps, {result['seconds']:.0f} s; "
               f"{result['parameters']:,} parameters; {folder}/samples/judged.png", flush=True)

@@ -129,7 +129,7 @@ class RunConfig:
                 require(usable, f"--{name}={value} is not a number to work with")
             if name in NOT_NEGATIVE or name == "lr" or name.endswith("_lr"):
                 require(value >= 0, f"--{name}={value} must not be negative")
-            if name in FRACTIONS or "dropout" in name:
+            if name in FRACTIONS or name.endswith("dropout") and name != "label_dropout":
                 require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
             if isinstance(value, (int, float)) and value != math.inf:
                 check_size(name, value)

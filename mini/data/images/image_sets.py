@@ -20,7 +20,7 @@ from mini.data.images.faces import ATTRIBUTES, NUISANCE, draw_parameters, render
 from mini.data.images.image_folder import (SUFFIXES, classes_of, find_pictures, held_out_of,
                                            read_pictures)
 from mini.utils.config import RunConfig, UserError, printable, require, require_file
-from mini.utils.images import make_square, pad, to_float, to_size
+from mini.utils.images import make_square, to_size
 from mini.utils.metrics import Progress
 from mini.utils.png import over_white, read_image
 from mini.utils.run import atomic_open
@@ -78,13 +78,6 @@ class ImageSet:
     def has_classes(self) -> bool:
         """Is there an attribute with at least two values?"""
         return any(len(names) > 1 for names in self.attributes.values())
-
-    def tensors(self, device, attributes=None):
-        """(images, labels) on a device, as a network reads them: padded images, uint8 (N, C, S, S),
-        where S is a power of two; and one-hot labels (N, V). With attributes = {}, V is 0."""
-        labels = one_hot(self.labels, self.attributes if attributes is None else attributes)
-        images = pad(self.images)
-        return images.to(device), labels.to(device)
 
 
 def load_images(source: str, size: int = 32, n_faces: int = 20000):
@@ -170,32 +163,6 @@ def one_hot(labels, attributes: dict) -> torch.Tensor:
     parts = [F.one_hot(column + 1, 1 + len(names))[:, 1:]
              for column, names in zip(labels.T, attributes.values())]
     return torch.cat(parts or [labels[:, :0]], dim=1).float()
-
-
-def to_mend(cfg, n: int, shape):
-    """(images, masks, labels) for drawing a part of each image anew, by the flags of `sample`.
-
-    shape: (C, S, size, attributes), S the padded size. images (n, C, S, S) in [-1, 1]: --image, or held-out
-    images. masks (n, 1, S, S): 1 where to draw, which is where --mask is white, or the lower half. labels
-    (n, A): those that flags such as --glasses=round ask for; without a flag those of the held-out images, or
-    -1 if they are unknown.
-    """
-    C, S, size, attributes = shape
-    if cfg.image:
-        images = to_size(read_image(cfg.image), size)[None]
-        images = images.expand(n, 3, -1, -1) if C == 3 else images.float().mean(1, True).round().byte()
-        labels = torch.full((1, len(attributes)), -1)
-    else:
-        held_out = load_images(cfg.data, cfg.size, cfg.n_images)[1]
-        images, labels = held_out.images, held_out.labels[:, :len(attributes)]
-    at = torch.arange(n) % len(images)
-    images, labels = images[at], labels[at % len(labels)]
-    mask = torch.zeros(1, size, size)
-    mask[:, size // 2:] = 1
-    if cfg.mask:
-        mask = (to_size(read_image(cfg.mask), size).float().mean(0, True) > 127).float()
-    masks = pad(mask[None]).expand(n, -1, -1, -1)
-    return to_float(pad(images)), masks, draw_labels(cfg, attributes, n, labels)
 
 
 def read_images(source: str, size: int = 0) -> ImageSet:
