@@ -694,7 +694,8 @@ def make_nets(cfg, C: int, S: int, attributes: dict, checkpoint=None):
     torch.manual_seed(cfg.seed)
     V = sum(len(values) for values in attributes.values())
     net = UNet(cfg, C, S, V)
-    nets = nn.ModuleDict({"net": net, "ema": copy.deepcopy(net).requires_grad_(False)})
+    ema = copy.deepcopy(net).requires_grad_(False).eval()   # eval: if you add dropout, it is off
+    nets = nn.ModuleDict({"net": net, "ema": ema})
     if checkpoint:
         nets.load_state_dict(checkpoint["model"])
     return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)

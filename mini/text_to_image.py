@@ -842,7 +842,8 @@ def make_nets(cfg, C: int, V: int, L: int, checkpoint=None):
     for k in range(cfg.stages):
         unets.append(UNet(cfg, C, size_of_stage(cfg, k), enlarges=k > 0))
     nets = nn.ModuleDict({"encoder": encoder, "unets": unets})
-    both = nn.ModuleDict({"nets": nets, "ema": copy.deepcopy(nets).requires_grad_(False)})
+    ema = copy.deepcopy(nets).requires_grad_(False).eval()  # eval: if you add dropout, it is off
+    both = nn.ModuleDict({"nets": nets, "ema": ema})
     if checkpoint:
         both.load_state_dict(checkpoint["model"])
     return both.to(pick_device(cfg.device), memory_format=torch.channels_last)

@@ -1240,6 +1240,16 @@ def test_steps_equal_a_training_loop_written_out(changes, rates, tmp_path, monke
     assert math.isclose(result["val_loss"], val_loss, rel_tol=1e-9)
 
 
+def test_the_average_draws_without_dropout(trained):
+    """Our U-Net has no dropout. Who adds some must not find it on while images are drawn, or while
+    the loss of held-out images is measured."""
+    nets = train_diffusion.make_nets(tiny(), 3, 16, FACES)
+    assert nets["net"].training
+    assert not nets["ema"].training
+    net, _, _ = loaded(trained[0])
+    assert not net.training
+
+
 def test_each_weight_has_one_optimiser():
     """A weight that is in no list is never trained, one that is in both is trained twice. Muon has
     matrices only, and not those that touch pixels."""

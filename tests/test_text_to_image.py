@@ -3,9 +3,9 @@ distribution of images that is known exactly, and the classic bugs.
 
 Tests marked `paper` know our networks, noise, loss or samplers. Whoever changes one of them on
 purpose, in a fork, leaves them out by -m "not paper". All others have to pass even so: with another
-U-Net that is made by UNet(cfg, C, S, enlarges) and called by unet(x, t, words, mask, low,
-aug_level), with another text encoder that is made by TextEncoder(cfg, V, L) and returns words and
-mask, with other weights of the loss, or with another schedule.
+U-Net that is made by UNet(cfg, C, S, enlarges) and called by unet(x, t, words, mask, low, aug_t),
+with another text encoder that is made by TextEncoder(cfg, V, L) and returns words and mask, with
+other weights of the loss, or with another schedule.
 """
 import csv
 import inspect
@@ -26,6 +26,7 @@ from mini import text_to_image
 from mini.data.images import captions, image_sets
 from mini.data.images.captions import Words
 from mini.studies import text_to_image as study
+from mini.utils.config import UserError
 from mini.utils.images import to_float
 from mini.utils.png import read_png
 from tests.helpers import (alike, cheap_judges, close, find_text, normal, own_captions, read_grid,
@@ -104,14 +105,14 @@ def inputs(stage, n):
     if stage == 0:
         return x, t, None, None
     low = normal(n, C, 16, 16, seed=1, dtype=torch.float32)
-    aug_level = torch.linspace(9, 2, n).long()
-    return x, t, low, aug_level
+    aug_t = torch.linspace(9, 2, n).long()
+    return x, t, low, aug_t
 
 
-def ask(nets, stage, tokens, x, t, low, aug_level):
+def ask(nets, stage, tokens, x, t, low, aug_t):
     """The answer of the network of a stage."""
     words, mask = nets["encoder"](tokens)
-    return nets["unets"][stage](x, t, words, mask, low, aug_level)
+    return nets["unets"][stage](x, t, words, mask, low, aug_t)
 
 
 def differ(a, b) -> bool:
@@ -335,10 +336,10 @@ def test_the_second_stage_sees_low_behind_x():
     """Each pixel of low becomes a square of 2 × 2, and this picture comes behind x_t. A square of
     2 × 2 pixels is then one pixel with all their colours, in the order that later undoes it."""
     nets = lively()
-    x, t, low, aug_level = inputs(1, 2)
+    x, t, low, aug_t = inputs(1, 2)
     seen = []
     nets["unets"][1].first.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
-    ask(nets, 1, prompts([5, 2]), x, t, low, aug_level)
+    ask(nets, 1, prompts([5, 2]), x, t, low, aug_t)
     assert seen[0].shape == (2, 2 * 3 * 4, 16, 16)
     channel = 0
     for colour in range(3):
@@ -399,16 +400,16 @@ def test_the_network_sees_all_that_it_is_given(stage):
     is in low, still learns something, and its images are worse for no reason that one could see."""
     nets = lively()
     tokens = prompts([5, 2])
-    x, t, low, aug_level = inputs(stage, 2)
-    out = ask(nets, stage, tokens, x, t, low, aug_level)
+    x, t, low, aug_t = inputs(stage, 2)
+    out = ask(nets, stage, tokens, x, t, low, aug_t)
     assert out.shape == x.shape
-    assert differ(ask(nets, stage, tokens, x + 1, t, low, aug_level), out)
-    assert differ(ask(nets, stage, tokens, x, t.flip(0), low, aug_level), out)
-    assert differ(ask(nets, stage, tokens.flip(0), x, t, low, aug_level), out)
+    assert differ(ask(nets, stage, tokens, x + 1, t, low, aug_t), out)
+    assert differ(ask(nets, stage, tokens, x, t.flip(0), low, aug_t), out)
+    assert differ(ask(nets, stage, tokens.flip(0), x, t, low, aug_t), out)
     if stage == 1:
-        assert differ(ask(nets, stage, tokens, x, t, low + 1, aug_level), out)
-        assert differ(ask(nets, stage, tokens, x, t, low, aug_level + 5), out)
-        assert differ(ask(nets, stage, tokens, x, aug_level, low, t), out)  # which level is which
+        assert differ(ask(nets, stage, tokens, x, t, low + 1, aug_t), out)
+        assert differ(ask(nets, stage, tokens, x, t, low, aug_t + 5), out)
+        assert differ(ask(nets, stage, tokens, x, aug_t, low, t), out)  # which level is which
 
 
 # ---- the loss
@@ -439,13 +440,13 @@ def test_the_right_answer_costs_nothing():
     low = normal(4, 3, 2, 2, seed=2)
     tokens = prompts([5, 2, 0, 7])
     t = torch.tensor([1, 7, 13, 20])
-    aug_level = torch.tensor([0, 9, 3, 5])
+    aug_t = torch.tensor([0, 9, 3, 5])
     right = schedule.target(x0, eps, t).float()
 
     def loss(answer):
         unet = Answers(answer)
         value = text_to_image.diffusion_loss(unet, any_text, schedule, x0, tokens, t, eps, low,
-                                             aug_level)
+                                             aug_t)
         return value, unet
 
     nothing, unet = loss(right)
@@ -463,7 +464,7 @@ def test_the_right_answer_costs_nothing():
     assert torch.equal(words, tokens)
     assert torch.equal(mask, tokens == PAD)
     assert torch.equal(seen_low, low)
-    assert torch.equal(seen_level, aug_level)
+    assert torch.equal(seen_level, aug_t)
 
 
 @paper
@@ -500,7 +501,7 @@ def test_the_loss_is_taken_in_float32():
 def get_batch(images, tokens, B, S, cfg, seed, enlarges=False):
     """A batch for the first or the second of two stages, with images of S × S pixels."""
     k = 1 if enlarges else 0
-    own = replace(cfg, stages=2, size=S if enlarges else 2 * S, stem=1, levels=1)
+    own = replace(cfg, size=S if enlarges else 2 * S)
     return text_to_image.get_batch(images, tokens, B, k, own, noise_of(cfg), rng_of(seed))
 
 
@@ -515,7 +516,7 @@ def test_a_batch():
             tokens[i, k] = 10 * i + k + 1                       # and these words in its caption k
     cfg = tiny(T=1000, prompt_dropout=0.0)
     batch = get_batch(images, tokens, 40, 4, cfg, seed=3)
-    x0, y, t, eps, low, aug_level = batch
+    x0, y, t, eps, low, aug_t = batch
 
     number = y[:, 0].div(10, rounding_mode="floor")
     assert x0.shape == (40, 3, 4, 4)
@@ -532,7 +533,7 @@ def test_a_batch():
     assert abs(eps.std() - 1) < 0.05
     assert len(eps.unique()) > 1900                             # of 1,920
     assert low is None
-    assert aug_level is None
+    assert aug_t is None
 
     again = get_batch(images, tokens, 40, 4, cfg, seed=3)
     other = get_batch(images, tokens, 40, 4, cfg, seed=4)
@@ -574,10 +575,11 @@ def test_a_batch_has_prompts_dropped(enlarges):
     assert 0.7 <= kept <= 0.8
 
 
+@pytest.mark.parametrize("stratified", [True, False])
 @pytest.mark.parametrize("B, T", [(8, 1000), (7, 50), (1, 20), (20, 20)])
-def test_times(B, T):
+def test_times(B, T, stratified):
     """From 1 to T, and the same from the same rng."""
-    cfg = tiny(T=T)
+    cfg = tiny(T=T, stratified=stratified)
     for seed in range(20):
         t = text_to_image.draw_times(B, cfg, rng_of(seed))
         assert t.shape == (B,)
@@ -629,19 +631,19 @@ def test_low_in_training():
     schedule = noise_of(cfg)
     images = GRAY.expand(3, 3, 32, 32)
     tokens = prompts([5]).expand(3, 2, L)
-    x0, _, t, eps, low, aug_level = get_batch(images, tokens, 1500, 32, cfg, 0, enlarges=True)
+    x0, _, t, eps, low, aug_t = get_batch(images, tokens, 1500, 32, cfg, 0, enlarges=True)
     assert x0.shape == (1500, 3, 32, 32)
     assert low.shape == (1500, 3, 16, 16)
-    assert aug_level.min() <= 5
-    assert 495 <= aug_level.max() <= 500
-    assert abs(torch.corrcoef(torch.stack([aug_level, t]))[0, 1]) < 0.15    # levels of its own
+    assert aug_t.min() <= 5
+    assert 495 <= aug_t.max() <= 500
+    assert abs(torch.corrcoef(torch.stack([aug_t, t]))[0, 1]) < 0.15    # levels of its own
 
-    some = aug_level > 0                                    # without noise there is none to measure
-    alpha, sigma = alpha_sigma(schedule, aug_level[some])
+    some = aug_t > 0                                    # without noise there is none to measure
+    alpha, sigma = alpha_sigma(schedule, aug_t[some])
     z = (low[some] - alpha * 0.6) / sigma
     assert z.mean().abs() < 0.01
     assert abs(z.std() - 1) < 0.01
-    little = aug_level[some] < 50
+    little = aug_t[some] < 50
     assert abs(z[little].std() - 1) < 0.01
     clean = low[~some]
     assert torch.allclose(clean, torch.tensor(0.6))
@@ -654,8 +656,8 @@ def test_low_is_a_small_picture_of_the_same_image():
     """Without noise one can see it. Once low was of another image of the batch."""
     images = torch.randint(0, 256, (9, 3, 8, 8), generator=rng_of(1)).byte()
     tokens = prompts([5]).expand(9, 2, L)
-    x0, _, _, _, low, aug_level = get_batch(images, tokens, 16, 8, tiny(max_aug_level=0.0), 0, True)
-    assert (aug_level == 0).all()
+    x0, _, _, _, low, aug_t = get_batch(images, tokens, 16, 8, tiny(max_aug_level=0.0), 0, True)
+    assert (aug_t == 0).all()
     close(low, x0.view(16, 3, 4, 2, 4, 2).mean((3, 5)), 1e-5)
 
 
@@ -666,8 +668,8 @@ class Black(nn.Module):
         super().__init__()
         self.asked = []
 
-    def forward(self, x, t, words, mask, low=None, aug_level=None):
-        self.asked.append((x, t, words, mask, low, aug_level))
+    def forward(self, x, t, words, mask, low=None, aug_t=None):
+        self.asked.append((x, t, words, mask, low, aug_t))
         return torch.zeros_like(x)
 
 
@@ -679,8 +681,8 @@ def test_low_in_sampling():
     images = torch.full((200, 3, 16, 16), 0.6)
     text_to_image.generate_stage(unet, any_text, prompts([5] * 200), C, 32, cfg, images)
     low = unet.asked[0][4]
-    for *_, seen, aug_level in unet.asked:
-        assert aug_level.tolist() == [100] * 200
+    for *_, seen, aug_t in unet.asked:
+        assert aug_t.tolist() == [100] * 200
         assert torch.equal(seen, low)
 
     alpha, sigma = alpha_sigma(noise_of(cfg), 100)
@@ -717,8 +719,8 @@ class Exact(nn.Module):
         mean = self.m + (low.flatten(1).double() - alpha * self.A @ self.m) @ K.T
         return mean, self.V - alpha * K @ self.A @ self.V, K
 
-    def forward(self, x, t, words, mask, low, aug_level):
-        mean, covariance, _ = self.given_low(low, aug_level[0].item())
+    def forward(self, x, t, words, mask, low, aug_t):
+        mean, covariance, _ = self.given_low(low, aug_t[0].item())
         alpha, sigma = alpha_sigma(self.schedule, t[0].item())
         alpha = alpha.item()
         sigma = sigma.item()
@@ -754,8 +756,8 @@ def test_exact_answers_recover_the_conditional_distribution(aug_level):
 class Linear(Black):
     """A network that keeps what it was asked, and answers linearly."""
 
-    def forward(self, x, t, words, mask, low=None, aug_level=None):
-        super().forward(x, t, words, mask, low, aug_level)
+    def forward(self, x, t, words, mask, low=None, aug_t=None):
+        super().forward(x, t, words, mask, low, aug_t)
         return 0.3 * x + words.view(-1, 1, 1, 1)
 
 
@@ -769,7 +771,7 @@ def test_guidance(w, calls):
     uncond = (torch.zeros(3), "mask of nothing")
     unet = Linear()
     got = text_to_image.predict_with_guidance(unet, schedule, x, 600, cond, uncond, w, "low",
-                                              "aug_level")
+                                              "aug_t")
 
     answer = 0.3 * x
     answer_cond = 0.3 * x + cond[0].view(-1, 1, 1, 1)
@@ -779,11 +781,11 @@ def test_guidance(w, calls):
 
     assert len(unet.asked) == calls
     masks = set()
-    for _, t, words, mask, low, aug_level in unet.asked:
+    for _, t, words, mask, low, aug_t in unet.asked:
         assert t.dtype == torch.int64
         assert t.tolist() == [600, 600, 600]
         assert low == "low"
-        assert aug_level == "aug_level"
+        assert aug_t == "aug_t"
         assert mask == (uncond[1] if (words == 0).all() else cond[1])
         masks.add(mask)
     assert (cond[1] in masks) == (w != 0)
@@ -891,8 +893,8 @@ def test_every_stage_has_noise_of_its_own():
     nets = {"encoder": any_text, "unets": [first, second]}
     drawn = text_to_image.generate(nets, prompts([5, 5]), C, cfg)
     x_T = first.asked[0][0]
-    larger_x_T, _, _, _, low, aug_level = second.asked[0]
-    alpha, sigma = alpha_sigma(noise_of(cfg), aug_level[0].item())
+    larger_x_T, _, _, _, low, aug_t = second.asked[0]
+    alpha, sigma = alpha_sigma(noise_of(cfg), aug_t[0].item())
     noise_of_low = (low - alpha * drawn[0]) / sigma
 
     noises = []
@@ -955,6 +957,33 @@ def test_watch_sees_every_step(stage):
 
 # ---- a run
 
+def test_each_weight_has_one_optimiser():
+    """A weight that is in no list is never trained, one that is in both is trained twice. Muon has
+    matrices only, and no embeddings: a word that is not in the batch must not move."""
+    nets = lively()
+    learning = [nets["unets"][0], nets["encoder"]]
+    weights = [weight for network in learning for weight in network.parameters()]
+    embeddings = [module.weight for module in nets["encoder"].modules()
+                  if isinstance(module, nn.Embedding)]
+    assert embeddings
+
+    muon, adam = text_to_image.make_optimizers(learning, tiny())
+    of_muon = {id(weight) for weight in muon.param_groups[0]["params"]}
+    of_adam = {id(weight) for weight in adam.param_groups[0]["params"]}
+    assert not of_muon & of_adam
+    assert of_muon | of_adam == {id(weight) for weight in weights}
+    for weight in weights:
+        if weight.ndim < 2:
+            assert id(weight) in of_adam
+    for weight in embeddings:
+        assert id(weight) in of_adam
+
+    optimizers = text_to_image.make_optimizers(learning, tiny(optimizer="adam"))
+    assert len(optimizers) == 1
+    of_adam = {id(weight) for weight in optimizers[0].param_groups[0]["params"]}
+    assert of_adam == {id(weight) for weight in weights}
+
+
 def test_learns_two_pictures_by_their_prompts():
     """At time T there is nothing but noise, new in each step: which of the two it is can only be
     known from the words. A network that does not hear of them answers with the mean of both
@@ -962,6 +991,8 @@ def test_learns_two_pictures_by_their_prompts():
     cfg = tiny(T=1000, size=16, stages=1)
     schedule = noise_of(cfg)
     nets = text_to_image.make_nets(cfg, C, V, L)["nets"]
+    unet = nets["unets"][0]
+    encoder = nets["encoder"]
     picture = torch.linspace(-1, 1, 16).expand(C, 16, 16)
     x0 = torch.stack([picture, -picture])
     tokens = prompts([3, 2])
@@ -970,8 +1001,7 @@ def test_learns_two_pictures_by_their_prompts():
     losses = []
     for step in range(500):                         # ours needs 40; others may need more
         eps = normal(2, C, 16, 16, seed=step, dtype=torch.float32)
-        loss = text_to_image.diffusion_loss(nets["unets"][0], nets["encoder"], schedule, x0, tokens, t,
-                                            eps)
+        loss = text_to_image.diffusion_loss(unet, encoder, schedule, x0, tokens, t, eps)
         losses.append(loss.item())
         if losses[-1] < 0.05 * losses[0]:
             break
@@ -1018,23 +1048,28 @@ def test_end_to_end(trained):
 
 @paper
 def test_the_learning_rate(trained):
-    """It rises and falls within each stage."""
+    """It rises and falls within each stage. Muon's does so, too: the rate of one alone would stay
+    at its peak until the end."""
+    run, _ = trained
     peak = text_to_image.Config.lr
-    rates = [float(row["lr"]) / peak for row in read_log(trained[0])]
+    rates = [float(row["lr"]) / peak for row in read_log(run)]
     assert np.allclose(rates, [1 / 2, 1, 1 / 2] * 2)
+
+    last = [optimizer["param_groups"][0]["lr"] for optimizer in saved(run)["optimizers"]]
+    muon_peak = text_to_image.Config.muon_lr
+    assert np.allclose(last, [muon_peak / 2, peak / 2] * 2)
 
 
 def test_samples_of_a_run_are_those_of_the_average(trained):
     """The picture that training writes at its end is what `generate` draws with the averaged
     networks for held-out captions, n for each."""
     run, _ = trained
-    checkpoint = saved(run)
-    nets, words = loaded(checkpoint)
-    rows = words.encode_all(checkpoint["examples"])
-    tokens = F.pad(rows, (0, checkpoint["shape"][3] - rows.size(1)), value=PAD)
-    images = text_to_image.generate(nets, tokens.repeat_interleave(2, 0), C, tiny())[-1]
-    shown = read_sheet(run / "samples/step_000006.png", 2, 32).flatten(0, 1)
-    assert alike(shown, images)
+    nets, tokens = examples_of(saved(run))
+    first_two = tokens[:2].repeat_interleave(2, 0)
+    images = text_to_image.generate(nets, first_two, C, tiny())[-1]
+    shown = read_sheet(run / "samples/step_000006.png", 2, 32)
+    assert shown.shape[:2] == (8, 2)
+    assert alike(shown[:2].flatten(0, 1), images)
 
 
 def loaded(checkpoint):
@@ -1043,6 +1078,15 @@ def loaded(checkpoint):
     colours, _, n_words, longest = checkpoint["shape"]
     nets = text_to_image.make_nets(cfg, colours, n_words, longest, checkpoint)["ema"]
     return nets, Words(checkpoint["words"])
+
+
+def examples_of(checkpoint):
+    """(the averaged networks, the eight held-out captions (8, L) that they draw) of a checkpoint.
+    """
+    nets, words = loaded(checkpoint)
+    rows = words.encode_all(checkpoint["examples"])
+    missing = checkpoint["shape"][3] - rows.size(1)
+    return nets, F.pad(rows, (0, missing), value=PAD)
 
 
 def changed(before, after, part) -> bool:
@@ -1130,13 +1174,10 @@ def test_stages_are_shown_from_noise_to_image(trained):
     assert read_grid(path, 8, 32).shape == sheet_shape(8, 8)        # of eight captions
     shown = read_sheet(path, 8, 32)
 
-    checkpoint = saved(run)
-    nets, words = loaded(checkpoint)
-    rows = words.encode_all(checkpoint["examples"])
-    tokens = F.pad(rows, (0, checkpoint["shape"][3] - rows.size(1)), value=PAD)
-    first, second = text_to_image.generate(nets, tokens, C, tiny())
-    assert alike(shown[:, 3], first.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    assert alike(shown[:, 7], second)
+    nets, tokens = examples_of(saved(run))
+    first, second = text_to_image.generate(nets, tokens[:4], C, tiny())
+    assert alike(shown[:4, 3], first.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert alike(shown[:4, 7], second)
     for noise in (shown[:, 0, :, ::2, ::2], shown[:, 4]):
         assert 0.6 < noise.std() < 0.8              # normal numbers, cut off at -1 and 1
 
@@ -1179,6 +1220,40 @@ def test_evaluate(trained, capsys, monkeypatch):
     assert read_grid(run / "samples/evaluate.png", 8, 32).shape == sheet_shape(len(rows), 8)
 
 
+@pytest.mark.xfail(strict=True, reason="FAULT IN mini/studies/text_to_image.py: the row for "
+                   "aug_level 0 is drawn twice, but stands once in the table. Take this mark off "
+                   "when it is mended.")
+def test_evaluate_without_noise_on_low(trained, monkeypatch):
+    """With --aug_level=0 there is nothing to compare noise on low with; the names of the pictures
+    must not be shifted by that."""
+    run, _ = trained
+    images = torch.zeros(40, C, 32, 32)
+    monkeypatch.setattr(text_to_image, "generate", lambda *args: [images])
+    monkeypatch.setattr(text_to_image, "generate_stage", lambda *args: images)
+    monkeypatch.setattr(text_to_image, "judge_images", lambda *args: {"mean": 0.5})
+    rows = command(run, "evaluate", "--aug_level=0")
+    assert read_grid(run / "samples/evaluate.png", 8, 32).shape == sheet_shape(len(rows), 8)
+
+
+@pytest.mark.xfail(strict=True, reason="FAULT IN mini/studies/text_to_image.py: every step is kept "
+                   "in memory, enlarged. Take this mark off when it is mended.")
+def test_stages_of_a_long_chain_fit_into_memory(monkeypatch):
+    """Four moments of each stage are shown. With 64 images of 64 pixels, and the 1,000 steps of
+    ddpm, all moments are 3 GB."""
+    kept = []
+    plain = study.film
+
+    def film(moments, pictures):
+        kept.append(len(moments))
+        return plain(moments, pictures)
+
+    monkeypatch.setattr(study, "film", film)
+    nets = {"encoder": any_text, "unets": [Black(), Black()]}
+    study.show_stages(nets, ["a face"], prompts([2, 2]), C, tiny(T=1000, sample_steps=250))
+    assert len(kept) == 2
+    assert max(kept) <= 20
+
+
 def captions_of(i):
     """One caption of an image, or two."""
     shade = "dark" if i < 3 else "bright"
@@ -1205,6 +1280,28 @@ def refused(capsys, words, *args):
     assert words in refused_by(text_to_image.main, capsys, *args)
 
 
+def test_the_limits_are_those_of_the_run(trained, tmp_path):
+    """Not those of the defaults: a network that knows 2,000 times may take 1,500 steps, though T is
+    1,000 unless it is given; and one that has seen more noise on low may be given more."""
+    run, _ = trained
+    checkpoint = saved(run)
+    checkpoint["config"].update(T=2000, max_aug_level=0.9)
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    typed = text_to_image.Config(out_dir=str(tmp_path), sample_steps=1500, aug_level=0.8)
+    _, cfg, _ = text_to_image.load(typed)
+    assert cfg.T == 2000
+    assert cfg.sample_steps == 1500
+    assert cfg.aug_level == 0.8
+
+
+@pytest.mark.xfail(strict=True, raises=UserError,
+                   reason="FAULT: check() in mini/text_to_image.py allows 0 to 1, but RunConfig in "
+                          "mini/utils/config.py refuses 1. Take this mark off when it is mended.")
+def test_all_prompts_may_be_dropped():
+    """As --label_dropout=1 of train_diffusion.py: a model that draws without words."""
+    assert tiny(prompt_dropout=1.0).prompt_dropout == 1
+
+
 def test_bad_prompts_data_and_flags(trained, tmp_path, capsys):
     own = [f"--out_dir={trained[0]}", "--device=cpu"]
     refused(capsys, "'zebra', 'unicorn'", "sample", *own,
@@ -1213,6 +1310,7 @@ def test_bad_prompts_data_and_flags(trained, tmp_path, capsys):
     refused(capsys, "--n=0", "sample", *own, "--n=0")
     refused(capsys, "from 1 to 20", "sample", *own, "--sample_steps=21")    # of this run's T
     refused(capsys, "--aug_level=1", "sample", *own, "--aug_level=1")
+    refused(capsys, "at most 0.5", "sample", *own, "--aug_level=0.6")       # of this run's training
     data = own_captions(tmp_path, captions_of)
     refused(capsys, "leave out --data", *own, "--resume", f"--data={data}", "--steps=9")
 
@@ -1220,9 +1318,10 @@ def test_bad_prompts_data_and_flags(trained, tmp_path, capsys):
 @pytest.mark.parametrize("flag", [
     "width=33", "width=0", "levels=0", "levels=9", "stem=3", "stem=0", "stages=0", "stages=9",
     "T=0", "n=0", "batch_size=0", "n_layer=0", "max_weight=0", "max_aug_level=1", "aug_level=-1",
-    "prompt_dropout=1", "prompt_dropout=-1", "eta=-1", "eta=2", "beta2=1", "sample_steps=0",
-    "sampler=euler", "schedule=square", "predict=noise", "variance=medium", "n_images=0",
-    "prompt=zebra", "size=30", "size=0"])
+    "aug_level=0.6", "prompt_dropout=1.1", "prompt_dropout=-1", "eta=-1", "eta=2", "beta2=1",
+    "lr=0", "muon_lr=0", "optimizer=sgd", "sample_steps=0", "sample_steps=21", "sampler=euler",
+    "schedule=square", "predict=noise", "variance=medium", "n_images=0", "prompt=zebra", "size=30",
+    "size=0"])
 def test_bad_sizes(flag, tmp_path, capsys, monkeypatch):
     """Refused before anything is written."""
     monkeypatch.setattr(text_to_image, "judge_of_faces", no_judge)
