@@ -111,6 +111,9 @@ class NoiseSchedule:
 
     Times t are whole numbers: 0 is the image, T is noise. They are given as an int, or as a tensor
     (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
+
+    Another way from image to noise, such as flow matching, needs a class with T, add_noise, target,
+    predict_x0 and loss_weight, and a step to sample with: those below read abar.
     """
 
     def __init__(self, abar, predict: str, max_weight: float = math.inf):
@@ -139,7 +142,8 @@ class NoiseSchedule:
 
     def target(self, x0, eps, t):
         """What the network should answer: x₀, or ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho
-        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4)."""
+        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4; this is not the
+        ε − x₀ of flow matching)."""
         sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
         if self.predict == "x0":
             return x0
@@ -168,7 +172,8 @@ class NoiseSchedule:
         So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
         less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
         it is 24,000, for details that nobody sees. (Hang et al. 2023, "Efficient Diffusion Training
-        via Min-SNR Weighting Strategy", limit SNR to 5.)
+        via Min-SNR Weighting Strategy", take min(SNR, 5). With that, an error at T, where sampling
+        begins, counts nothing: SNR is nearly 0 there.)
         """
         if self.predict != "x0":
             return 1.0
@@ -188,8 +193,9 @@ def make_schedule(cfg):
     return NoiseSchedule(abar, cfg.predict, cfg.max_weight)
 
 
-# ---- the network. Anything fits that is made and called as UNet is; then see also make_optimizers,
-# which knows the names of its first and last layer, and Config.fixed, which names its settings.
+# ---- the network. Anything fits that is made by UNet(cfg, C, S, V) and called by net(x_t, t, y).
+# With another one, look at Config (its settings), at Config.fixed, PRESETS and check, which name
+# them, and at make_optimizers: Muon trains all matrices, but for the layers called first and last.
 
 def zero_init(layer):
     """The layer, with weights and bias 0. A block that ends with it changes nothing at first."""
@@ -200,7 +206,7 @@ def zero_init(layer):
 
 def time_embedding(t, width: int):
     """Cosines and sines of t (B,) at many frequencies: (B, width), as in the Transformer (Vaswani
-    et al. 2017, §3.5)."""
+    et al. 2017, §3.5). They are made for times of 1 to some thousands, not of 0 to 1."""
     frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
     angles = t[:, None] * frequencies                       # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -526,7 +532,7 @@ def sample_times(T: int, steps: int) -> list:
 
 def denoise(guess, x, schedule, cfg, rng):
     """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀."""
+    guess(x_t, t) returns x̂₀ (mini/studies/diffusion.py counts on this)."""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0
@@ -656,7 +662,7 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # Ho et al.'s noise, loss, rates and sampler for images of 32 × 32: one GPU, days
+    # Ho et al. 2020: their noise, loss, rates and sampler for images of 32 × 32: one GPU, days
     "paper": dict(schedule="linear", predict="eps", width=128, levels=4, stem=1, scale_shift=False,
                   label_dropout=1.0, stratified=False, steps=800000, batch_size=128,
                   optimizer="adam", lr=2e-4, warmup=5000, decay=False, beta2=0.999, ema=0.9999,
@@ -673,7 +679,8 @@ def check(cfg):
     """Raise UserError, naming the flag, for settings that make no sense."""
     require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight",
                      "lr", "muon_lr")
-    require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32")
+    require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32, the channels of "
+            "a head of attention")
     require(cfg.levels <= 10, f"--levels={cfg.levels}: at most 10")
     require(0 <= cfg.label_dropout <= 1, f"--label_dropout={cfg.label_dropout}: from 0 to 1")
     require(cfg.sample_steps >= 1, f"--sample_steps={cfg.sample_steps} must be at least 1")

@@ -99,6 +99,9 @@ class NoiseSchedule:
 
     Times t are whole numbers: 0 is the image, T is noise. They are given as an int, or as a tensor
     (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
+
+    Another way from image to noise, such as flow matching, needs a class with T, add_noise, target,
+    predict_x0 and loss_weight, and a step to sample with: those below read abar.
     """
 
     def __init__(self, abar, predict: str, max_weight: float = math.inf):
@@ -127,7 +130,8 @@ class NoiseSchedule:
 
     def target(self, x0, eps, t):
         """What the network should answer: x₀, or ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho
-        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4)."""
+        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4; this is not the
+        ε − x₀ of flow matching)."""
         sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
         if self.predict == "x0":
             return x0
@@ -156,7 +160,8 @@ class NoiseSchedule:
         So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
         less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
         it is 24,000, for details that nobody sees. (Hang et al. 2023, "Efficient Diffusion Training
-        via Min-SNR Weighting Strategy", limit SNR to 5.)
+        via Min-SNR Weighting Strategy", take min(SNR, 5). With that, an error at T, where sampling
+        begins, counts nothing: SNR is nearly 0 there.)
         """
         if self.predict != "x0":
             return 1.0
@@ -187,7 +192,7 @@ def zero_init(layer):
 
 def time_embedding(t, width: int):
     """Cosines and sines of t (B,) at many frequencies: (B, width), as in the Transformer (Vaswani
-    et al. 2017, §3.5)."""
+    et al. 2017, §3.5). They are made for times of 1 to some thousands, not of 0 to 1."""
     frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
     angles = t[:, None] * frequencies                       # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -597,7 +602,7 @@ def sample_times(T: int, steps: int) -> list:
 
 def denoise(guess, x, schedule, cfg, rng):
     """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀."""
+    guess(x_t, t) returns x̂₀ (mini/studies/diffusion.py counts on this)."""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0

@@ -1102,12 +1102,12 @@ def test_the_encoder_learns_with_the_first_stage_only(place, monkeypatch):
     and the words it reads are those of the averaged text encoder, which `sample` will use."""
     monkeypatch.setattr(text_to_image, "judge_of_faces", no_judge)
     folder = place / "parts"
-    settings = dict(out_dir=str(folder), eval_every=0, sample_every=0, n=1)
+    settings = dict(out_dir=str(folder), size=16)
     text_to_image.train(tiny(**settings, stop_after=3))
     checkpoint = saved(folder)
     first = checkpoint["model"]
     colours, _, n_words, longest = checkpoint["shape"]
-    fresh = text_to_image.make_nets(tiny(), colours, n_words, longest).state_dict()
+    fresh = text_to_image.make_nets(tiny(size=16), colours, n_words, longest).state_dict()
 
     read = []
     plain = text_to_image.diffusion_loss
@@ -1265,11 +1265,11 @@ def test_own_captions(tmp_path, capsys):
     """They are learnt, sampled, and not scored, since no judge can read such images."""
     run = tmp_path / "run"
     data = own_captions(tmp_path, captions_of)
-    result = text_to_image.train(tiny(data=data, out_dir=str(run), steps=2, eval_every=0))
+    result = text_to_image.train(tiny(data=data, out_dir=str(run), size=16, steps=2))
     assert result["scores"] == {}
     assert "no judge" in capsys.readouterr().out
     command(run, "sample", "--prompt=a bright square|number3", "--n=2")
-    assert read_grid(run / "samples/samples.png", 2, 32).shape == sheet_shape(2, 2)
+    assert read_grid(run / "samples/samples.png", 2, 16).shape == sheet_shape(2, 2, 16)
     refused(capsys, "labels", "evaluate", f"--out_dir={run}", "--device=cpu")
     refused(capsys, "'smiling'", "sample", f"--out_dir={run}", "--prompt=a smiling square")
 

@@ -1,6 +1,7 @@
 """Pictures and tables of a trained train_diffusion.py: what `sample --show=…` draws, and what
 `evaluate` compares."""
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import torch
 
@@ -123,7 +124,6 @@ def inpainting_task(cfg, n: int, C: int, S: int, attributes):
 
 # ---- tables
 
-SAMPLERS = ("dpm", "ddim", "ddpm")
 STEPS = (5, 10, 20, 50)             # and all T for ddpm
 GUIDANCE = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
 
@@ -157,11 +157,17 @@ def evaluate(net, C: int, S: int, attributes: dict, cfg) -> dict:
 def settings(cfg, attributes: dict) -> dict:
     """{name of a row: flags}."""
     rows = {}
-    for sampler in SAMPLERS:
-        for steps in STEPS:
-            if steps < cfg.T:
+    steps_to_try = [steps for steps in STEPS if steps < cfg.T]
+    if hasattr(cfg, "sampler"):
+        samplers = get_args(get_type_hints(type(cfg))["sampler"])       # all that Config names
+        for sampler in samplers:
+            for steps in steps_to_try:
                 rows[f"{sampler}, {steps} steps"] = dict(sampler=sampler, sample_steps=steps)
-    rows[f"ddpm, {cfg.T} steps"] = dict(sampler="ddpm", sample_steps=cfg.T)
+        if "ddpm" in samplers:
+            rows[f"ddpm, {cfg.T} steps"] = dict(sampler="ddpm", sample_steps=cfg.T)
+    else:                                                       # a fork with one sampler
+        for steps in steps_to_try:
+            rows[f"{steps} steps"] = dict(sample_steps=steps)
     if attributes:                                              # guidance needs labels
         for w in GUIDANCE:
             rows[f"guidance {w}"] = dict(guidance=w)
