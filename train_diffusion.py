@@ -16,20 +16,20 @@ hair". It is to say what the image was, x₀, or, which comes to the same, what 
     loss = mean of w_t |x̂₀ − x₀|²                   ours; the two are the same but for the weights
 
 Sampling: begin with noise x_T, and take small steps down to x₀. The best x̂₀ for a squared error is
-the mean of all images that x_t may have come from. That is blurred, but one step needs it only
-roughly: x_{t−1} is mostly x_t, with a little of x̂₀ and some new noise mixed in (faster samplers
-leave out the new noise). The next guess is then made from x_{t−1}, and is better.
+the mean of all images that x_t may have come from. That is blurred, but a rough x̂₀ is enough for
+one step: except near the end, x_{t−1} is mostly x_t, with a little of x̂₀ and some new noise mixed
+in (faster samplers leave out the new noise). The next guess is made from x_{t−1}, and is better.
 
 Shapes: B images in a batch, C colours, S × S pixels; V values of labels.
 
 Paper: Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models",
-https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, rates and sampler, not quite
-its U-Net (see there). The way to read it in this file: linear_abar, NoiseSchedule.add_noise, UNet,
-diffusion_loss, ddpm_step, denoise. By default we depart from it, for good images on a CPU in
-minutes:
+https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, learning rates and sampler,
+and nearly its U-Net. To read the paper in this file: linear_abar, NoiseSchedule.add_noise, UNet,
+get_batch, diffusion_loss, predict_with_guidance, ddpm_step, denoise. By default we depart from it,
+for good images on a CPU in minutes:
 
     --predict           the network answers x₀, not ε: where little is left of the image, a small
-                        error in ε would be a large one in x₀, and we take few steps
+                        error in ε is a large one in x₀, which few steps cannot mend
     --max_weight        for this answer, errors count more where there is less noise
     --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
                         straight line
@@ -38,8 +38,8 @@ minutes:
     --sampler --sample_steps        20 steps of DPM-Solver++, not T of the paper's: 50 times faster
     --optimizer --lr --decay --beta2 --ema          good images after minutes, not days
 
-Other departures stand where they are made: in predict_with_guidance and update_ema. The authors
-also flip images at random and clip gradients.
+Other departures are named where they are made: in abar_from_betas, linear_abar, UNet, update_ema
+and predict_with_guidance. The authors also flip images at random and clip gradients.
 
     python train_diffusion.py                                   faces, drawn on the spot
     python train_diffusion.py --data=my_pictures                your own folder of images
@@ -60,8 +60,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 # images and their labels, the command line, devices, the scores of images, the folder of a run:
-# this file can be followed without reading them. one_hot(labels) is 1 at the values that an image
-# has and 0 elsewhere; noise(n, k, seed) are normal random numbers (n, k), always the same.
+# this file can be followed without reading them. one_hot(labels, attributes) is (N, V): 1 at the
+# values that an image has, 0 elsewhere. to_float turns uint8 into [-1, 1]. noise(n, k, seed) are n
+# rows of k normal random numbers, which only depend on the seed. sheet lays images out in a grid.
+# Judge is a classifier that reads the labels off drawn images. Muon is an optimiser of matrices.
 from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, data_parallel, my_share, pick_device, start_processes
@@ -83,9 +85,9 @@ def abar_from_betas(betas):
 
 
 def linear_abar(T: int):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 if T
-    is 1,000 (Ho et al. 2020, §4). If T is smaller, each step adds more: x_T is noise all the same.
-    """
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 for
+    T = 1,000 (Ho et al. 2020, §4). For another T, β is multiplied by 1000/T (not in the paper), so
+    that x_T is about as noisy."""
     betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T
     return abar_from_betas(betas)
 
@@ -94,7 +96,8 @@ def cosine_abar(T: int):
     """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. ᾱ_t = f(t) / f(0), where f is a squared cosine
     (Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17).
 
-    f(T) is 0. So, as in the paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is taken and limited first.
+    f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed
+    and limited, and ᾱ is made from that.
     """
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -171,9 +174,9 @@ class NoiseSchedule:
 
         So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
         less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
-        it is 24,000, for details that nobody sees. (Hang et al. 2023, "Efficient Diffusion Training
-        via Min-SNR Weighting Strategy", take min(SNR, 5). With that, an error at T, where sampling
-        begins, counts nothing: SNR is nearly 0 there.)
+        it is 24,000 (cosine, T = 1,000), for details that nobody sees. (Hang et al. 2023,
+        "Efficient Diffusion Training via Min-SNR Weighting Strategy", take min(SNR, 5). With that,
+        an error at T, where sampling begins, counts for almost nothing: SNR is nearly 0 there.)
         """
         if self.predict != "x0":
             return 1.0
@@ -205,17 +208,21 @@ def zero_init(layer):
 
 
 def time_embedding(t, width: int):
-    """Cosines and sines of t (B,) at many frequencies: (B, width), as in the Transformer (Vaswani
-    et al. 2017, §3.5). They are made for times of 1 to some thousands, not of 0 to 1."""
+    """Cosines and sines of t (B,) at many frequencies, from 1 to 1/10,000: (B, width), after the
+    Transformer (Vaswani et al. 2017, §3.5). They are made for times of 1 to some thousands, not of
+    0 to 1."""
     frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
     angles = t[:, None] * frequencies                       # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class ResBlock(nn.Module):
-    """x (B, C_in, H, W) -> skip(x) + f(x): (B, C_out, H, W). A vector e (B, E), made from the time
-    and from what is said about the image, scales and shifts the features between f's two
-    convolutions. Before training, f is 0."""
+    """x (B, C_in, H, W) -> shortcut(x) + f(x): (B, C_out, H, W). Before training, f is 0.
+
+    A vector e (B, E), made from the time and from labels or a prompt, acts between f's two
+    convolutions: after the norm it scales and shifts the features, or, without scale_shift, it is
+    added before the norm.
+    """
 
     def __init__(self, C_in: int, C_out: int, E: int, scale_shift: bool):
         super().__init__()
@@ -225,7 +232,7 @@ class ResBlock(nn.Module):
         self.emb = nn.Linear(E, 2 * C_out if scale_shift else C_out)
         self.norm2 = nn.GroupNorm(8, C_out)
         self.conv2 = zero_init(nn.Conv2d(C_out, C_out, kernel_size=3, padding=1))
-        self.skip = nn.Conv2d(C_in, C_out, kernel_size=1) if C_in != C_out else nn.Identity()
+        self.shortcut = nn.Conv2d(C_in, C_out, kernel_size=1) if C_in != C_out else nn.Identity()
 
     def forward(self, x, e):
         h = self.conv1(F.silu(self.norm1(x)))               # (B, C_in, H, W) -> (B, C_out, H, W)
@@ -236,7 +243,7 @@ class ResBlock(nn.Module):
         else:
             h = self.norm2(h + e)
         h = self.conv2(F.silu(h))
-        return self.skip(x) + h
+        return self.shortcut(x) + h
 
 
 class Attention(nn.Module):
@@ -288,11 +295,15 @@ class UNet(nn.Module):
     y has a 1 for each value that the image has (red hair, round glasses, …). If all are 0, nothing
     is said about the image.
 
-    Departures from the authors' U-Net: --stem, it sees 2 × 2 pixels as one, which is four times as
-    fast; --scale_shift, time also scales features (Nichol & Dhariwal 2021); a level has one block,
-    not two, and one skip; the lowest level alone has attention, not that of 16 × 16, and its heads
-    have 32 channels; norms have 8 groups, not 32; channels grow 1, 2, 4, 4 times, not 1, 2, 2, 2
-    times, in the convolution that halves a level; Upsample convolves first; no dropout.
+    Departures from the authors' U-Net:
+
+        --stem              2 × 2 pixels are seen as one, which is four times as fast
+        --scale_shift       time also scales the features (Nichol & Dhariwal 2021)
+        blocks              a level has one, and one skip, not two and three; and no dropout
+        attention           in the middle, not also at 16 × 16; heads of 32 channels, not one head
+        norms               8 groups of channels, not 32
+        channels            width × 1, 2, 4, 4, not × 1, 2, 2, 2; it is the convolution between two
+                            levels that changes them; Upsample convolves before it enlarges
     """
 
     def __init__(self, cfg, C: int, S: int, V: int):
@@ -304,8 +315,8 @@ class UNet(nn.Module):
         E = 4 * width
         self.width = width
         self.stem = cfg.stem
-        # the side of an image must be a multiple of this, so that each level has half of the one
-        # above; other images are padded
+        # forward pads images until their side is a multiple of this, so that each level has exactly
+        # half the side of the one above
         self.multiple = cfg.stem * 2 ** (cfg.levels - 1)
         require(S >= self.multiple, f"--levels={cfg.levels} with --stem={cfg.stem}: images of {S} "
                 "pixels are too small to be halved so often")
@@ -351,7 +362,7 @@ class UNet(nn.Module):
 
         # squares of stem × stem pixels become one pixel with more channels
         S = x.size(2)
-        x = pad(x, self.multiple)                           # (B, C, S, S) -> (B, C, S', S')
+        x = pad(x, self.multiple)                           # -> (B, C, S', S'), the padded side
         h = F.pixel_unshuffle(x, self.stem)                 # -> (B, C·stem², S'/stem, S'/stem)
 
         # down; with the defaults (B, 64, 16, 16) -> (B, 128, 8, 8)
@@ -423,12 +434,12 @@ def get_batch(images, labels, B: int, cfg, rng):
 
 
 # Where the loss comes from: the network should make real images probable. The paper (eqs. 3 to 12)
-# bounds −log p(x₀) by a sum over t. All terms but the first and the last compare two normal
-# distributions of x_{t−1}: the true one, q(x_{t−1} | x_t, x₀), and the network's, which has x̂₀ in
-# place of x₀. Their KL divergence is a squared distance of means, plus a constant, and the means
-# differ by a multiple of x̂₀ − x₀. So it is |x̂₀ − x₀|², or |ε̂ − ε|², with a weight that depends
-# on t. Images become better with other weights than those of the bound: the paper's is 1 for ε
-# (L_simple, eq. 14); for ours see loss_weight.
+# bounds −log p(x₀) by a sum of terms. All but that of x_T, which has nothing to learn, and
+# −log p(x₀ | x₁) compare two normal distributions of x_{t−1}: the true one, q(x_{t−1} | x_t, x₀),
+# and the network's, which has x̂₀ in place of x₀. Their KL divergence is |μ̃ − μ|² / 2σ² plus a
+# constant, and μ̃ − μ is a multiple of x₀ − x̂₀. So each term is |x̂₀ − x₀|², or |ε̂ − ε|², with a
+# weight that depends on t. Images become better with other weights than those of the bound: the
+# paper's is 1 for ε (L_simple, eq. 14); for ours see loss_weight.
 
 def diffusion_loss(net, schedule, x0, y, t, eps):
     """The mean of w_t (out − target)² over all numbers, for what get_batch returns: line 5 of the
@@ -445,9 +456,9 @@ def update_ema(ema, model, step: int, decay: float):
     """ema ← decay · ema + (1 − decay) · model, for parameters; buffers, if there are any, are
     copied.
 
-    At first decay is smaller, so that the weights at the start are soon forgotten (not in the
-    paper): in step 0 the model is copied, and then the average is over the last tenth of the steps,
-    until these are more than what --ema averages.
+    At first decay is step / (step + 10) (not in the paper): step 0 copies the model, and then the
+    average is mostly of the last tenth of the steps, so that the start is soon forgotten. Once this
+    is more than --ema, decay is --ema.
     """
     decay = min(decay, step / (step + 10))
     for average, parameter in zip(ema.parameters(), model.parameters()):
@@ -464,9 +475,10 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
         x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √(1 − β_t) (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
                                   = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √(1 − β_t)     (eqs. 7 and 11)
 
-    Small variance: σ² = β̃, so x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β, which would be right
-    if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are taken as one, with
-    1 − β = ᾱ_t/ᾱ_s.
+    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
+    β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
+    which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
+    taken as one, with 1 − β = ᾱ_t/ᾱ_s.
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -476,9 +488,10 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
     mean = weight_of_x0 * x0_hat + weight_of_xt * xt        # μ̃
     if s == 0:
         return mean                                         # no noise on the image
+    sigma2 = beta
     if variance == "small":
-        beta = beta * (1 - abar_s) / (1 - abar_t)           # β̃
-    return mean + math.sqrt(beta) * z
+        sigma2 = beta * (1 - abar_s) / (1 - abar_t)         # β̃
+    return mean + math.sqrt(sigma2) * z
 
 
 def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
@@ -498,13 +511,18 @@ def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
 
 
 def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_before: int = 0):
-    """As ddim_step, but on the way from t to s the guess goes on changing as it did since the step
-    before, from t_before, whose guess was x0_before. It is second-order: fewer steps are enough (Lu
-    et al. 2022, "DPM-Solver++", algorithm 2).
+    """ddim_step with a better guess (Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling
+    of Diffusion Probabilistic Models", algorithm 2).
 
-    The speed of the change is measured in λ_t = ½ log(ᾱ_t / (1 − ᾱ_t)), which grows as noise is
-    removed. With h the way from t to s, the mean of the changing guess is, approximately, its value
-    after h/2. The first step knows no other guess, and at s = 0 λ is infinite: they are ddim_steps.
+    ddim_step takes x̂₀ as constant from t to s. Here it moves on along the straight line through
+    the last two guesses, x0_before at t_before and x0_hat at t. The line is drawn over λ_t =
+    ½ log(ᾱ_t / (1 − ᾱ_t)), which grows as noise is removed. Its value half-way to s takes the place
+    of x̂₀:
+
+        x̂₀ + (x̂₀ − x0_before) / (λ_t − λ_before) · h/2          h = λ_s − λ_t
+
+    This is of second order: fewer steps are enough. The first step has no x0_before, and the last,
+    to s = 0, has λ_s = ∞: both are plain ddim_steps.
     """
     if x0_before is not None and s > 0:
         lam_before = half_log_snr(schedule, t_before)
@@ -645,8 +663,9 @@ class Config(LabelConfig):
     n: int = 64                 # images in a grid
     sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++, DDIM, or the paper's own
     sample_steps: int = 20      # steps from noise to image, at most T
-    eta: float = 0.0            # for ddim: 0 adds no noise, 1 adds as much as ddpm, small
-    variance: Literal["small", "large"] = "small"  # for ddpm: of the noise it adds, β̃ or β
+    eta: float = 0.0            # for ddim: 0 adds no noise, 1 as much as ddpm, --variance=small
+    # for ddpm: the variance of the noise that a step adds, β̃ (small) or β (large)
+    variance: Literal["small", "large"] = "small"
     guidance: float = 1.0       # 0: ignore the labels; 1: use them; above 1: exaggerate them
     show: Literal["samples", "forward", "reverse", "walk", "inpaint"] = "samples"  # what to draw
     image: str = ""             # for inpaint: your picture ("": held-out images)
@@ -744,7 +763,7 @@ def train(cfg: Config) -> dict:
     require(cfg.batch_size % world == 0,
             f"--batch_size={cfg.batch_size} must be a multiple of {world} processes")
 
-    # images: uint8 (N, C, S, S), and their labels (N, V); those that are held out only score
+    # images: uint8 (N, C, S, S), and their labels (N, V); the held-out ones are for scores only
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     attributes = train_set.attributes if cfg.label_dropout < 1 else {}
     images = train_set.images.to(device)
@@ -835,8 +854,8 @@ def evaluate_loss(net, schedule, batch) -> float:
 
 
 def score(net, judge, held_out_labels, C: int, S: int, attributes, cfg) -> dict:
-    """What the judge says of images drawn for the labels of held-out ones, beside those of a
-    network that has learnt nothing."""
+    """The judge's scores of images drawn for held-out labels, and, as a baseline, of images that an
+    untrained network draws for the same labels (plain grey, if it answers x₀)."""
     if judge.n == 0:
         return {}
     y = held_out_labels[:judge.n]

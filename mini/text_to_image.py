@@ -2,23 +2,24 @@
 enlarges it.
 
 The first stage is the model of train_diffusion.py, but it is told words, not labels. A small
-Transformer turns the prompt into vectors, one for each word, and one for the prompt as a whole. The
-last is added to the vector of the time. And at every resolution on the way down, each pixel of the
-U-Net attends to the words:
+Transformer turns the prompt into 1 + L vectors: the first stands for the prompt as a whole, the
+others for its words. The first, through a linear layer, is added to the vector of the time. And at
+every resolution on the way down, each pixel of the U-Net attends to all of them:
 
     softmax(q kᵀ/√hs + mask) v          q from pixels, k and v from words; mask: −∞ where no word is
 
 Each further stage draws an image of twice the height and width. It is shown the smaller picture,
-low, with noise of level a:
+low, with the noise of a time a (aug_t below, for augmentation), and is told a:
 
     loss = mean of w_t |x̂₀(x_t, t, words, √ᾱ_a low + √(1 − ᾱ_a) ε', a) − x₀|²
 
 In training, low is a real image made smaller. In sampling, it is the image that the stage before
 has drawn, which is not quite like a real one. The noise hides the difference, and a stage that was
-trained with noise of levels up to --max_aug_level does not rely on every detail of low.
+trained with times a from 0 to T · --max_aug_level does not rely on every detail of low. Sampling
+has a = T · --aug_level.
 
-Shapes: B images in a batch, C colours, S × S pixels; L words in a prompt, each a vector of D
-numbers; K captions for each image.
+Shapes: B images in a batch, C colours, S × S pixels; L numbers of a prompt, its words, an end mark
+and padding; D numbers in a vector of a word; K captions for each image.
 
 Papers: Ho et al. 2022, "Cascaded Diffusion Models for High Fidelity Image Generation",
 https://arxiv.org/abs/2106.15282 (the noise on low: non-truncated conditioning augmentation), and
@@ -26,8 +27,9 @@ Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep La
 Understanding" (Imagen), https://arxiv.org/abs/2205.11487: a cascade that reads words, their mean
 added to the time. Attention from pixels to words: Rombach et al. 2022, "High-Resolution Image
 Synthesis with Latent Diffusion Models", §3.3. Departures: Imagen's text encoder, T5, is already
-trained and stays as it is; ours is small, and learns with the first stage. What else departs from
-Ho, Jain & Abbeel 2020 (DDPM) is as in train_diffusion.py.
+trained and stays as it is; ours is small, and learns with the first stage; a vector of its own, as
+BERT's [CLS], stands for the prompt, not the mean of the words; low is enlarged by repeating its
+pixels. What else departs from Ho, Jain & Abbeel 2020 (DDPM) is as in train_diffusion.py.
 
     python -m mini.text_to_image                        faces and captions, made on the spot
     python -m mini.text_to_image sample --prompt="a smiling face with blond hair" --guidance=3
@@ -48,8 +50,8 @@ import torch.nn.functional as F
 
 # images and captions, the command line, devices, the scores of images, the folder of a run: this
 # file can be followed without reading them. noise(n, k, seed) are normal random numbers (n, k),
-# always the same. Words is a vocabulary: encode(text, n) gives the numbers of at most n − 1 words,
-# and of the end; PAD is the number that fills up short prompts.
+# which only depend on the seed. Words is a vocabulary: encode(text, n) gives the numbers of at most
+# n words, and of the end; PAD is the number that fills up short prompts.
 from mini.data.images.captions import Words, load_captions
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require, require_positive
@@ -71,9 +73,9 @@ def abar_from_betas(betas):
 
 
 def linear_abar(T: int):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 if T
-    is 1,000 (Ho et al. 2020, §4). If T is smaller, each step adds more: x_T is noise all the same.
-    """
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 for
+    T = 1,000 (Ho et al. 2020, §4). For another T, β is multiplied by 1000/T (not in the paper), so
+    that x_T is about as noisy."""
     betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T
     return abar_from_betas(betas)
 
@@ -82,7 +84,8 @@ def cosine_abar(T: int):
     """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. ᾱ_t = f(t) / f(0), where f is a squared cosine
     (Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17).
 
-    f(T) is 0. So, as in the paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is taken and limited first.
+    f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed
+    and limited, and ᾱ is made from that.
     """
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -159,9 +162,9 @@ class NoiseSchedule:
 
         So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
         less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
-        it is 24,000, for details that nobody sees. (Hang et al. 2023, "Efficient Diffusion Training
-        via Min-SNR Weighting Strategy", take min(SNR, 5). With that, an error at T, where sampling
-        begins, counts nothing: SNR is nearly 0 there.)
+        it is 24,000 (cosine, T = 1,000), for details that nobody sees. (Hang et al. 2023,
+        "Efficient Diffusion Training via Min-SNR Weighting Strategy", take min(SNR, 5). With that,
+        an error at T, where sampling begins, counts for almost nothing: SNR is nearly 0 there.)
         """
         if self.predict != "x0":
             return 1.0
@@ -191,16 +194,18 @@ def zero_init(layer):
 
 
 def time_embedding(t, width: int):
-    """Cosines and sines of t (B,) at many frequencies: (B, width), as in the Transformer (Vaswani
-    et al. 2017, §3.5). They are made for times of 1 to some thousands, not of 0 to 1."""
+    """Cosines and sines of t (B,) at many frequencies, from 1 to 1/10,000: (B, width), after the
+    Transformer (Vaswani et al. 2017, §3.5). They are made for times of 1 to some thousands, not of
+    0 to 1."""
     frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
     angles = t[:, None] * frequencies                       # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 class TextBlock(nn.Module):
-    """Words x (B, L, D) -> (B, L, D): they attend to each other, and then an MLP works on each of
-    them alone (Vaswani et al. 2017; with the norm first, as in GPT-2). mask (B, 1, 1, L)."""
+    """x (B, L', D), L' = 1 + L vectors -> (B, L', D): they attend to each other, and then an MLP
+    works on each of them alone (Vaswani et al. 2017; with the norm first, as in GPT-2). mask:
+    (B, 1, 1, L')."""
 
     def __init__(self, D: int, hs: int = 32):
         super().__init__()
@@ -257,9 +262,12 @@ class TextEncoder(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x (B, C_in, H, W) -> skip(x) + f(x): (B, C_out, H, W). A vector e (B, E), made from the time
-    and from what is said about the image, scales and shifts the features between f's two
-    convolutions. Before training, f is 0."""
+    """x (B, C_in, H, W) -> shortcut(x) + f(x): (B, C_out, H, W). Before training, f is 0.
+
+    A vector e (B, E), made from the time and from labels or a prompt, acts between f's two
+    convolutions: after the norm it scales and shifts the features, or, without scale_shift, it is
+    added before the norm.
+    """
 
     def __init__(self, C_in: int, C_out: int, E: int, scale_shift: bool):
         super().__init__()
@@ -269,7 +277,7 @@ class ResBlock(nn.Module):
         self.emb = nn.Linear(E, 2 * C_out if scale_shift else C_out)
         self.norm2 = nn.GroupNorm(8, C_out)
         self.conv2 = zero_init(nn.Conv2d(C_out, C_out, kernel_size=3, padding=1))
-        self.skip = nn.Conv2d(C_in, C_out, kernel_size=1) if C_in != C_out else nn.Identity()
+        self.shortcut = nn.Conv2d(C_in, C_out, kernel_size=1) if C_in != C_out else nn.Identity()
 
     def forward(self, x, e):
         h = self.conv1(F.silu(self.norm1(x)))               # (B, C_in, H, W) -> (B, C_out, H, W)
@@ -280,7 +288,7 @@ class ResBlock(nn.Module):
         else:
             h = self.norm2(h + e)
         h = self.conv2(F.silu(h))
-        return self.skip(x) + h
+        return self.shortcut(x) + h
 
 
 class Attention(nn.Module):
@@ -311,8 +319,9 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Pixels x (B, C, H, W), words (B, L, D), mask (B, 1, 1, L) -> x + f(x), of the shape of x:
-    every pixel attends to all words, softmax(q kᵀ/√hs + mask) v. Before training, f is 0."""
+    """Pixels x (B, C, H, W), words (B, L', D), mask (B, 1, 1, L') -> x + f(x), of the shape of x:
+    every pixel attends to all words, softmax(q kᵀ/√hs + mask) v. L' = 1 + L. Before training, f is
+    0."""
 
     def __init__(self, C: int, D: int, hs: int = 32):
         super().__init__()
@@ -370,7 +379,8 @@ class UNet(nn.Module):
         lowest = widths[-1]
         E = 4 * width
         self.width = width
-        self.stem = max(1, cfg.stem * S // cfg.size)        # so that all stages have the same grid
+        # half as long a stage earlier, so that all stages have the same grid; but at least 1
+        self.stem = max(1, cfg.stem * S // cfg.size)
 
         # time, level of the noise in low, and the prompt as a whole
         self.time = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
@@ -379,8 +389,8 @@ class UNet(nn.Module):
             self.aug = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
 
         # down
-        n_images = 2 if enlarges else 1                     # x_t, or x_t and low
-        self.first = nn.Conv2d(n_images * C * self.stem**2, width, kernel_size=3, padding=1)
+        n_inputs = 2 if enlarges else 1                     # x_t, or x_t and low
+        self.first = nn.Conv2d(n_inputs * C * self.stem**2, width, kernel_size=3, padding=1)
         self.down = nn.ModuleList()
         for level, w in enumerate(widths):
             block = ResBlock(w, w, E, cfg.scale_shift)
@@ -411,7 +421,7 @@ class UNet(nn.Module):
     def forward(self, x, t, words, mask, low=None, aug_t=None):
         # time, level of the noise in low, and the prompt as a whole
         e = self.time(time_embedding(t, self.width))        # (B, E)
-        e = e + self.prompt(words[:, 0])
+        e = e + self.prompt(words[:, 0])                    # the vector of the whole prompt
         if low is not None:
             e = e + self.aug(time_embedding(aug_t, self.width))
             low = F.interpolate(low, scale_factor=2, mode="nearest")        # (B, C, S, S)
@@ -515,9 +525,9 @@ def update_ema(ema, model, step: int, decay: float):
     """ema ← decay · ema + (1 − decay) · model, for parameters; buffers, if there are any, are
     copied.
 
-    At first decay is smaller, so that the weights at the start are soon forgotten (not in the
-    paper): in step 0 the model is copied, and then the average is over the last tenth of the steps,
-    until these are more than what --ema averages.
+    At first decay is step / (step + 10) (not in the paper): step 0 copies the model, and then the
+    average is mostly of the last tenth of the steps, so that the start is soon forgotten. Once this
+    is more than --ema, decay is --ema.
     """
     decay = min(decay, step / (step + 10))
     for average, parameter in zip(ema.parameters(), model.parameters()):
@@ -534,9 +544,10 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
         x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √(1 − β_t) (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
                                   = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √(1 − β_t)     (eqs. 7 and 11)
 
-    Small variance: σ² = β̃, so x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β, which would be right
-    if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are taken as one, with
-    1 − β = ᾱ_t/ᾱ_s.
+    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
+    β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
+    which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
+    taken as one, with 1 − β = ᾱ_t/ᾱ_s.
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -546,9 +557,10 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
     mean = weight_of_x0 * x0_hat + weight_of_xt * xt        # μ̃
     if s == 0:
         return mean                                         # no noise on the image
+    sigma2 = beta
     if variance == "small":
-        beta = beta * (1 - abar_s) / (1 - abar_t)           # β̃
-    return mean + math.sqrt(beta) * z
+        sigma2 = beta * (1 - abar_s) / (1 - abar_t)         # β̃
+    return mean + math.sqrt(sigma2) * z
 
 
 def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
@@ -568,13 +580,18 @@ def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
 
 
 def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_before: int = 0):
-    """As ddim_step, but on the way from t to s the guess goes on changing as it did since the step
-    before, from t_before, whose guess was x0_before. It is second-order: fewer steps are enough (Lu
-    et al. 2022, "DPM-Solver++", algorithm 2).
+    """ddim_step with a better guess (Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling
+    of Diffusion Probabilistic Models", algorithm 2).
 
-    The speed of the change is measured in λ_t = ½ log(ᾱ_t / (1 − ᾱ_t)), which grows as noise is
-    removed. With h the way from t to s, the mean of the changing guess is, approximately, its value
-    after h/2. The first step knows no other guess, and at s = 0 λ is infinite: they are ddim_steps.
+    ddim_step takes x̂₀ as constant from t to s. Here it moves on along the straight line through
+    the last two guesses, x0_before at t_before and x0_hat at t. The line is drawn over λ_t =
+    ½ log(ᾱ_t / (1 − ᾱ_t)), which grows as noise is removed. Its value half-way to s takes the place
+    of x̂₀:
+
+        x̂₀ + (x̂₀ − x0_before) / (λ_t − λ_before) · h/2          h = λ_s − λ_t
+
+    This is of second order: fewer steps are enough. The first step has no x0_before, and the last,
+    to s = 0, has λ_s = ∞: both are plain ddim_steps.
     """
     if x0_before is not None and s > 0:
         lam_before = half_log_snr(schedule, t_before)
@@ -712,7 +729,7 @@ class Config(RunConfig):
     width: int = 64             # channels at the highest resolution; then 2 ×, then 4 × as many
     levels: int = 2             # resolutions, each half of the one above; attention at the lowest
     # the last stage sees a square of stem × stem pixels as one pixel; in each one before it, the
-    # side of the square is half as long
+    # side of the square is half as long, but at least 1
     stem: int = 2
     scale_shift: bool = True    # time and prompt scale and shift features (false: they only shift)
     n_layer: int = 2            # blocks of the text encoder; a word is a vector of width numbers
@@ -721,7 +738,8 @@ class Config(RunConfig):
     prompt_dropout: float = 0.1     # share of training images without their prompt
     stratified: bool = True     # spread the times in a batch evenly over 1 … T
     max_weight: float = 5.0     # upper limit of the weight of an error in x₀
-    # optimiser steps, shared evenly by the stages; keep it when you --resume
+    # optimiser steps, shared evenly by the stages; another number at --resume moves the border
+    # between them, so keep it
     steps: int = 4000
     batch_size: int = 32        # images in a step
     # what trains the weights of hidden layers; Adam trains the rest, or everything
@@ -745,12 +763,14 @@ class Config(RunConfig):
     n: int = 8                  # images for each prompt
     sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++, DDIM, or Ho et al.'s own
     sample_steps: int = 20      # steps from noise to image in each stage, at most T
-    eta: float = 0.0            # for ddim: 0 adds no noise, 1 adds as much as ddpm, small
-    variance: Literal["small", "large"] = "small"  # for ddpm: of the noise it adds, β̃ or β
+    eta: float = 0.0            # for ddim: 0 adds no noise, 1 as much as ddpm, --variance=small
+    # for ddpm: the variance of the noise that a step adds, β̃ (small) or β (large)
+    variance: Literal["small", "large"] = "small"
     guidance: float = 2.0       # 0: ignore the prompt; 1: use it; above 1: exaggerate it
     # level of noise on low in sampling, as a fraction of T, at most max_aug_level
     aug_level: float = 0.35
-    show: Literal["samples", "stages"] = "samples"  # the images, or how each is drawn in steps
+    # the images, or four moments of each on its way from noise, in each stage
+    show: Literal["samples", "stages"] = "samples"
 
     # Not a setting: the names of those that a resumed run must keep.
     fixed = ("size", "n_images", "T", "schedule", "predict", "max_aug_level", "stages", "width",
@@ -807,10 +827,10 @@ def size_of_stage(cfg, k: int) -> int:
 # ---- data
 
 def load_data(cfg, checkpoint):
-    """(vocabulary, parts, captions): the Words of all captions; three sets of images to learn from,
-    held out, and of combinations that are never learnt (see load_captions; the last may be empty);
-    and the numbers (N, K, L) of their captions' words. Raises UserError if a checkpoint has other
-    words."""
+    """(vocabulary, parts, captions): the Words of all captions; a set of images to train on, a
+    held-out set, and a set whose combinations of attributes are never trained on (left out if it is
+    empty; see load_captions); and the numbers (N, K, L) of their captions' words. Raises UserError
+    if a checkpoint has other words."""
     parts = [part for part in load_captions(cfg.data, cfg.size, cfg.n_images) if len(part.images)]
     texts = []                                              # of each part, N · K captions
     for part in parts:
@@ -888,7 +908,7 @@ def train(cfg: Config) -> dict:
     check_sampling(cfg)
     device = pick_device(cfg.device)
 
-    # images: uint8 (N, C, size, size), and their captions (N, K, L); those held out only score
+    # images: uint8 (N, C, size, size), and their captions (N, K, L); the held-out ones only score
     vocabulary, parts, captions = load_data(cfg, checkpoint)
     train_set, held_out = parts[0], parts[1]
     images = train_set.images.to(device)
@@ -1049,7 +1069,8 @@ def load(cfg):
 
 
 def sample(cfg: Config):
-    """Draw n images for each prompt into samples/; or, with --show=stages, the steps of each."""
+    """Draw n images for each prompt into samples/; or, with --show=stages, four moments of each on
+    its way from noise, in each stage."""
     nets, cfg, checkpoint = load(cfg)
     C, _, _, L = checkpoint["shape"]
     device = pick_device(cfg.device)

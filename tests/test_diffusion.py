@@ -354,8 +354,8 @@ def written_block(p, x, e, scale_shift=True):
     else:
         h = group_norm(p, "norm2", h + e.view(B, C, 1, 1))
     h = conv(p, "conv2", F.silu(h), padding=1)
-    if "skip.weight" in p:
-        x = conv(p, "skip", x)
+    if "shortcut.weight" in p:
+        x = conv(p, "shortcut", x)
     return x + h
 
 
