@@ -1,5 +1,6 @@
 """A picture and a table of a trained mini/text_to_image.py: how each stage draws, step by step; and
 what `evaluate` compares."""
+import itertools
 import time
 from dataclasses import replace
 
@@ -27,11 +28,14 @@ def show_stages(nets, texts, prompts, C: int, cfg):
     """
     strips = []
     low = None
+    every = max(1, cfg.sample_steps // 16)                      # of a long chain, keep some steps
     for k, unet in enumerate(nets["unets"]):
         moments = []
+        step = itertools.count()
 
         def watch(xt, x0):
-            moments.append((F.interpolate(xt.float().cpu(), cfg.size),))
+            if next(step) % every == 0:
+                moments.append((F.interpolate(xt.float().cpu(), cfg.size),))
 
         S = text_to_image.size_of_stage(cfg, k)
         low = text_to_image.generate_stage(unet, nets["encoder"], prompts, C, S, cfg, low, watch)
@@ -85,7 +89,7 @@ def evaluate(nets, checkpoint, cfg) -> dict:
             own = replace(cfg, guidance=w, sample_steps=min(steps, cfg.T))
             name = f"w {w:g}, {steps} steps"
             add(name, lambda: text_to_image.generate(nets, prompts, C, own)[-1])
-    for level in (0.0, cfg.aug_level):
+    for level in sorted({0.0, cfg.aug_level}):
         own = replace(cfg, aug_level=level)
         add(f"real, enlarged, s {level:g}", lambda: text_to_image.generate_stage(
             nets["unets"][-1], nets["encoder"], prompts, C, cfg.size, own, low.to(device)))

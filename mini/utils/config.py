@@ -70,6 +70,7 @@ def require_positive(cfg, *names: str):
 NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after", "warmup",
                 "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
 FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
+MAY_BE_ONE = {"label_dropout", "prompt_dropout"}
 MAY_BE_INFINITE = {"max_weight"}
 TEXTS = {"prompt", "text", "question"}      # what begins with ~/ in all others is a path
 
@@ -129,7 +130,7 @@ class RunConfig:
                 require(usable, f"--{name}={value} is not a number to work with")
             if name in NOT_NEGATIVE or name == "lr" or name.endswith("_lr"):
                 require(value >= 0, f"--{name}={value} must not be negative")
-            if name in FRACTIONS or name.endswith("dropout") and name != "label_dropout":
+            if name in FRACTIONS or name.endswith("dropout") and name not in MAY_BE_ONE:
                 require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
             if isinstance(value, (int, float)) and value != math.inf:
                 check_size(name, value)
