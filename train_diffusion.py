@@ -643,7 +643,7 @@ class Config(LabelConfig):
     label_dropout: float = 0.1  # share of training images without their labels (1: all)
     stratified: bool = True     # spread the times in a batch evenly over 1 … T
     max_weight: float = 5.0     # upper limit of the weight of an error, if x₀ is predicted
-    steps: int = 2500           # optimiser steps
+    steps: int = 2200           # optimiser steps
     batch_size: int = 32        # images in a step, over all processes
     # what trains the weights of hidden layers; Adam trains the rest, or everything
     optimizer: Literal["muon", "adam"] = "muon"
@@ -813,8 +813,9 @@ def train(cfg: Config) -> dict:
             run.check_finite(step, loss=loss.item())                # NaN stops here
             model.zero_grad(set_to_none=True)
             loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            with autocast(device, cfg.matmul):
+                for optimizer in optimizers:
+                    optimizer.step()                                # Muon multiplies matrices, too
 
             update_ema(ema, model, step, cfg.ema)
 
