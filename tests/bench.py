@@ -370,8 +370,9 @@ def bench_diffusion(args, size=32, batch=64):
                 loss = train_diffusion.diffusion_loss(nets["net"], schedule, x0, y, t, eps)
             nets["net"].zero_grad(set_to_none=True)
             loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+            with autocast(torch.device("cpu"), matmul):
+                for optimizer in optimizers:
+                    optimizer.step()
             train_diffusion.update_ema(nets["ema"], nets["net"], 1000, cfg.ema)
             return loss.item()
         return step, sum(p.numel() for p in nets["net"].parameters())
