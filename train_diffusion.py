@@ -681,7 +681,7 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # Ho et al. 2020: their noise, loss, rates and sampler for images of 32 × 32: one GPU, days
+    # Ho et al. 2020: their noise, loss, rates and sampler for images of 32 × 32; for a GPU
     "paper": dict(schedule="linear", predict="eps", width=128, levels=4, stem=1, scale_shift=False,
                   label_dropout=1.0, stratified=False, steps=800000, batch_size=128,
                   optimizer="adam", lr=2e-4, warmup=5000, decay=False, beta2=0.999, ema=0.9999,
@@ -728,9 +728,8 @@ def make_nets(cfg, C: int, S: int, attributes: dict, checkpoint=None):
 
 
 def make_optimizers(model, cfg) -> list:
-    """[Adam], or [Muon, Adam]: Muon for matrices and the kernels of convolutions, where it needs
-    half as many steps; Adam for vectors, and for the first and the last layer, as Muon's authors
-    advise (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks")."""
+    """[Adam], or [Muon, Adam]: Muon for matrices and the kernels of convolutions; Adam for vectors,
+    and for the first and the last layer, as Muon's authors advise (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks")."""
     hidden = []
     others = []
     for name, parameter in model.named_parameters():
