@@ -729,7 +729,8 @@ def make_nets(cfg, C: int, S: int, attributes: dict, checkpoint=None):
 
 def make_optimizers(model, cfg) -> list:
     """[Adam], or [Muon, Adam]: Muon for matrices and the kernels of convolutions; Adam for vectors,
-    and for the first and the last layer, as Muon's authors advise (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks")."""
+    and for the first and the last layer, as Muon's authors advise (Jordan et al. 2024, "Muon: an
+    optimizer for hidden layers in neural networks")."""
     hidden = []
     others = []
     for name, parameter in model.named_parameters():
