@@ -1,20 +1,38 @@
-"""BERT: a Transformer encoder that learns to understand text by predicting words that are hidden from it.
+"""BERT: a Transformer encoder that learns to understand text by filling in words that are hidden
+from it.
 
-There is no causal mask, so every position sees the whole text. Some tokens are chosen, most of these are
-hidden, and the model predicts them; this needs no labels. Then it is fine-tuned for tasks with few labels: a
-small head is put on top, and everything is trained for a short time. The loss of the pre-training, over the
-set M of chosen positions:
+There is no causal mask: every position sees the whole text, to its left and to its right. Some
+words are chosen, most of these are hidden, and the model predicts them; this needs no labels. The
+loss of this *pre-training*, over the set M of the chosen positions:
 
-    L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x with M hidden)      in nats; a model that knows nothing scores ln V
+    L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x with M hidden)      in nats
 
-Paper: Devlin et al. 2019, "BERT". Departures: Muon, as in train_gpt.py; no next-sentence prediction, which does
-not help (Liu et al. 2019). Without it, [CLS] learns nothing, so the sentiment head reads the mean of the words'
-vectors.
+A model that knows nothing gives each of V tokens the probability 1/V. Its loss is ln V. Then the
+model is *fine-tuned* for tasks with few labels: a small head is put on top of it, and everything is
+trained for a short time. There are three tasks: is a film review good or bad? Which words of a
+sentence are names, and of what? Which words of a passage answer a question?
 
-    python -m mini.bert                                               pre-training, then three tasks
-    python -m mini.bert sample --text="The cast was not [MASK]."      or --task=sentiment, entities, answer
-    python -m mini.bert evaluate                                      other, fewer, and more labelled texts
-    python -m mini.bert --data=my_novel.txt --reviews=mine.tsv        your own text, and lines of text, tab, label
+Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens.
+
+Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
+Understanding", https://arxiv.org/abs/1810.04805. Our departures:
+- Whole words are hidden, not pieces of them (as in the authors' own second release), and in the
+  second of two texts more of them, so that the model learns to look them up in the first.
+- There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). Without it
+  [CLS] learns nothing, so the head for reviews reads the mean of the words' vectors.
+- The vectors of the tokens do not begin at random, but with what counting finds out about them (see
+  `cooccurrence_vectors`).
+- While it is fine-tuned, the model sees some words hidden, too, so that it does not learn its few
+  texts by heart.
+- The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py; and without
+dropout,
+  since no text is seen often enough to be learnt by heart.
+
+    python -m mini.bert                                             pre-training, then three tasks
+    python -m mini.bert sample --text="The cast was not [MASK]."    or --task=sentiment, entities, …
+    python -m mini.bert evaluate                                    fewer, and more labelled texts
+    python -m mini.bert --data=my_novel.txt                         your own text without labels
+    python -m mini.bert --reviews=mine.tsv                          your own: text, tab, label
     python -m mini.bert --init_from=bert/model.safetensors --preset=published
 
 Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/finetune.py.
@@ -29,91 +47,78 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# texts and tasks, the tokenizer, published weights, the command line, devices, the optimiser Muon,
+# the folder of a run: this file can be followed without reading them
 from mini.data.safetensors import folder_of
-from mini.data.text.tasks import (draw_batch, encode, make_task, predict, pretraining_rows, score,
-                                  unlabelled_texts)
+from mini.data.text import tasks
 from mini.data.text.wordpiece import WordPieceTokenizer
 from mini.data.weights import cut_filling, read_bert
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.optim import Muon
-from mini.utils.run import (Run, atomic_open, load_checkpoint, merge_config, own_checkpoint, restore,
-                            write_json)
+from mini.utils.run import (Run, atomic_open, load_checkpoint, merge_config, own_checkpoint,
+                            restore, write_json)
+
+# ==== part one: the network, and pre-training
+
+# ---- attention
+
+def attention(q, k, v, mask, dropout=None):
+    """softmax(q kᵀ / √hs) v, where each query looks only at the keys that the mask allows.
+
+    q, k, v: (B, nh, T, hs); mask: (B, 1, 1, T), True where a key may be looked at. Returns
+    (B, nh, T, hs).
+    """
+    hs = q.size(-1)
+    scores = (q / math.sqrt(hs)) @ k.transpose(-2, -1)      # (B, nh, T, hs) -> (B, nh, T, T)
+    scores = scores.masked_fill(~mask, -math.inf)           # e^−∞ = 0: no weight
+    weights = F.softmax(scores, dim=-1)                     # each row sums to 1
+    if dropout is not None:
+        weights = dropout(weights)
+    return weights @ v                                      # (B, nh, T, T) -> (B, nh, T, hs)
 
 
-@dataclass
-class Config(RunConfig):
-    # data
-    data: str = "tales"            # text without labels: tales, or your own: a file or a folder of .txt files
-    reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
-    few: int = 300                 # labelled texts of each task to learn from
-    vocab_size: int = 4096         # V, the number of tokens
-    # model
-    init_from: str = ""            # published model.safetensors, with vocab.txt and config.json ("": none)
-    block_size: int = 128          # T, the length of the longest text in tokens
-    n_layer: int = 3               # blocks
-    n_head: int = 4                # attention heads in each block
-    n_embd: int = 128              # C, the width
-    d_ff: int = 512                # the width inside the MLP
-    # optimisation
-    steps: int = 4500              # optimiser steps of pre-training
-    batch_size: int = 64           # texts in a step
-    muon_lr: float = 0.01          # Muon's peak learning rate, for the matrices of the blocks
-    lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
-    warmup: int = 50               # steps in which the learning rate rises to its peak
-    mask_share: float = 0.15       # share of the tokens that the model has to predict
-    grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
-    dropout: float = 0.0           # dropout in pre-training
-    tune_steps: int = 0            # optimiser steps of each task (0: 300, but no more than --steps)
-    tune_batch: int = 32           # texts in a step of a task
-    tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
-    tune_dropout: float = 0.1      # dropout in a task
-    # run
-    out_dir: str = "runs/bert"     # folder of the run
-    # held-out texts of each task to score (0: all, or proportionally fewer if --steps is below its default)
-    n_test: int = 0
-    # sampling
-    task: Literal["fill", "sentiment", "entities", "answer"] = "fill"  # what to do with the text
-    text: str = ""                 # a text; for fill, with [MASK] where a word is to be filled in
-    question: str = ""             # for answer: a question whose answer is in the text
-
-    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
-    fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
-             "n_embd", "d_ff")
+def padding_mask(idx, pad: int):
+    """(B, 1, 1, T) for tokens idx (B, T): False at [PAD], which only fills up a row. It is a mask
+    of keys, the same for every head and every query."""
+    return (idx != pad)[:, None, None, :]
 
 
-PRESETS = {"gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
-                       steps=20000, batch_size=128, lr=2e-4, dropout=0.1),
-           "published": dict(steps=0, block_size=512, tune_lr=5e-5, tune_batch=16)}
-TASKS, N_HELD_OUT = ("sentiment", "entities", "answer"), 300
-TUNE_STEPS = 300                    # optimiser steps of each task, if --tune_steps is 0
-EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
-
-
-# ---- the network
 class SelfAttention(nn.Module):
-    """Every position looks at all that are not [PAD]: softmax(q kᵀ/√hs + mask) v, in n_head heads."""
+    """Attention in n_head heads. Every position looks at all positions that are not [PAD]."""
 
     def __init__(self, cfg):
         super().__init__()
         self.n_head = cfg.n_head
         self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)     # q, k and v in one product
         self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd)
-        self.dropout = nn.Dropout(cfg.dropout)
+        self.attn_dropout = nn.Dropout(cfg.dropout)             # on the attention weights
+        self.resid_dropout = nn.Dropout(cfg.dropout)            # on what the block adds to x
 
-    def forward(self, x, mask):
+    def forward(self, x, mask):                                 # (B, T, C) -> (B, T, C)
         B, T, C = x.shape
-        nh, hs = self.n_head, C // self.n_head
-        qkv = self.c_attn(x).view(B, T, 3, nh, hs).permute(2, 0, 3, 1, 4)   # (B, T, 3C) -> (3, B, nh, T, hs)
-        q, k, v = qkv                                           # (B, nh, T, hs) each
-        att = (q / math.sqrt(hs)) @ k.transpose(2, 3) + mask    # (B, nh, T, T)
-        y = self.dropout(F.softmax(att, dim=-1)) @ v            # (B, nh, T, T) @ (B, nh, T, hs)
-        y = y.transpose(1, 2).reshape(B, T, C)                  # (B, nh, T, hs) -> (B, T, C)
-        return self.dropout(self.c_proj(y))
+        hs = C // self.n_head
+
+        q, k, v = self.c_attn(x).split(C, dim=-1)               # (B, T, 3C) -> 3 × (B, T, C)
+        q = q.view(B, T, self.n_head, hs).transpose(1, 2)       # (B, T, C) -> (B, nh, T, hs)
+        k = k.view(B, T, self.n_head, hs).transpose(1, 2)
+        v = v.view(B, T, self.n_head, hs).transpose(1, 2)
+
+        y = attention(q, k, v, mask, self.attn_dropout)         # (B, nh, T, hs)
+        y = y.transpose(1, 2).flatten(2)                        # -> (B, T, nh, hs) -> (B, T, C)
+        return self.resid_dropout(self.c_proj(y))
+
+
+# ---- the network
+
+def make_norm(cfg):
+    return nn.LayerNorm(cfg.n_embd, eps=1e-12)                  # as in the published BERT
 
 
 class MLP(nn.Module):
+    """Two linear layers with GELU between them, applied to each position by itself."""
+
     def __init__(self, cfg):
         super().__init__()
         self.c_fc = nn.Linear(cfg.n_embd, cfg.d_ff)
@@ -121,16 +126,22 @@ class MLP(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
 
     def forward(self, x):
-        return self.dropout(self.c_proj(F.gelu(self.c_fc(x))))
+        x = self.c_fc(x)                                        # (B, T, C) -> (B, T, d_ff)
+        x = F.gelu(x)
+        x = self.c_proj(x)                                      # (B, T, d_ff) -> (B, T, C)
+        return self.dropout(x)
 
 
 class Block(nn.Module):
-    """Post-norm, as first published: x itself is normalised, after each addition. GPT-2 has x + attn(ln(x))."""
+    """Attention, then an MLP. Post-norm, as in Vaswani et al.: the sum x + f(x) is normalised,
+    where GPT-2 has x + f(norm(x))."""
 
     def __init__(self, cfg):
         super().__init__()
-        self.attn, self.ln_1 = SelfAttention(cfg), nn.LayerNorm(cfg.n_embd, eps=1e-12)
-        self.mlp, self.ln_2 = MLP(cfg), nn.LayerNorm(cfg.n_embd, eps=1e-12)
+        self.attn = SelfAttention(cfg)
+        self.ln_1 = make_norm(cfg)
+        self.mlp = MLP(cfg)
+        self.ln_2 = make_norm(cfg)
 
     def forward(self, x, mask):
         x = self.ln_1(x + self.attn(x, mask))
@@ -139,307 +150,713 @@ class Block(nn.Module):
 
 
 class BERT(nn.Module):
-    """The whole network. read_bert() in mini/data/weights.py says which published weight is which."""
+    """The whole network. read_bert() in mini/data/weights.py says which published weight is
+    which."""
 
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C = cfg.n_embd
-        require_positive(cfg, "batch_size", "tune_batch")
-        require(min(C, cfg.n_layer, cfg.n_head, cfg.block_size, cfg.d_ff) > 0 == C % cfg.n_head
-                and 0 <= cfg.dropout < 1 > cfg.tune_dropout >= 0,
-                f"--n_embd={C} must be a multiple of --n_head, every size at least 1, dropout below 1")
         self.cfg = cfg
         self.wte = nn.Embedding(vocab_size, C)                  # a vector for each token
         self.wpe = nn.Embedding(cfg.block_size, C)              # a vector for each position, learnt
-        self.wtt = nn.Embedding(2, C)                           # a vector for question (0) and passage (1)
-        self.ln_e = nn.LayerNorm(C, eps=1e-12)
+        self.wtt = nn.Embedding(2, C)                           # a vector for each of two texts
+        self.ln_e = make_norm(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
-        self.h = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
-        self.transform, self.ln_f = nn.Linear(C, C), nn.LayerNorm(C, eps=1e-12)
-        self.bias = nn.Parameter(torch.zeros(vocab_size))       # of the output, whose matrix is wte (tied)
+        self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
+
+        # the head of pre-training; its output matrix is wte (tied)
+        self.transform = nn.Linear(C, C)
+        self.ln_f = make_norm(cfg)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.init_weights()
+
+    def init_weights(self):
+        """Embeddings are drawn from N(0, 0.02²), biases are 0. The paper's 0.02 for all matrices is
+        for C = 768; ours are narrower, and drawn so that a vector keeps its size."""
         for name, p in self.named_parameters():
-            if p.ndim == 2:             # the paper's 0.02 is for C = 768; so matrices keep the size of vectors
-                nn.init.normal_(p, std=p.size(1)**-0.5 if name.startswith("h.") else 0.02)
+            if name.startswith("h.") and p.ndim == 2:
+                nn.init.normal_(p, std=p.size(1)**-0.5)
+            elif p.ndim == 2:
+                nn.init.normal_(p, std=0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
-    def forward(self, idx, types, filling):
-        """Vectors (B, T, C) of tokens idx (B, T); types (B, T): the text, 0 or 1, in which a token stands;
-        filling: where idx is [PAD]."""
-        mask = torch.zeros(idx.shape, device=idx.device).masked_fill(filling, -math.inf)[:, None, None]
-        x = self.wte(idx) + self.wpe.weight[:idx.size(1)] + self.wtt(types)     # (B, T, C)
+    def forward(self, idx, token_type_ids, mask):
+        """Vectors (B, T, C) of tokens idx (B, T).
+
+        token_type_ids (B, T): 0 in the first text, 1 in the second. mask: see `padding_mask`.
+        """
+        positions = torch.arange(idx.size(1), device=idx.device)
+        x = self.wte(idx) + self.wpe(positions) + self.wtt(token_type_ids)      # (B, T, C)
         x = self.dropout(self.ln_e(x))
         for block in self.h:
-            x = block(x, mask)                                  # mask (B, 1, 1, T): of keys, for every query
+            x = block(x, mask)
         return x
 
-    def name_tokens(self, x):
-        """Logits (…, V) of the original token at each position, from the vectors x (…, C) there."""
-        return F.linear(self.ln_f(F.gelu(self.transform(x))), self.wte.weight, self.bias)
+    def mlm_logits(self, x):
+        """Logits (…, V) of the token that belongs at a position, from the vectors x (…, C)
+        there."""
+        x = self.ln_f(F.gelu(self.transform(x)))
+        return F.linear(x, self.wte.weight, self.bias)
+
+    @property
+    def device(self):
+        return self.wte.weight.device
+
+
+# ---- pre-training: where the token vectors begin
+
+@torch.no_grad()
+def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5):
+    """A vector for each token, (V, C): tokens that stand near the same tokens have similar vectors.
+
+    With few texts, a rare word is seen too seldom for gradient descent to find out what it means.
+    Counting finds out more. Positive pointwise mutual information says how much more often two
+    tokens stand near each other than by chance,
+
+        PPMI(a, b) = max(0, log p(a, b) / (p(a) p(b)))
+
+    and its singular value decomposition U S Vᵀ, of which the C largest values are kept, gives the
+    vectors U √S (Levy, Goldberg & Dagan 2015, "Improving distributional similarity with lessons
+    learned from word embeddings"; theirs are the power 0.75 of p(b), and the weight 1/d of two
+    tokens at distance d ≤ window). To begin pre-training with them is our idea, not the paper's.
+    """
+    V = tokenizer.vocab_size
+    is_word = ~tokenizer.is_special.to(rows.device)[rows]               # (N, T)
+    pairs = []
+    weights = []
+    for d in range(1, window + 1):
+        a = rows[:, :-d]
+        b = rows[:, d:]
+        both = is_word[:, :-d] & is_word[:, d:]
+        a, b = a[both], b[both]
+        pairs += [a * V + b, b * V + a]                         # near is near in both orders
+        weights.append(torch.full((2 * len(a),), 1 / d, device=rows.device))
+
+    # count: how often each pair that occurs does, and how often each token does
+    pairs, place = torch.unique(torch.cat(pairs), return_inverse=True)
+    n_ab = torch.bincount(place, torch.cat(weights))                    # (number of pairs,)
+    a, b = pairs // V, pairs % V
+    n_a = torch.bincount(a, n_ab, minlength=V)                          # (V,)
+    p_b = n_a**0.75 / (n_a**0.75).sum()
+    ppmi = (n_ab / (n_a[a] * p_b[b])).log().clamp(min=0)        # p(a, b) / p(a) is n_ab / n_a
+
+    table = torch.sparse_coo_tensor(torch.stack([a, b]), ppmi.float(), (V, V))
+    U, S, _ = torch.svd_lowrank(table, q=min(C, V), niter=4)
+    vectors = F.pad(U * S.sqrt(), (0, C - U.size(1)))
+    vectors = vectors - vectors.mean(dim=0)
+    vectors = 0.1 * vectors / vectors.std()     # large enough not to be overwritten at once
+
+    # names stand in the same places as other names, and would be all alike
+    return vectors + 0.05 * torch.randn(V, C, device=rows.device)
 
 
 # ---- pre-training: what is hidden, and what is predicted
-def hide(idx, tokenizer, share: float, generator):
-    """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict the token. A
-    share of the tokens is chosen, but never [PAD] or another special token. Of the chosen ones 80 % become
-    [MASK], 10 % become a random token, and 10 % stay (§3.1)."""
-    special = torch.isin(idx, torch.tensor(tokenizer.special, device=idx.device))
-    chance, way = torch.rand(2, *idx.shape, generator=generator).to(idx.device)
-    other = torch.randint(tokenizer.vocab_size, idx.shape, generator=generator).to(idx.device)
-    chosen = (chance < share) & ~special
-    shown = idx.masked_fill(chosen & (way < 0.8), tokenizer.mask)
-    return torch.where(chosen & (way >= 0.8) & (way < 0.9), other, shown), chosen
+
+def get_batch(rows, length, batch_size: int, generator):
+    """B rows (B, S) of about the same length, so that there is little [PAD].
+
+    8 B of the rows (N, T), whose lengths are (N,), are drawn and sorted by length, and one eighth
+    of them is taken. """
+    drawn = torch.randint(len(rows), (8 * batch_size,), generator=generator).to(rows.device)
+    drawn = drawn[length[drawn].argsort(stable=True)]
+    eighth = torch.randint(8, (1,), generator=generator).item()
+    drawn = drawn[eighth * batch_size:(eighth + 1) * batch_size]
+    longest = length[drawn].max()
+    return rows[drawn, :longest]
 
 
-def masked_loss(model, idx, shown, chosen, tokenizer):
-    """The mean loss in nats over the chosen positions only; 0 if there are none."""
-    ends = (idx == tokenizer.sep).int()                         # the second text begins after the first [SEP]
-    x = model(shown, (ends.cumsum(1) - ends).clamp(max=1), idx == tokenizer.pad)
-    logits = model.name_tokens(x[chosen]).float()               # (B, T, C) -> (|M|, C) -> (|M|, V)
-    return F.cross_entropy(logits, idx[chosen], reduction="sum") / chosen.sum().clamp(min=1)
+def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: float, generator):
+    """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
+
+    A share of the words is chosen, in a second text share_second, but never [PAD] or another
+    special token. Of the chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay,
+    so that the model cannot rely on any word that it sees (§3.1, "Masked LM"). """
+    B, T = idx.shape
+    is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
+    begins_word = tokenizer.begins_word.to(idx.device)[idx]             # not a piece like ##ing
+
+    # number the words of each row, so that all pieces of a word get the same random number
+    word = begins_word.long().cumsum(dim=1)                             # 1, 2, 3, 3, 4, …
+
+    def random_by_word():
+        return torch.rand(B, T + 1, generator=generator).to(idx.device).gather(1, word)
+
+    shares = torch.where(token_type_ids == 1, share_second, share)
+    chosen = (random_by_word() < shares) & ~is_special
+    way = random_by_word()
+    random_tokens = torch.randint(tokenizer.vocab_size, (B, T), generator=generator).to(idx.device)
+
+    shown = idx
+    shown = torch.where(chosen & (way < 0.8), tokenizer.mask, shown)
+    shown = torch.where(chosen & (way >= 0.8) & (way < 0.9), random_tokens, shown)
+    return shown, chosen
 
 
-def lr_factor(step: int, steps: int, warmup: int, hold: float = 0.4) -> float:
-    """The learning rate at a step as a fraction of its peak: it rises, stays, and falls linearly to 0."""
-    t = (step - warmup) / max(1, steps - warmup)                # 0 -> 1 after the warm-up
-    return min((step + 1) / (warmup + 1), 1 - max(0.0, t - hold) / max(1e-9, 1 - hold))
+def mlm_loss(model, idx, token_type_ids, shown, chosen, pad: int):
+    """−log p(xₜ) in nats, the mean over the chosen positions; 0 if there are none."""
+    x = model(shown, token_type_ids, padding_mask(idx, pad))            # (B, T, C)
+    logits = model.mlm_logits(x[chosen])                                # (|M|, C) -> (|M|, V)
+    total = F.cross_entropy(logits.float(), idx[chosen], reduction="sum")
+    return total / chosen.sum().clamp(min=1)
 
 
-# ---- three tasks, three heads
-class Tuned(nn.Module):
-    """A BERT with one linear layer on top.
+@torch.no_grad()
+def estimate_loss(model, rows, token_type_ids, shown, chosen, pad: int) -> float:
+    """The loss of held-out rows, in which always the same words are hidden."""
+    was_training = model.training
+    model.eval()                                                        # no dropout
+    loss = mlm_loss(model, rows, token_type_ids, shown, chosen, pad)
+    model.train(was_training)
+    return loss.item()
 
-    sentiment   logits (B, classes) from the mean of the words' vectors (those of their first pieces)
-    entities    logits (B, T, tags) from each vector; those of a word's first piece count
-    answer      logits (B, T, 2): is this the answer's first word, or its last? −∞ outside the passage
-    """
+
+@torch.no_grad()
+def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
+    """A line for each [MASK] in the text: the k likeliest tokens and their probabilities."""
+    words = tokenizer.words(text)
+    tokens = tasks.encode([(words, None)], tokenizer, model.cfg.block_size, cut=False)
+    tokens = tokens.to(model.device)
+    hidden = tokens.idx == tokenizer.mask                               # (1, T)
+    require(hidden.any(), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
+
+    model.eval()
+    x = model(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, tokenizer.pad))
+    probs = F.softmax(model.mlm_logits(x[hidden]).float(), dim=-1)      # (masks, V)
+    top = probs.topk(min(k, tokenizer.vocab_size))
+    lines = []
+    for ids, p in zip(top.indices.tolist(), top.values.tolist()):
+        lines.append("  ".join(f"{tokenizer.tokens[i]} {p_i:.1%}" for i, p_i in zip(ids, p)))
+    return lines
+
+
+# ==== part two: fine-tuning
+
+# ---- three heads, each one linear layer on the vectors x (B, T, C) of the tokens
+# words (B, T): n for the first piece of word number n, counted from 1; 0 for all other tokens
+
+class SentimentHead(nn.Module):
+    """A class for the whole text, from the mean of its words' vectors (those of their first
+    pieces)."""
+
+    def __init__(self, C: int, n_classes: int):
+        super().__init__()
+        self.linear = nn.Linear(C, n_classes)
+
+    def forward(self, x, words):
+        """Logits (B, n_classes)."""
+        is_word = (words > 0)[:, :, None]                               # (B, T, 1)
+        mean = (x * is_word).sum(dim=1) / is_word.sum(dim=1)            # (B, T, C) -> (B, C)
+        return self.linear(mean)
+
+    def loss(self, logits, y):
+        """y (B,): the right class."""
+        return F.cross_entropy(logits, y)
+
+    def predict(self, logits, words) -> list:
+        """For each text its class."""
+        return logits.argmax(dim=-1).tolist()
+
+
+class EntityHead(nn.Module):
+    """A tag for each word, from the vector of its first piece (§5.3)."""
+
+    def __init__(self, C: int, n_tags: int):
+        super().__init__()
+        self.linear = nn.Linear(C, n_tags)
+
+    def forward(self, x, words):
+        """Logits (B, T, n_tags)."""
+        return self.linear(x)
+
+    def loss(self, logits, y):
+        """y (B, T): the right tag at the first piece of each word, elsewhere −100, which is left
+        out."""
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100)
+
+    def predict(self, logits, words) -> list:
+        """For each text the tags of its words."""
+        tags = logits.argmax(dim=-1)                                    # (B, T)
+        return [row[is_first].tolist() for row, is_first in zip(tags, words > 0)]
+
+
+class AnswerHead(nn.Module):
+    """The first and the last word of the answer, each chosen among all words of the passage
+    (§4.2)."""
+
+    longest = 8                                                         # words of an answer
+
+    def __init__(self, C: int, n_out: int = 2):
+        super().__init__()
+        self.linear = nn.Linear(C, n_out)
+
+    def forward(self, x, words):
+        """Logits (B, T, 2): is the answer's first word here, and is its last? −∞ where none
+        begins."""
+        logits = self.linear(x)
+        return logits.masked_fill((words == 0)[:, :, None], -math.inf)
+
+    def loss(self, logits, y):
+        """y (B, 2): where the answer's first and last word are. The mean of two cross-entropies."""
+        return F.cross_entropy(logits, y)       # logits (B, T, 2): for each of the two, one of T
+
+    def predict(self, logits, words) -> list:
+        """For each text the (start, end) of the answer in words, for which the logits of its first
+        and its last word have the largest sum."""
+        B, T, _ = logits.shape
+        first = logits[:, :, 0]
+        last = logits[:, :, 1]
+        total = first[:, :, None] + last[:, None, :]                    # (B, T, T)
+        allowed = torch.ones(T, T, dtype=torch.bool, device=logits.device)
+        allowed = allowed.triu().tril(self.longest - 1)         # first ≤ last < first + longest
+        total = total.masked_fill(~allowed, -math.inf)
+        best = total.flatten(1).argmax(dim=1).tolist()                  # (B, T·T) -> (B,)
+        spans = []
+        for i, numbers in zip(best, words.tolist()):
+            spans.append((numbers[i // T] - 1, numbers[i % T]))
+        return spans
+
+
+HEADS = {"sentiment": SentimentHead, "entities": EntityHead, "answer": AnswerHead}
+
+
+class FineTuned(nn.Module):
+    """A BERT with the head of a task on top."""
 
     def __init__(self, bert, task: str, n_out: int, dropout: float = 0.0):
         super().__init__()
-        self.bert, self.task, self.head = bert, task, nn.Linear(bert.cfg.n_embd, n_out)
+        self.bert = bert
+        self.head = HEADS[task](bert.cfg.n_embd, n_out)
         for module in bert.modules():
             if isinstance(module, nn.Dropout):
                 module.p = dropout
 
-    def forward(self, idx, types, begins, pad: int):
-        words = begins[:, :, None] > 0                          # (B, T, 1)
-        logits = self.head(self.bert(idx, types, idx == pad))   # (B, T, C) -> (B, T, n_out)
-        if self.task == "sentiment":                            # the head is linear, so the mean may come last
-            return (logits * words).sum(1) / words.sum(1)       # (B, T, classes) -> (B, classes)
-        return logits.masked_fill(~words, -math.inf) if self.task == "answer" else logits
+    def forward(self, tokens, pad: int):
+        """The head's logits for Tokens (see mini/data/text/tasks.py)."""
+        x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
+        return self.head(x, tokens.words).float()
 
 
-def task_loss(task: str, logits, y):
-    """The mean cross-entropy in nats; y: classes (B,), or tags (B, T) with −100 for none, or the first and last
-    position of the answers (B, 2)."""
-    if task == "answer":
-        logits, y = logits.transpose(1, 2), y[:, :2]            # (B, T, 2) -> (B, 2, T): choose one of T
-    return F.cross_entropy(logits.flatten(0, -2).float(), y.flatten())
+# ==== part three: settings, and the run
+
+TASKS = ("sentiment", "entities", "answer")
+TUNE_STEPS = 300            # optimiser steps of each task, if --tune_steps is 0
+TUNE_PASSES = 4             # but at least so many passes over the labelled texts
+N_HELD_OUT = 300            # rows of the pre-training's texts that are held out
+EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
 
-def tune_steps(cfg) -> int:
-    """The number of optimiser steps of each task: --tune_steps; if that is 0, TUNE_STEPS, but no more
-    than pre-training has. (Published weights, used with --steps=0, had their pre-training elsewhere.)"""
+@dataclass
+class Config(RunConfig):
+    # It also has the fields that mean the same in every script: preset, sample_every, log_every,
+    # seed, device, matmul, compile, resume, stop_after (see mini/utils/config.py).
+    #
+    # data
+    data: str = "tales"            # text without labels: tales, or your own: a file, or a folder
+    reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
+    few: int = 300                 # labelled texts of each task to learn from (0: all, of your own)
+    vocab_size: int = 4096         # V, the number of tokens
+    # model
+    # published model.safetensors, with vocab.txt and config.json beside it ("": none)
+    init_from: str = ""
+    block_size: int = 128          # T, the length of the longest text in tokens
+    n_layer: int = 3               # blocks
+    n_head: int = 4                # attention heads in each block
+    n_embd: int = 128              # C, the width
+    d_ff: int = 512                # the width inside the MLP
+    # optimisation
+    steps: int = 3000              # optimiser steps of pre-training
+    batch_size: int = 64           # texts in a step
+    muon_lr: float = 0.01          # Muon's peak learning rate, for the matrices of the blocks
+    lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
+    warmup: int = 50               # steps in which the learning rate rises to its peak
+    mask_share: float = 0.15       # share of the words that the model has to predict
+    mask_share_second: float = 0.4      # the same in the second of two texts
+    grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
+    dropout: float = 0.0           # dropout in pre-training
+    cooccurrence: bool = True      # begin with vectors of tokens that counting has found
+    # fine-tuning
+    # optimiser steps of each task (0: 300, or four passes over its texts, but no more than --steps)
+    tune_steps: int = 0
+    tune_batch: int = 32           # texts in a step of a task
+    tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
+    scratch_lr: float = 1e-3       # the same for a model that was not pre-trained
+    tune_dropout: float = 0.1      # dropout in a task
+    tune_mask: float = 0.3         # share of the tokens that are hidden while a task is learnt
+    weight_decay: float = 0.01     # AdamW's, in a task
+    # run
+    out_dir: str = "runs/bert"     # folder of the run
+    # steps between evaluations; each saves a checkpoint (0: at the end)
+    eval_every: int = 500
+    # held-out texts of each task to score (0: all, or proportionally fewer if --steps is below its
+    # default)
+    n_test: int = 0
+    # sampling
+    task: Literal["fill", "sentiment", "entities", "answer"] = "fill"   # what to do with the text
+    text: str = ""                 # a text; for fill, with [MASK] where a word is to be filled in
+    question: str = ""             # for answer: a question whose answer is in the text
+
+    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
+    fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
+             "n_embd", "d_ff")
+
+
+# The settings of other runs. gpu: the paper's sizes. published: weights that were pre-trained by
+# the paper's authors need no steps of ours, and are tuned with rates from the paper's range (§A.3).
+PRESETS = {
+    "gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
+                steps=20000, batch_size=128, lr=2e-4, dropout=0.1),
+    "published": dict(steps=0, block_size=512, tune_lr=5e-5, tune_batch=16),
+}
+
+
+def check(cfg):
+    """Raise UserError for settings that cannot work."""
+    require_positive(cfg, "batch_size", "tune_batch", "n_layer", "n_head", "n_embd", "d_ff",
+                     "block_size")
+    require(cfg.n_embd % cfg.n_head == 0,
+            f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
+    require(cfg.block_size > 2,
+            f"--block_size={cfg.block_size} must be above 2, for [CLS] and [SEP]")
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
+    for name in ("mask_share", "mask_share_second", "tune_mask"):
+        value = getattr(cfg, name)
+        require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
+
+
+# ---- optimisers and learning rates
+
+def make_optimizers(model, cfg) -> list:
+    """Muon for the weight matrices of the blocks, AdamW for all the rest."""
+    qkv = []
+    matrices = []
+    rest = []
+    for name, p in model.named_parameters():
+        if name.endswith("attn.c_attn.weight"):
+            qkv.append(p)
+        elif name.startswith("h.") and p.ndim >= 2:
+            matrices.append(p)
+        else:
+            rest.append(p)
+
+    groups = [{"params": matrices},
+              {"params": qkv, "n_matrices": 3}]         # q, k and v in one: Muon takes them apart
+    muon = Muon(groups, cfg.muon_lr, momentum=0.9)
+    adamw = torch.optim.AdamW(rest, cfg.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    return [muon, adamw]
+
+
+def lr_factor(step: int, steps: int, warmup: int, stable_frac: float = 0.4) -> float:
+    """The learning rate at a step as a fraction of its peak."""
+    if step < warmup:                                           # it rises
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)         # 0 -> 1
+    if progress < stable_frac:                                  # it stays
+        return 1.0
+    return 1 - (progress - stable_frac) / (1 - stable_frac)     # it falls to 0
+
+
+def set_learning_rate(optimizers: list, factor: float):
+    """Set every learning rate to this fraction of its peak, which is the one it was made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * optimizer.defaults["lr"]
+
+
+# ---- fine-tuning
+
+def tune_steps(cfg, n_texts: int) -> int:
+    """The number of optimiser steps for a task with so many labelled texts: --tune_steps; or if
+    that is 0, TUNE_STEPS or TUNE_PASSES over the texts, but no more than pre-training has.
+    (Published weights, used with --steps=0, had their pre-training elsewhere.)"""
     if cfg.tune_steps > 0:
         return cfg.tune_steps
-    return TUNE_STEPS if cfg.steps == 0 else min(TUNE_STEPS, cfg.steps)
+    steps = max(TUNE_STEPS, TUNE_PASSES * n_texts // cfg.tune_batch)
+    return min(steps, cfg.steps) if cfg.steps > 0 else steps
 
 
-def tune(bert, task, cfg, pad: int):
-    """A copy of a BERT, trained on the labelled texts of a task."""
+def hide_tokens(idx, tokenizer, share: float, generator):
+    """The tokens idx (B, T) with a share of them replaced by [MASK], but no special token."""
+    is_special = tokenizer.is_special.to(idx.device)[idx]
+    chance = torch.rand(idx.shape, generator=generator).to(idx.device)
+    return idx.masked_fill((chance < share) & ~is_special, tokenizer.mask)
+
+
+def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
+    """A copy of the BERT with the head of a task, both trained on the task's labelled texts."""
     torch.manual_seed(cfg.seed)
-    device = bert.bias.device
-    model = Tuned(copy.deepcopy(bert), task.name, len(task.names), cfg.tune_dropout).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters())
-    *x, y = [part.to(device) for part in task.learn]
-    length, data_rng = (x[0] != pad).sum(1), torch.Generator().manual_seed(cfg.seed)
-    steps = tune_steps(cfg)
+    model = FineTuned(copy.deepcopy(bert), task.name, len(task.names), cfg.tune_dropout)
+    model = model.to(bert.device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=cfg.weight_decay)
+    tokens = task.learn.to(bert.device)
+    y = task.y.to(bert.device)
+    length = (tokens.idx != tokenizer.pad).sum(dim=1)
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    steps = tune_steps(cfg, len(y))
+
     progress = metrics.Progress(f"{task.name}: step", steps)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = cfg.tune_lr * lr_factor(step, steps, steps // 10)
-        i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(y.device)
-        S = length[i].max()                                     # y (B, T) of entities is cut to S too
-        with autocast(y.device, cfg.matmul):
-            logits = model(*(part[i, :S] for part in x), pad)
-        loss = task_loss(task.name, logits, y[i, :S] if y.ndim == 2 else y[i])
+        # learning rate
+        set_learning_rate([optimizer], lr_factor(step, steps, warmup=steps // 10))
+        # batch
+        i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(bert.device)
+        longest = length[i].max()
+        x_i = tokens[i].cut(longest)
+        y_i = y[i, :longest] if task.name == "entities" else y[i]       # a tag for each token
+        x_i.idx = hide_tokens(x_i.idx, tokenizer, cfg.tune_mask, data_rng)
+        # loss, backward, step
+        with autocast(bert.device, cfg.matmul):
+            logits = model(x_i, tokenizer.pad)
+        loss = model.head.loss(logits, y_i)
         require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr")
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
+        if cfg.grad_clip > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         progress.add()
     return model
 
 
-def compare(bert, fresh, task, cfg, pad: int):
-    """({"learnt", "scratch", "baseline": held-out score}, tuned model): fine-tuned after pre-training, trained
-    from scratch, and the baseline."""
-    tuned = [tune(model, task, cfg, pad) for model in (bert, fresh)]
-    found = [*(predict(model, *task.test, pad) for model in tuned), task.baseline]
-    scores = (score(task.name, guesses, task.truth) for guesses in found)
-    return dict(zip(("learnt", "scratch", "baseline"), scores)), tuned[0]
-
-
-# ---- filling in
 @torch.no_grad()
-def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
-    """A line for each [MASK] in the text: the k likeliest tokens and their probabilities."""
-    rows = encode([(tokenizer.words(text), None)], tokenizer, model.cfg.block_size, cut=False)
-    idx, types, _ = (part.to(model.bias.device) for part in rows)
-    x = model.eval()(idx, types, idx == tokenizer.pad)[idx == tokenizer.mask]       # (B, T, C) -> (masks, C)
-    require(len(x), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
-    p, i = model.name_tokens(x).float().softmax(1).topk(min(k, tokenizer.vocab_size))
-    rows = zip(i.tolist(), p.tolist())
-    return ["  ".join(f"{tokenizer.tokens[j]} {q:.1%}" for j, q in zip(*row)) for row in rows]
+def predict(model, tokens, pad: int, at_once: int = 128) -> list:
+    """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
+    (start, end)."""
+    model.eval()
+    found = []
+    for start in range(0, len(tokens), at_once):
+        part = tokens[start:start + at_once]
+        part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
+        found += model.head.predict(model(part, pad), part.words)
+    return found
 
 
-# ---- the run
-def start(cfg, from_run: bool):
-    """(config, model, tokenizer, checkpoint) of the run in out_dir if from_run, or of --init_from, or new."""
-    cfg, state = own_checkpoint(cfg, "bert", from_run)
-    weights = state and state["model"]
-    if state:
-        tokenizer = WordPieceTokenizer.from_state(state["tokenizer"])
-    elif cfg.init_from:
-        sizes, weights = read_bert(cfg.init_from, cfg.block_size)
-        cfg = replace(cfg, **sizes)
-        path = folder_of(cfg.init_from) / "vocab.txt"
-        tokenizer = WordPieceTokenizer.read(path)
-        cut_filling(weights, ("wte.weight", "bias"), tokenizer.vocab_size, path)
-    else:
-        tokenizer = WordPieceTokenizer.train(unlabelled_texts(cfg), cfg.vocab_size)
+def compare(bert, task, cfg, tokenizer):
+    """({"pre-trained", "from scratch", and each baseline: score on the task's held-out texts}, the
+    tuned model): the pre-trained BERT, and one that begins at random, tuned on the same texts."""
     torch.manual_seed(cfg.seed)
-    model = BERT(cfg, tokenizer.vocab_size)
-    if weights:
-        model.load_state_dict(weights)
-    return cfg, model.to(pick_device(cfg.device)), tokenizer, state
+    fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
+    tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer)
+    tuned_fresh = fine_tune(fresh, task, cfg.scratch_lr, cfg, tokenizer)
+    found = {"pre-trained": predict(tuned, task.test, tokenizer.pad),
+             "from scratch": predict(tuned_fresh, task.test, tokenizer.pad),
+             **task.baselines}
+    scores = {name: tasks.score(task.name, guesses, task.truth) for name, guesses in found.items()}
+    return scores, tuned
 
 
 def load_tasks(cfg, tokenizer) -> list:
     """The three tasks, with as many held-out texts as are scored (see metrics.n_to_score)."""
-    tasks = [make_task(name, cfg, tokenizer) for name in TASKS]
-    longest = max(len(task.truth) for task in tasks)
+    all_tasks = [tasks.make_task(name, cfg, tokenizer) for name in TASKS]
+    longest = max(len(task.truth) for task in all_tasks)
     n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
-    return [task.cut(n) for task in tasks]
+    return [task.first(n) for task in all_tasks]
 
+
+# ---- training
 
 def train(cfg: Config) -> dict:
-    """Pre-train, tune for each task; return what result.json holds. Raises UserError for bad input."""
-    cfg, model, tokenizer, state = start(cfg, cfg.resume)
-    device, pad, V = model.bias.device, tokenizer.pad, tokenizer.vocab_size
-    tasks = load_tasks(cfg, tokenizer)                          # so that wrong data is refused now, not later
-    torch.manual_seed(cfg.seed)
-    fresh = BERT(cfg, len(model.bias)).to(device)               # what "from scratch" begins with
-    rows = pretraining_rows(unlabelled_texts(cfg), tokenizer, cfg.block_size).to(device)
-    held_out, rows = rows.tensor_split([max(1, min(len(rows) // 50, N_HELD_OUT))])
-    hidden = hide(held_out, tokenizer, cfg.mask_share, torch.Generator().manual_seed(0))
-    length = (rows != pad).sum(1)
-    qkv = [block.attn.c_attn.weight for block in model.h]
-    matrices = [p for p in model.h.parameters() if p.ndim == 2]
-    matrices = [p for p in matrices if not any(p is q for q in qkv)]
-    others = [p for p in model.parameters() if not any(p is q for q in matrices + qkv)]
-    groups = [{"params": matrices}, {"params": qkv, "n_matrices": 3}]   # q, k and v, stored as one
-    optimizers = [torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
-                  Muon(groups, cfg.muon_lr, momentum=0.9)]
-    data_rng = torch.Generator().manual_seed(cfg.seed)
-    if state:
-        restore(state, optimizers, data_rng)
+    """Pre-train, then tune for each task; returns what result.json holds. Raises UserError for
+    input that cannot be used."""
+    # settings: flags that were typed win over those of a run that goes on, and over the defaults
+    checkpoint = None
+    if cfg.resume:
+        cfg, checkpoint = own_checkpoint(cfg, "bert")
+    elif cfg.init_from:                                         # weights bring their sizes
+        cfg, checkpoint = read_published(cfg)
+    check(cfg)
+    device = pick_device(cfg.device)
+
+    # the model and its tokenizer: resumed, published, or new
+    texts = tasks.unlabelled_texts(cfg)
+    torch.manual_seed(cfg.seed)                                 # for the initial weights
+    if checkpoint:
+        model, tokenizer = from_checkpoint(checkpoint, cfg)
+    else:
+        tokenizer = WordPieceTokenizer.train(texts, cfg.vocab_size)
+        model = BERT(cfg, tokenizer.vocab_size)
+    model = model.to(device)
+    all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
+
+    # the texts as rows of tokens, of which some are held out, with always the same words hidden
+    rows = tasks.pretraining_rows(texts, tokenizer, cfg.block_size).to(device)
+    n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
+    held_out, rows = rows.tensor_split([n_held_out])
+    length = (rows != tokenizer.pad).sum(dim=1)                 # (N,)
+    held_out_types = tasks.token_types(held_out, tokenizer.sep)
+    held_out_hidden = mask_tokens(held_out, held_out_types, tokenizer, cfg.mask_share,
+                                  cfg.mask_share_second, torch.Generator().manual_seed(0))
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
+
+    if cfg.cooccurrence and not checkpoint:
+        with torch.no_grad():
+            model.wte.weight.copy_(cooccurrence_vectors(rows, tokenizer, cfg.n_embd))
+
+    optimizers = make_optimizers(model, cfg)
+    torch.manual_seed(cfg.seed)                                 # for dropout
+    if cfg.resume:                                              # their averages, all random states
+        restore(checkpoint, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    with Run(cfg, "bert", model, ["loss", "lr", "val_loss"], state) as run:
-        run.say(f"{int(length.sum()):,} tokens in {len(rows):,} rows; {len(held_out)} rows held out\n"
-                f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+    def val_loss_now():
+        return estimate_loss(model, held_out, held_out_types, *held_out_hidden, tokenizer.pad)
+
+    # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
+    columns = ["loss", "lr", "val_loss"]
+    with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
+        V = tokenizer.vocab_size
+        run.say(f"{int(length.sum()):,} tokens in {len(rows):,} rows; "
+                f"{len(held_out)} rows held out")
+        run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
-            factor = lr_factor(step, cfg.steps, cfg.warmup)
-            for optimizer, lr in zip(optimizers, (cfg.lr, cfg.muon_lr)):
-                optimizer.param_groups[0]["lr"] = factor * lr
-            # batch
-            idx = draw_batch(rows, length, cfg.batch_size, data_rng)
-            shown, chosen = hide(idx, tokenizer, cfg.mask_share, data_rng)
-            # loss, backward, step
-            with autocast(device, cfg.matmul):
-                loss = masked_loss(net, idx, shown, chosen, tokenizer)
-            run.check_finite(step, loss=loss.item())
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-            # evaluate, log and save, each when it is due
-            done, val_loss = step + 1, None
-            with run.untimed():
-                if run.due(done, cfg.eval_every):
-                    with torch.no_grad():
-                        val_loss = masked_loss(model.eval(), held_out, *hidden, tokenizer).item()
-                    model.train()
-                if val_loss is not None or run.due(done, cfg.log_every):
-                    run.log(done, loss=loss.item(), lr=factor * cfg.lr, val_loss=val_loss)
-                stop = run.stopping(done)
-                if val_loss is not None or stop:
-                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
-            if stop and done < cfg.steps:
-                return run.leave(done)
+            set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
-        with torch.no_grad():
-            val_loss, scores = masked_loss(model.eval(), held_out, *hidden, tokenizer).item(), {}
+            # batch
+            idx = get_batch(rows, length, cfg.batch_size, data_rng)
+            token_type_ids = tasks.token_types(idx, tokenizer.sep)
+            shown, chosen = mask_tokens(idx, token_type_ids, tokenizer, cfg.mask_share,
+                                        cfg.mask_share_second, data_rng)
+
+            # loss and backward; products are in bfloat16, if that is faster on this device
+            with autocast(device, cfg.matmul):
+                loss = mlm_loss(net, idx, token_type_ids, shown, chosen, tokenizer.pad)
+            loss.backward()
+            run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
+
+            # step
+            if cfg.grad_clip > 0:
+                nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+            with autocast(device, cfg.matmul):                  # Muon's products of matrices, too
+                for optimizer in optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+
+            # evaluate, log and save, each when it is due
+            done = step + 1
+            with run.untimed():                                 # this is not training time
+                val_loss = None
+                if run.due(done, cfg.eval_every):               # also after the last step
+                    val_loss = val_loss_now()
+                if val_loss is not None or run.due(done, cfg.log_every):
+                    lr = optimizers[0].param_groups[0]["lr"]    # the one that trains the blocks
+                    run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
+                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
+                if val_loss is not None or stopping:
+                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
+            if stopping and done < cfg.steps:
+                return run.leave(done)                          # says how to resume
+
+        # what it fills in, and the loss beside that of a model that knows nothing
         filled = "\n".join(f"{text}\n    {fill_in(model, tokenizer, text)[0]}" for text in EXAMPLES)
         run.write_sample(cfg.steps, ".txt", filled.encode())
-        run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; knowing nothing {math.log(V):.4f}")
-        for task in tasks:
+        val_loss = val_loss_now()
+        run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; "
+                f"knowing nothing {math.log(V):.4f}")
+
+        # the three tasks
+        scores = {}
+        for task in all_tasks:
             n = len(task.truth)
-            run.say(f"tuning for {task.name}: {tune_steps(cfg)} steps from the pre-trained weights, "
-                    f"as many from scratch; then {n:,} held-out texts …")
-            row, tuned = compare(model, fresh, task, cfg, pad)
-            if run.signal:
+            run.say(f"tuning for {task.name}: {tune_steps(cfg, len(task.y))} steps from the "
+                    f"pre-trained weights, as many from scratch; then {n:,} held-out texts …")
+            scores[task.name], tuned = compare(model, task, cfg, tokenizer)
+            if run.signal:                                      # Ctrl-C
                 return run.leave(cfg.steps)
-            scores[task.name] = row
-            run.say(f"held-out {task.name} (n = {n:,}): pre-trained {row['learnt']:.1%}; "
-                    f"from scratch {row['scratch']:.1%}; {task.baseline_name} {row['baseline']:.1%}")
+            found = "; ".join(f"{name} {share:.1%}" for name, share in scores[task.name].items())
+            run.say(f"held-out {task.name} (n = {n:,}): {found}")
             with atomic_open(run.folder / f"{task.name}.pt") as file:
-                torch.save({"name": f"bert for {task.name}", "config": asdict(cfg), "names": task.names,
-                            "tokenizer": tokenizer.state(), "model": tuned.state_dict()}, file)
+                torch.save({"name": f"bert for {task.name}", "config": asdict(cfg),
+                            "names": task.names, "tokenizer": tokenizer.state(),
+                            "model": tuned.state_dict()}, file)
         return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
-                          tune_steps=tune_steps(cfg),
-                          n={task.name: len(task.truth) for task in tasks}, scores=scores)
+                          tune_steps={t.name: tune_steps(cfg, len(t.y)) for t in all_tasks},
+                          n={t.name: len(t.truth) for t in all_tasks}, scores=scores)
 
 
-def sample(cfg: Config):
+# ---- using what was trained
+
+def read_published(cfg):
+    """(config, checkpoint) of the published weights --init_from, with their vocab.txt."""
+    sizes, weights = read_bert(cfg.init_from, cfg.block_size)
+    path = folder_of(cfg.init_from) / "vocab.txt"
+    tokenizer = WordPieceTokenizer.read(path)
+    cut_filling(weights, ("wte.weight", "bias"), tokenizer.vocab_size, path)
+    return replace(cfg, **sizes), {"model": weights, "tokenizer": tokenizer.state()}
+
+
+def from_checkpoint(checkpoint: dict, cfg):
+    """(model, tokenizer) of a checkpoint."""
+    tokenizer = WordPieceTokenizer.from_state(checkpoint["tokenizer"])
+    model = BERT(cfg, tokenizer.vocab_size)
+    model.load_state_dict(checkpoint["model"])
+    return model, tokenizer
+
+
+def load(cfg):
+    """(config, model, tokenizer) of --init_from if it is given, else as trained in --out_dir."""
+    if cfg.init_from and not (Path(cfg.out_dir) / "checkpoint.pt").exists():
+        cfg, checkpoint = read_published(cfg)
+    else:
+        cfg, checkpoint = own_checkpoint(cfg, "bert")
+    check(cfg)
+    model, tokenizer = from_checkpoint(checkpoint, cfg)
+    return cfg, model.to(pick_device(cfg.device)), tokenizer
+
+
+def sample(cfg: Config) -> list:
     """Do --task with --text; print the result, and return it."""
     require(cfg.text.strip(), 'which text? Name it by --text="the cast was not [MASK]"')
     if cfg.task == "fill":
-        _, model, tokenizer, _ = start(cfg, not cfg.init_from)
-        print(*(found := fill_in(model, tokenizer, cfg.text)), sep="\n")
-        return found
+        _, model, tokenizer = load(cfg)
+        lines = fill_in(model, tokenizer, cfg.text)
+    else:
+        lines = do_task(cfg)
+    print(*lines, sep="\n")
+    return lines
+
+
+def do_task(cfg) -> list:
+    """The lines that say what the model tuned for --task finds in --text."""
     state = load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
-    tokenizer, names = WordPieceTokenizer.from_state(state["tokenizer"]), state["names"]
-    saved = merge_config(Config(), state)
-    model = Tuned(BERT(saved, tokenizer.vocab_size), cfg.task, len(names))
+    tokenizer = WordPieceTokenizer.from_state(state["tokenizer"])
+    names = state["names"]
+    bert = BERT(merge_config(Config(), state), tokenizer.vocab_size)
+    model = FineTuned(bert, cfg.task, len(names))
     model.load_state_dict(state["model"])
-    words, asked = tokenizer.words(cfg.text), tokenizer.words(cfg.question)
-    pair = (asked, words) if cfg.task == "answer" else (words, None)
-    [found] = predict(model, *encode([pair], tokenizer, model.bert.cfg.block_size, cut=False), tokenizer.pad)
-    found = {"sentiment": lambda: [f"{name} {p:.1%}" for name, p in zip(names, found)],
-             "entities": lambda: [f"{word:>16}  {names[tag]}" for word, tag in zip(words, found)],
-             "answer": lambda: [" ".join(words[slice(*found)])]}[cfg.task]()
-    print(*found, sep="\n")
-    return found
+    model.eval()
+
+    words = tokenizer.words(cfg.text)
+    pair = (words, None)
+    if cfg.task == "answer":
+        pair = (tokenizer.words(cfg.question), words)
+    tokens = tasks.encode([pair], tokenizer, bert.cfg.block_size, cut=False)
+    with torch.no_grad():
+        logits = model(tokens, tokenizer.pad)
+    found = model.head.predict(logits, tokens.words)[0]
+    if cfg.task == "sentiment":
+        probs = F.softmax(logits[0], dim=-1).tolist()
+        return [f"{name} {p:.1%}" for name, p in zip(names, probs)]
+    if cfg.task == "entities":
+        return [f"{word:>16}  {names[tag]}" for word, tag in zip(words, found)]
+    start, end = found
+    return [" ".join(words[start:end])]
 
 
 def evaluate(cfg: Config) -> dict:
-    """Scores with other random labelled texts, and with fewer and more of them; also in evaluate.json."""
-    (cfg, model, tokenizer, _), tables = start(cfg, True), {name: {} for name in TASKS}
-    n = max(len(task.truth) for task in load_tasks(cfg, tokenizer))
-    for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (cfg.few // 3, 1), (cfg.few * 3, 1)):
-        cfg = replace(cfg, few=few, seed=seed)
-        torch.manual_seed(seed)
-        fresh = BERT(cfg, len(model.bias)).to(model.bias.device)
-        for task in (make_task(name, cfg, tokenizer).cut(n) for name in TASKS):
+    """Scores with other random labelled texts, and with fewer and more of them; also in
+    evaluate.json."""
+    cfg, model, tokenizer = load(cfg)
+    tables = {name: {} for name in TASKS}
+    third, thrice = max(1, cfg.few // 3), 3 * cfg.few
+    for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (third, 1), (thrice, 1)):
+        own = replace(cfg, few=few, seed=seed)
+        for task in load_tasks(own, tokenizer):
             print(f"{few} labelled texts, seed {seed}: tuning for {task.name} …", flush=True)
-            tables[task.name][f"{few}, seed {seed}"] = compare(model, fresh, task, cfg, tokenizer.pad)[0]
+            tables[task.name][f"{few}, seed {seed}"] = compare(model, task, own, tokenizer)[0]
     for name, rows in tables.items():
-        print(f"{name}, by labelled texts\n{metrics.table(rows, shares=['learnt', 'scratch', 'baseline'])}")
+        columns = next(iter(rows.values()))
+        print(f"{name}, by labelled texts\n{metrics.table(rows, shares=list(columns))}")
     write_json(f"{cfg.out_dir}/evaluate.json", tables)
     return tables
 

@@ -1,4 +1,5 @@
-"""mini/bert.py against transformers (golden files: reference/make_bert.py), numpy, and the classic bugs."""
+"""mini/bert.py against transformers (golden files: reference/make_bert.py), numpy, and the classic
+bugs."""
 import functools
 import json
 import math
@@ -13,10 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from mini import bert
-from mini.data.text import passages, reviews
-from mini.data.text.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
-from mini.data.text.tasks import (best_span, draw_batch, encode, make_task, pretraining_rows, score,
-                                  spans)
+from mini.data.text import names, passages, reviews, tasks
+from mini.data.text.tasks import encode, make_task, pretraining_rows, score, token_types
 from mini.data.text.wordpiece import SPECIAL, WordPieceTokenizer
 from mini.data.weights import read_bert
 from tests.helpers import (close, every_dropout_acts, learnt_by_heart, paragraphs, refused,
@@ -25,8 +24,9 @@ from tests.helpers import (close, every_dropout_acts, learnt_by_heart, paragraph
 REFERENCE = Path(__file__).parent / "reference"
 GOLDEN = {name: torch.as_tensor(value) for name, value in np.load(REFERENCE / "bert.npz").items()}
 PUBLISHED = REFERENCE / "bert_tiny/model.safetensors"
-TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80, vocab_size=500, batch_size=4, steps=6, eval_every=3,
-            log_every=1, sample_every=0, warmup=2, few=20, tune_steps=2, tune_batch=4, device="cpu", matmul="highest")
+TINY = dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=128, vocab_size=500, batch_size=4,
+            steps=6, eval_every=3, log_every=1, sample_every=0, warmup=2, few=20, tune_steps=2,
+            tune_batch=4, device="cpu", matmul="highest")
 
 
 @pytest.fixture(autouse=True)
@@ -34,9 +34,11 @@ def few_texts(monkeypatch):
     """Small sets, so that a run takes a second: fewer reviews, passages and held-out texts."""
     for name, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
         monkeypatch.setattr(reviews, name, n)
-    monkeypatch.setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30))
+    few = functools.partial(passages.unlabelled, 30, 30)
+    monkeypatch.setattr(passages, "unlabelled", few)
     for name in ("load_entities", "load_questions"):
-        monkeypatch.setattr(passages, name, functools.partial(getattr(passages, name), n_test=30))
+        few = functools.partial(getattr(passages, name), n_test=30)
+        monkeypatch.setattr(passages, name, few)
 
 
 @pytest.fixture
@@ -45,26 +47,22 @@ def text_file(tmp_path):
 
 
 def tiny(text_file, tmp_path, **changes):
-    return bert.Config(**{**TINY, "data": text_file, "out_dir": str(tmp_path / "run"), **changes})
+    settings = {**TINY, "data": text_file, "out_dir": str(tmp_path / "run"), **changes}
+    return bert.Config(**settings)
 
 
 def small_model(seed=0, V=50, **sizes):
     torch.manual_seed(seed)
-    model = bert.BERT(bert.Config(**{**dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, block_size=24), **sizes}), V)
+    sizes = {**dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, block_size=24), **sizes}
+    model = bert.BERT(bert.Config(**sizes), V)
     for p in model.parameters():            # biases and norms too, far from their initial values
         p.data.add_(0.1 * torch.randn_like(p))
     return model
 
 
-def published():
-    sizes, weights = read_bert(PUBLISHED)
-    model = bert.BERT(bert.Config(**sizes), len(weights["wte.weight"]))
-    model.load_state_dict(weights)
-    return model
-
-
 def small_tokenizer():
-    return WordPieceTokenizer([*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcde")], False)
+    pieces = [f"##{c}" for c in "abcde"]
+    return WordPieceTokenizer([*SPECIAL, *"abcdefghijklmnopqrstuvwxyz", *pieces], lower=False)
 
 
 # ---- parity with transformers
@@ -72,187 +70,335 @@ def small_tokenizer():
 @pytest.mark.paper
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_vectors_logits_and_every_gradient_equal_transformers(dtype, tolerance):
-    model = published().to(dtype)
+    sizes, weights = read_bert(PUBLISHED)
+    model = bert.BERT(bert.Config(**sizes), len(weights["wte.weight"]))
+    model.load_state_dict(weights)
+    model = model.to(dtype)
+
     tokens, types, labels = GOLDEN["tokens"], GOLDEN["types"], GOLDEN["labels"]
-    there = torch.arange(20) < GOLDEN["lengths"][:, None]
-    x = model(tokens, types, ~there)
-    logits = model.name_tokens(x)
-    close(x[there].detach(), GOLDEN["vectors"][there].to(dtype), tolerance)
-    close(logits[there].detach(), GOLDEN["logits"][there].to(dtype), tolerance)
-    loss = F.cross_entropy(model.name_tokens(x[labels >= 0]), labels[labels >= 0])
-    close(loss.detach(), GOLDEN["loss"].to(dtype), tolerance)
+    is_text = torch.arange(20) < GOLDEN["lengths"][:, None]
+    x = model(tokens, types, is_text[:, None, None, :])
+    logits = model.mlm_logits(x)
+    close(x[is_text], GOLDEN["vectors"][is_text].to(dtype), tolerance)
+    close(logits[is_text], GOLDEN["logits"][is_text].to(dtype), tolerance)
+
+    loss = F.cross_entropy(model.mlm_logits(x[labels >= 0]), labels[labels >= 0])
+    close(loss, GOLDEN["loss"].to(dtype), tolerance)
     loss.backward()
     for name, p in model.named_parameters():
-        theirs = [GOLDEN[f"grad/{n}"] for n in names_there(name)]
-        close(p.grad, torch.cat(theirs).to(dtype), 1e-5)    # those are kept in float32
+        theirs = torch.cat([GOLDEN[f"grad/{n}"] for n in names_there(name)])
+        close(p.grad, theirs.to(dtype), 1e-5)       # those are kept in float32
 
 
 def names_there(name: str) -> list:
     """The published names of a parameter of ours, written apart from read_bert's table."""
-    name = {"bias": "cls.predictions.bias", "wte.weight": "bert.embeddings.word_embeddings.weight",
-            "wpe.weight": "bert.embeddings.position_embeddings.weight",
-            "wtt.weight": "bert.embeddings.token_type_embeddings.weight"}.get(name, name)
-    for ours, theirs in ((r"^ln_e", "bert.embeddings.LayerNorm"), (r"^transform", "cls.predictions.transform.dense"),
-                         (r"^ln_f", "cls.predictions.transform.LayerNorm"), (r"^h", "bert.encoder.layer"),
-                         (r"attn.c_proj", "attention.output.dense"), (r"ln_1", "attention.output.LayerNorm"),
-                         (r"mlp.c_fc", "intermediate.dense"), (r"mlp.c_proj", "output.dense"),
+    whole = {"bias": "cls.predictions.bias",
+             "wte.weight": "bert.embeddings.word_embeddings.weight",
+             "wpe.weight": "bert.embeddings.position_embeddings.weight",
+             "wtt.weight": "bert.embeddings.token_type_embeddings.weight"}
+    if name in whole:
+        return [whole[name]]
+    for ours, theirs in ((r"^ln_e", "bert.embeddings.LayerNorm"),
+                         (r"^transform", "cls.predictions.transform.dense"),
+                         (r"^ln_f", "cls.predictions.transform.LayerNorm"),
+                         (r"^h", "bert.encoder.layer"),
+                         (r"attn.c_proj", "attention.output.dense"),
+                         (r"ln_1", "attention.output.LayerNorm"),
+                         (r"mlp.c_fc", "intermediate.dense"),
+                         (r"mlp.c_proj", "output.dense"),
                          (r"(\d)\.ln_2", r"\1.output.LayerNorm")):
         name = re.sub(ours, theirs, name)
-    return [name.replace("attn.c_attn", f"attention.self.{part}") for part in ("query", "key", "value")] \
-        if "c_attn" in name else [name]
+    if "c_attn" in name:
+        return [name.replace("attn.c_attn", f"attention.self.{part}")
+                for part in ("query", "key", "value")]
+    return [name]
 
 
 def test_published_weights_of_other_models_are_refused(tmp_path):
     refused(lambda: read_bert(tmp_path / "none.safetensors"), "none.safetensors", "no such file")
-    refused(lambda: read_bert(REFERENCE / "gpt2_a/model.safetensors"), "gpt2_a", "not the weights of a BERT")
+    refused(lambda: read_bert(REFERENCE / "gpt2_a/model.safetensors"), "gpt2_a",
+            "not the weights of a BERT")
     refused(lambda: read_bert(tmp_path / "pytorch_model.bin"), "pickle")
     shutil.copy(PUBLISHED, tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "roberta"}')
     refused(lambda: read_bert(tmp_path / PUBLISHED.name), "roberta")
+
+
+def test_published_weights_are_cut_to_a_shorter_context():
     sizes, weights = read_bert(PUBLISHED, longest=10)
-    assert sizes == dict(n_layer=2, n_head=4, n_embd=16, block_size=10, d_ff=40) and len(weights["wpe.weight"]) == 10
+    assert sizes == dict(n_layer=2, n_head=4, n_embd=16, block_size=10, d_ff=40)
+    assert len(weights["wpe.weight"]) == 10
 
 
 # ---- the classic bugs of Transformers
 
-def test_filling_changes_nothing_however_large_the_scores():
-    """The mask is on keys, −∞ and not −1e4, and no row is NaN."""
+def test_padding_changes_nothing_however_large_the_scores():
+    """The mask is on keys, and −∞: with −1e4 in its place, large scores shine through. And no row
+    of the softmax is NaN."""
     model = small_model()
-    for block in model.h:
-        torch.nn.init.normal_(block.attn.c_attn.weight, std=30)
+    for name, p in model.named_parameters():
+        if name.startswith("h.") and p.ndim == 2:
+            p.data.mul_(30)
     lengths = [9, 4, 1]
-    there = torch.arange(9) < torch.tensor(lengths)[:, None]
-    idx = torch.randint(5, 50, (3, 9)).where(there, 0)
+    is_text = torch.arange(9) < torch.tensor(lengths)[:, None]
+    idx = torch.randint(5, 50, (3, 9), generator=torch.Generator().manual_seed(0))
+    types = torch.zeros_like(idx)
+    mask = bert.padding_mask(idx.where(is_text, 0), pad=0)
     with torch.no_grad():
-        together = model(idx, torch.zeros_like(idx), ~there)
-        other = model(idx.where(there, 7), torch.zeros_like(idx), ~there)
-        assert torch.equal(together[there], other[there]) and together.isfinite().all()
+        together = model(idx.where(is_text, 0), types, mask)
+        other = model(idx.where(is_text, 7), types, mask)
+        assert together.isfinite().all()
+        assert torch.equal(together[is_text], other[is_text])
         for i, n in enumerate(lengths):
-            alone = model(idx[i:i + 1, :n], torch.zeros(1, n, dtype=torch.long), torch.zeros(1, n) > 0)
+            own = idx[i:i + 1, :n]
+            alone = model(own, types[:1, :n], bert.padding_mask(own, pad=0))
             close(together[i, :n], alone[0], 1e-4)
 
 
+def test_every_position_sees_the_text_on_both_sides():
+    model = small_model()
+    idx = torch.randint(5, 50, (1, 9), generator=torch.Generator().manual_seed(0))
+    changed = idx.clone()
+    changed[0, 4] = idx[0, 4] % 44 + 6
+    with torch.no_grad():
+        mask = bert.padding_mask(idx, pad=0)
+        types = torch.zeros_like(idx)
+        differ = (model(idx, types, mask) != model(changed, types, mask)).any(dim=-1)
+    assert differ.all()
+
+
 def test_dropout_acts_in_training_only():
-    idx, none = torch.randint(5, 50, (2, 9)), torch.zeros(2, 9, dtype=torch.long)
-    every_dropout_acts(small_model(dropout=0.5), 5, idx, none, none > 0)
+    idx = torch.randint(5, 50, (2, 9))
+    model = small_model(dropout=0.5)
+    n = sum(isinstance(module, torch.nn.Dropout) for module in model.modules())
+    every_dropout_acts(model, n, idx, torch.zeros_like(idx), bert.padding_mask(idx, pad=0))
 
 
-def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_pad_and_specials():
-    tokenizer, rng = small_tokenizer(), torch.Generator().manual_seed(0)
-    idx = torch.randint(0, tokenizer.vocab_size, (1000, 100), generator=rng)
-    shown, chosen = bert.hide(idx, tokenizer, 0.15, rng)
-    ordinary = idx >= len(SPECIAL)
-    assert not chosen[~ordinary].any() and torch.equal(shown[~chosen], idx[~chosen])
-    n = chosen.sum().item()                                 # each share: 5 standard deviations wide at most
-    assert n / ordinary.sum() == pytest.approx(0.15, abs=0.006)
-    masked, kept = (shown == tokenizer.mask)[chosen], (shown == idx)[chosen]
+# ---- what is hidden
+
+def mask(idx, tokenizer, share, rng, share_second=None):
+    types = token_types(idx, tokenizer.sep)
+    share_second = share if share_second is None else share_second
+    return bert.mask_tokens(idx, types, tokenizer, share, share_second, rng)
+
+
+@pytest.mark.paper
+def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_special_tokens():
+    """Shares within five standard deviations."""
+    tokenizer = small_tokenizer()
     V = tokenizer.vocab_size
-    assert masked.sum() / n == pytest.approx(0.8 + 0.1 / V, abs=0.017)
+    rng = torch.Generator().manual_seed(0)
+    idx = torch.randint(0, V - 5, (1000, 100), generator=rng)          # no pieces inside a word
+    shown, chosen = mask(idx, tokenizer, 0.15, rng)
+    ordinary = idx >= len(SPECIAL)
+    assert not chosen[~ordinary].any()
+    assert torch.equal(shown[~chosen], idx[~chosen])
+
+    n = chosen.sum().item()
+    assert n / ordinary.sum() == pytest.approx(0.15, abs=0.006)
+    hidden = (shown == tokenizer.mask)[chosen]
+    kept = (shown == idx)[chosen]
+    assert hidden.sum() / n == pytest.approx(0.8 + 0.1 / V, abs=0.017)
     assert kept.sum() / n == pytest.approx(0.1 + 0.1 / V, abs=0.013)
-    others = shown[chosen][~masked & ~kept]
-    assert len(others.unique()) == V - 1 and len(bert.hide(idx, tokenizer, 1.0, rng)[1][~ordinary].unique()) == 1
+    others = shown[chosen][~hidden & ~kept]
+    assert len(others.unique()) >= V - 2            # all tokens but [MASK], perhaps but one more
+
+
+def test_all_pieces_of_a_word_are_hidden_together():
+    """If only "##ing" is hidden in "sing", it is guessed from the piece beside it, and the text
+    around it teaches nothing."""
+    tokenizer = small_tokenizer()
+    rng = torch.Generator().manual_seed(0)
+    idx = torch.randint(5, tokenizer.vocab_size, (200, 40), generator=rng)
+    idx[:, 0] = tokenizer.cls
+    _, chosen = mask(idx, tokenizer, 0.3, rng)
+    is_piece = ~tokenizer.begins_word[idx]
+    is_piece[:, 1] = False                          # a piece right after [CLS] belongs to no word
+    assert is_piece.sum() > 500
+    assert torch.equal(chosen[is_piece], chosen.roll(1, dims=1)[is_piece])
+
+
+def test_more_is_hidden_in_the_second_text():
+    tokenizer = small_tokenizer()
+    rng = torch.Generator().manual_seed(0)
+    idx = torch.randint(5, 30, (500, 41), generator=rng)
+    idx[:, 20] = idx[:, 40] = tokenizer.sep
+    _, chosen = mask(idx, tokenizer, 0.1, rng, share_second=0.5)
+    assert chosen[:, :20].float().mean() == pytest.approx(0.1, abs=0.02)
+    assert chosen[:, 21:40].float().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_loss_is_on_the_chosen_tokens_alone():
-    model, tokenizer = small_model(V=small_tokenizer().vocab_size), small_tokenizer()
-    idx = torch.randint(5, 30, (4, 12))
+    tokenizer = small_tokenizer()
+    model = small_model(V=tokenizer.vocab_size)
+    idx = torch.randint(5, 30, (4, 12), generator=torch.Generator().manual_seed(0))
     idx[0, 5] = idx[:, -1] = tokenizer.sep                  # the first row holds two texts
-    shown, chosen = bert.hide(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
-    types = torch.zeros_like(idx)
-    types[0, 6:] = 1
-    logits = model.name_tokens(model(shown, types, idx == 0))
-    want = -F.log_softmax(logits, 2).gather(2, idx[:, :, None])[chosen].mean()
-    close(bert.masked_loss(model, idx, shown, chosen, tokenizer).detach(), want.detach(), 1e-5)
-    assert bert.masked_loss(model, idx, shown, chosen & False, tokenizer).item() == 0        # none chosen: 0, not NaN
+    types = token_types(idx, tokenizer.sep)
+    assert types.tolist() == [[0] * 6 + [1] * 6] + [[0] * 12] * 3
+    shown, chosen = mask(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
+
+    logits = model.mlm_logits(model(shown, types, bert.padding_mask(idx, tokenizer.pad)))
+    log_p = F.log_softmax(logits, dim=2).gather(2, idx[:, :, None])
+    got = bert.mlm_loss(model, idx, types, shown, chosen, tokenizer.pad)
+    close(got, -log_p[chosen].mean(), 1e-5)
+    none = torch.zeros_like(chosen)
+    assert bert.mlm_loss(model, idx, types, shown, none, tokenizer.pad).item() == 0     # not NaN
 
 
-# ---- rows, heads, scores
+def test_hidden_while_tuning_are_ordinary_tokens_alone():
+    tokenizer = small_tokenizer()
+    rng = torch.Generator().manual_seed(0)
+    idx = torch.randint(0, tokenizer.vocab_size, (500, 40), generator=rng)
+    shown = bert.hide_tokens(idx, tokenizer, 0.3, rng)
+    ordinary = idx >= len(SPECIAL)
+    assert torch.equal(shown[~ordinary], idx[~ordinary])
+    assert ((shown == tokenizer.mask) | (shown == idx)).all()
+    share = (shown == tokenizer.mask)[ordinary].float().mean()
+    assert share == pytest.approx(0.3, abs=0.02)
+
+
+# ---- where the token vectors begin
+
+def test_vectors_of_words_that_stand_near_the_same_words_are_similar():
+    """Against the plain table of all pairs, and its exact singular values."""
+    tokenizer = small_tokenizer()
+    V = tokenizer.vocab_size
+    rng = torch.Generator().manual_seed(0)
+    # a and b stand beside x, c and d beside y: never together, but in the same company
+    rows = []
+    for _ in range(300):
+        group, word = torch.randint(2, (2,), generator=rng).tolist()
+        first = "abcd"[2 * group + word]
+        rows.append([tokenizer.cls, tokenizer.index[first], tokenizer.index["xy"[group]],
+                     5 + torch.randint(10, 20, (1,), generator=rng).item(), tokenizer.sep])
+    rows = torch.tensor(rows)
+    torch.manual_seed(0)
+    vectors = bert.cooccurrence_vectors(rows, tokenizer, V, window=2)
+    a, b, c = [vectors[tokenizer.index[word]] for word in "abc"]
+    assert F.cosine_similarity(a, b, dim=0) > 0.7 > 0.3 > F.cosine_similarity(a, c, dim=0)
+
+    n = np.zeros((V, V))
+    for row in rows.tolist():
+        for i, first in enumerate(row):
+            for j, second in enumerate(row):
+                special = {first, second} & set(range(len(SPECIAL)))
+                if 0 < abs(i - j) <= 2 and not special:
+                    n[first, second] += 1 / abs(i - j)
+    p_b = n.sum(axis=0)**0.75
+    p_b /= p_b.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ppmi = np.maximum(np.nan_to_num(np.log(n / (n.sum(axis=1, keepdims=True) * p_b))), 0)
+    U, S, _ = np.linalg.svd(ppmi)
+    want = U * np.sqrt(S)
+    want -= want.mean(axis=0)
+    want = torch.tensor(want / want.std(ddof=1) * 0.1)
+    products = vectors.double() @ vectors.double().T        # whatever sign each column has
+    close(products, want @ want.T, 1e-4)
+
+
+# ---- rows and batches
 
 def test_rows_of_one_text_and_of_two():
     tokenizer = small_tokenizer()
-    idx, types, begins = encode([(["ab", "c"], None), (["z"], ["x", "ye"])], tokenizer, 20)
-    assert [[tokenizer.tokens[i] for i in row] for row in idx] == [
-        ["[CLS]", "a", "##b", "c", "[SEP]", "[PAD]", "[PAD]"], ["[CLS]", "z", "[SEP]", "x", "y", "##e", "[SEP]"]]
-    assert types.tolist() == [[0] * 7, [0, 0, 0, 1, 1, 1, 1]]
-    assert begins.tolist() == [[0, 1, 0, 2, 0, 0, 0], [0, 0, 0, 1, 2, 0, 0]]
-    idx, _, _ = encode([(["a"] * 30, None)], tokenizer, 10)
-    assert idx.shape == (1, 10) and idx[0, -1] == tokenizer.sep
-    refused(lambda: encode([(["a"] * 30, None)], tokenizer, 10, cut=False), "32 tokens", "10 positions")
+    tokens = encode([(["ab", "c"], None), (["z"], ["x", "ye"])], tokenizer, 20)
+    assert [[tokenizer.tokens[i] for i in row] for row in tokens.idx] == [
+        ["[CLS]", "a", "##b", "c", "[SEP]", "[PAD]", "[PAD]"],
+        ["[CLS]", "z", "[SEP]", "x", "y", "##e", "[SEP]"]]
+    assert tokens.token_type_ids.tolist() == [[0] * 7, [0, 0, 0, 1, 1, 1, 1]]
+    assert tokens.words.tolist() == [[0, 1, 0, 2, 0, 0, 0], [0, 0, 0, 1, 2, 0, 0]]
+    assert torch.equal(token_types(tokens.idx, tokenizer.sep)[1], tokens.token_type_ids[1])
+
+
+def test_long_texts_are_cut_or_refused():
+    tokenizer = small_tokenizer()
+    tokens = encode([(["a"] * 30, None)], tokenizer, 10)
+    assert tokens.idx.shape == (1, 10) and tokens.idx[0, -1] == tokenizer.sep
+    refused(lambda: encode([(["a"] * 30, None)], tokenizer, 10, cut=False),
+            "32 tokens", "10 positions")
     refused(lambda: encode([([], None)], tokenizer, 10), "empty")
     refused(lambda: encode([(["a"], [])], tokenizer, 10), "empty")
     rows = pretraining_rows(["abc", "z" * 25], tokenizer, 10)
-    assert (rows == tokenizer.cls).sum(1).tolist() == [1] * len(rows) and rows.size(1) <= 10
+    assert (rows == tokenizer.cls).sum(dim=1).tolist() == [1] * len(rows)
+    assert rows.size(1) <= 10
 
 
 def test_batches_hold_rows_of_about_the_same_length():
     length = torch.arange(1, 101)
     rows = (torch.arange(100) < length[:, None]).long() * length[:, None]
-    rng, seen = torch.Generator().manual_seed(0), torch.zeros(101)
+    rng = torch.Generator().manual_seed(0)
+    seen = torch.zeros(101)
     for _ in range(200):
-        idx = draw_batch(rows, length, 16, rng)
-        n = (idx > 0).sum(1)
-        assert idx.shape == (16, n.max()) and (idx[:, 0] == n).all() and n.max() - n.min() < 50
+        idx = bert.get_batch(rows, length, 16, rng)
+        n = (idx > 0).sum(dim=1)
+        assert idx.shape == (16, n.max()) and (idx[:, 0] == n).all()
+        assert n.max() - n.min() < 50
         seen += torch.bincount(n, minlength=101)
     assert (seen[1:] > 0).all()
 
 
+# ---- heads and scores
+
 def test_the_heads_read_words_alone():
-    V, idx = 50, torch.randint(5, 50, (2, 9))
-    types, begins = torch.zeros_like(idx), torch.tensor([[0, 1, 2, 0, 3, 0, 0, 0, 0]] * 2)
-    for task, shape in (("sentiment", (2, 3)), ("entities", (2, 9, 3)), ("answer", (2, 9, 3))):
-        model = bert.Tuned(small_model(V=V), task, 3, 0.0)
-        torch.nn.init.normal_(model.head.weight)
-        logits, x = model(idx, types, begins, 0), model.bert(idx, types, idx == 0)
-        assert logits.shape == shape
-        if task == "sentiment":
-            close(logits.detach(), model.head(x[:, [1, 2, 4]].mean(1)).detach(), 1e-5)
-        if task == "answer":
-            assert torch.equal(logits[:, :, 0].isfinite(), begins > 0)
+    x = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
+    words = torch.tensor([[0, 1, 2, 0, 3, 0, 0, 0, 0]] * 2)
+    head = bert.SentimentHead(4, 3)
+    close(head(x, words), head.linear(x[:, [1, 2, 4]].mean(dim=1)), 1e-5)
+    assert bert.EntityHead(4, 5)(x, words).shape == (2, 9, 5)
+    logits = bert.AnswerHead(4)(x, words)
+    assert torch.equal(logits.isfinite(), (words > 0)[:, :, None].expand(2, 9, 2))
+
+
+def test_the_losses_of_the_heads():
+    """Without any knowledge each is the logarithm of the number of choices."""
+    loss = bert.AnswerHead(4).loss(torch.zeros(2, 8, 2), torch.tensor([[1, 2], [0, 7]]))
+    assert loss.item() == pytest.approx(math.log(8))
+    y = torch.tensor([[1, -100], [-100, -100]])
+    loss = bert.EntityHead(4, 5).loss(torch.zeros(2, 2, 5), y)
+    assert loss.item() == pytest.approx(math.log(5))
+    logits = torch.randn(2, 8, 2, generator=torch.Generator().manual_seed(0))
+    by_hand = -F.log_softmax(logits, dim=1)
+    want = (by_hand[0, 1, 0] + by_hand[0, 2, 1] + by_hand[1, 0, 0] + by_hand[1, 7, 1]) / 4
+    close(bert.AnswerHead(4).loss(logits, torch.tensor([[1, 2], [0, 7]])), want, 1e-6)
 
 
 def test_the_best_span_by_exhaustive_search():
+    head = bert.AnswerHead(4)
+    head.longest = 4
     logits = torch.randn(20, 12, 2, generator=torch.Generator().manual_seed(0))
     logits[:, :3] = -math.inf
-    for row, (a, b) in zip(logits, best_span(logits, longest=4).tolist()):
-        assert (a, b) == max(((i, j) for i in range(3, 12) for j in range(i, min(i + 4, 12))),
-                             key=lambda ij: (row[ij[0], 0] + row[ij[1], 1]).item())
+    words = torch.arange(12).clamp(min=2).sub(2).expand(20, 12)        # 0, 0, 0, 1, 2, …
+    for row, (start, end) in zip(logits, head.predict(logits, words)):
+        spans = [(i, j) for i in range(3, 12) for j in range(i, min(i + 4, 12))]
+        best = max(spans, key=lambda span: (row[span[0], 0] + row[span[1], 1]).item())
+        assert (start, end) == (best[0] - 3, best[1] - 2)
 
 
 def test_scores():
-    assert spans([0, 1, 1, 2, 0, 2]) == {(1, 3, 1), (3, 4, 2), (5, 6, 2)} and spans([]) == set()
+    assert tasks.entities_of([0, 1, 1, 2, 0, 2]) == {(1, 3, 1), (3, 4, 2), (5, 6, 2)}
+    assert tasks.entities_of([]) == set()
     assert score("sentiment", [1, 0, 1], [1, 1, 1]) == pytest.approx(2 / 3)
     assert score("answer", [(1, 2), (3, 5)], [(1, 2), (3, 4)]) == 0.5
-    # found: 2 spans, 1 right; there: 2
+    # found: 2 entities, of which 1 is right; there are 2
     assert score("entities", [[1, 1, 0, 2]], [[1, 1, 0, 1]]) == 0.5
-    assert bert.task_loss("answer", torch.zeros(2, 8, 2),
-                          torch.tensor([[1, 2], [0, 7]])).item() == pytest.approx(math.log(8))
-    y = torch.tensor([[1, -100], [-100, -100]])
-    assert bert.task_loss("entities", torch.zeros(2, 2, 5), y).item() == pytest.approx(math.log(5))
-
-
-def test_baselines():
-    labels = bag_of_words(["good film", "good play", "bad film", "bad play"], [1, 1, 0, 0], ["a good thing", "so bad"])
-    assert labels.tolist() == [1, 0]
-    learn = [(["May", "left", "Oslo"], [1, 0, 2]), (["in", "May", "May"], [0, 3, 3]), (["Ruth", "met", "Anna"], [1, 0, 1])]
-    assert most_frequent_tag(learn, [["May", "Oslo", "Zoe", "sang"]], 4) == [[3, 2, 1, 0]]
-    words = "Ivo Lang lives in Turin . Dora Finch works".split()
-    assert first_capitalised_span(words, ["Where", "Ivo", "Lang"]) == (4, 5) and first_capitalised_span(["a"], []) == (0, 1)
 
 
 # ---- the passages
 
 def test_passages_are_alike_by_seed_and_hold_their_answers():
     for load in (passages.load_entities, passages.load_questions):
-        assert load(5, 1) == load(5, 1) and load(5, 1)[0] != load(5, 2)[0] and load(5, 1)[1] == load(9, 2)[1]
+        assert load(5, 1) == load(5, 1)
+        assert load(5, 1)[0] != load(5, 2)[0]
+        assert load(5, 1)[1] == load(9, 2)[1]
     for q in sum(passages.load_questions(200, 0), []):
         assert 0 < q.start < q.end <= len(q.passage) and q.question[-1] == "?"
     for words, tags in sum(passages.load_entities(200, 0), []):
         assert len(words) == len(tags) and max(tags) < len(passages.TAGS)
 
 
-def test_held_out_names_are_in_no_text_to_learn_from():
-    new = {name for listing in (passages.FIRST, passages.LAST, passages.TOWN, passages.TRADE)
-           for name in listing.partition(" | ")[2].split()}
+def test_new_names_are_in_no_text_to_learn_from():
+    every = names.WOMEN + names.MEN + names.FAMILIES + names.TOWNS + names.MADE
+    new = {name for name in every if names.is_new(name)}
+    assert 0.4 < len(new) / len(every) < 0.6
     seen = {word for words, _ in passages.load_entities(500, 0)[0] for word in words}
     seen |= {word for q in passages.load_questions(500, 0)[0] for word in q.passage + q.question}
     seen |= {word for text in passages.unlabelled() for word in re.findall(r"\w+", text)}
@@ -262,49 +408,64 @@ def test_held_out_names_are_in_no_text_to_learn_from():
 
 
 def test_reports_tell_every_fact_where_they_say():
-    names = passages.Names(random.Random(0), False)
+    drawn = names.Names(random.Random(0), new=False)
     for _ in range(100):
-        people, facts = passages.facts_of_two(names)
+        people, facts = passages.facts_of_two(drawn)
         assert [kind for kind, _ in facts[0][:2]] == [kind for kind, _ in facts[1][:2]]
-        words, where = passages.tell(people, facts, names.rng)
-        assert {key: words[a:b] for key, (a, b) in where.items()} == {
-            (name, kind): text.split() for name, told in zip(people, facts) for kind, text in told}
-        assert all(name in " ".join(words) for name in people)
-        first, second = passages.two_reports(names).split(" [SEP] ")
+        words, where = passages.tell(people, facts, drawn.rng)
+        told = {}
+        for name, known in zip(people, facts):
+            assert name in " ".join(words)
+            for kind, text in known:
+                told[name, kind] = text.split()
+        assert {key: words[start:end] for key, (start, end) in where.items()} == told
+
+
+def test_both_of_two_reports_tell_the_same():
+    drawn = names.Names(random.Random(0), new=False)
+    for _ in range(100):
+        first, second = passages.two_reports(drawn).split(" [SEP] ")
         assert sorted(re.findall("[0-9]+", first)) == sorted(re.findall("[0-9]+", second))
-        assert {*re.findall("[A-Z][a-z]+ [A-Z][a-z]+", first)} & {*re.findall("[A-Z][a-z]+ [A-Z][a-z]+", second)}
+        full_name = "[A-Z][a-z]+ [A-Z][a-z]+"
+        assert set(re.findall(full_name, first)) & set(re.findall(full_name, second))
 
 
 def test_one_word_has_several_tags():
     learn, _ = passages.load_entities(2000, 0)
-    tags = {}
-    for words, row in learn:
-        for word, tag in zip(words, row):
-            tags.setdefault(word, set()).add(passages.TAGS[tag])
-    assert tags["May"] >= {"person", "date", "other"} and tags["Florence"] >= {"person", "place"}
-    assert tags["Harper"] >= {"person", "organisation"}
+    found = {}
+    for words, tags in learn:
+        for word, tag in zip(words, tags):
+            found.setdefault(word, set()).add(passages.TAGS[tag])
+    assert found["May"] >= {"person", "date", "other"}
+    assert found["Florence"] >= {"person", "place"}
+    assert found["Harper"] >= {"person", "organisation"}
 
 
 # ---- learning
 
 @pytest.mark.parametrize("task", bert.TASKS)
 def test_every_head_overfits_a_few_texts(task, text_file, tmp_path):
-    cfg = tiny(text_file, tmp_path, few=8, tune_steps=60, tune_batch=8, tune_lr=3e-3, tune_dropout=0.0, n_embd=32)
-    tokenizer = WordPieceTokenizer.train(bert.unlabelled_texts(cfg), 500)
+    cfg = tiny(text_file, tmp_path, few=8, tune_steps=60, tune_batch=8, tune_dropout=0.0,
+               tune_mask=0.0, n_embd=32)
+    tokenizer = WordPieceTokenizer.train(tasks.unlabelled_texts(cfg), 500)
     data = make_task(task, cfg, tokenizer)
     torch.manual_seed(0)
-    model = bert.tune(bert.BERT(cfg, tokenizer.vocab_size), data, cfg, tokenizer.pad)
-    *x, y = data.learn
+    model = bert.fine_tune(bert.BERT(cfg, tokenizer.vocab_size), data, 3e-3, cfg, tokenizer)
     model.eval()
-    assert bert.task_loss(task, model(*x, tokenizer.pad), y).item() < 0.3
+    assert model.head.loss(model(data.learn, tokenizer.pad), data.y).item() < 0.3
 
 
 def test_one_batch_is_learnt_by_heart():
     tokenizer = small_tokenizer()
-    model, rng = small_model(V=tokenizer.vocab_size), torch.Generator().manual_seed(0)
-    idx = torch.randint(5, tokenizer.vocab_size, (4, 16), generator=rng)
-    shown, chosen = bert.hide(idx, tokenizer, 0.3, rng)
-    assert learnt_by_heart(model, lambda: bert.masked_loss(model, idx, shown, chosen, tokenizer), 60) < 0.05
+    model = small_model(V=tokenizer.vocab_size)
+    rng = torch.Generator().manual_seed(0)
+    idx = torch.randint(5, 30, (4, 16), generator=rng)
+    types = torch.zeros_like(idx)
+    shown, chosen = mask(idx, tokenizer, 0.3, rng)
+
+    def loss():
+        return bert.mlm_loss(model, idx, types, shown, chosen, tokenizer.pad)
+    assert learnt_by_heart(model, loss, 60) < 0.05
 
 
 # ---- the run
@@ -315,15 +476,21 @@ def test_sampling(text_file, tmp_path, capsys):
     out = f"--out_dir={cfg.out_dir}"
     [row, other] = bert.main(["sample", out, "--text=the [MASK] saw the [MASK]"])
     shares = [float(p) for p in re.findall(r"([\d.]+)%", row)]
-    assert len(shares) == 5 == other.count("%") and shares == sorted(shares, reverse=True) and sum(shares) <= 100.1
+    assert len(shares) == 5 == other.count("%")
+    assert shares == sorted(shares, reverse=True) and sum(shares) <= 100.1
+
     found = bert.main(["sample", out, "--task=sentiment", "--text=It was a mess."])
     assert [line.split()[0] for line in found] == ["bad", "good"]
     found = bert.main(["sample", out, "--task=entities", "--text=May left Lyon."])
     assert [line.split()[0] for line in found] == ["May", "left", "Lyon", "."]
-    found = bert.main(["sample", out, "--task=answer", "--text=May lives in Lyon.", "--question=Where does May live?"])
+    found = bert.main(["sample", out, "--task=answer", "--text=May lives in Lyon.",
+                       "--question=Where does May live?"])
     assert found[0] in "May lives in Lyon ."
-    for argv, words in ((["--text="], "which text"), (["--text=no mask"], "[MASK]"), (["--text=" + "a " * 90 + "[MASK]"], "positions"),
-                        (["--task=answer", "--text=May left."], "empty"), (["--task=entities", "--text= "], "which text")):
+
+    for argv, words in ((["--text="], "which text"), (["--text=no mask"], "[MASK]"),
+                        (["--text=" + "a " * 140 + "[MASK]"], "positions"),
+                        (["--task=answer", "--text=May left."], "empty"),
+                        (["--task=entities", "--text= "], "which text")):
         assert words in refused_by(bert.main, capsys, "sample", out, *argv)
     shutil.copy(tmp_path / "run/sentiment.pt", tmp_path / "run/entities.pt")
     error = refused_by(bert.main, capsys, "sample", out, "--task=entities", "--text=May left.")
@@ -334,11 +501,13 @@ def test_sampling(text_file, tmp_path, capsys):
 def test_published_weights_are_tuned_and_fill_blanks(text_file, tmp_path):
     folder = tmp_path / "published"
     shutil.copytree(PUBLISHED.parent, folder)
-    letters = [*"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz")]
+    alphabet = "abcdefghijklmnopqrstuvwxyz"
+    letters = [*alphabet, *(f"##{c}" for c in alphabet)]
     (folder / "vocab.txt").write_text("\n".join([*SPECIAL, *letters, *".,?'"]))
-    [row] = bert.main(["sample", f"--init_from={folder}/model.safetensors", "--text=the [MASK]", "--device=cpu"])
+    weights = f"{folder}/model.safetensors"
+    [row] = bert.main(["sample", f"--init_from={weights}", "--text=the [MASK]", "--device=cpu"])
     assert row.count("%") == 5
-    refused(lambda: bert.train(tiny(text_file, tmp_path, init_from=f"{folder}/model.safetensors", steps=0)), "block_size")
+    refused(lambda: bert.train(tiny(text_file, tmp_path, init_from=weights, steps=0)), "block_size")
 
 
 def test_bad_reviews(text_file, tmp_path, capsys):
@@ -346,14 +515,26 @@ def test_bad_reviews(text_file, tmp_path, capsys):
     path.write_text("one\tgood\ntwo three\n")
     flags = [f"--reviews={path}", f"--data={text_file}", f"--out_dir={tmp_path}/run"]
     assert "line 2" in refused_by(bert.main, capsys, *flags)
-    path.write_text("".join(f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("fine", "poor", "odd")))
-    result = bert.train(tiny(text_file, tmp_path, reviews=str(path), steps=2))
-    assert set(result["scores"]["sentiment"]) == {"learnt", "scratch", "baseline"}
+
+
+def test_own_reviews_are_read_without_their_labels_too(text_file, tmp_path):
+    """The base once read our texts and not the thousands of the user's own file: on those, a bag of
+    words was better."""
+    path = tmp_path / "mine.tsv"
+    lines = [f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("fine", "poor", "odd")]
+    path.write_text("".join(lines))
+    cfg = tiny(text_file, tmp_path, reviews=str(path), steps=2)
+    texts = tasks.unlabelled_texts(cfg)
+    assert sum(text.startswith("it was") for text in texts) == 81       # a tenth is held out
+    result = bert.train(cfg)
+    assert list(result["scores"]["sentiment"]) == [
+        "pre-trained", "from scratch", "bag of words", "naive Bayes", "naive Bayes, EM"]
 
 
 def test_n_test_is_honoured_and_reported(text_file, tmp_path, capsys):
     result = bert.train(tiny(text_file, tmp_path, steps=2, n_test=7))
-    assert result["n"] == {"sentiment": 7, "entities": 7, "answer": 7} and result["tune_steps"] == 2
+    assert result["n"] == {"sentiment": 7, "entities": 7, "answer": 7}
+    assert result["tune_steps"] == {"sentiment": 2, "entities": 2, "answer": 2}
     assert "held-out answer (n = 7)" in capsys.readouterr().out
     result = bert.train(tiny(text_file, tmp_path, steps=2))
     assert result["n"] == {"sentiment": 30, "entities": 30, "answer": 30}
@@ -361,12 +542,16 @@ def test_n_test_is_honoured_and_reported(text_file, tmp_path, capsys):
 
 def test_a_task_is_not_trained_for_longer_than_the_model():
     published = bert.Config(**bert.PRESETS["published"])
-    assert bert.tune_steps(bert.Config()) == bert.tune_steps(published) == bert.TUNE_STEPS
-    assert bert.tune_steps(bert.Config(steps=3)) == 3 and bert.tune_steps(bert.Config(steps=3, tune_steps=9)) == 9
+    assert bert.tune_steps(bert.Config(), 300) == bert.TUNE_STEPS
+    assert bert.tune_steps(published, 300) == bert.TUNE_STEPS
+    assert bert.tune_steps(bert.Config(), 10000) > bert.TUNE_STEPS
+    assert bert.tune_steps(bert.Config(steps=3), 300) == 3
+    assert bert.tune_steps(bert.Config(steps=3, tune_steps=9), 300) == 9
 
 
 def test_evaluate(text_file, tmp_path):
     cfg = tiny(text_file, tmp_path, few=9)
     bert.train(cfg)
     tables = bert.evaluate(bert.Config(out_dir=cfg.out_dir, device="cpu"))
-    assert [len(rows) for rows in tables.values()] == [5, 5, 5] and json.loads((tmp_path / "run/evaluate.json").read_text()) == tables
+    assert [len(rows) for rows in tables.values()] == [5, 5, 5]
+    assert json.loads((tmp_path / "run/evaluate.json").read_text()) == tables

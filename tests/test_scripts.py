@@ -120,7 +120,7 @@ SCRIPTS = {
                                                      batch_size=4, warmup=4, beam=2, dropout=0.1),
         fixed={"n_embd": 32}, samples=".txt", prepare=translations),
     "mini.bert": Script(
-        columns="loss lr val_loss", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=80,
+        columns="loss lr val_loss", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, block_size=128,
                                                   vocab_size=500, batch_size=4, warmup=2, few=20, tune_steps=2,
                                                   tune_batch=4, dropout=0.1),
         fixed={"n_layer": 2}, samples="", prepare=paragraphs, to_sample=("--text=the [MASK]",)),
@@ -163,7 +163,7 @@ def small_data(setattr):
     setattr(judge, "TRIAL_STEPS", 2)
     for number, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
         setattr(reviews, number, n)
-    setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30))
+    setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30, 30))
     for load in ("load_entities", "load_questions"):
         setattr(passages, load, functools.partial(getattr(passages, load), n_test=30))
     setattr(config, "field_notes", functools.cache(config.field_notes))         # it reads the source each time

@@ -1,29 +1,132 @@
-"""Simple baselines on text: counting words, and looking for capitals."""
+"""What an expert would try first on text with few labels, without a network.
+
+    reviews     bag of words (logistic regression); naive Bayes, with words behind a negation
+    marked,
+                and with the unlabelled texts by expectation–maximisation
+    names       the most frequent tag of a word; an averaged perceptron
+    answers     the first capitalised words of the passage, or the first ones after the asked name
+"""
+import random
 import re
 from collections import Counter, defaultdict
 
 import torch
 import torch.nn.functional as F
 
+# ---- texts in classes
+
+NEGATIONS = set("not no never hardly nobody nothing none neither nor without cannot n't".split())
+
+
+def words_of(text: str) -> list:
+    """The words of a text in small letters, and its punctuation marks."""
+    return re.findall(r"\w+|[^\w\s]", text.lower())
+
+
+def mark_negation(words: list) -> list:
+    """The words, with "not_" before each one that stands between a negation and the next
+    punctuation mark: "not dull, but" becomes "not not_dull , but" (Pang, Lee & Vaithyanathan 2002,
+    §5)."""
+    marked = []
+    negated = False
+    for word in words:
+        if not word[0].isalnum():
+            negated = False
+        marked.append("not_" + word if negated else word)
+        if word in NEGATIONS:
+            negated = True
+    return marked
+
+
+def count_words(texts: list, negation: bool):
+    """([words of each text, each word once], {word: number}), the numbers in the order of the
+    words' first occurrence."""
+    bags = []
+    numbers = {}
+    for text in texts:
+        words = words_of(text)
+        if negation:
+            words = mark_negation(words)
+        bag = sorted(set(words))
+        for word in bag:
+            numbers.setdefault(word, len(numbers))
+        bags.append(bag)
+    return bags, numbers
+
+
+def word_matrix(bags: list, numbers: dict):
+    """A sparse matrix (N, V): 1 where a text has a word. Words without a number are left out."""
+    rows = []
+    columns = []
+    for row, bag in enumerate(bags):
+        for word in bag:
+            if word in numbers:
+                rows.append(row)
+                columns.append(numbers[word])
+    places = torch.tensor([rows, columns], dtype=torch.long).view(2, -1)
+    ones = torch.ones(places.size(1))
+    return torch.sparse_coo_tensor(places, ones, (len(bags), len(numbers)), check_invariants=True)
+
+
+def naive_bayes(texts, labels, test_texts, unlabelled=(), negation: bool = True,
+                rounds: int = 10):
+    """Labels (N,) of test_texts by naive Bayes: a class makes each word of a text independently,
+
+        p(class | text) ∝ p(class) Π p(word | class),    p(word | class) = (n + 1) / (total + V)
+
+    where n counts the texts of the class that have the word. (The multinomial model with each word
+    counted once, which suits opinions best: Pang et al. 2002, §6; Manning et al. 2008, §13.2.)
+
+    With unlabelled texts, expectation–maximisation: each of them is given to the classes in
+    proportion to p(class | text), the counts are made anew with these shares, and so on for some
+    `rounds` (Nigam et al. 2000, "Text classification from labeled and unlabeled documents").
+    """
+    y = torch.as_tensor(labels)
+    n_classes = int(y.max()) + 1
+    bags, numbers = count_words([*texts, *unlabelled], negation)
+    X = word_matrix(bags, numbers)                                  # (N + U, V)
+    X_test = word_matrix(count_words(test_texts, negation)[0], numbers)
+    labelled = F.one_hot(y, n_classes).float()                      # (N, classes)
+
+    weights, bias = bayes_weights(word_matrix(bags[:len(y)], numbers), labelled)
+    if len(unlabelled) > 0:
+        X_unlabelled = word_matrix(bags[len(y):], numbers)
+        for _ in range(rounds):
+            shares = F.softmax(X_unlabelled @ weights + bias, dim=1)        # (U, classes)
+            weights, bias = bayes_weights(X, torch.cat([labelled, shares]))
+    return (X_test @ weights + bias).argmax(dim=1)
+
+
+def bayes_weights(X, shares):
+    """log p(word | class) (V, classes) and log p(class) (classes,), for texts X (N, V) of which
+    each belongs to the classes in the shares (N, classes)."""
+    n = X.t() @ shares + 1                                          # (V, classes)
+    log_p_word = (n / n.sum(dim=0)).log()
+    log_p_class = (shares.sum(dim=0) / shares.sum()).log()
+    return log_p_word, log_p_class
+
 
 def bag_of_words(texts, labels, test_texts, penalty: float = 0.003):
-    """Labels (N,) of test_texts by logistic regression. The inputs say which words and which pairs of neighbouring
-    words a text has; only those that at least two training texts have count. L-BFGS minimises the mean
-    cross-entropy plus `penalty` times the sum of all squared weights; it is convex, so there is one optimum."""
-    def parts(text):
+    """Labels (N,) of test_texts by logistic regression.
+
+    The inputs say which words and which pairs of neighbouring words a text has; only those that at
+    least two training texts have count. L-BFGS minimises the mean cross-entropy plus `penalty`
+    times the sum of all squared weights; it is convex, so there is one optimum. """
+    def words_and_pairs(text):
         words = re.findall(r"\w+", text.lower())
         return {*words, *zip(words, words[1:])}
-    counts = Counter(part for text in texts for part in parts(text))
-    number = {part: i for i, part in enumerate(part for part, n in counts.items() if n > 1)}
 
-    def matrix(texts):
-        X = torch.zeros(len(texts), len(number))
-        for row, text in zip(X, texts):
-            row[[number[part] for part in parts(text) if part in number]] = 1.0
-        return X
-    X, y = matrix(texts), torch.as_tensor(labels)
-    W, b = torch.zeros(len(number), int(y.max()) + 1), torch.zeros(int(y.max()) + 1)
-    W.requires_grad_(), b.requires_grad_()
+    bags = [words_and_pairs(text) for text in texts]
+    counts = Counter(part for bag in bags for part in bag)
+    frequent = [part for part, n in counts.items() if n > 1]
+    numbers = {part: i for i, part in enumerate(frequent)}
+    X = word_matrix(bags, numbers)
+    X_test = word_matrix([words_and_pairs(text) for text in test_texts], numbers)
+
+    y = torch.as_tensor(labels)
+    n_classes = int(y.max()) + 1
+    W = torch.zeros(len(numbers), n_classes, requires_grad=True)
+    b = torch.zeros(n_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([W, b], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss():
@@ -31,32 +134,147 @@ def bag_of_words(texts, labels, test_texts, penalty: float = 0.003):
         value = F.cross_entropy(X @ W + b, y) + penalty * (W**2).sum()
         value.backward()
         return value
-    optimizer.step(loss)
-    return (matrix(test_texts) @ W + b).argmax(dim=1)
 
+    optimizer.step(loss)
+    with torch.no_grad():
+        return (X_test @ W + b).argmax(dim=1)
+
+
+# ---- a tag for each word
 
 def most_frequent_tag(sentences, test_words, n_tags: int) -> list:
-    """Tags of each of test_words, lists of words: for each word its most frequent tag in `sentences`, pairs of
-    (words, tags). For a word that is not there, it is the most frequent tag of those words that occur there only
-    once, and that have a capital if it has one."""
-    counts, rare = defaultdict(Counter), {True: Counter({0: 1}), False: Counter({0: 1})}
+    """Tags of each of test_words, lists of words: for each word its most frequent tag in
+    `sentences`, pairs of (words, tags).
+
+    For a word that is not there, it is the most frequent tag of those words that occur there only
+    once, and that have a capital if it has one.
+    """
+    counts = defaultdict(Counter)
     for words, tags in sentences:
         for word, tag in zip(words, tags):
             counts[word][tag] += 1
+    rare = {True: Counter({0: 1}), False: Counter({0: 1})}
     for word, tags in counts.items():
         if tags.total() == 1:
             rare[word[0].isupper()].update(tags)
 
     def best(counter):
-        return max(range(n_tags), key=lambda tag: (counter[tag], -tag))     # of equally frequent ones the first
-    return [[best(counts[word] if word in counts else rare[word[0].isupper()]) for word in words]
-            for words in test_words]
+        # of equally frequent ones the first
+        return max(range(n_tags), key=lambda tag: (counter[tag], -tag))
+
+    found = []
+    for words in test_words:
+        tags = []
+        for word in words:
+            if word in counts:
+                tags.append(best(counts[word]))
+            else:
+                tags.append(best(rare[word[0].isupper()]))
+        found.append(tags)
+    return found
 
 
-def first_capitalised_span(words: list, asked: list) -> tuple:
-    """(start, end) of the first run of capitalised words that are not in the question: words[start:end]."""
-    start = next((i for i, word in enumerate(words) if word[0].isupper() and word not in asked), 0)
+class AveragedPerceptron:
+    """A tagger that adds up weights of what it sees around a word (Collins 2002; the averages of
+    the weights over all steps of the training, §2.1 and §3.4, are what is used in the end).
+
+    sentences: pairs of (words, tags), the tags numbers below n_tags. Tags are given from left to
+    right, and each sees the two before it.
+    """
+
+    def __init__(self, sentences, n_tags: int, rounds: int = 10, seed: int = 0):
+        self.n_tags = n_tags
+        self.weights = defaultdict(lambda: [0.0] * n_tags)
+        self.totals = defaultdict(lambda: [0.0] * n_tags)       # of weight times how long it stood
+        self.step = 0
+        sentences = list(sentences)
+        rng = random.Random(seed)
+        for _ in range(rounds):
+            rng.shuffle(sentences)
+            for words, tags in sentences:
+                self.learn(words, tags)
+        for feature, weights in self.weights.items():
+            totals = self.totals[feature]
+            self.weights[feature] = [w - total / self.step for w, total in zip(weights, totals)]
+
+    @staticmethod
+    def features(words: list, i: int, before: list) -> list:
+        """What is seen at word i: the word, its ends and its shape, its neighbours and theirs, and
+        the tags given before."""
+        padded = ["<start>", "<start>", *words, "<end>", "<end>"]
+        left2, left, word, right, right2 = padded[i:i + 5]
+        shapes = []
+        for w in (left, word, right):
+            shape = re.sub("[A-Z]", "X", re.sub("[a-z]", "x", re.sub(r"\d", "9", w)))
+            shapes.append(re.sub(r"(.)\1+", r"\1", shape))
+        tag = before[-1] if before else "start"
+        tag2 = before[-2] if len(before) > 1 else "start"
+        return ["always", f"word {word}", f"small {word.lower()}", f"end {word[-3:]}",
+                f"start {word[:2]}", f"shape {shapes[1]}", f"left {left}", f"right {right}",
+                f"left2 {left2}", f"right2 {right2}", f"left two {left2} {left}",
+                f"right two {right} {right2}", f"both {left} {right}",
+                f"shapes {' '.join(shapes)}", f"tag {tag}", f"tags {tag2} {tag}",
+                f"tag and right {tag} {right}", f"tag and left {tag} {left}",
+                f"tag and shape {tag} {shapes[1]}", f"first {i == 0} {shapes[1]}"]
+
+    def best(self, features: list) -> int:
+        scores = [0.0] * self.n_tags
+        for feature in features:
+            weights = self.weights.get(feature)
+            if weights:
+                for tag in range(self.n_tags):
+                    scores[tag] += weights[tag]
+        return scores.index(max(scores))
+
+    def learn(self, words: list, tags: list):
+        """Where it is wrong, the weights of the true tag grow by one, and those of its own
+        shrink."""
+        given = []
+        for i, true in enumerate(tags):
+            features = self.features(words, i, given)
+            guess = self.best(features)
+            if guess != true:
+                for feature in features:
+                    self.weights[feature][true] += 1
+                    self.weights[feature][guess] -= 1
+                    self.totals[feature][true] += self.step
+                    self.totals[feature][guess] -= self.step
+            self.step += 1
+            given.append(guess)
+
+    def tags(self, words: list) -> list:
+        given = []
+        for i in range(len(words)):
+            given.append(self.best(self.features(words, i, given)))
+        return given
+
+
+# ---- an answer in a passage
+
+def first_capitalised_span(words: list, question: list, start: int = 0) -> tuple:
+    """(start, end) of the first name or date, from `start` on, that is not in the question:
+    words[start:end]. It is a run of words that have a capital or are numbers, perhaps with "of",
+    "and" or "&" between them; the first word of a sentence has a capital in any case, so it does
+    not count. If there is no such run, it is one word."""
+    def fits(i):
+        word = words[i]
+        begins = i == 0 or words[i - 1] in ".?!"
+        return (word[0].isupper() or word.isdecimal()) and not begins and word not in question
+
+    places = [i for i in range(start, len(words)) if fits(i)]
+    start = places[0] if places else start
     end = start + 1
-    while end < len(words) and words[end][0].isupper() and words[end] not in asked:
+    while end < len(words):
+        joined = words[end] in ("of", "and", "&") and end + 1 < len(words) and fits(end + 1)
+        if not joined and not fits(end):
+            break
         end += 1
     return start, end
+
+
+def capitals_after_name(words: list, question: list) -> tuple:
+    """The same, but after the first word of the passage that is a name in the question: a
+    capitalised word, which does not begin the question."""
+    names = {word for word in question[1:] if word[0].isupper()}
+    places = [i for i, word in enumerate(words) if word in names]
+    return first_capitalised_span(words, question, places[0] if places else 0)

@@ -1,49 +1,40 @@
 """Two tasks on sentences made up by small grammars; the same seed gives the same sentences.
 
-Named entities: which words name a person, a place, an organisation, a date? A word alone does not tell:
+Named entities: which words name a person, a place, an organisation, a date? A word alone does not
+tell:
 
     May Harper moved to Lincoln in May.        person person, place, date
     Lincoln left Harper Motors on Monday.      person, organisation, date
 
-Question answering: the answer is some words of a short passage, which tells similar facts about two people:
+Question answering: the answer is some words of a short passage, which tells similar facts about two
+people:
 
-    Ivo Lang was born in Turin. He studied law. Dora Finch was born in Lyon. …      Where was Dora Finch born?
+    Ivo Lang was born in Turin. He studied law. Dora Finch was born in Lyon. …
+    Where was Dora Finch born?
 
-Half of the names in held-out sentences are not in any training text, so neither word lists nor capitals are
-enough.
+Half of the names in held-out sentences are not in any training text (see names.py), so neither word
+lists nor capitals are enough.
 """
 import random
 import re
 from dataclasses import dataclass
 
+from mini.data.text.names import MEN, Names
 from mini.utils.config import require
 
 TAGS = ["other", "person", "place", "organisation", "date"]
-CODES = {"P": "person", "L": "place", "O": "organisation", "D": "date"}
 
-# ---- names: those before the bar occur in all texts, those after it only in held-out sentences
-MEN = ("Paul Ivo Hugo Oscar Felix Leo Martin Simon Peter Daniel Victor Adam Austin August Mark Will Boris "
-       "Conrad Rupert Anton Marcel Stefan Frank Chase").split()
-FIRST = ("Anna Paul Dora Ivo Clara Hugo Nina Oscar Ruth Felix Emma Leo Alice Martin Vera Simon Jane "
-         "Peter Helen Daniel Laura Victor Rosa Adam Florence Paris Sydney Charlotte Austin Chelsea May "
-         "April June August Mark Will Grace Hope"
-         " | Greta Boris Edith Conrad Louisa Rupert Selma Anton Ingrid Marcel Judith Stefan Verona "
-         "Adelaide Summer Frank Chase")
-LAST = ("Harper Baker Lang Finch Berg Moreau Novak Stone Keller Brook Marsh Lindt Hayes Carter Vogel "
-        "Romano Hill Cole Fisher Lincoln Jackson Washington Kent York Wells Bath Preston Burton March "
-        "Summers Bell Wood"
-        " | Thorne Okafor Ridley Castell Draper Holm Sutter Voss Pryor Weaver Lancaster Bolton Hastings "
-        "Winter Page Frost")
-TOWN = ("Lyon Turin Oslo Dublin Porto Ghent Vienna Prague Madrid Leeds Bergen Geneva Naples Cork Bremen "
-        "Florence Paris Sydney Charlotte Austin Chelsea Lincoln Jackson Washington Kent York Wells Bath "
-        "Preston Burton"
-        " | Krakow Utrecht Malmo Seville Basel Tampere Zagreb Bruges Verona Adelaide Lancaster Bolton "
-        "Hastings")
-TRADE = "Motors Bank Press Shipping Brothers Airlines Electric Steel Foods | Insurance Mills Pharma Records"
-MONTH = "January February March April May June July August September October November December"
-DAY = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
-
-# ---- named entities: P person, L place, O organisation, D date; a choice is written (this/that)
+# ---- named entities
+# What stands for a name: its tag, and the method of Names that draws it.
+SLOTS = {
+    "{P}": ("person", Names.person),
+    "{S}": ("person", Names.family),            # after Mr or Mrs
+    "{L}": ("place", Names.town),
+    "{O}": ("organisation", Names.firm),
+    "{D}": ("date", Names.date),
+    "{W}": ("date", Names.day),
+}
+# A choice is written (this/that).
 SENTENCES = """
 {P} was born in {L} in {D}.
 {P} moved (to/from) {L} (in/after/before) {D}.
@@ -86,83 +77,71 @@ Nobody at {O} had heard of {P}.
 People in {L} are proud of {P}.
 Between {D} and {D}, {P} wrote four books.
 The (press/group/stone/wood) was sold in {L}.
-"""
-
-# ---- question answering: sentences about somebody, and questions; {a} is the answer
-FACTS = {
-    "born": (["{p} was born in {a}", "{p} comes from {a}", "{p} grew up in {a}"],
-             ["Where was {q} born?", "Where does {q} come from?"], "town"),
-    "lives": (["{p} lives in {a} now", "{p} has a house in {a}", "{p} moved to {a}"],
-              ["Where does {q} live?", "Where is the house of {q}?"], "town"),
-    "works": (["{p} works for {a}", "{p} has a job at {a}", "{p} is paid by {a}"],
-              ["Who does {q} work for?", "Where does {q} have a job?"], "firm"),
-    "when": (["{p} was married in {a}", "the wedding of {n} was in {a}"],
-             ["When was {q} married?", "When was the wedding of {q}?"], "date"),
-    "likes": (["{p} likes {a}", "{p} is fond of {a}"],
-              ["What does {q} like?", "What is {q} fond of?"], "thing"),
-    "plays": (["{p} plays the {a}", "{p} has learnt the {a}"],
-              ["What does {q} play?", "What has {q} learnt?"], "instrument"),
-    "friend": (["{p} shares a flat with {a}", "{p} is the cousin of {a}"],
-               ["Who shares a flat with {q}?", "Whose cousin is {q}?"], "person"),
-}
-THING = "apples/old maps/long walks/strong tea/chess/cold winters/black cats/sea air/fresh bread/trains"
-INSTRUMENT = "violin/piano/flute/trumpet/guitar/cello/harp/drums/organ/clarinet"
-
-
-class Names:
-    """Draws names. new: half of them come from after the bars."""
-
-    def __init__(self, rng: random.Random, new: bool):
-        self.rng, self.new = rng, new
-
-    def one(self, listing: str) -> str:
-        known, _, unknown = listing.partition(" | ")
-        new = unknown and self.new and self.rng.random() < 0.5
-        return self.rng.choice((unknown if new else known).split())
-
-    def person(self) -> str:
-        way = self.rng.random()
-        return (f"{self.one(FIRST)} {self.one(LAST)}" if way < 0.5 else self.one(FIRST) if way < 0.8
-                else self.one(LAST))
-
-    def full(self) -> str:
-        return f"{self.one(FIRST)} {self.one(LAST)}"
-
-    def firm(self) -> str:
-        name, town, trade = self.one(LAST), self.one(TOWN), self.one(TRADE)
-        return self.rng.choice([f"{name} {trade}", f"{name} & Sons", f"{name} and {self.one(LAST)}", name,
-                                f"{town} {trade}", f"{town} United", f"the University of {town}"])
-
-    def date(self) -> str:
-        year, month = self.rng.randint(1920, 2020), self.one(MONTH)
-        day = self.rng.randint(1, 28)
-        return self.rng.choice([f"{year}", f"{month} {year}", month, f"{day} {month} {year}"])
-
-    def choose(self, template: str) -> str:
-        """The template with one word chosen for each (this/that)."""
-        return re.sub(r"\(([^)]*/[^)]*)\)", lambda match: self.rng.choice(match[1].split("/")), template)
+""".strip().split("\n")
 
 
 def entity_sentence(names: Names):
     """(words, tags): a sentence, and the number of each word's tag."""
-    template = names.choose(names.rng.choice(SENTENCES.strip().split("\n")))
-    makers = {"P": names.person, "L": lambda: names.one(TOWN), "O": names.firm, "D": names.date,
-              "W": lambda: names.one(DAY), "S": lambda: names.one(LAST)}
-    words, tags, used = [], [], set()
+    template = names.choose(names.rng.choice(SENTENCES))
+    words = []
+    tags = []
+    used = set()
     for part in re.findall(r"\{.\}|\w+|[^\w\s]", template):
-        slot = part.strip("{}")
+        tag = "other"
         text = part
-        if part != slot:
-            while (text := makers[slot]()) in used:
-                pass
+        if part in SLOTS:
+            tag, draw = SLOTS[part]
+            while text == part or text in used:             # no name twice
+                text = draw(names)
             used.add(text)
-        tag = TAGS.index({**CODES, "W": "date", "S": "person"}[slot]) if part != slot else 0
         new = text.split()
-        if not words and new[0] == "the":                   # "The University of …" begins the sentence
+        if not words and new[0] == "the":                   # "The University of …" comes first
             new[0] = "The"
         words += new
-        tags += [tag] * len(new)
+        tags += [TAGS.index(tag)] * len(new)
     return words, tags
+
+
+def load_entities(few: int = 300, seed: int = 0, n_test: int = 500):
+    """(training, held out): lists of (words, tags). The held-out list is always the same."""
+    require(few > 0, f"--few={few}: at least one labelled text is needed")
+    learn = Names(random.Random(f"learn {seed}"), new=False)
+    test = Names(random.Random("test"), new=True)
+    return ([entity_sentence(learn) for _ in range(few)],
+            [entity_sentence(test) for _ in range(n_test)])
+
+
+# ---- question answering
+
+@dataclass
+class Fact:
+    """What can be told of somebody. {p} is the person's name or "he" or "she", {n} the name or
+    "his" or "her", {a} the answer to the questions, and {q} the name in the questions."""
+    told: list
+    asked: list
+    answer: str         # what the answer is
+
+
+FACTS = {
+    "born": Fact(["{p} was born in {a}", "{p} comes from {a}", "{p} grew up in {a}"],
+                 ["Where was {q} born?", "Where does {q} come from?"], "town"),
+    "lives": Fact(["{p} lives in {a} now", "{p} has a house in {a}", "{p} moved to {a}"],
+                  ["Where does {q} live?", "Where is the house of {q}?"], "town"),
+    "works": Fact(["{p} works for {a}", "{p} has a job at {a}", "{p} is paid by {a}"],
+                  ["Who does {q} work for?", "Where does {q} have a job?"], "firm"),
+    "married": Fact(["{p} was married in {a}", "{n} wedding was in {a}"],
+                    ["When was {q} married?", "When was the wedding of {q}?"], "date"),
+    "likes": Fact(["{p} likes {a}", "{p} is fond of {a}"],
+                  ["What does {q} like?", "What is {q} fond of?"], "thing"),
+    "plays": Fact(["{p} plays the {a}", "{p} has learnt the {a}"],
+                  ["What does {q} play?", "What has {q} learnt?"], "instrument"),
+    "friend": Fact(["{p} shares a flat with {a}", "{p} is the cousin of {a}"],
+                   ["Who shares a flat with {q}?", "Whose cousin is {q}?"], "person"),
+}
+THINGS = ["apples", "old maps", "long walks", "strong tea", "chess", "cold winters", "black cats",
+          "sea air", "fresh bread", "trains"]
+INSTRUMENTS = "violin piano flute trumpet guitar cello harp drums organ clarinet".split()
+SMALL = set("the University of and & Sons United".split())      # may be in the names of two firms
 
 
 @dataclass
@@ -173,38 +152,56 @@ class Question:
     end: int
 
 
-def facts_of_two(names: Names):
-    """([a, b], [facts of a, facts of b]): two full names, and two or three facts (kind, text) for each. The
-    first two facts are of the same kinds for both people, so that a question fits either of them."""
-    rng, used = names.rng, set()
-    kinds = rng.sample(list(FACTS), 3)
-    makers = {"town": lambda: names.one(TOWN), "firm": names.firm, "date": names.date, "person": names.full,
-              "thing": lambda: rng.choice(THING.split("/")),
-              "instrument": lambda: rng.choice(INSTRUMENT.split("/"))}
+def draw_answer(names: Names, kind: str) -> str:
+    if kind == "thing":
+        return names.rng.choice(THINGS)
+    if kind == "instrument":
+        return names.rng.choice(INSTRUMENTS)
+    makers = {"town": names.town, "firm": names.firm, "date": names.date, "person": names.full}
+    return makers[kind]()
 
-    def fresh(maker):                                       # none of its words has been used, except small ones
-        while not used.isdisjoint((text := maker()).split()):
-            pass
-        used.update({*text.split()} - {"the", "University", "of", "and", "&", "Sons", "United"})
+
+def facts_of_two(names: Names):
+    """([a, b], [facts of a, facts of b]): two full names, and two or three facts (kind, text) for
+    each. The first two facts are of the same kinds for both people, so that a question fits either
+    of them."""
+    used = set()
+
+    def fresh(draw, *args):
+        """Something that has no word in common with what was drawn before, except small ones."""
+        text = draw(*args)
+        while not used.isdisjoint(text.split()):
+            text = draw(*args)
+        used.update(set(text.split()) - SMALL)
         return text
+
+    kinds = names.rng.sample(list(FACTS), 3)
     people = [fresh(names.full), fresh(names.full)]
-    return people, [[(kind, fresh(makers[FACTS[kind][2]])) for kind in kinds[:2 + (rng.random() < 0.5)]]
-                    for _ in people]
+    facts = []
+    for _ in people:
+        n = 3 if names.rng.random() < 0.5 else 2
+        facts.append([(kind, fresh(draw_answer, names, FACTS[kind].answer)) for kind in kinds[:n]])
+    return people, facts
 
 
 def tell(people: list, facts: list, rng):
-    """(words of a passage, {(name, kind): (start, end) of the fact's text}); the facts are in random order."""
-    words, where = [], {}
-    for name, told in zip(people, facts):
-        he, his = ("He", "His") if name.split()[0] in MEN else ("She", "Her")
-        for i, (kind, text) in enumerate(rng.sample(told, len(told))):
-            template = rng.choice(FACTS[kind][0])
-            if i and "wedding of" in template:
-                template = template.replace("the wedding of {n}", f"{his} wedding")
-            template = template.format(p=he if i else name, n=name, a="{a}")
-            sentence = split_words(template[0].upper() + template[1:] + ".")
+    """(words of a passage, {(name, kind): (start, end) of the fact's text}); the facts are in
+    random order. A person is named in the first sentence, and is "he" or "she" in the others."""
+    words = []
+    where = {}
+    for name, known in zip(people, facts):
+        is_man = name.split()[0] in MEN
+        for i, (kind, text) in enumerate(rng.sample(known, len(known))):
+            if i == 0:
+                subject, owner = name, f"the wedding of {name}"
+            else:
+                subject, owner = ("he", "his wedding") if is_man else ("she", "her wedding")
+            template = rng.choice(FACTS[kind].told).replace("{n} wedding", owner)
+            sentence = split_words(template.format(p=subject, a="{a}") + ".")
+            sentence[0] = sentence[0][0].upper() + sentence[0][1:]
             at = sentence.index("{a}")
-            where[name, kind] = len(words) + at, len(words) + at + len(text.split())
+            start = len(words) + at
+            where[name, kind] = start, start + len(text.split())
             words += sentence[:at] + text.split() + sentence[at + 1:]
     return words, where
 
@@ -214,19 +211,33 @@ def question(names: Names) -> Question:
     people, facts = facts_of_two(names)
     words, where = tell(people, facts, names.rng)
     asked = names.rng.randrange(2)
-    kind = names.rng.choice(facts[asked][:2])[0]
-    text = names.rng.choice(FACTS[kind][1]).format(q=people[asked])
-    return Question(words, split_words(text), *where[people[asked], kind])
+    kind, _ = names.rng.choice(facts[asked][:2])
+    text = names.rng.choice(FACTS[kind].asked).format(q=people[asked])
+    start, end = where[people[asked], kind]
+    return Question(words, split_words(text), start, end)
 
 
 def two_reports(names: Names) -> str:
-    """Two passages with the same facts about the same people, in other words and in another order, with [SEP]
-    between them."""
+    """Two passages with the same facts about the same people, in other words and in another order,
+    with [SEP] between them."""
     people, facts = facts_of_two(names)
-    way = names.rng.choice((1, -1))                         # who comes first in the second report
-    first, second = (join(tell(people[::step], facts[::step], names.rng)[0]) for step in (1, way))
+    first = join(tell(people, facts, names.rng)[0])
+    if names.rng.random() < 0.5:                            # who comes first in the second report?
+        people = people[::-1]
+        facts = facts[::-1]
+    second = join(tell(people, facts, names.rng)[0])
     return f"{first} [SEP] {second}"
 
+
+def load_questions(few: int = 300, seed: int = 0, n_test: int = 500):
+    """(training, held out): lists of Questions. The held-out list is always the same."""
+    require(few > 0, f"--few={few}: at least one labelled text is needed")
+    learn = Names(random.Random(f"learn {seed}"), new=False)
+    test = Names(random.Random("test"), new=True)
+    return [question(learn) for _ in range(few)], [question(test) for _ in range(n_test)]
+
+
+# ---- texts without labels
 
 def split_words(text: str) -> list:
     return re.findall(r"\{a\}|\w+|[^\w\s]", text)
@@ -238,25 +249,17 @@ def join(words: list) -> str:
     return re.sub(r'" ([^"]*?) ?"', r'"\1"', text)
 
 
-def load_entities(few: int = 300, seed: int = 0, n_test: int = 500):
-    """(training, held out): lists of (words, tags). The held-out list is always the same."""
-    require(few > 0, f"--few={few}: at least one labelled text is needed")
-    learn, test = Names(random.Random(f"learn {seed}"), False), Names(random.Random("test"), True)
-    return [entity_sentence(learn) for _ in range(few)], [entity_sentence(test) for _ in range(n_test)]
-
-
-def load_questions(few: int = 300, seed: int = 0, n_test: int = 500):
-    """(training, held out): lists of Questions. The held-out list is always the same."""
-    require(few > 0, f"--few={few}: at least one labelled text is needed")
-    learn, test = Names(random.Random(f"learn {seed}"), False), Names(random.Random("test"), True)
-    return [question(learn) for _ in range(few)], [question(test) for _ in range(n_test)]
-
-
-def unlabelled(n: int = 3000) -> list:
-    """n texts of each kind without labels: entity sentences; questions and passages, with [SEP] between them
-    (the answer is not marked); and two_reports. None is held out, and no name in them is a held-out one."""
-    names = Names(random.Random("unlabelled"), False)
-    rows = [" ".join(join(entity_sentence(names)[0]) for _ in range(3)) for _ in range(n)]
-    asked = [question(names) for _ in range(n)]
-    rows += [f"{join(q.question)} [SEP] {join(q.passage)}" for q in asked]
-    return rows + [two_reports(names) for _ in range(n)]
+def unlabelled(n: int = 3000, n_reports: int = 20000) -> list:
+    """Texts without labels: n of three entity sentences each; n of a question and its passage, with
+    [SEP] between them (the answer is not marked); and n_reports of two_reports. None is held out,
+    and no name in them is new."""
+    names = Names(random.Random("unlabelled"), new=False)
+    texts = []
+    for _ in range(n):
+        sentences = [join(entity_sentence(names)[0]) for _ in range(3)]
+        texts.append(" ".join(sentences))
+    for _ in range(n):
+        asked = question(names)
+        texts.append(f"{join(asked.question)} [SEP] {join(asked.passage)}")
+    texts += [two_reports(names) for _ in range(n_reports)]
+    return texts

@@ -1,155 +1,225 @@
-"""What BERT learns from: rows of tokens without labels, and three tasks with few labels, with baselines."""
-import math
+"""What mini/bert.py learns from: rows of tokens without labels, and three tasks with few labels,
+each with its score and with what an expert would try first, without a network."""
 import random
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
 
-from mini.data.text import passages
-from mini.data.text.baselines import bag_of_words, first_capitalised_span, most_frequent_tag
+from mini.data.text import baselines, passages
 from mini.data.text.corpus import read_text
 from mini.data.text.reviews import load_reviews
 from mini.utils.config import require
 
+# ---- texts as tokens
 
-def encode(pairs, tokenizer, T: int, cut: bool = True):
-    """(idx, types, begins), each (N, S), of pairs (words, words of a second text or None).
+@dataclass
+class Tokens:
+    """Texts as tokens, three tensors (N, T).
 
-    idx: the tokens [CLS] first [SEP], or [CLS] first [SEP] second [SEP], filled up with [PAD]. types: 0 in the
-    first text, 1 in the second. begins: if a token is the first piece of word number n, n + 1, otherwise 0; it
-    counts the words of the second text if there is one. A text of more than T tokens is cut, or if not `cut`
-    refused with a UserError. An empty text is always refused."""
+    idx: the tokens [CLS] first [SEP], or [CLS] first [SEP] second [SEP], filled up with [PAD].
+    token_type_ids: 0 in the first text, 1 in the second.
+    words: n for the first piece of word number n, counted from 1; 0 for all other tokens. If there
+    is a second text, only its words are counted.
+    """
+    idx: torch.Tensor
+    token_type_ids: torch.Tensor
+    words: torch.Tensor
+
+    def __len__(self):
+        return len(self.idx)
+
+    def __getitem__(self, i):
+        """The texts i, a slice or a tensor of numbers; columns that hold only [PAD] stay."""
+        return Tokens(self.idx[i], self.token_type_ids[i], self.words[i])
+
+    def to(self, device):
+        return Tokens(self.idx.to(device), self.token_type_ids.to(device), self.words.to(device))
+
+    def cut(self, length: int):
+        """The first `length` columns."""
+        return self[:, :length]
+
+
+def encode(pairs: list, tokenizer, longest: int, cut: bool = True) -> Tokens:
+    """The Tokens of pairs (words, words of a second text or None).
+
+    A text of more than `longest` tokens is cut, or if not `cut` refused with a UserError. An empty
+    text is always refused.
+    """
     rows = []
     for first, second in pairs:
-        require(first if second is None else first and second, "a text is empty; give it at least one word")
+        require(first and (second is None or second),
+                "a text is empty; give it at least one word")
         row = [(tokenizer.cls, 0, 0)]
-        for kind, words in enumerate([first] if second is None else [first, second]):
-            counted = kind == (second is not None)
-            for n, word in enumerate(words, 1):
-                first_piece, *others = tokenizer.encode_word(word)
-                row += [(first_piece, kind, n if counted else 0), *((i, kind, 0) for i in others)]
-            row.append((tokenizer.sep, kind, 0))
-        require(cut or len(row) <= T,
-                f"the text has {len(row)} tokens, and the model has only {T} positions: shorten it")
-        rows.append(torch.tensor(row[:T - 1] + row[-1:] if len(row) > T else row))
-    filled = nn.utils.rnn.pad_sequence(rows, batch_first=True)                  # (N, S, 3)
-    idx, types, begins = filled.unbind(2)
-    length = torch.tensor([len(row) for row in rows])
-    return idx.masked_fill(torch.arange(idx.size(1)) >= length[:, None], tokenizer.pad), types, begins
+        row += encode_words(first, tokenizer, 0, counted=second is None)
+        if second is not None:
+            row += encode_words(second, tokenizer, 1, counted=True)
+        require(cut or len(row) <= longest,
+                f"the text has {len(row)} tokens, and the model has only {longest} positions: "
+                "shorten it")
+        if len(row) > longest:
+            row = row[:longest - 1] + row[-1:]              # the last one is [SEP]
+        rows.append(torch.tensor(row))                      # (length, 3)
+    filling = torch.tensor([tokenizer.pad, 0, 0])
+    width = max(map(len, rows))
+    filled = filling.repeat(len(rows), width, 1)            # (N, T, 3)
+    for n, row in enumerate(rows):
+        filled[n, :len(row)] = row
+    return Tokens(*filled.unbind(dim=2))
 
+
+def encode_words(words: list, tokenizer, token_type: int, counted: bool) -> list:
+    """(token, token type, number of the word or 0) of each piece of the words, and of [SEP]."""
+    row = []
+    for n, word in enumerate(words, start=1):
+        first, *others = tokenizer.encode_word(word)
+        row.append((first, token_type, n if counted else 0))
+        row += [(piece, token_type, 0) for piece in others]
+    row.append((tokenizer.sep, token_type, 0))
+    return row
+
+
+def token_types(idx, sep: int):
+    """The token_type_ids (B, T) of tokens idx (B, T): 1 after the first [SEP]."""
+    is_sep = (idx == sep).long()
+    before = is_sep.cumsum(dim=1) - is_sep                  # how many [SEP] stand before each token
+    return before.clamp(max=1)
+
+
+# ---- texts without labels
 
 def unlabelled_texts(cfg) -> list:
     """All texts without labels: the paragraphs of --data, the reviews, the passages."""
-    paragraphs = filter(str.strip, read_text(cfg.data).split("\n\n"))
-    return [*paragraphs, *load_reviews(cfg.reviews, cfg.few).unlabelled, *passages.unlabelled()]
+    paragraphs = [text for text in read_text(cfg.data).split("\n\n") if text.strip()]
+    reviews = load_reviews(cfg.reviews, cfg.few).unlabelled
+    return paragraphs + reviews + passages.unlabelled()
 
 
-def pretraining_rows(texts, tokenizer, T: int):
-    """Texts as rows (N, S) of at most T tokens; a long text gives several. Their order is random, but fixed."""
+def pretraining_rows(texts: list, tokenizer, longest: int):
+    """Texts as rows (N, T) of at most `longest` tokens; a long text gives several. Their order is
+    random, but fixed."""
     parts = []
     for text in texts:
         ids = tokenizer.encode(text)
-        parts += [ids[i:i + T - 2] for i in range(0, len(ids), T - 2)]
+        for start in range(0, len(ids), longest - 2):
+            parts.append(ids[start:start + longest - 2])
     random.Random(0).shuffle(parts)
     rows = [torch.tensor([tokenizer.cls, *ids, tokenizer.sep]) for ids in parts]
     return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad)
 
 
-def draw_batch(rows, length, B: int, generator):
-    """B rows (B, S') of about the same length, so that there is little [PAD]: 8 B rows are drawn from rows (N,
-    S) and sorted by length, and an eighth of them is taken."""
-    i = torch.randint(len(rows), (8 * B,), generator=generator)
-    part = torch.randint(8, (1,), generator=generator).item()
-    i = i.to(rows.device)
-    i = i[length[i].argsort(stable=True)[part * B:(part + 1) * B]]
-    return rows[i, :length[i].max()]
-
+# ---- the three tasks
 
 @dataclass
 class Task:
-    """A task's training and test data, and the baseline's predictions for the test."""
+    """A task's labelled texts, its held-out texts, and what the baselines say of them."""
     name: str
-    learn: tuple        # idx, types, begins, y
-    test: tuple         # idx, types, begins
-    truth: list         # what is right: labels, lists of tags, (start, end) in words
-    baseline: list
-    baseline_name: str
-    names: list         # names of the outputs
+    learn: Tokens
+    y: torch.Tensor         # of learn: classes (N,); tags (N, T), −100 for none; places (N, 2)
+    test: Tokens
+    truth: list             # of test: labels; lists of tags; (start, end) in words
+    baselines: dict         # {name: predictions for test}
+    names: list             # of the outputs
 
-    def cut(self, n: int):
-        """The task with only the first n texts of the test."""
-        return replace(self, test=tuple(part[:n] for part in self.test), truth=self.truth[:n],
-                       baseline=self.baseline[:n])
+    def first(self, n: int):
+        """The task with only the first n held-out texts."""
+        return replace(self, test=self.test[:n], truth=self.truth[:n],
+                       baselines={name: found[:n] for name, found in self.baselines.items()})
 
 
 def make_task(name: str, cfg, tokenizer) -> Task:
-    """The data of a task; cfg.seed draws its labelled texts. Raises UserError for data that cannot be used."""
-    def rows(pairs):
-        return encode(pairs, tokenizer, cfg.block_size)
-    if name == "sentiment":
-        data = load_reviews(cfg.reviews, cfg.few, cfg.seed)
-        (texts, y), (test, truth) = zip(*data.learn), zip(*data.test)
-        x, x_test = (rows([(tokenizer.words(text), None) for text in some]) for some in (texts, test))
-        return Task(name, (*x, torch.tensor(y)), x_test, list(truth), bag_of_words(texts, y, test).tolist(),
-                    "bag of words", data.names)
-    if name == "entities":
-        learn, test = passages.load_entities(cfg.few, cfg.seed)
-        x, x_test = (rows([(words, None) for words, _ in some]) for some in (learn, test))
-        y = torch.full_like(x[0], -100)
-        for row, begins, (_, tags) in zip(y, x[2], learn):
-            row[begins > 0] = torch.tensor(tags)[begins[begins > 0] - 1]
-        guess = most_frequent_tag(learn, [words for words, _ in test], len(passages.TAGS))
-        truth = [tags for _, tags in test]
-        return Task(name, (*x, y), x_test, truth, guess, "most frequent tag", passages.TAGS)
+    """The data of a task; cfg.seed draws its labelled texts. Raises UserError for data that cannot
+    be used."""
+    makers = {"sentiment": sentiment_task, "entities": entity_task, "answer": answer_task}
+    return makers[name](cfg, tokenizer)
+
+
+def sentiment_task(cfg, tokenizer) -> Task:
+    """Texts in classes: our film reviews, or the user's own."""
+    data = load_reviews(cfg.reviews, cfg.few, cfg.seed)
+    texts, y = zip(*data.learn)
+    test_texts, truth = zip(*data.test)
+
+    def tokens(some):
+        return encode([(tokenizer.words(text), None) for text in some], tokenizer, cfg.block_size)
+
+    bayes = baselines.naive_bayes(texts, y, test_texts)
+    bayes_em = baselines.naive_bayes(texts, y, test_texts, data.unlabelled)
+    found = {"bag of words": baselines.bag_of_words(texts, y, test_texts).tolist(),
+             "naive Bayes": bayes.tolist(),
+             "naive Bayes, EM": bayes_em.tolist()}
+    return Task("sentiment", tokens(texts), torch.tensor(y), tokens(test_texts), list(truth), found,
+                data.names)
+
+
+def entity_task(cfg, tokenizer) -> Task:
+    """A tag for each word: which are names, and of what?"""
+    learn, test = passages.load_entities(cfg.few, cfg.seed)
+    tokens = encode([(words, None) for words, _ in learn], tokenizer, cfg.block_size)
+    y = torch.full_like(tokens.idx, -100)
+    for row, numbers, (_, tags) in zip(y, tokens.words, learn):
+        first = numbers > 0                                 # the first piece of each word
+        row[first] = torch.tensor(tags)[numbers[first] - 1]
+
+    n_tags = len(passages.TAGS)
+    test_words = [words for words, _ in test]
+    perceptron = baselines.AveragedPerceptron(learn, n_tags)
+    found = {"most frequent tag": baselines.most_frequent_tag(learn, test_words, n_tags),
+             "perceptron": [perceptron.tags(words) for words in test_words]}
+    test_tokens = encode([(words, None) for words in test_words], tokenizer, cfg.block_size)
+    truth = [tags for _, tags in test]
+    return Task("entities", tokens, y, test_tokens, truth, found, passages.TAGS)
+
+
+def answer_task(cfg, tokenizer) -> Task:
+    """A question and a passage: which words of the passage are the answer?"""
     learn, test = passages.load_questions(cfg.few, cfg.seed)
-    x, x_test = (rows([(q.question, q.passage) for q in some]) for some in (learn, test))
-    require(all((begins == q.end).any() for begins, q in zip(x[2], learn)),
-            f"--block_size={cfg.block_size} is too short for the passages: some lose their answer; raise it")
-    y = torch.tensor([[begins.tolist().index(q.start + 1), begins.tolist().index(q.end)]
-                      for begins, q in zip(x[2], learn)])
-    guess = [first_capitalised_span(q.passage, q.question) for q in test]
+    tokens = encode([(q.question, q.passage) for q in learn], tokenizer, cfg.block_size)
+    y = []
+    for numbers, q in zip(tokens.words.tolist(), learn):
+        require(q.end in numbers,
+                f"--block_size={cfg.block_size} is too short for the passages: some lose their "
+                "answer; raise it")
+        y.append([numbers.index(q.start + 1), numbers.index(q.end)])
+
+    first = [baselines.first_capitalised_span(q.passage, q.question) for q in test]
+    after_name = [baselines.capitals_after_name(q.passage, q.question) for q in test]
+    found = {"first capitals": first, "after the name": after_name}
+    test_tokens = encode([(q.question, q.passage) for q in test], tokenizer, cfg.block_size)
     truth = [(q.start, q.end) for q in test]
-    return Task(name, (*x, y), x_test, truth, guess, "first capitals", ["first", "last"])
+    return Task("answer", tokens, torch.tensor(y), test_tokens, truth, found, ["first", "last"])
 
 
-def spans(tags: list) -> set:
-    """{(start, end, tag)} of the runs of each tag except "other" (0)."""
-    cuts = [i for i in range(len(tags) + 1) if i in (0, len(tags)) or tags[i] != tags[i - 1]]
-    return {(a, b, tags[a]) for a, b in zip(cuts, cuts[1:]) if tags[a]}
-
+# ---- scores
 
 def score(task: str, found: list, truth: list) -> float:
-    """The share of texts that are right; for sentiment, `found` holds classes or their probabilities. For
-    entities F1 = 2 · right / (found + true); an entity is right if both ends and the tag are right."""
-    if task == "sentiment":
-        found = [p.index(max(p)) if isinstance(p, list) else p for p in found]
-    if task != "entities":
-        return sum(a == b for a, b in zip(found, truth)) / len(truth)
-    pairs = [(spans(a), spans(b)) for a, b in zip(found, truth)]
-    return 2 * sum(len(a & b) for a, b in pairs) / max(1, sum(len(a) + len(b) for a, b in pairs))
+    """The share of texts that are right; for entities their F1."""
+    if task == "entities":
+        return entity_f1(found, truth)
+    right = [guess == true for guess, true in zip(found, truth)]
+    return sum(right) / len(right)
 
 
-def best_span(logits, longest: int = 8):
-    """(first, last) (B, 2), first ≤ last < first + longest, with the largest sum of logits (B, T, 2)."""
-    B, T, _ = logits.shape
-    total = logits[:, :, None, 0] + logits[:, None, :, 1]       # (B, T, T)
-    allowed = torch.ones(T, T, dtype=torch.bool).triu().tril(longest - 1).to(logits.device)
-    best = total.masked_fill(~allowed, -math.inf).flatten(1).argmax(1)          # (B, T·T) -> (B,)
-    return torch.stack([best // T, best % T], dim=1)
+def entity_f1(found: list, truth: list) -> float:
+    """F1 = 2 · right / (found + true), of lists of tags; an entity is right if both ends and the
+    tag are right (Tjong Kim Sang & De Meulder 2003)."""
+    n_right = 0
+    n_all = 0
+    for tags, true_tags in zip(found, truth):
+        entities, true_entities = entities_of(tags), entities_of(true_tags)
+        n_right += len(entities & true_entities)
+        n_all += len(entities) + len(true_entities)
+    return 2 * n_right / max(1, n_all)
 
 
-@torch.no_grad()
-def predict(model, idx, types, begins, pad: int, at_once: int = 128) -> list:
-    """For each text the probabilities of its classes, the tag of each word, or its answer (start, end)."""
-    found = []
-    model.eval()
-    for part in zip(idx.split(at_once), types.split(at_once), begins.split(at_once)):
-        logits, b = model(*(t.to(model.head.weight.device) for t in part), pad).float().cpu(), part[2]
-        if model.task == "sentiment":
-            found += logits.softmax(1).tolist()
-        elif model.task == "entities":
-            found += [tags[row > 0].tolist() for tags, row in zip(logits.argmax(2), b)]
-        else:
-            found += [(row[i].item() - 1, row[j].item()) for (i, j), row in zip(best_span(logits), b)]
+def entities_of(tags: list) -> set:
+    """{(start, end, tag)} of the runs of each tag except "other" (0)."""
+    found = set()
+    start = 0
+    for i in range(1, len(tags) + 1):
+        if i == len(tags) or tags[i] != tags[start]:        # a run ends before i
+            if tags[start] != 0:
+                found.add((start, i, tags[start]))
+            start = i
     return found

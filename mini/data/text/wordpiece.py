@@ -14,6 +14,8 @@ import unicodedata
 from collections import Counter
 from pathlib import Path
 
+import torch
+
 from mini.data.text.neighbours import PairCounts
 from mini.utils.config import UserError, require, require_file
 from mini.utils.progress import Progress
@@ -59,10 +61,14 @@ class WordPieceTokenizer:
     """tokens: the vocabulary in order of number, with [PAD], [UNK], [CLS], [SEP] and [MASK] in it."""
 
     def __init__(self, tokens: list, lower: bool):
-        self.tokens, self.lower, self.vocab_size = tokens, lower, len(tokens)
-        self.index = dict(zip(tokens, range(len(tokens))))
-        self.pad, self.unk, self.cls, self.sep, self.mask = (self.index[name] for name in SPECIAL)
-        self.special, self.cache = [self.index[name] for name in SPECIAL], {}
+        self.tokens = tokens
+        self.lower = lower
+        self.vocab_size = len(tokens)
+        self.index = {token: i for i, token in enumerate(tokens)}
+        self.pad, self.unk, self.cls, self.sep, self.mask = [self.index[name] for name in SPECIAL]
+        self.is_special = torch.tensor([token in SPECIAL for token in tokens])             # (V,)
+        self.begins_word = torch.tensor([not token.startswith("##") for token in tokens])  # (V,)
+        self.cache = {}
 
     @classmethod
     def read(cls, path, lower=None):
