@@ -1,28 +1,25 @@
-"""An encoder looks at an image, a decoder says in words what is there: a multimodal Transformer.
+"""The multimodal Transformer: an encoder looks at an image, a decoder says what is there.
 
-It is mini/translator.py with an image in place of the English sentence. The image is cut into
-patches, and they take the place of the words. The decoder writes the caption y of the image x word
-by word,
+It is mini/translator.py with an image x in place of the English sentence: the image is cut into
+patches, and they take the place of the words. The decoder writes the caption y word by word, p(y|x)
+= Πₜ p(yₜ | y₁ … yₜ₋₁, x). Each word looks at those before it (causal self-attention), and at the
+vectors of the encoder (cross-attention), which show where in the image it looked. The loss of T
+words is, in nats,
 
-    p(y|x) = Πₜ p(yₜ | y₁ … yₜ₋₁, x)
+    L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)
 
-Each word looks at those written before it (causal self-attention), and at the vectors of the
-encoder (cross-attention): they show where in the image it looked. Of T words the loss is
-
-    L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)       nats (natural logarithms)
-
-where v is any of the V words, and q is what the model should say: the right word yₜ with
-probability 1 − ε, and ε spread evenly over all words (label smoothing).
+where v is any of the V words of captions, and q is what the model should say: the right word yₜ
+with probability 1 − ε, and ε spread evenly over all words (label smoothing).
 
 Shapes: B images of size × size pixels in a batch, S patches of P × P pixels in an image, T words in
-a caption, C the width, nh heads of size hs = C / nh, V words to choose from.
+a caption, C the width, nh heads of size hs = C / nh.
 
-Papers: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762 (the
-numbers of equations and sections below); Dosovitskiy et al. 2021, "An image is worth 16×16 words"
+Papers: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, whose
+equations and sections are named below; Dosovitskiy et al. 2021, "An image is worth 16×16 words"
 (ViT: the patches), https://arxiv.org/abs/2010.11929; Xu et al. 2015, "Show, attend and tell"
 (captions, and where the model looked), https://arxiv.org/abs/1502.03044. Our departures: positions
 are learnt, as in ViT (which normalises before each sub-layer, not after it); no dropout by default;
-the learning rate falls along half a cosine.
+the learning rate falls along half a cosine; no checkpoints are averaged.
 
     python -m mini.captioner                            faces and captions, made on the spot
     python -m mini.captioner sample --n=8               held-out faces described; or --image=me.png
@@ -59,26 +56,25 @@ EOS = Words.EOS             # 2, ends a caption
 
 # ---- attention
 
-def attention(q, k, v, mask):
-    """softmax(q kᵀ / √hs) v: for each query a mean of the values, weighted by how well its key fits
-    the query (eq. 1, where hs is d_k).
-
-    q: (B, nh, T, hs); k, v: (B, nh, S, hs); returns (B, nh, T, hs). In self-attention S = T.
-    """
-    return attention_weights(q, k, mask) @ v                    # (B, nh, T, S) -> (B, nh, T, hs)
-
-
 def attention_weights(q, k, mask):
-    """How much each query looks at each key, (B, nh, T, S): each row sums to 1.
+    """softmax(q kᵀ / √hs), (B, nh, T, S): how much each query looks at each key. A row sums to 1.
 
-    mask: True where a query (row) may look at a key (column), of a shape that can be expanded to
-    (B, nh, T, S); or None, if it may look at all of them.
+    q: (B, nh, T, hs); k: (B, nh, S, hs); in self-attention S = T. mask: True where a query (row)
+    may look at a key (column), of a shape that can be expanded to (B, nh, T, S); or None, if it may
+    look at all of them. (hs is the paper's d_k. Without √hs, the scores would be larger the larger
+    hs is, and a softmax of large scores has hardly any gradient.)
     """
     hs = q.size(-1)
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)            # (B, nh, T, hs) -> (B, nh, T, S)
     if mask is not None:
         scores = scores + torch.where(mask, 0.0, -math.inf)     # e^−∞ = 0: no weight
     return F.softmax(scores, dim=-1)
+
+
+def attention(q, k, v, mask):
+    """softmax(q kᵀ / √hs) v: for each query a mean of the values v (B, nh, S, hs), weighted by how
+    well their keys fit the query: (B, nh, T, hs). (eq. 1)"""
+    return attention_weights(q, k, mask) @ v                    # (B, nh, T, S) -> (B, nh, T, hs)
 
 
 def causal_mask(T: int, device=None, before: int = 0):
@@ -475,23 +471,21 @@ def train(cfg: Config) -> dict:
     cfg, checkpoint = own_checkpoint(cfg, "captioner", wanted=cfg.resume)
     device = pick_device(cfg.device)
 
-    # images with captions, and their words
+    # images with captions; held_out: {set: Captioned}, as many as are to be scored
     train_set, held_out = load_full_captions(cfg.data, cfg.size, cfg.n_images)
     examples = held_out["held out"].images[:cfg.n]
-    held_out = to_score(cfg, held_out)                          # {set: Captioned}
+    held_out = to_score(cfg, held_out)
+
+    # the model and its words: resumed, or new
+    torch.manual_seed(cfg.seed)                                 # for the initial weights, dropout
     if cfg.resume:
-        words = Words(checkpoint["words"])
+        model, words = from_checkpoint(checkpoint, cfg)
     else:
         words = Words.of(chain(*train_set.captions))
-
-    # the model
-    torch.manual_seed(cfg.seed)                                 # for the initial weights, dropout
-    model = Captioner(cfg, len(words))
-    if cfg.resume:
-        model.load_state_dict(checkpoint["model"])
+        model = Captioner(cfg, len(words))
     model = model.to(device)
 
-    # captions as numbers: src (N, 3, H, W), tgt (N, K, T + 1), K captions of each image
+    # images src (N, 3, H, W), and captions as numbers: tgt (N, K, T + 1), K captions of each image
     src = train_set.images.to(device)
     tgt = encode_captions(train_set.captions, words, cfg.max_len).to(device)
 
@@ -556,11 +550,7 @@ def train(cfg: Config) -> dict:
 
         # scores, beside those of the most frequent caption, and of the nearest image's
         run.say(f"describing {sum(n.values()):,} held-out images with a beam of {cfg.beam} …")
-        table = {}
-        for name, part in held_out.items():
-            ours = write(model, words, part.images, cfg.beam, cfg.alpha)
-            table[name] = scores(ours, train_set, part)
-
+        table = score(model, words, held_out, train_set)
         draw_attention(model, words, examples[:1])
         run.say(report(table, n))
         return run.finish(n=n, scores=table)                    # result.json
@@ -568,12 +558,18 @@ def train(cfg: Config) -> dict:
 
 # ---- using what was trained
 
-def load(cfg):
-    """(model, words) of the run in --out_dir; model.cfg has the settings of that run."""
-    cfg, checkpoint = own_checkpoint(cfg, "captioner")
+def from_checkpoint(checkpoint: dict, cfg):
+    """(model, words) of a checkpoint."""
     words = Words(checkpoint["words"])
     model = Captioner(cfg, len(words))
     model.load_state_dict(checkpoint["model"])
+    return model, words
+
+
+def load(cfg):
+    """(model, words) of the run in --out_dir; model.cfg has the settings of that run."""
+    cfg, checkpoint = own_checkpoint(cfg, "captioner")
+    model, words = from_checkpoint(checkpoint, cfg)
     return model.to(pick_device(cfg.device)), words
 
 
@@ -597,6 +593,16 @@ def describe(model, src, beam: int = 1, alpha: float = 0.6, at_once: int = 256) 
 def write(model, words, src, beam: int = 1, alpha: float = 0.6) -> list:
     """The same as strings."""
     return [words.decode(row) for row in describe(model, src, beam, alpha)]
+
+
+def score(model, words, held_out: dict, train_set) -> dict:
+    """{set: scores}, beside those of the most frequent caption, and of the nearest image's."""
+    cfg = model.cfg
+    table = {}
+    for name, part in held_out.items():
+        ours = write(model, words, part.images, cfg.beam, cfg.alpha)
+        table[name] = scores(ours, train_set, part)
+    return table
 
 
 @torch.inference_mode()
@@ -696,20 +702,29 @@ class CachedSelfAttention(nn.Module):
     def __init__(self, attn):
         super().__init__()
         self.attn = attn
-        self.k = None                                           # (B, nh, n, hs), of n words
+        self.forget()
+
+    def forget(self):
+        self.n = 0                                              # words read
+        self.k = None                                           # (B, nh, n, hs)
         self.v = None
 
     def forward(self, x, memory, mask):
         """(B, T, C) -> (B, T, C) for T new words, which look at all n + T words. memory is x."""
-        n = 0 if self.k is None else self.k.size(2)
-        q = self.attn.project_q(x, start=n)
-        k, v = self.attn.project_kv(memory, start=n)
-        if n > 0:
+        q = self.attn.project_q(x, start=self.n)
+        k, v = self.attn.project_kv(memory, start=self.n)
+        if self.n > 0:
             k = torch.cat([self.k, k], dim=2)                   # (B, nh, n + T, hs)
             v = torch.cat([self.v, v], dim=2)
+        mask = causal_mask(x.size(1), x.device, before=self.n)
+        self.n += x.size(1)
         self.k = k
         self.v = v
-        return self.attn.attend(q, k, v, causal_mask(x.size(1), x.device, before=n))
+        return self.attn.attend(q, k, v, mask)
+
+    def reorder(self, row):
+        self.k = self.k[row]
+        self.v = self.v[row]
 
 
 class CachedCrossAttention(nn.Module):
@@ -718,13 +733,20 @@ class CachedCrossAttention(nn.Module):
     def __init__(self, attn):
         super().__init__()
         self.attn = attn
-        self.kv = None
+        self.forget()
+
+    def forget(self):
+        self.n = 0                                              # words read
+        self.kv = None                                          # 2 × (B, nh, S, hs)
 
     def forward(self, x, memory, mask):
+        """(B, T, C) -> (B, T, C) for T new words."""
         if self.kv is None:
             self.kv = self.attn.project_kv(memory)
         k, v = self.kv
-        return self.attn.attend(self.attn.project_q(x), k, v, mask)
+        q = self.attn.project_q(x, start=self.n)
+        self.n += x.size(1)
+        return self.attn.attend(q, k, v, mask)
 
 
 class CachedDecoder(nn.Module):
@@ -742,16 +764,16 @@ class CachedDecoder(nn.Module):
         self.model = copy.deepcopy(model, not_copied)
         for layer in self.model.decoder:
             layer.self_attn = CachedSelfAttention(layer.self_attn)
-            if hasattr(layer, "cross_attn"):
+            if hasattr(layer, "cross_attn"):                    # a fork may do without
                 layer.cross_attn = CachedCrossAttention(layer.cross_attn)
         self.train(model.training)                              # in the mode of the model
 
     def encode(self, src):
         self.n = 0                                              # words read
         for layer in self.model.decoder:
-            layer.self_attn.k = None
+            layer.self_attn.forget()
             if hasattr(layer, "cross_attn"):
-                layer.cross_attn.kv = None
+                layer.cross_attn.forget()
         return self.model.encode(src)
 
     def decode(self, tgt, memory, src_mask):
@@ -765,8 +787,7 @@ class CachedDecoder(nn.Module):
         """Go on with row[0], row[1], … of the beginnings: beam search keeps some of them twice, and
         others not. (All rows of a sentence have the same memory.)"""
         for layer in self.model.decoder:
-            layer.self_attn.k = layer.self_attn.k[row]
-            layer.self_attn.v = layer.self_attn.v[row]
+            layer.self_attn.reorder(row)
 
 
 def main(argv=None):

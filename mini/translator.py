@@ -1,25 +1,21 @@
 """The Transformer as it was first published: an encoder reads English, a decoder writes French.
 
-The encoder turns each word of an English sentence x into a vector, which has looked at all the
-other words. The decoder writes the French sentence y word by word,
+The encoder makes a vector of each word of an English sentence x, after a look at all its other
+words. The decoder writes the French sentence y word by word, p(y|x) = Πₜ p(yₜ | y₁ … yₜ₋₁, x). Each
+word looks at those before it (causal self-attention), and at the vectors of the encoder
+(cross-attention), to find what is to be translated next. The loss of T words is, in nats,
 
-    p(y|x) = Πₜ p(yₜ | y₁ … yₜ₋₁, x)
-
-Each French word looks at those written before it (causal self-attention), and at the vectors of the
-encoder (cross-attention), to find what is to be translated next. Of T words the loss is
-
-    L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)       nats (natural logarithms)
+    L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)
 
 where v is any of the V words of French, and q is what the model should say: the right word yₜ with
 probability 1 − ε, and ε spread evenly over all words (label smoothing).
 
 Shapes: B pairs of sentences in a batch, S words in the source, T in the target, C the width, nh
-heads of size hs = C / nh, V words to choose from.
+heads of size hs = C / nh.
 
-Paper: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762. The
-numbers of equations and sections below are its own. Our departures: each language has whole words
-of its own, where the paper has pieces of words that both share (so the source's embedding is a
-matrix by itself); no checkpoints are averaged.
+Paper: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, whose
+equations and sections are named below. Our departures: each language has whole words of its own,
+where the paper has pieces of words that both share; and no checkpoints are averaged.
 
     python -m mini.translator                                   sentences of a small grammar
     python -m mini.translator sample --text="The old man is reading a letter."
@@ -55,26 +51,25 @@ EOS = Vocabulary.EOS        # 2, ends a sentence
 
 # ---- attention
 
-def attention(q, k, v, mask):
-    """softmax(q kᵀ / √hs) v: for each query a mean of the values, weighted by how well its key fits
-    the query (eq. 1, where hs is d_k).
-
-    q: (B, nh, T, hs); k, v: (B, nh, S, hs); returns (B, nh, T, hs). In self-attention S = T.
-    """
-    return attention_weights(q, k, mask) @ v                    # (B, nh, T, S) -> (B, nh, T, hs)
-
-
 def attention_weights(q, k, mask):
-    """How much each query looks at each key, (B, nh, T, S): each row sums to 1.
+    """softmax(q kᵀ / √hs), (B, nh, T, S): how much each query looks at each key. A row sums to 1.
 
-    mask: True where a query (row) may look at a key (column), of a shape that can be expanded to
-    (B, nh, T, S); or None, if it may look at all of them.
+    q: (B, nh, T, hs); k: (B, nh, S, hs); in self-attention S = T. mask: True where a query (row)
+    may look at a key (column), of a shape that can be expanded to (B, nh, T, S); or None, if it may
+    look at all of them. (hs is the paper's d_k. Without √hs, the scores would be larger the larger
+    hs is, and a softmax of large scores has hardly any gradient.)
     """
     hs = q.size(-1)
     scores = q @ k.transpose(-2, -1) / math.sqrt(hs)            # (B, nh, T, hs) -> (B, nh, T, S)
     if mask is not None:
         scores = scores + torch.where(mask, 0.0, -math.inf)     # e^−∞ = 0: no weight
     return F.softmax(scores, dim=-1)
+
+
+def attention(q, k, v, mask):
+    """softmax(q kᵀ / √hs) v: for each query a mean of the values v (B, nh, S, hs), weighted by how
+    well their keys fit the query: (B, nh, T, hs). (eq. 1)"""
+    return attention_weights(q, k, mask) @ v                    # (B, nh, T, S) -> (B, nh, T, hs)
 
 
 def causal_mask(T: int, device=None, before: int = 0):
@@ -480,27 +475,25 @@ def train(cfg: Config) -> dict:
     cfg, checkpoint = own_checkpoint(cfg, "translator", wanted=cfg.resume)
     device = pick_device(cfg.device)
 
-    # pairs of sentences, and the words of both languages
-    train_pairs, held_out = load_pairs(cfg.data, cfg.n_pairs)           # held_out: {set: pairs}
+    # pairs of sentences; held_out: {set: pairs}, as many as are to be scored
+    train_pairs, held_out = load_pairs(cfg.data, cfg.n_pairs)
     held_out = to_score(cfg, held_out)
+
+    # the model and the words of both languages: resumed, or new
+    torch.manual_seed(cfg.seed)                                 # for the initial weights, dropout
     if cfg.resume:
-        words = load_vocabularies(checkpoint)
+        model, words = from_checkpoint(checkpoint, cfg)
     else:
         words = make_vocabularies(train_pairs, cfg.vocab_size)
-
-    # the model
-    torch.manual_seed(cfg.seed)                                 # for the initial weights, dropout
-    model = Transformer(cfg, *map(len, words))
-    if cfg.resume:
-        model.load_state_dict(checkpoint["model"])
+        model = Transformer(cfg, len(words[0]), len(words[1]))
     model = model.to(device)
 
     # sentences as numbers: src (N, S), tgt (N, T + 1); pairs with rare words are left out
     src, tgt, pairs = encode_pairs(train_pairs, words, cfg.max_len)
-    test = {name: encode_pairs(some, words, cfg.max_len) for name, some in held_out.items()}
-    examples = [pair for _, _, some in test.values() for pair in some[:4]]
     src = src.to(device)
     tgt = tgt.to(device)
+    test = {name: encode_pairs(some, words, cfg.max_len) for name, some in held_out.items()}
+    examples = [pair for _, _, some in test.values() for pair in some[:4]]
 
     # optimiser (§5.3)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
@@ -562,14 +555,7 @@ def train(cfg: Config) -> dict:
         # scores, beside those of copying the source, and of replacing word by word
         n = {name: len(some) for name, (_, _, some) in test.items()}
         run.say(f"translating {sum(n.values()):,} held-out sentences with a beam of {cfg.beam} …")
-        outputs = {}
-        references = {}
-        for name, (src_t, _, some) in test.items():
-            ours = write(model, words, src_t, cfg.beam, cfg.alpha)
-            outputs[name] = {"model": ours, **baselines(words, src, tgt, src_t)}
-            references[name] = [right for _, right in some]
-        scores = translation_scores(outputs, references)
-
+        scores = score(model, words, test, src, tgt)
         draw_attention(model, words, test["sentences"][0][:1])
         run.say("\n" + show(model, words, examples, cfg.beam, cfg.alpha))
         run.say(translation_report(**scores, n=n))
@@ -578,13 +564,19 @@ def train(cfg: Config) -> dict:
 
 # ---- using what was trained
 
-def load(cfg):
-    """(model, words, checkpoint) of the run in --out_dir. words: a Vocabulary for each language;
-    model.cfg has the settings of that run."""
-    cfg, checkpoint = own_checkpoint(cfg, "translator")
+def from_checkpoint(checkpoint: dict, cfg):
+    """(model, words) of a checkpoint. words: the Vocabulary of the source, and of the target."""
     words = load_vocabularies(checkpoint)
-    model = Transformer(cfg, *map(len, words))
+    model = Transformer(cfg, len(words[0]), len(words[1]))
     model.load_state_dict(checkpoint["model"])
+    return model, words
+
+
+def load(cfg):
+    """(model, words, checkpoint) of the run in --out_dir; model.cfg has the settings of that run.
+    """
+    cfg, checkpoint = own_checkpoint(cfg, "translator")
+    model, words = from_checkpoint(checkpoint, cfg)
     return model.to(pick_device(cfg.device)), words, checkpoint
 
 
@@ -613,6 +605,19 @@ def share_right(model, words, test, n: int) -> float:
     """The share of the first n sentences of a held-out set that greedy decoding gets right."""
     src, _, pairs = test
     return exact_match(write(model, words, src[:n]), [right for _, right in pairs[:n]])
+
+
+def score(model, words, test: dict, train_src, train_tgt) -> dict:
+    """The translation_scores of each held-out set, beside those of copying the source, and of
+    replacing it word by word. test: {set: (src, tgt, pairs)}."""
+    cfg = model.cfg
+    outputs = {}
+    references = {}
+    for name, (src, _, pairs) in test.items():
+        ours = write(model, words, src, cfg.beam, cfg.alpha)
+        outputs[name] = {"model": ours, **baselines(words, train_src, train_tgt, src)}
+        references[name] = [right for _, right in pairs]
+    return translation_scores(outputs, references)
 
 
 def show(model, words, pairs: list, beam: int = 1, alpha: float = 0.6) -> str:
@@ -706,20 +711,29 @@ class CachedSelfAttention(nn.Module):
     def __init__(self, attn):
         super().__init__()
         self.attn = attn
-        self.k = None                                           # (B, nh, n, hs), of n words
+        self.forget()
+
+    def forget(self):
+        self.n = 0                                              # words read
+        self.k = None                                           # (B, nh, n, hs)
         self.v = None
 
     def forward(self, x, memory, mask):
         """(B, T, C) -> (B, T, C) for T new words, which look at all n + T words. memory is x."""
-        n = 0 if self.k is None else self.k.size(2)
-        q = self.attn.project_q(x, start=n)
-        k, v = self.attn.project_kv(memory, start=n)
-        if n > 0:
+        q = self.attn.project_q(x, start=self.n)
+        k, v = self.attn.project_kv(memory, start=self.n)
+        if self.n > 0:
             k = torch.cat([self.k, k], dim=2)                   # (B, nh, n + T, hs)
             v = torch.cat([self.v, v], dim=2)
+        mask = causal_mask(x.size(1), x.device, before=self.n)
+        self.n += x.size(1)
         self.k = k
         self.v = v
-        return self.attn.attend(q, k, v, causal_mask(x.size(1), x.device, before=n))
+        return self.attn.attend(q, k, v, mask)
+
+    def reorder(self, row):
+        self.k = self.k[row]
+        self.v = self.v[row]
 
 
 class CachedCrossAttention(nn.Module):
@@ -728,13 +742,20 @@ class CachedCrossAttention(nn.Module):
     def __init__(self, attn):
         super().__init__()
         self.attn = attn
-        self.kv = None
+        self.forget()
+
+    def forget(self):
+        self.n = 0                                              # words read
+        self.kv = None                                          # 2 × (B, nh, S, hs)
 
     def forward(self, x, memory, mask):
+        """(B, T, C) -> (B, T, C) for T new words."""
         if self.kv is None:
             self.kv = self.attn.project_kv(memory)
         k, v = self.kv
-        return self.attn.attend(self.attn.project_q(x), k, v, mask)
+        q = self.attn.project_q(x, start=self.n)
+        self.n += x.size(1)
+        return self.attn.attend(q, k, v, mask)
 
 
 class CachedDecoder(nn.Module):
@@ -752,16 +773,16 @@ class CachedDecoder(nn.Module):
         self.model = copy.deepcopy(model, not_copied)
         for layer in self.model.decoder:
             layer.self_attn = CachedSelfAttention(layer.self_attn)
-            if hasattr(layer, "cross_attn"):
+            if hasattr(layer, "cross_attn"):                    # a fork may do without
                 layer.cross_attn = CachedCrossAttention(layer.cross_attn)
         self.train(model.training)                              # in the mode of the model
 
     def encode(self, src):
         self.n = 0                                              # words read
         for layer in self.model.decoder:
-            layer.self_attn.k = None
+            layer.self_attn.forget()
             if hasattr(layer, "cross_attn"):
-                layer.cross_attn.kv = None
+                layer.cross_attn.forget()
         return self.model.encode(src)
 
     def decode(self, tgt, memory, src_mask):
@@ -775,8 +796,7 @@ class CachedDecoder(nn.Module):
         """Go on with row[0], row[1], … of the beginnings: beam search keeps some of them twice, and
         others not. (All rows of a sentence have the same memory.)"""
         for layer in self.model.decoder:
-            layer.self_attn.k = layer.self_attn.k[row]
-            layer.self_attn.v = layer.self_attn.v[row]
+            layer.self_attn.reorder(row)
 
 
 def main(argv=None):

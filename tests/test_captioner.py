@@ -220,7 +220,7 @@ def test_end_to_end(tmp_path, capsys):
     out = capsys.readouterr().out
     for text in ("ln V = ln 44", "60 images with 4 captions", "most frequent"):
         assert text in out
-    for name in ("step_000003.png", "step_000006.png", "attention.png"):
+    for name in ("step_000003.png", "step_000006.png"):
         assert read_png(run / "samples" / name).shape[2] == 3
 
     arguments = [f"--out_dir={run}", "--device=cpu"]
@@ -236,7 +236,21 @@ def test_end_to_end(tmp_path, capsys):
     tables = captioner.main(["evaluate", *arguments])
     assert json.loads((run / "evaluate.json").read_text()) == tables
     assert list(tables["held out_right_with_a_beam_of"]) == ["1", "2", "4", "8"]
+
+
+@pytest.mark.paper
+def test_it_is_measured_where_it_looks(tmp_path, capsys):
+    """For faces, since it is known where their attributes are."""
+    captioner.train(tiny(tmp_path, steps=40, lr=0.01))          # until it writes words
+    picture = tmp_path / "run/samples/attention.png"
+    picture.unlink()
+    arguments = [f"--out_dir={tmp_path}/run", "--device=cpu"]
+    captioner.main(["sample", *arguments])
+    assert picture.exists()
+    assert "samples/attention.png" in capsys.readouterr().out
+    tables = captioner.main(["evaluate", *arguments, "--n_test=2"])
     assert set(tables["attention_where_the_attribute_is"]) == set(ATTRIBUTES)
+    assert set(tables["share_of_the_image_that_this_is"]) == set(ATTRIBUTES)
 
 
 def captions_of(i):
