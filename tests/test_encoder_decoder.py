@@ -239,7 +239,16 @@ def test_dropout_acts_in_all_places(script):
     layer then has nothing to normalise; as it should be, it normalises its input alone."""
     model = encoder_decoder(script, dropout=0.5)
     src = sources(script, [5, 3])
-    every_dropout_acts(model, 1 + 2 * 2, src, targets([4, 6]))
+    tgt = targets([4, 6])
+    every_dropout_acts(model, 1 + 2 * 2, src, tgt)
+
+    for place in model.modules():                               # one for the embeddings of both
+        if isinstance(place, nn.Dropout):
+            place.p = 0.5 if place is model.dropout else 0.0
+    memory, src_mask = model.encode(src)
+    assert not torch.equal(memory, model.encode(src)[0])
+    logits = model.decode(tgt, memory, src_mask)
+    assert not torch.equal(logits, model.decode(tgt, memory, src_mask))
 
     h = torch.randn(1, 4, 32)
     encoder_layer = model.encoder[0]
@@ -508,6 +517,25 @@ def test_greedy_is_always_the_likeliest_word_but_pad(script, monkeypatch):
     log_p = script.next_word(model, torch.full((2, 1), BOS), *model.encode(src))
     assert (log_p[:, PAD] == -math.inf).all()
     close(log_p.exp().sum(dim=1), torch.ones(2), 1e-5)
+
+
+@both
+@pytest.mark.parametrize("search", [greedy, beam_of_3], ids=lambda f: f.__name__)
+def test_behind_the_end_comes_pad_while_others_go_on(script, search, monkeypatch):
+    """The first ends after its second word, the second never. What the network says behind an end
+    is no part of the sentence."""
+    model = encoder_decoder(script)
+
+    def end_the_first(logits):
+        n = len(logits) // 2                                    # rows of each
+        logits[:, :, EOS] = -50.0
+        logits[:n, 1:2, EOS] = 50.0
+
+    change_logits(monkeypatch, model, end_the_first)
+    first, second = search(script, model, sources(script, [4, 2])).tolist()
+    assert len(first) == model.cfg.max_len + 1
+    assert first[1] == EOS and set(first[2:]) == {PAD}
+    assert PAD not in first[:1] + second and EOS not in second
 
 
 @both
