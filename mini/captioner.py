@@ -248,8 +248,8 @@ class Captioner(nn.Module):
     def decode(self, tgt, memory, src_mask, start: int = 0):
         """Logits (B, T, V) of the word after each of the words tgt (B, T).
 
-        PAD stands behind all words, so the causal mask hides it from them. start is the position of
-        the first word, which is not 0 in the appendix alone.
+        PAD stands behind all words, so the causal mask hides it from them. start, the position of
+        the first word, is 0 but in the appendix.
         """
         tgt_mask = causal_mask(tgt.size(1), tgt.device)
         x = self.embed(self.tgt_embed, tgt, start)
@@ -302,7 +302,7 @@ def caption_loss(logits, tgt, smoothing: float = 0.0):
     is_word = tgt != PAD
     log_p = F.log_softmax(logits[is_word].float()[:, 1:], dim=1)        # (n, V − 1), for n words
     right = log_p.gather(1, tgt[is_word][:, None] - 1)                  # (n, 1)
-    q = smoothing / log_p.size(1)
+    q = smoothing / log_p.size(1)                                       # of every word
     return -((1 - smoothing) * right.mean() + q * log_p.sum(dim=1).mean())
 
 

@@ -250,8 +250,8 @@ class Transformer(nn.Module):
     def decode(self, tgt, memory, src_mask, start: int = 0):
         """Logits (B, T, V) of the word after each of the words tgt (B, T).
 
-        PAD stands behind all words, so the causal mask hides it from them. start is the position of
-        the first word, which is not 0 in the appendix alone.
+        PAD stands behind all words, so the causal mask hides it from them. start, the position of
+        the first word, is 0 but in the appendix.
         """
         tgt_mask = causal_mask(tgt.size(1), tgt.device)
         x = self.embed(self.tgt_embed, tgt, start)
@@ -307,7 +307,7 @@ def translation_loss(logits, tgt, smoothing: float = 0.0):
     is_word = tgt != PAD
     log_p = F.log_softmax(logits[is_word].float()[:, 1:], dim=1)        # (n, V − 1), for n words
     right = log_p.gather(1, tgt[is_word][:, None] - 1)                  # (n, 1)
-    q = smoothing / log_p.size(1)
+    q = smoothing / log_p.size(1)                                       # of every word
     return -((1 - smoothing) * right.mean() + q * log_p.sum(dim=1).mean())
 
 
@@ -492,8 +492,8 @@ def train(cfg: Config) -> dict:
     src, tgt, pairs = encode_pairs(train_pairs, words, cfg.max_len)
     src = src.to(device)
     tgt = tgt.to(device)
-    test = {name: encode_pairs(some, words, cfg.max_len) for name, some in held_out.items()}
-    examples = [pair for _, _, some in test.values() for pair in some[:4]]
+    test = {name: encode_pairs(part, words, cfg.max_len) for name, part in held_out.items()}
+    examples = [pair for _, _, kept in test.values() for pair in kept[:4]]
 
     # optimiser (§5.3)
     optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
@@ -507,7 +507,7 @@ def train(cfg: Config) -> dict:
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     with Run(cfg, "translator", model, ["loss", "lr", "exact_match"], checkpoint) as run:
         V = len(words[1]) - 1                                   # without PAD
-        sizes = [f"{len(some):,} {name}" for name, (_, _, some) in test.items()]
+        sizes = [f"{len(kept):,} {name}" for name, (_, _, kept) in test.items()]
         run.say(f"{len(pairs):,} pairs to learn from ({len(train_pairs) - len(pairs):,} too long, "
                 f"or with rare words, are left out), held out {', '.join(sizes)}")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
@@ -553,7 +553,7 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)                          # says how to resume
 
         # scores, beside those of copying the source, and of replacing word by word
-        n = {name: len(some) for name, (_, _, some) in test.items()}
+        n = {name: len(kept) for name, (_, _, kept) in test.items()}
         run.say(f"translating {sum(n.values()):,} held-out sentences with a beam of {cfg.beam} …")
         scores = score(model, words, test, src, tgt)
         draw_attention(model, words, test["sentences"][0][:1])
