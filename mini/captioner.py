@@ -446,7 +446,7 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # larger faces, and a network four times as large: one GPU, minutes
+    # larger faces, and a wider and deeper network, for one GPU
     "gpu": dict(size=64, n_layer=4, n_head=8, n_embd=256, d_ff=1024, batch_size=256, steps=6000),
 }
 

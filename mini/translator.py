@@ -450,8 +450,8 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # the sizes of the paper's base model, on real sentences, which --data=en-fr tells how to get:
-    # one GPU, hours
+    # the sizes of the paper's base model, for one GPU, on real sentences: --data=en-fr says how to
+    # get them
     "gpu": dict(data="en-fr", vocab_size=16000, n_layer=6, n_head=8, n_embd=512, d_ff=2048,
                 batch_size=256, steps=20000, warmup=4000),
 }
