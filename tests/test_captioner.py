@@ -136,7 +136,8 @@ def test_where_it_looks_is_the_mean_of_the_attention_maps():
 
 def test_what_full_captions_say_is_read_back():
     values = [torch.arange(len(names)) for names in ATTRIBUTES.values()]
-    for labels, wording in zip(torch.cartesian_prod(*values), itertools.cycle(range(len(WORDINGS)))):
+    wordings = itertools.cycle(range(len(WORDINGS)))
+    for labels, wording in zip(torch.cartesian_prod(*values), wordings):
         assert caption_scores.read(caption(labels, wording)) == labels.tolist()
     text = "a red blue face with round glasses, no glasses"
     assert caption_scores.read(text) == [3, -1, -1, -1, -1, 0]

@@ -1,5 +1,5 @@
-"""What mini/translator.py and mini/captioner.py must do alike: against torch's own Transformer, slow
-loops, exhaustive search, and the classic bugs. What only one of them promises is tested in its own
+"""What mini/translator.py and mini/captioner.py must do alike: against torch's own Transformer,
+slow loops, exhaustive search, and the classic bugs. What only one of them promises is tested in its own
 file.
 
 Tests marked `paper` know the layers, and what the paper says of them. All others must go on passing
@@ -302,7 +302,7 @@ def test_a_word_changes_nothing_before_it(script, cached):
             return model(src, tgt)
         decoder = script.CachedDecoder(model)
         memory = decoder.encode(src)
-        ends = [4, 6, 7, 8, 9, 10, 11]                          # 4 words, 2 at once, then one by one
+        ends = [4, 6, 7, 8, 9, 10, 11]                          # 4 words, 2, then one by one
         return torch.cat([decoder.decode(tgt[:, :end], *memory) for end in ends], dim=1)
 
     one = logits_of(a)

@@ -1,5 +1,5 @@
-"""mini/translator.py: its positions, batches, learning rate, scores and runs; and its study. What it
-must do as mini/captioner.py does, the network and the search, is in test_encoder_decoder.py.
+"""mini/translator.py: its positions, batches, learning rate, scores and runs; and its study. What
+it must do as mini/captioner.py does, the network and the search, is in test_encoder_decoder.py.
 
 Tests marked `paper` state what the paper says. All others must go on passing with another network.
 """
