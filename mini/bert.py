@@ -241,7 +241,8 @@ def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5):
     p_b = n_a**0.75 / (n_a**0.75).sum()
     ppmi = (n_ab / (n_a[a] * p_b[b])).log().clamp(min=0)        # p(a, b) / p(a) is n_ab / n_a
 
-    table = torch.sparse_coo_tensor(torch.stack([a, b]), ppmi.float(), (V, V))
+    places = torch.stack([a, b])
+    table = torch.sparse_coo_tensor(places, ppmi.float(), (V, V), check_invariants=True)
     U, S, _ = torch.svd_lowrank(table, q=min(C, V), niter=4)
     vectors = F.pad(U * S.sqrt(), (0, C - U.size(1)))
     vectors = vectors - vectors.mean(dim=0)

@@ -38,7 +38,7 @@ from mini import cyclegan, lstm, translator, vae
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import load_images, one_hot
 from mini.data.text.corpus import encode, make_tokenizer, read_corpus
-from mini.data.text.pairs import Vocabulary, encode_pairs, write_pairs
+from mini.data.text.pairs import encode_pairs, make_vocabularies, write_pairs
 from mini.utils.config import require
 from mini.utils.device import autocast
 from mini.utils.fast_vectors import fast_vectors
@@ -467,88 +467,108 @@ def bench_lstm(args, steps=5):
 
 
 class PlainTransformer(nn.Module):
-    """torch.nn.Transformer with the sizes, embeddings, positions and tied output of ours; post-norm, no last norms."""
+    """torch.nn.Transformer with the sizes, embeddings, positions and tied output of ours; post-norm,
+    no last norms."""
 
-    def __init__(self, cfg, n_source: int, n_target: int):
+    def __init__(self, cfg, src_vocab_size: int, tgt_vocab_size: int):
         super().__init__()
         C = cfg.n_embd
-        sizes = dict(d_model=C, nhead=cfg.n_head, dim_feedforward=cfg.d_ff, dropout=cfg.dropout, batch_first=True)
-        self.embed_x, self.embed_y = nn.Embedding(n_source, C), nn.Embedding(n_target, C)
-        self.transformer = nn.Transformer(
-            C, cfg.n_head, batch_first=True,
-            custom_encoder=nn.TransformerEncoder(nn.TransformerEncoderLayer(**sizes), cfg.n_layer, enable_nested_tensor=False),
-            custom_decoder=nn.TransformerDecoder(nn.TransformerDecoderLayer(**sizes), cfg.n_layer))
-        self.register_buffer("positions", translator.positions(cfg.max_len + 1, C))
-        self.dropout, self.scale = nn.Dropout(cfg.dropout), math.sqrt(C)
+        sizes = dict(d_model=C, nhead=cfg.n_head, dim_feedforward=cfg.d_ff, dropout=cfg.dropout,
+                     batch_first=True)
+        self.src_embed = nn.Embedding(src_vocab_size, C)
+        self.tgt_embed = nn.Embedding(tgt_vocab_size, C)
+        encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(**sizes), cfg.n_layer,
+                                        enable_nested_tensor=False)
+        decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(**sizes), cfg.n_layer)
+        self.transformer = nn.Transformer(C, cfg.n_head, batch_first=True, custom_encoder=encoder,
+                                          custom_decoder=decoder)
+        self.register_buffer("positions", translator.positional_encoding(cfg.max_len + 1, C))
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.scale = math.sqrt(C)
 
-    def forward(self, x, y):
-        S, T = x.size(1), y.size(1)
-        h = self.transformer(self.dropout(self.embed_x(x) * self.scale + self.positions[:S]),
-                             self.dropout(self.embed_y(y) * self.scale + self.positions[:T]),
-                             tgt_mask=nn.Transformer.generate_square_subsequent_mask(T), tgt_is_causal=True,
-                             src_key_padding_mask=x == translator.PAD, memory_key_padding_mask=x == translator.PAD)
-        return h @ self.embed_y.weight.T
+    def forward(self, src, tgt):
+        S = src.size(1)
+        T = tgt.size(1)
+        hidden = src == translator.PAD
+        causal = nn.Transformer.generate_square_subsequent_mask(T)
+        x = self.dropout(self.src_embed(src) * self.scale + self.positions[:S])
+        y = self.dropout(self.tgt_embed(tgt) * self.scale + self.positions[:T])
+        y = self.transformer(x, y, tgt_mask=causal, tgt_is_causal=True,
+                             src_key_padding_mask=hidden, memory_key_padding_mask=hidden)
+        return y @ self.tgt_embed.weight.T
 
 
-def bench_translator(args):
-    """A training step in float32 on the same padded batches, and greedy decoding of 256 sentences with and without cache."""
-    training, held_out = write_pairs(20000)
-    words = [Vocabulary.of(side, 10**6) for side in zip(*training)]
-    for dropout in (0.1, 0.0):
-        cfg = translator.Config(dropout=dropout)
-        x, y, _ = encode_pairs(training, words, cfg.max_len)
-
-        def step_of(make):
-            torch.manual_seed(0)
-            model = make(cfg, len(words[0]), len(words[1]))
-            optimizer = torch.optim.Adam(model.parameters(), 1e-4, (0.9, 0.98), 1e-9)
-
-            def step(x_b, y_b):
-                loss = translator.loss_of(model(x_b, y_b[:, :-1]), y_b[:, 1:], cfg.smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                return loss.item()
-            return step, sum(p.numel() for p in model.parameters())
-
-        sides = {"torch.nn.Transformer": step_of(PlainTransformer), "ours": step_of(translator.Transformer)}
-        rng, rows = torch.Generator().manual_seed(0), []
-        for pair in range(args.pairs + 1):
-            batches, seconds = [translator.draw_batch(x, y, cfg.batch_size, rng) for _ in range(10)], {}
-            for name, (step, _) in sides.items():
-                start = time.perf_counter()
-                for batch in batches:
-                    step(*batch)
-                seconds[name] = (time.perf_counter() - start) / len(batches)
-            rows.append((*seconds.values(), seconds["ours"] / seconds["torch.nn.Transformer"]))
-        rows = rows[1:]                                     # the first warms up
-        a, b, ratio = (statistics.median(column) for column in zip(*rows))
-        print(f"a training step, batch {cfg.batch_size}, dropout {dropout}: torch.nn.Transformer {1000 * a:.1f} ms "
-              f"({sides['torch.nn.Transformer'][1]:,} parameters), ours {1000 * b:.1f} ms ({sides['ours'][1]:,}), ratio "
-              f"{ratio:.2f} ({min(r for *_, r in rows):.2f} to {max(r for *_, r in rows):.2f})", flush=True)
-
+def translation_step(make, cfg, words):
+    """(a function that takes a training step on a batch, the number of parameters) of the network
+    that make(cfg, …) makes."""
     torch.manual_seed(0)
-    model, rows = translator.Transformer(cfg, len(words[0]), len(words[1])), []
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
-    for step in range(400):         # so that sentences end where sentences do
-        optimizer.param_groups[0]["lr"] = translator.learning_rate(step + 1, cfg)
-        x_b, y_b = translator.draw_batch(x, y, cfg.batch_size, rng)
-        loss = translator.loss_of(model(x_b, y_b[:, :-1]), y_b[:, 1:])
+    model = make(cfg, len(words[0]), len(words[1]))
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4, betas=(0.9, 0.98), eps=1e-9)
+
+    def step(src, tgt_in, tgt_out):
+        loss = translator.translation_loss(model(src, tgt_in), tgt_out, cfg.smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-    x_t, _, _ = encode_pairs(held_out["sentences"][:256], words, cfg.max_len)
-    assert torch.equal(translator.greedy(model, x_t), translator.greedy(model, x_t, use_cache=False))
+        return loss.item()
+
+    return step, sum(p.numel() for p in model.parameters())
+
+
+def median_and_range(values) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def bench_translator(args):
+    """A training step in float32 on the same padded batches, and greedy decoding of 256 sentences
+    with the cache and without."""
+    training, held_out = write_pairs(20000)
+    words = make_vocabularies(training, 10**6)
+    for dropout in (0.1, 0.0):
+        cfg = translator.Config(dropout=dropout)
+        src, tgt, _ = encode_pairs(training, words, cfg.max_len)
+        theirs, n_theirs = translation_step(PlainTransformer, cfg, words)
+        ours, n_ours = translation_step(translator.Transformer, cfg, words)
+        rng = torch.Generator().manual_seed(0)
+        seconds = {theirs: [], ours: []}
+        for pair in range(args.pairs + 1):
+            batches = [translator.get_batch(src, tgt, cfg.batch_size, rng) for _ in range(10)]
+            for step in seconds:
+                start = time.perf_counter()
+                for batch in batches:
+                    step(*batch)
+                if pair > 0:                                # the first warms up
+                    seconds[step].append((time.perf_counter() - start) / len(batches))
+        ratios = [b / a for a, b in zip(*seconds.values())]
+        print(f"a training step, batch {cfg.batch_size}, dropout {dropout}: torch.nn.Transformer "
+              f"{1000 * statistics.median(seconds[theirs]):.1f} ms ({n_theirs:,} parameters), ours "
+              f"{1000 * statistics.median(seconds[ours]):.1f} ms ({n_ours:,}), ratio "
+              f"{median_and_range(ratios)}", flush=True)
+
+    torch.manual_seed(0)
+    model = translator.Transformer(cfg, len(words[0]), len(words[1]))
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, 0.98), eps=1e-9)
+    for step in range(400):         # so that sentences end where sentences do
+        optimizer.param_groups[0]["lr"] = translator.learning_rate(step + 1, cfg)
+        src_b, tgt_in, tgt_out = translator.get_batch(src, tgt, cfg.batch_size, rng)
+        loss = translator.translation_loss(model(src_b, tgt_in), tgt_out)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    some, _, _ = encode_pairs(held_out["sentences"][:256], words, cfg.max_len)
+    cached = translator.CachedDecoder(model)
+    n = translator.greedy_decode(model, some).size(1)
+    assert torch.equal(translator.greedy_decode(cached, some), translator.greedy_decode(model, some))
+    seconds = {cached: [], model: []}
     for _ in range(args.pairs):
-        seconds = []
-        for use_cache in (True, False):
+        for decoder in seconds:
             start = time.perf_counter()
-            n = translator.greedy(model, x_t, use_cache).size(1)
-            seconds.append(time.perf_counter() - start)
-        rows.append((*seconds, seconds[1] / seconds[0]))
-    a, b, ratio = (statistics.median(column) for column in zip(*rows))
-    print(f"greedy decoding of {len(x_t)} sentences to {n} words: with cache {1000 * a:.0f} ms, without {1000 * b:.0f} ms, "
-          f"ratio {ratio:.1f} ({min(r for *_, r in rows):.1f} to {max(r for *_, r in rows):.1f})")
+            translator.greedy_decode(decoder, some)
+            seconds[decoder].append(time.perf_counter() - start)
+    ratios = [b / a for a, b in zip(*seconds.values())]
+    print(f"greedy decoding of {len(some)} sentences to {n} words: with cache "
+          f"{1000 * statistics.median(seconds[cached]):.0f} ms, without "
+          f"{1000 * statistics.median(seconds[model]):.0f} ms, ratio {median_and_range(ratios)}")
 
 
 def bench_families(args):

@@ -51,27 +51,39 @@ def refused_by(main, capsys, *args) -> str:
     return err
 
 
+NAMES_IN_TORCH = [                      # patterns for our names, and what torch.nn.Transformer has there
+    (r"coder\.", "coder.layers."),
+    (r"cross_attn", "multihead_attn"),
+    (r"attn\.k?[qv]\.", "attn.in_proj_"),
+    (r"attn\.out\.", "attn.out_proj."),
+    (r"feed_forward\.w_", "linear"),
+    (r"norm_", "norm"),
+]
+
+
 def as_torch_has_it(ours: dict) -> dict:
-    """Tensors by the names of our encoder–decoder Transformers to tensors by those of torch.nn.Transformer, where
-    in_proj joins q, k and v; embeddings and positions, which it has not, are left out."""
+    """Tensors by the names of our encoder–decoder Transformers to tensors by those of
+    torch.nn.Transformer, where in_proj joins q, k and v. What it has not is left out: embeddings
+    and positions."""
     theirs = {}
     for name, value in ours.items():
-        for pattern, name_there in ((r"(..coder)\.", r"\1.layers."), (r"\.attn", ".self_attn"), (r"\.cross", ".multihead_attn"),
-                                    (r"\.out\.", ".out_proj."), (r"\.ff\.0", ".linear1"), (r"\.ff\.2", ".linear2"),
-                                    (r"\.ln_", ".norm"), (r"\.k?[qv]\.", ".in_proj_")):
+        for pattern, name_there in NAMES_IN_TORCH:
             name = re.sub(pattern, name_there, name)
         theirs[name] = torch.cat([theirs[name], value]) if name in theirs else value
     return {name: value for name, value in theirs.items() if "coder" in name}
 
 
 def encoder_decoder(script, n_target=23, seed=0, **sizes):
-    """A small model of mini/translator.py or mini/captioner.py; biases and norms too are not as at first."""
+    """A small model of mini/translator.py or mini/captioner.py; biases and norms too are not as at
+    first."""
     torch.manual_seed(seed)
     small = dict(n_layer=2, n_head=4, n_embd=32, d_ff=48, max_len=12, dropout=0.0)
     if hasattr(script, "Captioner"):
-        small |= dict(size=16, patch=4)
-    cfg = script.Config(**{**small, **sizes})
-    model = script.Captioner(cfg, n_target) if hasattr(script, "Captioner") else script.Transformer(cfg, 20, n_target)
+        cfg = script.Config(**{**small, "size": 16, "patch": 4, **sizes})
+        model = script.Captioner(cfg, n_target)
+    else:
+        cfg = script.Config(**{**small, **sizes})
+        model = script.Transformer(cfg, 20, n_target)
     for p in model.parameters():
         p.data.add_(0.1 * torch.randn_like(p))
     return model

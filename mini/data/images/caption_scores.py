@@ -29,6 +29,12 @@ def nearest(text: str, references: list) -> str:
     return max(references, key=lambda known: (shared[known], split(known) == split(text)))
 
 
+def to_score(cfg, held_out: dict) -> dict:
+    """Of each held-out set {name: Captioned} as many images as metrics.n_to_score says."""
+    n = metrics.n_to_score(cfg, len(held_out["held out"].images), "held-out images of each set")
+    return {name: part.first(n) for name, part in held_out.items()}
+
+
 def right(outputs: list, part) -> torch.Tensor:
     """Bool (N, A): does caption i name the right value of attribute a of image i? part: the Captioned. Without
     attributes, (N, 1): is it one of the captions of its image, word for word?"""

@@ -139,6 +139,18 @@ def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, s
                  for i in parts)
 
 
+def load_full_captions(source: str, size: int, n_faces: int) -> tuple:
+    """(training, {"held out": …, "unseen combinations": …}), the Captioned of load_captions. A set without images
+    is left out. Of faces they have the captions alone that name every attribute."""
+    parts = load_captions(source, size, n_faces)
+    for part in parts:
+        if part.attributes:
+            part.captions = [texts[:FULL] for texts in part.captions]
+    train_set, *others = parts
+    named = dict(zip(("held out", "unseen combinations"), others))
+    return train_set, {name: part for name, part in named.items() if len(part.images)}
+
+
 # How the columns may be called in a file's first line.
 HEADER = [{"image", "image_name", "path", "file", "filename", "file_name"}, {"caption", "text", "comment", "captions"}]
 
@@ -215,6 +227,15 @@ class Words(Vocabulary):
     def encode_all(self, texts: list, longest: int = 0) -> torch.Tensor:
         """One or more captions as a tensor (n, L): each ends with EOS and is filled up with PAD."""
         return fill_up([self.encode(text, longest) for text in texts])
+
+
+def encode_captions(captions: list, words: Words, longest: int) -> torch.Tensor:
+    """N lists of K captions as a tensor (N, K, T + 1): each begins with BOS, ends with EOS, and is filled up with
+    PAD."""
+    texts = [text for of_image in captions for text in of_image]
+    tokens = words.encode_all(texts, longest)                                   # (N · K, T)
+    tokens = torch.nn.functional.pad(tokens, (1, 0), value=Words.BOS)
+    return tokens.view(len(captions), -1, tokens.size(1))
 
 
 def read_prompts(text: str) -> list:

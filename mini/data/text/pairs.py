@@ -19,7 +19,7 @@ from mini.data.text.grammar import Grammar, join
 from mini.data.text.spacing import WORD_OR_MARK, Spacing, plain
 from mini.data.text.tables import read_rows, without_header, without_ids
 from mini.utils.config import UserError, require, require_file
-from mini.utils.metrics import Progress
+from mini.utils.metrics import Progress, n_to_score
 from mini.utils.translation_metrics import word_by_word
 
 HELD_OUT = 1000         # sentences in each held-out set, at most
@@ -99,6 +99,29 @@ def learn_spacing(sentences: list):
     return Spacing.of(sentences)
 
 
+def make_vocabularies(pairs: list, size: int) -> list:
+    """[Vocabulary of the source, Vocabulary of the target] of pairs of sentences: the most frequent words, `size`
+    of them at most, and how the target is spaced."""
+    source, target = zip(*pairs)
+    words = [Vocabulary.of(source, size), Vocabulary.of(target, size)]
+    words[1].spacing = learn_spacing(target)
+    return words
+
+
+def save_vocabularies(words: list) -> dict:
+    """What a checkpoint keeps of both vocabularies."""
+    spacing = words[1].spacing
+    return {"words": [vocabulary.words[3:] for vocabulary in words], "spacing": spacing.state() if spacing else None}
+
+
+def load_vocabularies(checkpoint: dict) -> list:
+    """Both vocabularies as save_vocabularies kept them."""
+    words = [Vocabulary(known) for known in checkpoint["words"]]
+    spacing = checkpoint.get("spacing")
+    words[1].spacing = Spacing(**spacing) if spacing else None
+    return words
+
+
 def fill_up(sentences: list):
     """Lists of numbers as one tensor (N, length of the longest), filled up with PAD."""
     rows = [torch.tensor(ids) for ids in sentences]
@@ -117,6 +140,13 @@ def encode_pairs(pairs: list, words, max_len: int):
     require(kept, f"of {len(pairs)} pairs of sentences none consists of known words, at most {max_len} of "
             "them: bring more pairs, or raise --vocab_size or --max_len")
     return fill_up(x), fill_up(y), kept
+
+
+def to_score(cfg, held_out: dict) -> dict:
+    """Of each held-out set {name: pairs} as many pairs as metrics.n_to_score says."""
+    longest = max(len(pairs) for pairs in held_out.values())
+    n = n_to_score(cfg, longest, "held-out sentences of each set")
+    return {name: pairs[:n] for name, pairs in held_out.items()}
 
 
 def baselines(words, x, y, x_test, n: int = 20000) -> dict:
