@@ -30,7 +30,9 @@ STILL_WIDER = """
     mini.data.images.faces mini.data.images.image_sets mini.data.music.midi
     mini.data.music.music_scores mini.data.music.tunes
     mini.data.text.corpus mini.data.text.grammar mini.data.text.lexicon mini.data.text.pairs
-    mini.assistant mini.clip
+    mini.data.text.pieces mini.data.text.questions mini.data.text.reviews
+    mini.data.text.tokenizers mini.data.text.tools mini.data.text.wordpiece
+    mini.finetune mini.mini mini.music
 """.split()
 
 
