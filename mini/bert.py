@@ -20,8 +20,10 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures:
   second of two texts more of them, so that the model learns to look them up in the first.
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). Without it
   [CLS] learns nothing, so the head for reviews reads the mean of the words' vectors.
-- The vectors of the tokens do not begin at random, but with what counting finds out about them (see
+- The vectors of the tokens begin with what counting finds out about them (see
   `cooccurrence_vectors`).
+- At first the model reads only pairs of reports, in which it can look up what is hidden (see
+  `train`).
 - While it is fine-tuned, the model sees some words hidden, too, so that it does not learn its few
   texts by heart.
 - The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py; and without
@@ -50,7 +52,7 @@ import torch.nn.functional as F
 # texts and tasks, the tokenizer, published weights, the command line, devices, the optimiser Muon,
 # the folder of a run: this file can be followed without reading them
 from mini.data.safetensors import folder_of
-from mini.data.text import tasks
+from mini.data.text import passages, tasks
 from mini.data.text.wordpiece import WordPieceTokenizer
 from mini.data.weights import cut_filling, read_bert
 from mini.utils import metrics
@@ -207,7 +209,7 @@ class BERT(nn.Module):
 # ---- pre-training: where the token vectors begin
 
 @torch.no_grad()
-def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5):
+def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5, noise: float = 0.1):
     """A vector for each token, (V, C): tokens that stand near the same tokens have similar vectors.
 
     With few texts, a rare word is seen too seldom for gradient descent to find out what it means.
@@ -220,6 +222,9 @@ def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5):
     vectors U √S (Levy, Goldberg & Dagan 2015, "Improving distributional similarity with lessons
     learned from word embeddings"; theirs are the power 0.75 of p(b), and the weight 1/d of two
     tokens at distance d ≤ window). To begin pre-training with them is our idea, not the paper's.
+
+    As much noise is added (0.1 is the standard deviation of either). Without it, tokens that stand
+    in the same places would be all alike, and so would those that do not occur in the rows.
     """
     V = tokenizer.vocab_size
     is_word = ~tokenizer.is_special.to(rows.device)[rows]               # (N, T)
@@ -246,25 +251,22 @@ def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5):
     U, S, _ = torch.svd_lowrank(table, q=min(C, V), niter=4)
     vectors = F.pad(U * S.sqrt(), (0, C - U.size(1)))
     vectors = vectors - vectors.mean(dim=0)
-    vectors = 0.1 * vectors / vectors.std()     # large enough not to be overwritten at once
-
-    # names stand in the same places as other names, and would be all alike
-    return vectors + 0.05 * torch.randn(V, C, device=rows.device)
+    return 0.1 * vectors / vectors.std() + noise * torch.randn(V, C, device=rows.device)
 
 
 # ---- pre-training: what is hidden, and what is predicted
 
-def get_batch(rows, length, batch_size: int, generator):
+def get_batch(rows, batch_size: int, pad: int, generator):
     """B rows (B, S) of about the same length, so that there is little [PAD].
 
-    8 B of the rows (N, T), whose lengths are (N,), are drawn and sorted by length, and one eighth
-    of them is taken. """
-    drawn = torch.randint(len(rows), (8 * batch_size,), generator=generator).to(rows.device)
-    drawn = drawn[length[drawn].argsort(stable=True)]
+    8 B of the rows (N, T) are drawn and sorted by length, and one eighth of them is taken.
+    """
+    i = torch.randint(len(rows), (8 * batch_size,), generator=generator)
     eighth = torch.randint(8, (1,), generator=generator).item()
-    drawn = drawn[eighth * batch_size:(eighth + 1) * batch_size]
-    longest = length[drawn].max()
-    return rows[drawn, :longest]
+    drawn = rows[i.to(rows.device)]                                     # (8 B, T)
+    length = (drawn != pad).sum(dim=1)
+    chosen = length.argsort(stable=True)[eighth * batch_size:(eighth + 1) * batch_size]
+    return drawn[chosen, :length[chosen].max()]
 
 
 def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: float, generator):
@@ -272,7 +274,8 @@ def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: floa
 
     A share of the words is chosen, in a second text share_second, but never [PAD] or another
     special token. Of the chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay,
-    so that the model cannot rely on any word that it sees (§3.1, "Masked LM"). """
+    so that the model cannot rely on any word that it sees (§3.1, "Masked LM").
+    """
     B, T = idx.shape
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
     begins_word = tokenizer.begins_word.to(idx.device)[idx]             # not a piece like ##ing
@@ -466,9 +469,10 @@ class Config(RunConfig):
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
     # optimisation
-    steps: int = 3000              # optimiser steps of pre-training
-    batch_size: int = 64           # texts in a step
-    muon_lr: float = 0.01          # Muon's peak learning rate, for the matrices of the blocks
+    steps: int = 4500              # optimiser steps of pre-training
+    batch_size: int = 32           # texts in a step
+    reports_first: float = 0.35    # share of the steps in which it reads pairs of reports alone
+    muon_lr: float = 0.005         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
     mask_share: float = 0.15       # share of the words that the model has to predict
@@ -484,7 +488,7 @@ class Config(RunConfig):
     scratch_lr: float = 1e-3       # the same for a model that was not pre-trained
     tune_dropout: float = 0.1      # dropout in a task
     tune_mask: float = 0.3         # share of the tokens that are hidden while a task is learnt
-    weight_decay: float = 0.01     # AdamW's, in a task
+    tune_decay: float = 0.01       # AdamW's weight decay in a task
     # run
     out_dir: str = "runs/bert"     # folder of the run
     # steps between evaluations; each saves a checkpoint (0: at the end)
@@ -520,7 +524,7 @@ def check(cfg):
     require(cfg.block_size > 2,
             f"--block_size={cfg.block_size} must be above 2, for [CLS] and [SEP]")
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
-    for name in ("mask_share", "mask_share_second", "tune_mask"):
+    for name in ("mask_share", "mask_share_second", "tune_mask", "reports_first"):
         value = getattr(cfg, name)
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
 
@@ -588,7 +592,7 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
     torch.manual_seed(cfg.seed)
     model = FineTuned(copy.deepcopy(bert), task.name, len(task.names), cfg.tune_dropout)
     model = model.to(bert.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=cfg.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=cfg.tune_decay)
     tokens = task.learn.to(bert.device)
     y = task.y.to(bert.device)
     length = (tokens.idx != tokenizer.pad).sum(dim=1)
@@ -669,21 +673,27 @@ def train(cfg: Config) -> dict:
     device = pick_device(cfg.device)
 
     # the model and its tokenizer: resumed, published, or new
-    texts = tasks.unlabelled_texts(cfg)
+    texts = tasks.unlabelled_texts(cfg)                         # paragraphs of --data, and reviews
+    made_up = passages.unlabelled()                             # sentences with names, questions
+    reports = passages.unlabelled_reports()                     # pairs that tell the same facts
     torch.manual_seed(cfg.seed)                                 # for the initial weights
     if checkpoint:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
-        tokenizer = WordPieceTokenizer.train(texts, cfg.vocab_size)
+        tokenizer = WordPieceTokenizer.train(texts + made_up + reports, cfg.vocab_size)
         model = BERT(cfg, tokenizer.vocab_size)
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
     # the texts as rows of tokens, of which some are held out, with always the same words hidden
-    rows = tasks.pretraining_rows(texts, tokenizer, cfg.block_size).to(device)
+    def rows_of(texts):
+        return tasks.pretraining_rows(texts, tokenizer, cfg.block_size).to(device)
+
+    own_rows = rows_of(texts)
+    report_rows = rows_of(reports)
+    rows = rows_of(texts + made_up + reports[:len(reports) // 3])
     n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
     held_out, rows = rows.tensor_split([n_held_out])
-    length = (rows != tokenizer.pad).sum(dim=1)                 # (N,)
     held_out_types = tasks.token_types(held_out, tokenizer.sep)
     held_out_hidden = mask_tokens(held_out, held_out_types, tokenizer, cfg.mask_share,
                                   cfg.mask_share_second, torch.Generator().manual_seed(0))
@@ -691,7 +701,7 @@ def train(cfg: Config) -> dict:
 
     if cfg.cooccurrence and not checkpoint:
         with torch.no_grad():
-            model.wte.weight.copy_(cooccurrence_vectors(rows, tokenizer, cfg.n_embd))
+            model.wte.weight.copy_(cooccurrence_vectors(own_rows, tokenizer, cfg.n_embd))
 
     optimizers = make_optimizers(model, cfg)
     torch.manual_seed(cfg.seed)                                 # for dropout
@@ -706,15 +716,18 @@ def train(cfg: Config) -> dict:
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
         V = tokenizer.vocab_size
-        run.say(f"{int(length.sum()):,} tokens in {len(rows):,} rows; "
-                f"{len(held_out)} rows held out")
+        n_tokens = (rows != tokenizer.pad).sum().item()
+        run.say(f"{n_tokens:,} tokens in {len(rows):,} rows; {len(held_out)} rows held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
-            # batch
-            idx = get_batch(rows, length, cfg.batch_size, data_rng)
+            # batch: at first of reports alone. To look a name up elsewhere in the text is learnt
+            # late and all at once, and sooner if nothing else is learnt beside it
+            is_early = step < cfg.reports_first * cfg.steps
+            idx = get_batch(report_rows if is_early else rows, cfg.batch_size, tokenizer.pad,
+                            data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
             shown, chosen = mask_tokens(idx, token_type_ids, tokenizer, cfg.mask_share,
                                         cfg.mask_share_second, data_rng)

@@ -163,7 +163,8 @@ def small_data(setattr):
     setattr(judge, "TRIAL_STEPS", 2)
     for number, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
         setattr(reviews, number, n)
-    setattr(passages, "unlabelled", functools.partial(passages.unlabelled, 30, 30))
+    for name in ("unlabelled", "unlabelled_reports"):
+        setattr(passages, name, functools.partial(getattr(passages, name), 30))
     for load in ("load_entities", "load_questions"):
         setattr(passages, load, functools.partial(getattr(passages, load), n_test=30))
     setattr(config, "field_notes", functools.cache(config.field_notes))         # it reads the source each time

@@ -111,7 +111,8 @@ def bag_of_words(texts, labels, test_texts, penalty: float = 0.003):
 
     The inputs say which words and which pairs of neighbouring words a text has; only those that at
     least two training texts have count. L-BFGS minimises the mean cross-entropy plus `penalty`
-    times the sum of all squared weights; it is convex, so there is one optimum. """
+    times the sum of all squared weights; it is convex, so there is one optimum.
+    """
     def words_and_pairs(text):
         words = re.findall(r"\w+", text.lower())
         return {*words, *zip(words, words[1:])}

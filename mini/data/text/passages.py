@@ -249,10 +249,10 @@ def join(words: list) -> str:
     return re.sub(r'" ([^"]*?) ?"', r'"\1"', text)
 
 
-def unlabelled(n: int = 3000, n_reports: int = 20000) -> list:
-    """Texts without labels: n of three entity sentences each; n of a question and its passage, with
-    [SEP] between them (the answer is not marked); and n_reports of two_reports. None is held out,
-    and no name in them is new."""
+def unlabelled(n: int = 3000) -> list:
+    """Texts without labels: n of three entity sentences each, and n of a question and its passage,
+    with [SEP] between them (the answer is not marked). None is held out, and no name in them is
+    new."""
     names = Names(random.Random("unlabelled"), new=False)
     texts = []
     for _ in range(n):
@@ -261,5 +261,10 @@ def unlabelled(n: int = 3000, n_reports: int = 20000) -> list:
     for _ in range(n):
         asked = question(names)
         texts.append(f"{join(asked.question)} [SEP] {join(asked.passage)}")
-    texts += [two_reports(names) for _ in range(n_reports)]
     return texts
+
+
+def unlabelled_reports(n: int = 20000) -> list:
+    """n of two_reports, without labels, and without names that are new."""
+    names = Names(random.Random("reports"), new=False)
+    return [two_reports(names) for _ in range(n)]

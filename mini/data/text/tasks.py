@@ -90,10 +90,9 @@ def token_types(idx, sep: int):
 # ---- texts without labels
 
 def unlabelled_texts(cfg) -> list:
-    """All texts without labels: the paragraphs of --data, the reviews, the passages."""
+    """Texts without labels: the paragraphs of --data, and the reviews."""
     paragraphs = [text for text in read_text(cfg.data).split("\n\n") if text.strip()]
-    reviews = load_reviews(cfg.reviews, cfg.few).unlabelled
-    return paragraphs + reviews + passages.unlabelled()
+    return paragraphs + load_reviews(cfg.reviews, cfg.few).unlabelled
 
 
 def pretraining_rows(texts: list, tokenizer, longest: int):
