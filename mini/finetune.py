@@ -247,6 +247,11 @@ def lr_factor(step: int, steps: int, warmup: int) -> float:
     return min(rising, falling)
 
 
+def set_learning_rate(optimizer, lr: float):
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
 # ---- zero-shot: no label at all
 
 CONTINUATIONS = {"good": " It was a delight.", "bad": " It was a mess."}
@@ -496,8 +501,7 @@ def train(cfg: Config) -> dict:
             while done < end and not stopping:
                 # learning rate
                 lr = PEAK_LR[method] * lr_factor(done - first, end - first, cfg.warmup)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
+                set_learning_rate(optimizer, lr)
 
                 # batch
                 x, n, target = get_batch(idx, length, y, cfg.batch_size, data_rng)
@@ -506,8 +510,9 @@ def train(cfg: Config) -> dict:
                 # loss, backward, step; products are in bfloat16, if that is faster on this device
                 with autocast(device, cfg.matmul):
                     loss = classification_loss(model(x, n), target)
-                run.check_finite(done, loss=loss.item())        # NaN stops here
                 loss.backward()
+                loss = loss.item()                              # a tensor would keep the model alive
+                run.check_finite(done, loss=loss)               # NaN stops here, weights still good
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
 
@@ -515,7 +520,7 @@ def train(cfg: Config) -> dict:
                 done += 1
                 with run.untimed():                             # this is not training time
                     if run.due(done, cfg.log_every):
-                        run.log(done, method=method, loss=loss.item(), lr=lr)
+                        run.log(done, method=method, loss=loss, lr=lr)
                     stopping = run.stopping(done)               # after Ctrl-C, or --stop_after
                     if stopping or done == end or run.due(done, cfg.eval_every):
                         run.save(done, model, [optimizer], data_rng, method=method, first=first,
