@@ -158,7 +158,7 @@ def predict(model, idx, length, at_once: int = 128):
     """Logits (N, n_classes) of texts idx (N, T), on the CPU."""
     was_training = model.training
     model.eval()                                                # no dropout
-    device = model.head.weight.device
+    device = model.gpt.device
     logits = []
     progress = metrics.Progress("judged", len(idx))
     for x, n in zip(idx.split(at_once), length.split(at_once)):
@@ -511,7 +511,7 @@ def train(cfg: Config) -> dict:
                 with autocast(device, cfg.matmul):
                     loss = classification_loss(model(x, n), target)
                 loss.backward()
-                loss = loss.item()                              # a tensor would keep the model alive
+                loss = loss.item()                              # no tensor: that holds the model
                 run.check_finite(done, loss=loss)               # NaN stops here, weights still good
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
