@@ -214,6 +214,14 @@ def trained_tensors(model) -> dict:
 
 # ---- batches, the optimiser and its learning rate
 
+def encode_labelled(pairs: list, tokenizer, gpt):
+    """Pairs of (text, label) as tokens (N, T), filled up at the end, lengths (N,), labels (N,)."""
+    texts, labels = zip(*pairs)
+    idx, length = encode_texts(texts, tokenizer, gpt.cfg.block_size)
+    y = torch.tensor(labels)
+    return idx.to(gpt.device), length.to(gpt.device), y.to(gpt.device)
+
+
 def get_batch(idx, length, y, batch_size: int, generator):
     """Random texts: tokens (B, T), where T is the length of the longest; lengths (B,); labels (B,).
     """
@@ -453,17 +461,13 @@ def train(cfg: Config) -> dict:
     V = base.wte.num_embeddings
     n_classes = len(data.names)
 
-    # the labelled texts as tokens (N, T), their lengths (N,) and labels (N,)
-    texts, labels = zip(*data.learn)
-    idx, length = encode_texts(texts, tokenizer, base.cfg.block_size)
-    idx = idx.to(device)
-    length = length.to(device)
-    y = torch.tensor(labels, device=device)
+    # the texts, all on the device
+    idx, length, y = encode_labelled(data.learn, tokenizer, base)
     n_test = metrics.n_to_score(cfg, len(data.test), "held-out texts")
     data.test = data.test[:n_test]
 
-    # what is to be done: the methods, the number of the first one's first step, and the seconds of
-    # training before it
+    # what is left to do: the methods, the step with which the first of them begins, and how many
+    # seconds of training came before it
     methods = METHODS
     first = 0
     seconds_before = 0.0
@@ -491,8 +495,8 @@ def train(cfg: Config) -> dict:
                 restore(checkpoint, [optimizer], data_rng)      # its averages, all random states
                 checkpoint = None                               # the next method begins anew
 
-            # its steps: the methods that are left share those that are left. (If a run goes on with
-            # other --steps, the methods that are done stay as they are.)
+            # its steps: of the steps that are left, an equal share for each method that is left (if
+            # a run goes on with other --steps, the methods that are done stay as they are)
             done = max(run.first, first)
             end = max(done, first + (cfg.steps - first) // (len(methods) - number))
             n_trained = sum(p.numel() for p in trained_tensors(model).values())
@@ -570,14 +574,13 @@ def score(cfg, base, tokenizer, data) -> dict:
     """{name: {"trained": number of parameters, "seconds" of training, "accuracy" on the held-out
     texts}} of the five methods, one after another, and of what is tried without labels, or without
     a network."""
-    texts, labels = zip(*data.learn)
+    texts, y = zip(*data.learn)
     test_texts, truth = zip(*data.test)
-    y = torch.tensor(labels)
-    test_y = torch.tensor(truth)
-    idx, length = encode_texts(test_texts, tokenizer, base.cfg.block_size)
+    truth = torch.tensor(truth)
+    idx, length, _ = encode_labelled(data.test, tokenizer, base)
 
     def row(found, trained=0, seconds=0.0):
-        accuracy = (found == test_y).float().mean().item()
+        accuracy = (found == truth).float().mean().item()
         return {"trained": trained, "seconds": seconds, "accuracy": accuracy}
 
     rows = {}
@@ -593,7 +596,7 @@ def score(cfg, base, tokenizer, data) -> dict:
     rows["naive Bayes, EM"] = row(naive_bayes(texts, y, test_texts, data.unlabelled))
     rows["naive Bayes"] = row(naive_bayes(texts, y, test_texts))
     rows["bag of words"] = row(bag_of_words(texts, y, test_texts))
-    rows["most frequent"] = row(y.mode().values)
+    rows["most frequent"] = row(torch.tensor(y).mode().values)
     return rows
 
 

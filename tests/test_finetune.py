@@ -424,6 +424,16 @@ def test_stopped_after_every_step_it_ends_like_one_that_was_not(own, tmp_path):
     assert sum(seconds) == pytest.approx(resumed["seconds"], abs=0.1)
 
 
+def test_a_kill_between_checkpoint_and_file_loses_nothing(own, tmp_path, whole):
+    """The checkpoint says that the method is done, and its file is not there yet."""
+    folder = tmp_path / "run"
+    finetune.train(finetune.Config(**own, out_dir=str(folder), stop_after=4))
+    (folder / "last.pt").unlink()
+    finetune.train(finetune.Config(out_dir=str(folder), resume=True))
+    a, b = [read(path / "last.pt")["model"] for path in (folder, whole)]
+    assert same_tensors(a, b)
+
+
 def test_with_more_steps_the_methods_that_are_done_stay_as_they_are(run, whole):
     finetune.train(finetune.Config(out_dir=str(run), resume=True, steps=12))
     assert [row["method"] for row in read_log(run)][-4:] == ["scratch"] * 4
