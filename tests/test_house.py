@@ -32,7 +32,7 @@ STILL_WIDER = """
     mini.data.text.corpus mini.data.text.grammar mini.data.text.lexicon mini.data.text.pairs
     mini.data.text.pieces mini.data.text.questions mini.data.text.reviews
     mini.data.text.tokenizers mini.data.text.tools mini.data.text.wordpiece
-    mini.finetune mini.mini mini.music
+    mini.mini mini.music
 """.split()
 
 

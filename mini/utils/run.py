@@ -73,6 +73,16 @@ def stand_in(content: bytes) -> str:
     return ""
 
 
+def write_checkpoint(path, checkpoint: dict):
+    """Write a dict of plain values and tensors, atomically, for load_checkpoint to read."""
+    try:
+        with atomic_open(path) as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:       # torch's own words for a full disk
+        message = f"could not write the checkpoint; is the disk full? ({error})"
+        raise OSError(None, message, str(path)) from None
+
+
 def load_checkpoint(path, model: str) -> dict:
     """Read a checkpoint of the named model onto the CPU. Raises UserError if it is missing or
     broken."""
@@ -108,7 +118,8 @@ class Checkpoint(dict):
 # The types of a checkpoint's parts; no script has all of them
 PARTS = {"config": dict, "step": int, "seconds": float, "model": dict, "optimizers": list,
          "rng": dict, "tokenizer": dict, "shape": tuple, "words": list, "names": (list, tuple),
-         "examples": list, "sizes": dict, "base": dict}
+         "examples": list, "sizes": dict, "base": dict, "method": str, "first": int,
+         "seconds_before": float}
 PARTS_OF_TOKENIZER = {"kind": str, "characters": str, "vocab": dict, "merges": list,
                       "tokens": list, "lower": bool}
 
@@ -431,7 +442,8 @@ class Run:
             print(clear_line + text, flush=True)
 
     def log(self, step: int, **values):
-        """A row of log.csv and a line of progress; values of None are left out."""
+        """A row of log.csv and a line of progress, of numbers and names; values of None are left
+        out."""
         if self.rank > 0:
             return
         with naming(self.file.name):
@@ -440,7 +452,9 @@ class Run:
         seconds_per_step = self.seconds / max(step, 1)
         text = f"step {step}/{self.cfg.steps}"
         for key, value in values.items():
-            if value is not None:
+            if isinstance(value, str):
+                text += f"  {key} {value}"
+            elif value is not None:
                 text += f"  {key} {value:.4g}"
         text += f"  {1000 * seconds_per_step:.0f} ms/step"
         text += f"  {seconds_per_step * (self.cfg.steps - step):.0f} s left"
@@ -479,12 +493,7 @@ class Run:
             "rng": rng,
             **more,
         }
-        try:
-            with atomic_open(self.folder / "checkpoint.pt") as file:
-                torch.save(checkpoint, file)
-        except RuntimeError as error:       # torch's own words for a full disk
-            message = f"could not write the checkpoint; is the disk full? ({error})"
-            raise OSError(None, message, str(self.folder / "checkpoint.pt")) from None
+        write_checkpoint(self.folder / "checkpoint.pt", checkpoint)
         self.all_saved = step == self.cfg.steps
 
     def leave(self, step: int) -> dict:
