@@ -1,16 +1,21 @@
-"""BERT: a Transformer encoder that learns to understand text by filling in words that are hidden
-from it.
+"""BERT: a Transformer encoder that learns to understand text by filling in words hidden from it.
 
-There is no causal mask: every position sees the whole text, to its left and to its right. Some
-words are chosen, most of these are hidden, and the model predicts them; this needs no labels. The
-loss of this *pre-training*, over the set M of the chosen positions:
+There is no causal mask: every position sees the whole text, to its left and to its right. A text is
+read as tokens, words or pieces of words, with three special ones:
 
-    L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x with M hidden)      in nats
+    [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text; [PAD] fills up a row
+    [CLS] Where does Ivo live ? [SEP] Ivo moved to Turin . [SEP]      two texts
 
-A model that knows nothing gives each of V tokens the probability 1/V. Its loss is ln V. Then the
-model is *fine-tuned* for tasks with few labels: a small head is put on top of it, and everything is
-trained for a short time. There are three tasks: is a film review good or bad? Which words of a
-sentence are names, and of what? Which words of a passage answer a question?
+In *pre-training* some words are chosen, most of these are hidden, and the model predicts them. This
+needs no labels. M is the set of the chosen positions, and x̃ the text as it is shown. The loss:
+
+    L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x̃)      in nats
+
+A model that knows nothing gives each of V tokens the probability 1/V. Its loss is ln V.
+
+Then the model is *fine-tuned* for a task with few labels: a small head is put on top of it, and all
+of it is trained for a short time. There are three tasks: is a film review good or bad? Which words
+of a sentence are names, and of what? Which words of a passage answer a question?
 
 Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens.
 
@@ -18,21 +23,20 @@ Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformer
 Understanding", https://arxiv.org/abs/1810.04805. Our departures:
 - Whole words are hidden, not pieces of them (as in the authors' own second release), and in the
   second of two texts more of them, so that the model learns to look them up in the first.
-- There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). Without it
-  [CLS] learns nothing, so the head for reviews reads the mean of the words' vectors.
-- The vectors of the tokens begin with what counting finds out about them (see
-  `cooccurrence_vectors`).
-- At first the model reads only pairs of reports, in which it can look up what is hidden (see
-  `train`).
+- There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
+  is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
+- The vectors of tokens and positions do not begin at random (`cooccurrence_vectors`, `sinusoids`).
+  At first the model reads pairs of reports alone, which tell the same facts in other words: what is
+  hidden in one can be looked up in the other.
 - While it is fine-tuned, the model sees some words hidden, too, so that it does not learn its few
   texts by heart.
-- The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py; and without
-dropout,
-  since no text is seen often enough to be learnt by heart.
+- The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py. There is no dropout
+  in pre-training. The learning rates stay at their peak for a while, then fall in a line to 0.
 
     python -m mini.bert                                             pre-training, then three tasks
-    python -m mini.bert sample --text="The cast was not [MASK]."    or --task=sentiment, entities, …
-    python -m mini.bert evaluate                                    fewer, and more labelled texts
+    python -m mini.bert sample --text="The cast was not [MASK]."
+    python -m mini.bert sample --task=sentiment --text="Not once was I bored."
+    python -m mini.bert evaluate                                    with fewer labels, and with more
     python -m mini.bert --data=my_novel.txt                         your own text without labels
     python -m mini.bert --reviews=mine.tsv                          your own: text, tab, label
     python -m mini.bert --init_from=bert/model.safetensors --preset=published
@@ -49,8 +53,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# texts and tasks, the tokenizer, published weights, the command line, devices, the optimiser Muon,
-# the folder of a run: this file can be followed without reading them
+# texts as tokens (tasks.encode), the tasks, the tokenizer, published weights, the command line,
+# devices, the optimiser Muon, the folder of a run: this file can be followed without reading them
 from mini.data.safetensors import folder_of
 from mini.data.text import passages, tasks
 from mini.data.text.wordpiece import WordPieceTokenizer
@@ -88,7 +92,10 @@ def padding_mask(idx, pad: int):
 
 
 class SelfAttention(nn.Module):
-    """Attention in n_head heads. Every position looks at all positions that are not [PAD]."""
+    """Attention in n_head heads. Every position looks at all positions that are not [PAD].
+
+    cfg is the Config below; n_embd is C. c_attn, c_proj and c_fc are named as in train_gpt.py.
+    """
 
     def __init__(self, cfg):
         super().__init__()
@@ -151,6 +158,18 @@ class Block(nn.Module):
         return x
 
 
+def sinusoids(n: int, C: int):
+    """The positions 0 … n − 1 as vectors (n, C): waves of different lengths (Vaswani et al., §3.5).
+
+    The vectors of positions are learnt. If they begin at random, each pair of positions has to be
+    learnt by itself. With waves, the product of two of them says how far apart they are.
+    """
+    position = torch.arange(n)[:, None]                                 # (n, 1)
+    frequency = 10000 ** (-torch.arange(0, C, 2) / C)                   # (C/2,), rounded up
+    angle = position * frequency                                        # (n, C/2)
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :C]
+
+
 class BERT(nn.Module):
     """The whole network. read_bert() in mini/data/weights.py says which published weight is
     which."""
@@ -173,15 +192,21 @@ class BERT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Embeddings are drawn from N(0, 0.02²), biases are 0. The paper's 0.02 for all matrices is
-        for C = 768; ours are narrower, and drawn so that a vector keeps its size."""
-        for name, p in self.named_parameters():
-            if name.startswith("h.") and p.ndim == 2:
-                nn.init.normal_(p, std=p.size(1)**-0.5)
-            elif p.ndim == 2:
+        """Embeddings are drawn from N(0, 0.02²), biases are 0. The matrices of the blocks are drawn
+        so that x W is about as large as x, for any width; 0.02, as in the paper, does this for the
+        paper's C = 768 only. The positions begin as waves."""
+        for p in self.parameters():
+            if p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
-            elif name.endswith("bias"):
-                nn.init.zeros_(p)
+        for block in self.h:
+            for name, p in block.named_parameters():
+                if p.ndim == 2:
+                    nn.init.normal_(p, std=p.size(1)**-0.5)
+                elif name.endswith("bias"):
+                    nn.init.zeros_(p)
+        nn.init.zeros_(self.transform.bias)
+        with torch.no_grad():
+            self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
     def forward(self, idx, token_type_ids, mask):
         """Vectors (B, T, C) of tokens idx (B, T).
@@ -206,60 +231,13 @@ class BERT(nn.Module):
         return self.wte.weight.device
 
 
-# ---- pre-training: where the token vectors begin
-
-@torch.no_grad()
-def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5, noise: float = 0.1):
-    """A vector for each token, (V, C): tokens that stand near the same tokens have similar vectors.
-
-    With few texts, a rare word is seen too seldom for gradient descent to find out what it means.
-    Counting finds out more. Positive pointwise mutual information says how much more often two
-    tokens stand near each other than by chance,
-
-        PPMI(a, b) = max(0, log p(a, b) / (p(a) p(b)))
-
-    and its singular value decomposition U S Vᵀ, of which the C largest values are kept, gives the
-    vectors U √S (Levy, Goldberg & Dagan 2015, "Improving distributional similarity with lessons
-    learned from word embeddings"; theirs are the power 0.75 of p(b), and the weight 1/d of two
-    tokens at distance d ≤ window). To begin pre-training with them is our idea, not the paper's.
-
-    As much noise is added (0.1 is the standard deviation of either). Without it, tokens that stand
-    in the same places would be all alike, and so would those that do not occur in the rows.
-    """
-    V = tokenizer.vocab_size
-    is_word = ~tokenizer.is_special.to(rows.device)[rows]               # (N, T)
-    pairs = []
-    weights = []
-    for d in range(1, window + 1):
-        a = rows[:, :-d]
-        b = rows[:, d:]
-        both = is_word[:, :-d] & is_word[:, d:]
-        a, b = a[both], b[both]
-        pairs += [a * V + b, b * V + a]                         # near is near in both orders
-        weights.append(torch.full((2 * len(a),), 1 / d, device=rows.device))
-
-    # count: how often each pair that occurs does, and how often each token does
-    pairs, place = torch.unique(torch.cat(pairs), return_inverse=True)
-    n_ab = torch.bincount(place, torch.cat(weights))                    # (number of pairs,)
-    a, b = pairs // V, pairs % V
-    n_a = torch.bincount(a, n_ab, minlength=V)                          # (V,)
-    p_b = n_a**0.75 / (n_a**0.75).sum()
-    ppmi = (n_ab / (n_a[a] * p_b[b])).log().clamp(min=0)        # p(a, b) / p(a) is n_ab / n_a
-
-    places = torch.stack([a, b])
-    table = torch.sparse_coo_tensor(places, ppmi.float(), (V, V), check_invariants=True)
-    U, S, _ = torch.svd_lowrank(table, q=min(C, V), niter=4)
-    vectors = F.pad(U * S.sqrt(), (0, C - U.size(1)))
-    vectors = vectors - vectors.mean(dim=0)
-    return 0.1 * vectors / vectors.std() + noise * torch.randn(V, C, device=rows.device)
-
-
 # ---- pre-training: what is hidden, and what is predicted
 
 def get_batch(rows, batch_size: int, pad: int, generator):
-    """B rows (B, S) of about the same length, so that there is little [PAD].
+    """B of the rows (N, T), of about the same length, so that there is little [PAD].
 
-    8 B of the rows (N, T) are drawn and sorted by length, and one eighth of them is taken.
+    8 B rows are drawn and sorted by length, and one eighth of them is taken at random. They are cut
+    to the longest of them.
     """
     i = torch.randint(len(rows), (8 * batch_size,), generator=generator)
     eighth = torch.randint(8, (1,), generator=generator).item()
@@ -269,36 +247,54 @@ def get_batch(rows, batch_size: int, pad: int, generator):
     return drawn[chosen, :length[chosen].max()]
 
 
+def join_rows(parts: list, pad: int):
+    """Rows (N₁, T₁), (N₂, T₂), … as one tensor (N₁ + N₂ + …, T), filled up with [PAD]."""
+    longest = max(rows.size(1) for rows in parts)
+    return torch.cat([F.pad(rows, (0, longest - rows.size(1)), value=pad) for rows in parts])
+
+
+def random_by_word(idx, tokenizer, generator):
+    """Random numbers (B, T) from 0 to 1 for tokens idx (B, T); all pieces of a word have the same.
+    """
+    begins_word = tokenizer.begins_word.to(idx.device)[idx]             # False at pieces like ##ing
+    word = begins_word.long().cumsum(dim=1)                             # 1, 2, 3, 3, 4, … up to T
+    B, T = idx.shape
+    by_number = torch.rand(B, T + 1, generator=generator).to(idx.device)
+    return by_number.gather(1, word)                                    # by_number[b, word[b, t]]
+
+
 def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
-    A share of the words is chosen, in a second text share_second, but never [PAD] or another
-    special token. Of the chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay,
-    so that the model cannot rely on any word that it sees (§3.1, "Masked LM").
+    A share of the words is chosen, in a second text share_second, but never a special token. Of the
+    chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay, so that the model
+    cannot rely on any word that it sees (§3.1, "Masked LM").
     """
-    B, T = idx.shape
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
-    begins_word = tokenizer.begins_word.to(idx.device)[idx]             # not a piece like ##ing
-
-    # number the words of each row, so that all pieces of a word get the same random number
-    word = begins_word.long().cumsum(dim=1)                             # 1, 2, 3, 3, 4, …
-
-    def random_by_word():
-        return torch.rand(B, T + 1, generator=generator).to(idx.device).gather(1, word)
-
     shares = torch.where(token_type_ids == 1, share_second, share)
-    chosen = (random_by_word() < shares) & ~is_special
-    way = random_by_word()
-    random_tokens = torch.randint(tokenizer.vocab_size, (B, T), generator=generator).to(idx.device)
+    chosen = (random_by_word(idx, tokenizer, generator) < shares) & ~is_special
 
+    way = random_by_word(idx, tokenizer, generator)
+    random_tokens = torch.randint(tokenizer.vocab_size, idx.shape, generator=generator)
     shown = idx
     shown = torch.where(chosen & (way < 0.8), tokenizer.mask, shown)
-    shown = torch.where(chosen & (way >= 0.8) & (way < 0.9), random_tokens, shown)
+    shown = torch.where(chosen & (way >= 0.8) & (way < 0.9), random_tokens.to(idx.device), shown)
     return shown, chosen
 
 
+def hide_words(idx, tokenizer, share: float, generator):
+    """Tokens idx (B, T) with a share of the words replaced by [MASK], but no special token. So are
+    texts shown in fine-tuning."""
+    is_special = tokenizer.is_special.to(idx.device)[idx]
+    hidden = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
+    return idx.masked_fill(hidden, tokenizer.mask)
+
+
 def mlm_loss(model, idx, token_type_ids, shown, chosen, pad: int):
-    """−log p(xₜ) in nats, the mean over the chosen positions; 0 if there are none."""
+    """−log p(xₜ) in nats, the mean over the chosen positions; 0 if there are none.
+
+    (The mask is made from idx, not from shown, in which a random token may be [PAD].)
+    """
     x = model(shown, token_type_ids, padding_mask(idx, pad))            # (B, T, C)
     logits = model.mlm_logits(x[chosen])                                # (|M|, C) -> (|M|, V)
     total = F.cross_entropy(logits.float(), idx[chosen], reduction="sum")
@@ -334,10 +330,108 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
     return lines
 
 
+# ---- pre-training: where the vectors of the tokens begin
+
+@torch.no_grad()
+def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5, noise: float = 0.1):
+    """A vector for each token, (V, C): tokens that stand near the same tokens have similar vectors.
+
+    With few texts, a rare word is seen too seldom for gradient descent to find out what it means.
+    Counting finds out more. How much more often do two tokens stand near each other than by chance?
+    That is their positive pointwise mutual information,
+
+        PPMI(a, b) = max(0, log p(a, b) / (p(a) p(b)))
+
+    A table of V × V such numbers says in which company each token stands. Its singular value
+    decomposition U S Vᵀ, of which the C largest values are kept, makes it short: row a of U √S is
+    the vector of token a. (Levy & Goldberg 2014, "Neural word embedding as implicit matrix
+    factorization". As Levy, Goldberg & Dagan 2015 advise, two tokens at distance d count as 1/d,
+    and p(b) to the power 0.75 keeps rare tokens from looking too special.)
+
+    To begin with these vectors is our idea, not the paper's. Their standard deviation is made 0.1,
+    large enough not to be overwritten at once. Noise tells tokens apart that stand in the same
+    company, or do not occur in the rows.
+    """
+    V = tokenizer.vocab_size
+    is_word = ~tokenizer.is_special.to(rows.device)[rows]               # (N, T)
+
+    # all pairs of neighbours, each as one number: the pair (a, b) is a · V + b
+    pairs = []
+    weights = []
+    for d in range(1, window + 1):
+        both = is_word[:, :-d] & is_word[:, d:]
+        left = rows[:, :-d][both]
+        right = rows[:, d:][both]
+        pairs += [left * V + right, right * V + left]           # near is near in both orders
+        weights.append(torch.full((2 * len(left),), 1 / d, device=rows.device))
+
+    # how often does each pair occur, and how often each token?
+    pairs, place = torch.unique(torch.cat(pairs), return_inverse=True)
+    n_ab = torch.bincount(place, torch.cat(weights))                    # (number of pairs,)
+    a = pairs // V
+    b = pairs % V
+    n_a = torch.bincount(a, n_ab, minlength=V)                          # (V,)
+    p_b = n_a**0.75 / (n_a**0.75).sum()
+    ppmi = (n_ab / (n_a[a] * p_b[b])).log().clamp(min=0)        # p(a, b) / p(a) is n_ab / n_a
+
+    places = torch.stack([a, b])
+    table = torch.sparse_coo_tensor(places, ppmi.float(), (V, V), check_invariants=True)
+    U, S, _ = torch.svd_lowrank(table, q=min(C, V), niter=4)
+    vectors = F.pad(U * S.sqrt(), (0, C - U.size(1)))                   # (V, C)
+    vectors = vectors - vectors.mean(dim=0)                             # what all have in common
+    return 0.1 * vectors / vectors.std() + noise * torch.randn(V, C, device=rows.device)
+
+
+# ---- optimisers and learning rates
+
+def make_optimizers(model, cfg) -> list:
+    """Muon for the weight matrices of the blocks, AdamW for all the rest.
+
+    Muon makes all directions of a step equally long, and learns in fewer steps; see
+    mini/utils/optim.py.
+    """
+    qkv = []
+    matrices = []
+    for block in model.h:
+        for name, p in block.named_parameters():
+            if name.endswith("c_attn.weight"):
+                qkv.append(p)
+            elif p.ndim >= 2:
+                matrices.append(p)
+    of_muon = set(qkv + matrices)
+    rest = [p for p in model.parameters() if p not in of_muon]
+
+    groups = [{"params": matrices},
+              {"params": qkv, "n_matrices": 3}]         # q, k and v in one: Muon takes them apart
+    muon = Muon(groups, cfg.muon_lr, momentum=0.9)
+    adamw = torch.optim.AdamW(rest, cfg.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    return [muon, adamw]
+
+
+def lr_factor(step: int, steps: int, warmup: int, stable_frac: float = 0.4) -> float:
+    """The learning rate at a step as a fraction of its peak."""
+    if step < warmup:                                           # it rises
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)         # 0 -> 1
+    if progress < stable_frac:                                  # it stays
+        return 1.0
+    return 1 - (progress - stable_frac) / (1 - stable_frac)     # it falls to 0
+
+
+def set_learning_rate(optimizers: list, factor: float):
+    """Set every learning rate to this fraction of its peak, which is the one it was made with."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * optimizer.defaults["lr"]
+
+
 # ==== part two: fine-tuning
 
 # ---- three heads, each one linear layer on the vectors x (B, T, C) of the tokens
-# words (B, T): n for the first piece of word number n, counted from 1; 0 for all other tokens
+
+# They are told where words begin: words (B, T) is n at the first piece of word number n, counted
+# from 1, and 0 at all other tokens. If there are two texts, it counts those of the second alone:
+# of the passage, not of the question.
 
 class SentimentHead(nn.Module):
     """A class for the whole text, from the mean of its words' vectors (those of their first
@@ -395,8 +489,8 @@ class AnswerHead(nn.Module):
         self.linear = nn.Linear(C, n_out)
 
     def forward(self, x, words):
-        """Logits (B, T, 2): is the answer's first word here, and is its last? −∞ where none
-        begins."""
+        """Logits (B, T, 2): is the answer's first word here, and is its last? −∞ where no word of
+        the passage begins."""
         logits = self.linear(x)
         return logits.masked_fill((words == 0)[:, :, None], -math.inf)
 
@@ -405,19 +499,21 @@ class AnswerHead(nn.Module):
         return F.cross_entropy(logits, y)       # logits (B, T, 2): for each of the two, one of T
 
     def predict(self, logits, words) -> list:
-        """For each text the (start, end) of the answer in words, for which the logits of its first
-        and its last word have the largest sum."""
-        B, T, _ = logits.shape
-        first = logits[:, :, 0]
+        """For each text the answer as (start, end): the words start, …, end − 1 of the passage. Of
+        all spans that are not too long, it is the one whose two logits have the largest sum."""
+        T = logits.size(1)
+        first = logits[:, :, 0]                                         # (B, T)
         last = logits[:, :, 1]
         total = first[:, :, None] + last[:, None, :]                    # (B, T, T)
-        allowed = torch.ones(T, T, dtype=torch.bool, device=logits.device)
-        allowed = allowed.triu().tril(self.longest - 1)         # first ≤ last < first + longest
+        n_words = words[:, None, :] - words[:, :, None] + 1             # (B, T, T)
+        allowed = (n_words >= 1) & (n_words <= self.longest)
         total = total.masked_fill(~allowed, -math.inf)
         best = total.flatten(1).argmax(dim=1).tolist()                  # (B, T·T) -> (B,)
         spans = []
-        for i, numbers in zip(best, words.tolist()):
-            spans.append((numbers[i // T] - 1, numbers[i % T]))
+        for place, numbers in zip(best, words.tolist()):
+            first_word = numbers[place // T]                            # counted from 1
+            last_word = numbers[place % T]
+            spans.append((first_word - 1, last_word))
         return spans
 
 
@@ -427,13 +523,10 @@ HEADS = {"sentiment": SentimentHead, "entities": EntityHead, "answer": AnswerHea
 class FineTuned(nn.Module):
     """A BERT with the head of a task on top."""
 
-    def __init__(self, bert, task: str, n_out: int, dropout: float = 0.0):
+    def __init__(self, bert, task: str, n_out: int):
         super().__init__()
         self.bert = bert
         self.head = HEADS[task](bert.cfg.n_embd, n_out)
-        for module in bert.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = dropout
 
     def forward(self, tokens, pad: int):
         """The head's logits for Tokens (see mini/data/text/tasks.py)."""
@@ -441,12 +534,77 @@ class FineTuned(nn.Module):
         return self.head(x, tokens.words).float()
 
 
+# ---- fine-tuning
+
+TUNE_STEPS = 300            # optimiser steps of a task, if --tune_steps is 0
+TUNE_PASSES = 4             # or so many passes over its labelled texts, if these are more steps
+
+
+def tune_steps(cfg, n_texts: int) -> int:
+    """The number of optimiser steps for a task with so many labelled texts: --tune_steps, or if
+    that is 0, as the two constants say. But a short trial of pre-training is not followed by more
+    steps than it had itself. (With --steps=0, for published weights, it took place elsewhere.)"""
+    if cfg.tune_steps > 0:
+        return cfg.tune_steps
+    steps = max(TUNE_STEPS, TUNE_PASSES * n_texts // cfg.tune_batch)
+    return min(steps, cfg.steps) if cfg.steps > 0 else steps
+
+
+def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
+    """A copy of the BERT with the head of a task, both trained on the task's labelled texts."""
+    torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
+    model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = cfg.tune_dropout
+    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=cfg.tune_decay)
+    tokens = task.learn.to(bert.device)
+    y = task.y.to(bert.device)
+    length = (tokens.idx != tokenizer.pad).sum(dim=1)
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    steps = tune_steps(cfg, len(y))
+
+    progress = metrics.Progress(f"{task.name}: step", steps)
+    for step in range(steps):
+        # learning rate
+        set_learning_rate([optimizer], lr_factor(step, steps, warmup=steps // 10))
+        # batch
+        i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(bert.device)
+        longest = length[i].max()
+        x_i = tokens[i].cut(longest)                            # a copy of these texts
+        x_i.idx = hide_words(x_i.idx, tokenizer, cfg.tune_mask, data_rng)
+        y_i = y[i, :longest] if task.name == "entities" else y[i]       # a tag for each token
+        # loss, backward, step
+        with autocast(bert.device, cfg.matmul):
+            logits = model(x_i, tokenizer.pad)
+        loss = model.head.loss(logits, y_i)
+        require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr")
+        loss.backward()
+        if cfg.grad_clip > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        progress.add()
+    return model
+
+
+@torch.no_grad()
+def predict(model, tokens, pad: int, at_once: int = 128) -> list:
+    """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
+    (start, end)."""
+    model.eval()
+    found = []
+    for start in range(0, len(tokens), at_once):
+        part = tokens[start:start + at_once]
+        part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
+        found += model.head.predict(model(part, pad), part.words)
+    return found
+
+
 # ==== part three: settings, and the run
 
 TASKS = ("sentiment", "entities", "answer")
-TUNE_STEPS = 300            # optimiser steps of each task, if --tune_steps is 0
-TUNE_PASSES = 4             # but at least so many passes over the labelled texts
-N_HELD_OUT = 300            # rows of the pre-training's texts that are held out
+N_HELD_OUT = 100            # rows of each kind of text that are held out from pre-training
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
 
@@ -469,9 +627,9 @@ class Config(RunConfig):
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
     # optimisation
-    steps: int = 4500              # optimiser steps of pre-training
+    steps: int = 5500              # optimiser steps of pre-training
     batch_size: int = 32           # texts in a step
-    reports_first: float = 0.35    # share of the steps in which it reads pairs of reports alone
+    reports_first: float = 0.4     # share of the steps in which it reads pairs of reports alone
     muon_lr: float = 0.005         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
@@ -501,17 +659,19 @@ class Config(RunConfig):
     text: str = ""                 # a text; for fill, with [MASK] where a word is to be filled in
     question: str = ""             # for answer: a question whose answer is in the text
 
-    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
+    # Fields that a resumed run must keep as they were: the shapes of the saved weights depend on
+    # them, or which texts they have learnt from.
     fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
              "n_embd", "d_ff")
 
 
-# The settings of other runs. gpu: the paper's sizes. published: weights that were pre-trained by
-# the paper's authors need no steps of ours, and are tuned with rates from the paper's range (§A.3).
+# The settings of other runs. gpu: layers, heads and widths of the paper's smaller model (not tried
+# by us). published: weights that the paper's authors have pre-trained need no steps of ours, and
+# are tuned with a rate from the paper's range (§A.3).
 PRESETS = {
     "gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
-                steps=20000, batch_size=128, lr=2e-4, dropout=0.1),
-    "published": dict(steps=0, block_size=512, tune_lr=5e-5, tune_batch=16),
+                steps=20000, batch_size=128, lr=2e-4, dropout=0.1, scratch_lr=1e-4),
+    "published": dict(steps=0, block_size=512, tune_lr=5e-5, scratch_lr=5e-5, tune_batch=16),
 }
 
 
@@ -529,116 +689,10 @@ def check(cfg):
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
 
 
-# ---- optimisers and learning rates
-
-def make_optimizers(model, cfg) -> list:
-    """Muon for the weight matrices of the blocks, AdamW for all the rest."""
-    qkv = []
-    matrices = []
-    rest = []
-    for name, p in model.named_parameters():
-        if name.endswith("attn.c_attn.weight"):
-            qkv.append(p)
-        elif name.startswith("h.") and p.ndim >= 2:
-            matrices.append(p)
-        else:
-            rest.append(p)
-
-    groups = [{"params": matrices},
-              {"params": qkv, "n_matrices": 3}]         # q, k and v in one: Muon takes them apart
-    muon = Muon(groups, cfg.muon_lr, momentum=0.9)
-    adamw = torch.optim.AdamW(rest, cfg.lr, betas=(0.9, 0.98), weight_decay=0.0)
-    return [muon, adamw]
-
-
-def lr_factor(step: int, steps: int, warmup: int, stable_frac: float = 0.4) -> float:
-    """The learning rate at a step as a fraction of its peak."""
-    if step < warmup:                                           # it rises
-        return (step + 1) / (warmup + 1)
-    progress = (step - warmup) / max(1, steps - warmup)         # 0 -> 1
-    if progress < stable_frac:                                  # it stays
-        return 1.0
-    return 1 - (progress - stable_frac) / (1 - stable_frac)     # it falls to 0
-
-
-def set_learning_rate(optimizers: list, factor: float):
-    """Set every learning rate to this fraction of its peak, which is the one it was made with."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = factor * optimizer.defaults["lr"]
-
-
-# ---- fine-tuning
-
-def tune_steps(cfg, n_texts: int) -> int:
-    """The number of optimiser steps for a task with so many labelled texts: --tune_steps; or if
-    that is 0, TUNE_STEPS or TUNE_PASSES over the texts, but no more than pre-training has.
-    (Published weights, used with --steps=0, had their pre-training elsewhere.)"""
-    if cfg.tune_steps > 0:
-        return cfg.tune_steps
-    steps = max(TUNE_STEPS, TUNE_PASSES * n_texts // cfg.tune_batch)
-    return min(steps, cfg.steps) if cfg.steps > 0 else steps
-
-
-def hide_tokens(idx, tokenizer, share: float, generator):
-    """The tokens idx (B, T) with a share of them replaced by [MASK], but no special token."""
-    is_special = tokenizer.is_special.to(idx.device)[idx]
-    chance = torch.rand(idx.shape, generator=generator).to(idx.device)
-    return idx.masked_fill((chance < share) & ~is_special, tokenizer.mask)
-
-
-def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
-    """A copy of the BERT with the head of a task, both trained on the task's labelled texts."""
-    torch.manual_seed(cfg.seed)
-    model = FineTuned(copy.deepcopy(bert), task.name, len(task.names), cfg.tune_dropout)
-    model = model.to(bert.device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=cfg.tune_decay)
-    tokens = task.learn.to(bert.device)
-    y = task.y.to(bert.device)
-    length = (tokens.idx != tokenizer.pad).sum(dim=1)
-    data_rng = torch.Generator().manual_seed(cfg.seed)
-    steps = tune_steps(cfg, len(y))
-
-    progress = metrics.Progress(f"{task.name}: step", steps)
-    for step in range(steps):
-        # learning rate
-        set_learning_rate([optimizer], lr_factor(step, steps, warmup=steps // 10))
-        # batch
-        i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(bert.device)
-        longest = length[i].max()
-        x_i = tokens[i].cut(longest)
-        y_i = y[i, :longest] if task.name == "entities" else y[i]       # a tag for each token
-        x_i.idx = hide_tokens(x_i.idx, tokenizer, cfg.tune_mask, data_rng)
-        # loss, backward, step
-        with autocast(bert.device, cfg.matmul):
-            logits = model(x_i, tokenizer.pad)
-        loss = model.head.loss(logits, y_i)
-        require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr")
-        loss.backward()
-        if cfg.grad_clip > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        progress.add()
-    return model
-
-
-@torch.no_grad()
-def predict(model, tokens, pad: int, at_once: int = 128) -> list:
-    """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
-    (start, end)."""
-    model.eval()
-    found = []
-    for start in range(0, len(tokens), at_once):
-        part = tokens[start:start + at_once]
-        part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
-        found += model.head.predict(model(part, pad), part.words)
-    return found
-
-
 def compare(bert, task, cfg, tokenizer):
-    """({"pre-trained", "from scratch", and each baseline: score on the task's held-out texts}, the
-    tuned model): the pre-trained BERT, and one that begins at random, tuned on the same texts."""
+    """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
+    held-out texts, a BERT that begins at random and learns from the same labels, and each of the
+    task's baselines, which need no network."""
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
     tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer)
@@ -651,7 +705,7 @@ def compare(bert, task, cfg, tokenizer):
 
 
 def load_tasks(cfg, tokenizer) -> list:
-    """The three tasks, with as many held-out texts as are scored (see metrics.n_to_score)."""
+    """The three tasks. A short run is scored on fewer held-out texts (see metrics.n_to_score)."""
     all_tasks = [tasks.make_task(name, cfg, tokenizer) for name in TASKS]
     longest = max(len(task.truth) for task in all_tasks)
     n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
@@ -685,18 +739,23 @@ def train(cfg: Config) -> dict:
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
-    # the texts as rows of tokens, of which some are held out, with always the same words hidden
-    def rows_of(texts):
-        return tasks.pretraining_rows(texts, tokenizer, cfg.block_size).to(device)
+    # held out from each kind of text: some rows, in which always the same words are hidden
+    def rows_of(some_texts):
+        rows = tasks.pretraining_rows(some_texts, tokenizer, cfg.block_size)   # in random order
+        n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
+        return rows[:n_held_out].to(device), rows[n_held_out:].to(device)
 
-    own_rows = rows_of(texts)
-    report_rows = rows_of(reports)
-    rows = rows_of(texts + made_up + reports[:len(reports) // 3])
-    n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
-    held_out, rows = rows.tensor_split([n_held_out])
+    held_out_own, own_rows = rows_of(texts)
+    held_out_made_up, made_up_rows = rows_of(made_up)
+    held_out_reports, report_rows = rows_of(reports)
+    held_out = join_rows([held_out_own, held_out_made_up, held_out_reports], tokenizer.pad)
     held_out_types = tasks.token_types(held_out, tokenizer.sep)
     held_out_hidden = mask_tokens(held_out, held_out_types, tokenizer, cfg.mask_share,
                                   cfg.mask_share_second, torch.Generator().manual_seed(0))
+
+    # half of the reports are enough beside other texts; all are read before
+    some_reports = report_rows[:len(report_rows) // 2]
+    all_rows = join_rows([own_rows, made_up_rows, some_reports], tokenizer.pad)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
     if cfg.cooccurrence and not checkpoint:
@@ -716,18 +775,19 @@ def train(cfg: Config) -> dict:
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
         V = tokenizer.vocab_size
-        n_tokens = (rows != tokenizer.pad).sum().item()
-        run.say(f"{n_tokens:,} tokens in {len(rows):,} rows; {len(held_out)} rows held out")
+        n_tokens = (all_rows != tokenizer.pad).sum().item()
+        run.say(f"{n_tokens:,} tokens in {len(all_rows):,} rows, before them {len(report_rows):,} "
+                f"rows of reports alone; {len(held_out)} rows held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
-            # batch: at first of reports alone. To look a name up elsewhere in the text is learnt
-            # late and all at once, and sooner if nothing else is learnt beside it
-            is_early = step < cfg.reports_first * cfg.steps
-            idx = get_batch(report_rows if is_early else rows, cfg.batch_size, tokenizer.pad,
-                            data_rng)
+            # batch: at first of reports alone, since there it learns soonest to look a hidden name
+            # up in another place
+            reports_alone = step < cfg.reports_first * cfg.steps
+            rows = report_rows if reports_alone else all_rows
+            idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
             shown, chosen = mask_tokens(idx, token_type_ids, tokenizer, cfg.mask_share,
                                         cfg.mask_share_second, data_rng)
@@ -764,7 +824,8 @@ def train(cfg: Config) -> dict:
         # what it fills in, and the loss beside that of a model that knows nothing
         filled = "\n".join(f"{text}\n    {fill_in(model, tokenizer, text)[0]}" for text in EXAMPLES)
         run.write_sample(cfg.steps, ".txt", filled.encode())
-        val_loss = val_loss_now()
+        if run.first >= cfg.steps:                              # resumed, but no step was left
+            val_loss = val_loss_now()
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; "
                 f"knowing nothing {math.log(V):.4f}")
 

@@ -245,11 +245,11 @@ def test_the_loss_is_on_the_chosen_tokens_alone():
     assert bert.mlm_loss(model, idx, types, shown, none, tokenizer.pad).item() == 0     # not NaN
 
 
-def test_hidden_while_tuning_are_ordinary_tokens_alone():
+def test_hidden_while_tuning_are_ordinary_words_alone():
     tokenizer = small_tokenizer()
     rng = torch.Generator().manual_seed(0)
     idx = torch.randint(0, tokenizer.vocab_size, (500, 40), generator=rng)
-    shown = bert.hide_tokens(idx, tokenizer, 0.3, rng)
+    shown = bert.hide_words(idx, tokenizer, 0.3, rng)
     ordinary = idx >= len(SPECIAL)
     assert torch.equal(shown[~ordinary], idx[~ordinary])
     assert ((shown == tokenizer.mask) | (shown == idx)).all()
@@ -366,7 +366,7 @@ def test_the_best_span_by_exhaustive_search():
     head.longest = 4
     logits = torch.randn(20, 12, 2, generator=torch.Generator().manual_seed(0))
     logits[:, :3] = -math.inf
-    words = torch.arange(12).clamp(min=2).sub(2).expand(20, 12)        # 0, 0, 0, 1, 2, …
+    words = torch.arange(12).clamp(min=2).sub(2).expand(20, 12)        # 0, 0, 0, 1, 2, …, 9
     for row, (start, end) in zip(logits, head.predict(logits, words)):
         spans = [(i, j) for i in range(3, 12) for j in range(i, min(i + 4, 12))]
         best = max(spans, key=lambda span: (row[span[0], 0] + row[span[1], 1]).item())
