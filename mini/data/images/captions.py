@@ -98,7 +98,9 @@ def describe(labels, seed: int, swap_rng=None) -> tuple:
 
     for wording in rng.sample(range(FULL), FULL):
         said = say(value)
-        y = torch.tensor([values.index(said[name]) for name, values in ATTRIBUTES.items()])
+        y = labels
+        if swap_rng is not None:
+            y = torch.tensor([values.index(said[name]) for name, values in ATTRIBUTES.items()])
         captions.append(caption(y, wording))
     for _ in range(PARTIAL):
         names = rng.sample(list(ATTRIBUTES), rng.randint(1, len(ATTRIBUTES) - 1))
