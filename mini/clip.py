@@ -1,28 +1,34 @@
-"""CLIP: one network reads images, another reads text, and what belongs together gets similar vectors.
+"""CLIP: an image and a text that belong together get vectors that point in the same direction.
 
-Both networks are Transformers: one cuts an image into patches and reads them like words; the other reads the
-words of a caption. Each puts out a vector of length 1, u for an image and v for a caption. In a batch of B
-images and their captions, all B² similarities are computed. Each image has to find its caption among the B
-captions, and each caption its image:
+One Transformer reads images: it cuts an image into patches, and reads them like words. Another one
+reads texts. Each puts out a vector of length 1, u for an image and v for a text. There are no
+labels, only pairs of an image and its caption. In a batch of B pairs, all B² cosines u·v are
+computed. Each image has to find its caption among the B captions, and each caption its image. With
+s, a scale that is learnt, the loss is in nats
 
-    L = −½ [ 1/B Σᵢ log softmaxⱼ(s uᵢ·vⱼ)[i]  +  1/B Σⱼ log softmaxᵢ(s uᵢ·vⱼ)[j] ]
+    L = −1/2B · Σᵢ [ log softmaxⱼ(s uᵢ·vⱼ)[i]  +  log softmaxⱼ(s uⱼ·vᵢ)[i] ]
 
-The scale s is learnt; it is at most 100. The caption "someone with glasses" fits many faces. If a batch holds a
-caption twice, the second one is not a wrong answer, so both softmaxes leave it out. (Sharing the right answer
-evenly among equal captions would not change CLIP's loss: they have equal vectors, so the sum is the same.)
-After training, the networks can search images by text, and classify images by the names of the classes,
+A model that knows nothing gives each of B answers the probability 1/B. Its loss is ln B. After
+training, images can be searched by text; and they can be classified by texts that name the classes,
 although no classifier was trained (zero-shot).
 
-Papers: Radford et al. 2021, "Learning transferable visual models from natural language supervision";
-Dosovitskiy et al. 2021, "An image is worth 16×16 words". Departures: GELU instead of its approximation
-x·σ(1.702 x); whole words instead of pieces of words; equal captions are left out, as said above; the images
-are not cropped at random (§2.3).
+Shapes: B images of S × S pixels in a batch, P the side of a patch, T words in a text, C the width
+of both Transformers, nh heads of size hs = C / nh, D numbers in a vector u or v.
 
-    python -m mini.clip                                         faces and captions, made on the spot
-    python -m mini.clip sample --prompt="a face with red hair and glasses"      the nearest of 1,000 images
-    python -m mini.clip sample --image=me.png                   the nearest captions, and the attributes
-    python -m mini.clip evaluate                                by number of images, and of attributes named
-    python -m mini.clip --data=captions.tsv                     your own: an image's path, a tab, its caption
+Papers: Radford et al. 2021, "Learning transferable visual models from natural language
+supervision" (CLIP), https://arxiv.org/abs/2103.00020, whose sections are named below; Dosovitskiy
+et al. 2021, "An image is worth 16×16 words" (ViT), https://arxiv.org/abs/2010.11929; for a switch,
+Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words, and what to
+do about it" (NegCLIP), https://arxiv.org/abs/2210.01936. Our departures: if a batch holds the same
+caption twice, neither is a wrong answer for the image of the other (see same_caption); GELU, not
+its approximation x·σ(1.702 x); whole words, not pieces of words; images are not cropped at random
+(§2.3); sizes, batch and weight decay are our own, much smaller ones.
+
+    python -m mini.clip                                 faces and captions, made on the spot
+    python -m mini.clip sample --prompt="a face with red hair and glasses"      the nearest images
+    python -m mini.clip sample --image=me.png           the nearest captions, and the attributes
+    python -m mini.clip evaluate                        by number of images, of attributes named, …
+    python -m mini.clip --data=captions.tsv             your own: an image's path, a tab, a caption
 
 Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/captioner.py.
 """
@@ -34,429 +40,697 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini.data.images.captions import (FULL, Words, fits, load_captions, partial_caption,
-                                       read_prompts)
+# images with captions and their words, the command line, devices, scores, pictures, the folder of a
+# run: this file can be followed without reading them
+from mini.data.images.captions import (Words, encode_captions, fits, hard_negatives, load_captions,
+                                       partial_caption, read_prompts, split)
 from mini.data.images.faces import ATTRIBUTES, caption
-from mini.utils import metrics
-from mini.utils.config import RunConfig, command_line, require
+from mini.data.images.zero_shot_scores import zero_shot_report, zero_shot_scores
+from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import sheet, to_float, to_size
+from mini.utils.metrics import table
 from mini.utils.png import read_image, write_png
-from mini.utils.run import Run, check_shape, own_checkpoint, restore
+from mini.utils.run import Run, own_checkpoint, restore
 
-PAD, BOS, EOS = Words.PAD, Words.BOS, Words.EOS
+PAD = Words.PAD             # 0, fills up short captions, so that a batch is a rectangle
+BOS = Words.BOS             # 1, begins a caption
+EOS = Words.EOS             # 2, ends a caption
 
+# ---- attention
 
-@dataclass
-class Config(RunConfig):
-    # data
-    data: str = "faces"         # faces, or your .tsv file: on each line an image's path, a tab, its caption
-    size: int = 32              # height and width of the images in pixels
-    n_images: int = 20000       # number of faces to draw for training
-    # model
-    patch: int = 4              # height and width of a patch in pixels
-    n_layer: int = 2            # blocks of each of the two Transformers
-    n_head: int = 4             # attention heads in each block
-    n_embd: int = 128           # C, the width of both Transformers
-    n_joint: int = 64           # D, the length of the vector of an image or a caption
-    # optimisation
-    steps: int = 2000           # optimiser steps
-    batch_size: int = 128       # B, images in a step, each with one of its captions
-    lr: float = 1e-3            # AdamW's peak learning rate
-    warmup: int = 100           # steps in which the learning rate rises to its peak; then it falls to 0 (half a cosine)
-    weight_decay: float = 0.1   # of matrices, but not of biases, norms and s
-    # run
-    out_dir: str = "runs/clip"  # folder of the run
-    # sampling
-    prompt: str = ""            # text to search images by; | separates several ("": held-out captions)
-    image: str = ""             # a picture to search captions by, instead ("": none)
+def attention(q, k, v, mask):
+    """softmax(q kᵀ / √hs) v: for each query a mean of the values, weighted by how well their keys
+    fit the query.
 
-    # Fields that a resumed run must keep as they were, since the saved weights depend on them.
-    fixed = ("size", "n_images", "patch", "n_layer", "n_head", "n_embd", "n_joint")
+    q, k, v: (B, nh, T, hs); mask: (T, T), True where a query (row) may look at a key (column), or
+    None, if it may look at all of them. Returns (B, nh, T, hs).
+    """
+    hs = q.size(-1)
+    scores = q @ k.transpose(-2, -1) / math.sqrt(hs)            # (B, nh, T, hs) -> (B, nh, T, T)
+    if mask is not None:
+        scores = scores + torch.where(mask, 0.0, -math.inf)     # e^−∞ = 0: no weight
+    weights = F.softmax(scores, dim=-1)                         # each row sums to 1
+    return weights @ v                                          # (B, nh, T, T) -> (B, nh, T, hs)
 
 
-PRESETS = {"gpu": dict(size=64, patch=8, n_images=100000, n_layer=8, n_head=8, n_embd=512, n_joint=256,
-                       batch_size=1024, steps=10000, lr=5e-4, warmup=1000)}
+def causal_mask(T: int, device=None):
+    """(T, T): True on the diagonal and below it. A word looks at itself and at earlier words."""
+    mask = torch.ones(T, T, dtype=torch.bool, device=device)
+    return mask.tril()
 
 
-# ---- the two networks
-class Attention(nn.Module):
-    """softmax(Q Kᵀ/√hs + mask) V in n_head heads of hs numbers each."""
+class SelfAttention(nn.Module):
+    """Attention in n_head heads, each with queries, keys and values of its own.
+
+    cfg is the Config below; n_embd is C.
+    """
 
     def __init__(self, cfg):
         super().__init__()
-        C, self.n_head = cfg.n_embd, cfg.n_head
-        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
+        self.n_head = cfg.n_head
+        self.qkv = nn.Linear(cfg.n_embd, 3 * cfg.n_embd)        # q, k and v in one product
+        self.out = nn.Linear(cfg.n_embd, cfg.n_embd)
 
-    def forward(self, x, mask):
+    def forward(self, x, mask):                                 # (B, T, C) -> (B, T, C)
         B, T, C = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.n_head, -1)                # (B, T, 3C) -> (B, T, 3, nh, hs)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)                            # -> (3, B, nh, T, hs)
-        att = q @ k.transpose(2, 3) / math.sqrt(q.size(3)) + mask       # (B, nh, T, T)
-        y = (F.softmax(att, dim=-1) @ v).transpose(1, 2).reshape(B, T, C)   # (B, nh, T, hs) -> (B, T, C)
+        hs = C // self.n_head
+
+        q, k, v = self.qkv(x).split(C, dim=-1)                  # (B, T, 3C) -> 3 × (B, T, C)
+        q = q.view(B, T, self.n_head, hs).transpose(1, 2)       # (B, T, C) -> (B, nh, T, hs)
+        k = k.view(B, T, self.n_head, hs).transpose(1, 2)
+        v = v.view(B, T, self.n_head, hs).transpose(1, 2)
+
+        y = attention(q, k, v, mask)                            # (B, nh, T, hs)
+        y = y.transpose(1, 2).flatten(2)                        # -> (B, T, nh, hs) -> (B, T, C)
         return self.out(y)
 
 
+# ---- blocks, the same in both Transformers
+
+Norm = nn.LayerNorm
+
+
+class MLP(nn.Module):
+    """Two linear layers with GELU between them, applied to each position by itself."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.fc_1 = nn.Linear(cfg.n_embd, 4 * cfg.n_embd)
+        self.fc_2 = nn.Linear(4 * cfg.n_embd, cfg.n_embd)
+
+    def forward(self, x):
+        x = self.fc_1(x)                                        # (B, T, C) -> (B, T, 4C)
+        x = F.gelu(x)
+        return self.fc_2(x)                                     # (B, T, 4C) -> (B, T, C)
+
+
 class Block(nn.Module):
+    """Attention, then an MLP, each with a residual connection around it: x + f(norm(x))."""
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.ln_1 = Norm(cfg.n_embd)
+        self.attn = SelfAttention(cfg)
+        self.ln_2 = Norm(cfg.n_embd)
+        self.mlp = MLP(cfg)
+        self.init_weights(cfg)
+
+    def init_weights(self, cfg):
+        """Matrices are drawn as in the published code of CLIP, biases are 0.
+
+        2 n_layer branches add up in x, and so do their variances. So the last matrix of each branch
+        is drawn smaller, by 1/√(2 n_layer): x then is about as large for any n_layer.
+        """
+        width = cfg.n_embd**-0.5
+        depth = (2 * cfg.n_layer) ** -0.5
+        nn.init.normal_(self.attn.qkv.weight, std=width)
+        nn.init.normal_(self.attn.out.weight, std=width * depth)
+        nn.init.normal_(self.mlp.fc_1.weight, std=(2 * cfg.n_embd) ** -0.5)
+        nn.init.normal_(self.mlp.fc_2.weight, std=width * depth)
+        for linear in (self.attn.qkv, self.attn.out, self.mlp.fc_1, self.mlp.fc_2):
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x, mask):                                 # (B, T, C) -> (B, T, C)
+        x = x + self.attn(self.ln_1(x), mask)
+        x = x + self.mlp(self.ln_2(x))
+        return x
+
+
+# ---- the two encoders
+
+class ImageEncoder(nn.Module):
+    """The vision Transformer: each patch is a word, and all patches see each other.
+
+    Any network from (B, 3, S, S) to (B, D) can take its place; the paper tries ResNets, too.
+    """
+
     def __init__(self, cfg):
         super().__init__()
         C = cfg.n_embd
-        self.ln_1, self.attn, self.ln_2 = nn.LayerNorm(C), Attention(cfg), nn.LayerNorm(C)
-        self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
-        width, depth = C**-0.5, (2 * cfg.n_layer) ** -0.5               # small, since 2 n_layer branches add up
-        for linear, std in ((self.attn.qkv, width), (self.attn.out, width * depth),
-                            (self.mlp[0], (2 * C) ** -0.5), (self.mlp[2], width * depth)):
-            nn.init.normal_(linear.weight, std=std)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, x, mask):
-        x = x + self.attn(self.ln_1(x), mask)
-        return x + self.mlp(self.ln_2(x))
-
-
-class ImageEncoder(nn.Module):
-    """The vision Transformer. A convolution whose stride is as large as its kernel multiplies each patch by the
-    same matrix. A learnt vector, the class token, stands before the patches. Its output is the image's vector."""
-
-    def __init__(self, cfg, channels: int, size: int):
-        super().__init__()
-        C, P = cfg.n_embd, cfg.patch
-        self.patches = nn.Conv2d(channels, C, P, stride=P, bias=False)
-        self.token = nn.Parameter(C**-0.5 * torch.randn(C))
-        self.positions = nn.Parameter(C**-0.5 * torch.randn(1 + (size // P) ** 2, C))
-        self.ln_in, self.ln_out = nn.LayerNorm(C), nn.LayerNorm(C)
-        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer))
-        self.project = nn.Linear(C, cfg.n_joint, bias=False)
-        nn.init.normal_(self.project.weight, std=C**-0.5)
+        n_patches = (cfg.size // cfg.patch) ** 2
+        # a convolution whose stride is as large as its kernel multiplies each patch by one matrix
+        self.patch_embed = nn.Conv2d(3, C, kernel_size=cfg.patch, stride=cfg.patch, bias=False)
+        self.class_token = nn.Parameter(C**-0.5 * torch.randn(C))
+        self.positions = nn.Parameter(C**-0.5 * torch.randn(1 + n_patches, C))
+        self.ln_pre = Norm(C)
+        self.ln_post = Norm(C)
+        self.blocks = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
+        self.projection = nn.Linear(C, cfg.n_joint, bias=False)
+        nn.init.normal_(self.projection.weight, std=C**-0.5)
 
     def forward(self, images):
-        """Images (B, channels, S, S) in [-1, 1] to vectors (B, D)."""
-        x = self.patches(images).flatten(2).transpose(1, 2)             # (B, C, S/P, S/P) -> (B, (S/P)², C)
-        x = torch.cat([self.token.expand(len(x), 1, -1), x], dim=1)     # -> (B, 1 + (S/P)², C)
-        x = self.ln_in(x + self.positions)
+        """Images (B, 3, S, S) in [-1, 1] to vectors (B, D)."""
+        x = self.patch_embed(images)                            # -> (B, C, S/P, S/P)
+        x = x.flatten(2).transpose(1, 2)                        # -> (B, (S/P)², C)
+        # one more vector, the class token: what is read there stands for the whole image
+        class_token = self.class_token.expand(len(x), 1, -1)    # (C,) -> (B, 1, C)
+        x = torch.cat([class_token, x], dim=1)                  # -> (B, 1 + (S/P)², C)
+        x = self.ln_pre(x + self.positions)
         for block in self.blocks:
-            x = block(x, mask=0.0)                                      # every patch sees every other
-        return self.project(self.ln_out(x[:, 0]))
+            x = block(x, mask=None)
+        x = self.ln_post(x[:, 0])                               # the class token: (B, C)
+        return self.projection(x)                               # (B, C) -> (B, D); W_i in figure 3
 
 
 class TextEncoder(nn.Module):
-    """A causal Transformer: each word sees the words before it, and EOS sees all of them. The output at EOS is
-    the caption's vector. PAD stands after EOS, where EOS cannot see it, so no other mask is needed."""
+    """A causal Transformer: each word sees the words before it, and EOS sees all of them, so the
+    vector at EOS stands for the whole text.
 
-    def __init__(self, cfg, vocab_size: int, longest: int):
+    PAD stands behind EOS, where EOS cannot see it: no other mask is needed.
+    """
+
+    def __init__(self, cfg, vocab_size: int, max_len: int):
         super().__init__()
         C = cfg.n_embd
-        self.words, self.positions = nn.Embedding(vocab_size, C), nn.Parameter(0.01 * torch.randn(longest, C))
-        self.blocks, self.ln_out = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layer)), nn.LayerNorm(C)
-        self.project = nn.Linear(C, cfg.n_joint, bias=False)
-        nn.init.normal_(self.words.weight, std=0.02)
-        nn.init.normal_(self.project.weight, std=C**-0.5)
+        self.token_embedding = nn.Embedding(vocab_size, C)
+        self.positions = nn.Parameter(0.01 * torch.randn(max_len, C))
+        self.blocks = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
+        self.ln_final = Norm(C)
+        self.projection = nn.Linear(C, cfg.n_joint, bias=False)
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.projection.weight, std=C**-0.5)
 
     def forward(self, tokens):
-        """Captions (B, T), each BOS, words, EOS, PAD …, to vectors (B, D)."""
+        """Texts (B, T), each BOS, words, EOS, PAD …, to vectors (B, D)."""
         B, T = tokens.shape
-        causal = torch.full((T, T), -math.inf, device=tokens.device).triu(1)        # position t sees keys ≤ t
-        x = self.words(tokens) + self.positions[:T]                     # (B, T, C)
+        mask = causal_mask(T, tokens.device)
+        x = self.token_embedding(tokens) + self.positions[:T]   # (B, T, C) + (T, C)
         for block in self.blocks:
-            x = block(x, causal)
-        at_eos = (tokens == EOS).int().argmax(1)                        # (B,): where each caption's EOS is
-        return self.project(self.ln_out(x[torch.arange(B, device=x.device), at_eos]))
+            x = block(x, mask)
+        eos = (tokens == EOS).int().argmax(dim=1)               # (B,): where each text's EOS is
+        x = x[torch.arange(B, device=x.device), eos]            # (B, T, C) -> (B, C)
+        x = self.ln_final(x)
+        return self.projection(x)                               # (B, C) -> (B, D); W_t in figure 3
 
 
 class CLIP(nn.Module):
-    def __init__(self, cfg, channels: int, size: int, vocab_size: int, longest: int):
+    """Both encoders, and the scale s. vocab_size: how many words there are; max_len: how many of
+    them, with BOS and EOS, the longest text has."""
+
+    def __init__(self, cfg, vocab_size: int, max_len: int):
         super().__init__()
-        smallest = min(cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.n_joint, cfg.patch, cfg.batch_size)
-        require(smallest > 0 == size % cfg.patch == cfg.n_embd % cfg.n_head,
-                f"every size must be at least 1, --size={size} a multiple of --patch={cfg.patch}, and "
-                f"--n_embd={cfg.n_embd} one of --n_head={cfg.n_head}")
-        self.image = ImageEncoder(cfg, channels, size)
-        self.text = TextEncoder(cfg, vocab_size, longest)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))             # ln s (§2.5)
+        self.cfg = cfg
+        self.max_len = max_len
+        self.image_encoder = ImageEncoder(cfg)
+        self.text_encoder = TextEncoder(cfg, vocab_size, max_len)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))       # ln s (§2.5)
+
+    def encode_image(self, images):
+        """Vectors u (B, D), of length 1, of images (B, 3, S, S) in [-1, 1]."""
+        return F.normalize(self.image_encoder(images), dim=1)
+
+    def encode_text(self, tokens):
+        """Vectors v (B, D), of length 1, of texts (B, T)."""
+        return F.normalize(self.text_encoder(tokens), dim=1)
 
     def forward(self, images, tokens):
-        """Vectors u of images and v of captions, (B, D) each, of length 1."""
-        return F.normalize(self.image(images), dim=1), F.normalize(self.text(tokens), dim=1)
+        """Vectors of images and of texts: figure 3 of the paper up to its logits."""
+        return self.encode_image(images), self.encode_text(tokens)
+
+    @property
+    def device(self):
+        return self.logit_scale.device
 
 
-# ---- the loss
-def same_caption(tokens):
-    """Bool (B, B): are captions i and j of tokens (B, T) equal, and i ≠ j?"""
-    equal = (tokens[:, None] == tokens).all(2)                          # (B, 1, T) against (B, T) -> (B, B)
-    return equal & ~torch.eye(len(tokens), dtype=torch.bool, device=tokens.device)
+# ---- batches and the loss
+
+def get_batch(images, captions, batch_size: int, generator, negatives=None):
+    """B different images (B, 3, S, S) in [-1, 1], or all if there are fewer, and for each image one
+    of its K captions (B, T), from images (N, 3, S, S) and captions (N, K, L).
+
+    With negatives (N, K, L), captions that are not true, there are 2B texts: behind the B captions
+    stand B hard negatives. The i-th of them is the i-th caption with one value swapped.
+    """
+    i = torch.randperm(len(images), generator=generator)[:batch_size]
+    k = torch.randint(captions.size(1), (len(i),), generator=generator)
+    images = to_float(images[i.to(images.device)])
+    i = i.to(captions.device)
+    k = k.to(captions.device)
+    texts = captions[i, k]                                      # (B, L)
+    if negatives is not None:
+        texts = torch.cat([texts, negatives[i, k]])             # (2B, L)
+    longest = (texts != PAD).sum(dim=1).max()
+    return images, texts[:, :longest]
 
 
-def loss_of(u, v, log_scale, same):
-    """The symmetric loss, in nats, of vectors u of images and v of their captions, (B, D) each. It is ln B if
-    all vectors are alike. same (B, B): what same_caption returns."""
-    logits = log_scale.exp() * u.float() @ v.float().T                  # (B, B): images by captions
-    logits, own = logits.masked_fill(same, -math.inf), torch.arange(len(u), device=u.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+def clip_loss(image_features, text_features, logit_scale, false_negatives=None):
+    """The loss above, in nats, of vectors (B, D) of images and (B, D) of their captions, all of
+    length 1; logit_scale is ln s. (§2.3; figure 3)
+
+    Behind the captions, text_features may hold texts that belong to no image: (B + H, D). They are
+    H more wrong answers for each image, and have no image to find. false_negatives: (B, B + H),
+    True where a text is no wrong answer for an image (see same_caption); None: the paper's loss.
+    """
+    B = len(image_features)
+    image_features = image_features.float()                     # they may come in bfloat16
+    text_features = text_features.float()
+    logits = logit_scale.exp() * image_features @ text_features.T       # s uᵢ·vⱼ: (B, B + H)
+    if false_negatives is not None:
+        logits = logits.masked_fill(false_negatives, -math.inf)         # e^−∞ = 0: left out
+    own = torch.arange(B, device=logits.device)                 # text i belongs to image i
+    image_loss = F.cross_entropy(logits, own)                   # each image finds its caption
+    text_loss = F.cross_entropy(logits[:, :B].T, own)           # each caption finds its image
+    return (image_loss + text_loss) / 2
 
 
-# ---- batches, and the learning rate as a function of the step
-def draw_batch(images, tokens, B: int, generator):
-    """B different images (B, C, S, S) in [-1, 1], or all if there are fewer, and for each image one of its K
-    captions (B, T), out of tokens (N, K, L)."""
-    i = torch.randperm(len(images), generator=generator)[:B]
-    j = torch.randint(tokens.size(1), (len(i),), generator=generator)
-    tokens = tokens[i.to(tokens.device), j.to(tokens.device)]
-    return to_float(images[i.to(images.device)]), tokens[:, :(tokens != PAD).sum(1).max()]
+def same_caption(texts, B: int):
+    """(B, B + H): True where text j is the caption of image i once more, but not its own (i ≠ j).
+
+    "Someone with glasses" fits many faces. Twice in a batch, it would be a false negative: the
+    right words, counted as wrong. At the paper's scale that is rare, and is let pass; with our few
+    words it is not, and so such pairs are left out of both softmaxes. Captions that are true of an
+    image in other words stay wrong answers, as in the paper.
+    """
+    captions = texts[:B]
+    same = (captions[:, None] == texts).all(dim=2)              # (B, 1, T) == (B + H, T)
+    itself = torch.eye(B, len(texts), dtype=torch.bool, device=texts.device)
+    return same & ~itself
 
 
-def learning_rate(step: int, cfg) -> float:
-    """Linear warm-up, then half a cosine down to 0."""
-    if step < cfg.warmup:
-        return cfg.lr * (step + 1) / (cfg.warmup + 1)
-    return cfg.lr * (1 + math.cos(math.pi * (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup))) / 2
+MAX_LOGIT_SCALE = math.log(100)     # larger scales made training unstable (§2.5)
 
 
-# ---- using the two networks
+# ---- retrieval: what is nearest?
+
 @torch.inference_mode()
-def embed(encoder, inputs, at_once: int = 256):
-    """Vectors (N, D) of length 1, on the CPU, of uint8 images (N, C, S, S) or of captions (N, T)."""
-    device = next(encoder.parameters()).device
-    parts = (part.to(device) for part in inputs.split(at_once))
-    parts = [encoder(to_float(part) if part.ndim == 4 else part).float() for part in parts]
-    return F.normalize(torch.cat(parts), dim=1).cpu()
+def embed_images(model, images, at_once: int = 256):
+    """Vectors (N, D), on the CPU, of uint8 images (N, 3, S, S)."""
+    was_training = model.training
+    model.eval()
+    features = []
+    for part in images.split(at_once):
+        part = to_float(part.to(model.device))
+        features.append(model.encode_image(part).float().cpu())
+    model.train(was_training)
+    return torch.cat(features)
 
 
-def numbers(words, texts: list, L: int = 0):
-    """Captions as token numbers (n, T), T ≤ L if L is given. Words.encode says what is refused."""
-    return F.pad(words.encode_all(texts, L and L - 2), (1, 0), value=BOS)
+@torch.inference_mode()
+def embed_texts(model, words, texts: list, at_once: int = 256):
+    """Vectors (n, D), on the CPU, of n texts. Words.encode says what texts are refused."""
+    was_training = model.training
+    model.eval()
+    tokens = encode_captions([texts], words, model.max_len - 2)[0]      # (n, T)
+    features = []
+    for part in tokens.split(at_once):
+        features.append(model.encode_text(part.to(model.device)).float().cpu())
+    model.train(was_training)
+    return torch.cat(features)
 
 
-def embed_texts(model, words, texts: list):
-    return embed(model.text, numbers(words, texts, L=len(model.text.positions)))
+def nearest(model, words, texts: list, images, n: int = 8):
+    """For each text the n nearest images, the nearest first, out of images (N, …): (texts · n, …).
+    """
+    similarity = embed_texts(model, words, texts) @ embed_images(model, images).T   # (texts, N)
+    best = similarity.topk(min(n, len(images))).indices                 # (texts, n)
+    return images[best.flatten()]
 
 
 def recall(similarity, right) -> dict:
-    """{"@k": share of queries with a right answer among the k most similar ones, "chance@k": the same by
-    chance}, for k = 1 and k = 5. similarity (n, m): of n queries to m answers; right (n, m): is it right?"""
-    (n, m), r, row = similarity.shape, right.sum(1).double(), {}
+    """{"@k": share of queries with a right answer among the k nearest, "chance@k": the same if the
+    k are drawn by lot}, for k = 1 and 5. similarity: (n, m), of n queries to m answers; right:
+    (n, m), True where an answer is right."""
+    n, m = similarity.shape
+    n_right = right.sum(dim=1).double()                         # (n,): several captions may fit
+    row = {}
     for k in sorted({min(k, m) for k in (1, 5)}):
-        found = right.gather(1, similarity.topk(k).indices).any(1)
-        none = torch.stack([(m - r - i).clamp(min=0) / (m - i) for i in range(k)]).prod(0)
-        row |= {f"@{k}": found.double().mean().item(), f"chance@{k}": 1 - none.mean().item()}
+        best = similarity.topk(k).indices                       # (n, k)
+        found = right.gather(1, best).any(dim=1)
+        none_right = torch.ones(n, dtype=torch.double)          # p that no one of k drawn is right
+        for drawn in range(k):
+            none_right *= (m - n_right - drawn).clamp(min=0) / (m - drawn)
+        row[f"@{k}"] = found.double().mean().item()
+        row[f"chance@{k}"] = 1 - none_right.mean().item()
     return row
 
 
 def retrieval(model, words, part, n: int = 256) -> dict:
-    """{direction: recall} among the first n images and the first caption of each (for faces, a full caption).
-    Every true caption counts as right: for faces also that of another face with the same values, for your own
-    data also one with the same words."""
+    """{direction: recall} among the first n images and the first caption of each, which for faces
+    names all attributes. Every caption that is true of an image is right, whosever it is; of your
+    own data it is known only that equal captions are."""
     texts = [captions[0] for captions in part.captions[:n]]
-    right = fits(part.allowed[:n, 0], part.labels[:n], part.attributes).T if part.attributes else \
-        torch.tensor([[text == other for other in texts] for text in texts])
-    similarity = embed(model.image, part.images[:n]) @ embed_texts(model, words, texts).T
-    return {"image to text": recall(similarity, right), "text to image": recall(similarity.T, right.T)}
+    if part.attributes:
+        right = fits(part.allowed[:n, 0], part.labels[:n], part.attributes).T
+    else:
+        right = torch.tensor([[text == other for other in texts] for text in texts])
+    similarity = embed_images(model, part.images[:n]) @ embed_texts(model, words, texts).T
+    return {"image to text": recall(similarity, right),
+            "text to image": recall(similarity.T, right.T)}
 
 
-def value_vectors(model, words, name: str, n: int = 16):
-    """A vector for each value of an attribute, (values, D): the mean of n prompts that name it (§3.1.4)."""
-    rows = []
+# ---- zero-shot classification: which text fits best?
+
+def prompt_features(model, words, name: str, n: int = 16):
+    """A vector for each value of an attribute, (values, D), made of texts that name this value and
+    nothing else. It is the mean of n prompts in different words (§3.1.4)."""
+    means = []
     for value in ATTRIBUTES[name]:
-        rng = random.Random(0)
-        rows.append(embed_texts(model, words, [partial_caption({name: value}, rng) for _ in range(n)]))
-    return F.normalize(torch.stack(rows).mean(1), dim=1)                # (values, n, D) -> (values, D)
+        rng = random.Random(0)                                  # the same wordings for each value
+        prompts = [partial_caption({name: value}, rng) for _ in range(n)]
+        means.append(embed_texts(model, words, prompts).mean(dim=0))
+    return F.normalize(torch.stack(means), dim=1)
 
 
-def zero_shot(model, words, learn, part) -> dict:
-    """{attribute: {"model": share of images for which the value with the nearest prompts is right, "baseline":
-    share if the most frequent value of `learn` is always predicted}}. For "all six", "model" is the share of
-    images whose nearest description, among those of all combinations of values, is right; "baseline" is
-    chance, 1 / the number of combinations."""
-    u, rows = embed(model.image, part.images), {}
-    for a, name in enumerate(ATTRIBUTES):
-        true, said = part.labels[:, a], (u @ value_vectors(model, words, name).T).argmax(1)
-        most = learn.labels[:, a].mode().values
-        rows[name] = {"model": (said == true).double().mean().item(),
-                      "baseline": (true == most).double().mean().item()}
-    every = torch.cartesian_prod(*(torch.arange(len(values)) for values in ATTRIBUTES.values()))
-    said = every[(u @ embed_texts(model, words, list(map(caption, every))).T).argmax(1)]
-    right = (said == part.labels).all(1).double().mean().item()
-    rows["all six"] = {"model": right, "baseline": 1 / len(every)}
-    return rows
+def classify_by_prompts(model, words, image_features):
+    """For each of N images and A attributes the value whose prompts are nearest: (N, A)."""
+    columns = []
+    for name in ATTRIBUTES:
+        similarity = image_features @ prompt_features(model, words, name).T     # (N, values)
+        columns.append(similarity.argmax(dim=1))
+    return torch.stack(columns, dim=1)
 
 
-# ---- the run
-def load_data(cfg, state):
-    """(Words, the three Captioned of load_captions), each with `tokens` (N, K, L): its captions as numbers."""
-    parts = load_captions(cfg.data, cfg.size, cfg.n_images)
-    flat = [[text for captions in part.captions for text in captions] for part in parts]
-    words = Words(state["words"]) if state else Words.of(text for texts in flat for text in texts)
-    L = 2 + max(len(words.encode(text)) - 1 for texts in flat for text in texts)
-    for part, texts in zip(parts, flat):
-        rows = numbers(words, texts) if texts else torch.zeros(0, L, dtype=torch.long)
-        rows = F.pad(rows, (0, L - rows.size(1)), value=PAD)            # (N · K, L)
-        part.tokens = rows.view(len(part.images), len(parts[0].captions[0]), L)
-    return words, parts
+def all_descriptions():
+    """(combinations, texts): all labels (M, A) that a face can have, and a full caption of each."""
+    numbers = [torch.arange(len(values)) for values in ATTRIBUTES.values()]
+    combinations = torch.cartesian_prod(*numbers)
+    return combinations, [caption(labels) for labels in combinations]
 
 
-def make_model(cfg, shape, state):
-    """The model, with the weights of a checkpoint if there is one. shape: channels, size, number of words, and
-    the length of the longest caption, with BOS and EOS."""
-    torch.manual_seed(cfg.seed)
-    model = CLIP(cfg, *shape)
-    if state:
-        model.load_state_dict(state["model"])
-    return model.to(pick_device(cfg.device))
+def classify_by_descriptions(similarity, combinations, labels):
+    """For each of N images and A attributes the value with which a full caption is nearest, if its
+    other values are the true ones, which labels (N, A) gives away: (N, A).
 
+    What is asked is whether the model tells two descriptions apart that differ in one value.
+    similarity: (N, M), of the images to the full captions of all combinations (M, A).
+    """
+    differs = combinations != labels[:, None]                   # (M, A), (N, 1, A) -> (N, M, A)
+    columns = []
+    for a in range(labels.size(1)):
+        others_differ = differs.sum(dim=2) - differs[:, :, a].int()     # (N, M): in how many values
+        best = similarity.masked_fill(others_differ > 0, -math.inf).argmax(dim=1)
+        columns.append(combinations[best, a])
+    return torch.stack(columns, dim=1)
+
+
+def classify(model, words, part) -> dict:
+    """{way to classify: (N, A), the values that the N faces of `part` seem to have}."""
+    image_features = embed_images(model, part.images)
+    combinations, texts = all_descriptions()
+    similarity = image_features @ embed_texts(model, words, texts).T            # (N, M)
+    return {"prompts": classify_by_prompts(model, words, image_features),
+            "descriptions": classify_by_descriptions(similarity, combinations, part.labels),
+            "nearest description": combinations[similarity.argmax(dim=1)]}
+
+
+# Where it stays blind. Two pairs of values, such as red hair and round glasses, never occur
+# together in training. Where the loss is lowest, s u·v is ln[p(image, text) / (p(image) p(text))]
+# plus a constant (van den Oord et al. 2018, §2.3). For all red-haired faces of training and the
+# prompt "round glasses", this ratio is 0: both are frequent, and never belong together. So the
+# model learns that red hair speaks against the prompt, and reads a new face so, whatever it wears.
+# For a whole description that names both values, the ratio is 0/0: neither such a text nor such a
+# face ever occurs. The loss asks nothing, and it depends on the networks what they make of them.
+# The scores show both, for each pair, on the faces that have it.
+
+# ---- settings
+
+@dataclass
+class Config(RunConfig):
+    """From RunConfig it also has, with these defaults: preset (none), eval_every 200, sample_every
+    500, log_every 50, seed 1, device auto, matmul medium (how exact products are), compile false,
+    resume false, stop_after 0 (leave after so many steps, as if interrupted)."""
+    # data
+    data: str = "faces"         # faces, or your .tsv file: an image's path, a tab, its caption
+    size: int = 32              # S, height and width of the images in pixels
+    n_images: int = 20000       # faces to draw to learn from
+    # add to the texts of a batch its captions with one value swapped, as NegCLIP does; for faces
+    # only. In a short trial a step took a third longer, and held-out recall was lower
+    hard_negatives: bool = False
+
+    # model
+    patch: int = 4              # P, height and width of a patch in pixels
+    n_layer: int = 2            # blocks of each of the two Transformers
+    n_head: int = 4             # attention heads in each block
+    n_embd: int = 128           # C, the width of both Transformers
+    n_joint: int = 64           # D, the length of the vector of an image or a text
+
+    # optimisation
+    steps: int = 2000           # optimiser steps
+    batch_size: int = 128       # B, images in a step, each with one of its captions
+    lr: float = 1e-3            # AdamW's peak learning rate
+    warmup: int = 100           # steps in which the learning rate rises; then it falls to 0
+    weight_decay: float = 0.1   # of matrices and embeddings
+
+    # run
+    out_dir: str = "runs/clip"  # folder of the run
+
+    # sampling
+    prompt: str = ""            # text to search images by; | separates several ("": held-out ones)
+    image: str = ""             # a picture to search captions by, instead ("": none)
+
+    # Not a setting: the names of those that a resumed run must keep, since its weights depend on
+    # them.
+    fixed = ("size", "n_images", "hard_negatives", "patch", "n_layer", "n_head", "n_embd",
+             "n_joint")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self)
+
+
+PRESETS = {
+    # larger faces, wider and deeper networks, and a batch with more wrong answers, for one GPU
+    "gpu": dict(size=64, patch=8, n_images=100000, n_layer=8, n_head=8, n_embd=512, n_joint=256,
+                batch_size=1024, steps=10000, lr=5e-4, warmup=1000),
+}
+
+
+def check(cfg):
+    """Raise UserError, naming the flag, for settings that make no sense."""
+    require_positive(cfg, "size", "n_images", "patch", "n_layer", "n_head", "n_embd", "n_joint")
+    require_positive(cfg, "batch_size")
+    require(cfg.n_embd % cfg.n_head == 0,
+            f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
+    require(cfg.size % cfg.patch == 0,
+            f"--size={cfg.size} must be a multiple of --patch={cfg.patch}")
+    require(cfg.data == "faces" or not cfg.hard_negatives,
+            "--hard_negatives needs captions whose values are known: those of --data=faces")
+
+
+# ---- optimiser and learning rate
 
 def make_optimizer(model, cfg):
-    groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": cfg.weight_decay},
-              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]   # ln s, too
-    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), eps=1e-6)        # table 18
+    """AdamW (Loshchilov & Hutter 2019); what has one dimension or none, such as biases, norms and
+    ln s, does not decay (§2.5; table 18)."""
+    groups = [{"params": [p for p in model.parameters() if p.ndim >= 2],
+               "weight_decay": cfg.weight_decay},
+              {"params": [p for p in model.parameters() if p.ndim < 2],
+               "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), eps=1e-6)
 
+
+def learning_rate(step: int, cfg) -> float:
+    """The learning rate at step 0, 1, …: it rises in a line to lr, and falls along half a cosine to
+    0."""
+    if step < cfg.warmup:
+        return cfg.lr * (step + 1) / (cfg.warmup + 1)
+    progress = (step - cfg.warmup) / max(1, cfg.steps - cfg.warmup)     # 0 -> 1
+    return cfg.lr * (1 + math.cos(math.pi * progress)) / 2
+
+
+# ---- training
 
 def train(cfg: Config) -> dict:
-    """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
-    cfg, state = own_checkpoint(cfg, "clip", cfg.resume)
-    words, (learn, held_out, unseen) = load_data(cfg, state)
-    shape = learn.images.size(1), learn.images.size(2), len(words), learn.tokens.size(2)
-    check_shape(state, *shape)
-    model = make_model(cfg, shape, state)
-    optimizer, data_rng = make_optimizer(model, cfg), torch.Generator().manual_seed(cfg.seed)
-    if state:
-        restore(state, [optimizer], data_rng)
-    device = model.log_scale.device
-    images, tokens = learn.images.to(device), learn.tokens.to(device)
-    examples, tried = [captions[-1] for captions in held_out.captions[:6]], held_out.images     # for samples
+    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+    # settings: flags that were typed win over those of a run that goes on, and over the defaults
+    cfg, checkpoint = own_checkpoint(cfg, "clip", wanted=cfg.resume)
+    device = pick_device(cfg.device)
+
+    # images with captions, and, if they are wanted, captions that are wrong in one value
+    train_set, held_out, unseen = load_captions(cfg.data, cfg.size, cfg.n_images)
+    negative_texts = hard_negatives(train_set) if cfg.hard_negatives else []
+    examples = [captions[-1] for captions in held_out.captions[:6]]     # to search images by
+
+    # the model and its words: resumed, or new
+    if cfg.resume:
+        model, words = from_checkpoint(checkpoint, cfg)
+    else:
+        parts = [train_set.captions, held_out.captions, unseen.captions, negative_texts]
+        words, max_len = make_words(parts)
+        torch.manual_seed(cfg.seed)                             # for the initial weights
+        model = CLIP(cfg, len(words), max_len)
+    model = model.to(device)
+
+    # images (N, 3, S, S), and K captions of each as numbers: (N, K, L)
+    images = train_set.images.to(device)
+    tokens = encode_captions(train_set.captions + negative_texts, words, model.max_len - 2)
+    captions = tokens[:len(images)].to(device)
+    negatives = tokens[len(images):].to(device) if cfg.hard_negatives else None
+
+    # optimiser; net is the model as training calls it: as it is, or compiled
+    optimizer = make_optimizer(model, cfg)
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
+    if cfg.resume:                                              # its averages, all random states
+        restore(checkpoint, [optimizer], data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    with Run(cfg, "clip", model, ["loss", "lr", "s", "recall"], state) as run:
-        run.say(f"{len(images):,} images of {shape[1]} × {shape[1]}, {tokens.size(1)} captions each, of "
-                f"{len(words)} words\na model that knows nothing has loss ln B = "
-                f"{math.log(min(cfg.batch_size, len(images))):.3f}")
+    # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
+    with Run(cfg, "clip", model, ["loss", "lr", "scale", "recall"], checkpoint) as run:
+        B = min(cfg.batch_size, len(images))
+        run.say(f"{len(images):,} images to learn from, with {captions.size(1)} captions each, of "
+                f"{len(words)} words")
+        run.say(f"a model that knows nothing has loss ln B = ln {B} = {math.log(B):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
+            lr = learning_rate(step, cfg)
             for group in optimizer.param_groups:
-                group["lr"] = lr = learning_rate(step, cfg)
+                group["lr"] = lr
+
             # batch
-            x, y = draw_batch(images, tokens, cfg.batch_size, data_rng)
-            # loss, backward, step
+            x, texts = get_batch(images, captions, cfg.batch_size, data_rng, negatives)
+
+            # loss and backward; products are in bfloat16, if that is faster on this device, while
+            # the weights stay in float32
             with autocast(device, cfg.matmul):
-                u, v = net(x, y)
-            loss = loss_of(u, v, model.log_scale, same_caption(y))
-            run.check_finite(step, loss=loss.item())
+                image_features, text_features = net(x, texts)
+            loss = clip_loss(image_features, text_features, model.logit_scale,
+                             same_caption(texts, len(x)))
+            run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+
+            # step
             optimizer.step()
             with torch.no_grad():
-                model.log_scale.clamp_(max=math.log(100))               # otherwise training can diverge (§2.5)
+                model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+
             # evaluate, log, sample and save, each when it is due
-            done, score = step + 1, None
-            with run.untimed():
-                if run.due(done, cfg.eval_every):
-                    score = retrieval(model, words, held_out)["text to image"]["@1"]
-                if score is not None or run.due(done, cfg.log_every):
-                    run.log(done, loss=loss.item(), lr=lr, s=model.log_scale.exp().item(), recall=score)
+            done = step + 1
+            with run.untimed():                                 # this is not training time
+                found = None
+                if run.due(done, cfg.eval_every):               # also after the last step
+                    found = retrieval(model, words, held_out)["text to image"]["@1"]
+
+                if found is not None or run.due(done, cfg.log_every):
+                    run.log(done, loss=loss.item(), lr=lr, scale=model.logit_scale.exp().item(),
+                            recall=found)
+
                 if run.due(done, cfg.sample_every):
-                    found = to_float(nearest(model, words, examples, tried))
-                    picture = sheet(found, min(8, len(tried)), row_names=examples)
-                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
-                stop = run.stopping(done)
-                if score is not None or stop:
-                    run.save(done, model, [optimizer], data_rng, shape=shape, words=words.state(),
-                             examples=examples)
-            if stop and done < cfg.steps:
-                return run.leave(done)
+                    picture = draw_nearest(model, words, examples, held_out.images)
+                    write_png(run.folder / f"samples/step_{done:06d}.png", picture)
 
-        scores = {"n": {}, "recall": {}, "zero_shot": {}}
-        for name, part in {"held out": held_out, "combinations never seen": unseen}.items():
-            if len(part.images):
-                scores["n"][name] = len(part.images)
-                run.say(f"scoring {len(part.images):,} images, {name} …")
-                scores["recall"][name] = retrieval(model, words, part)
-                run.say(f"\n{name}: recall among {min(256, len(part.images))}")
-                run.say(table(scores["recall"][name]))
-            if part.attributes:
-                scores["zero_shot"][name] = zero_shot(model, words, learn, part)
-                run.say(f"{name}: {len(part.images):,} images classified by prompts "
-                        "(baseline: most frequent value; of all six, chance)")
-                run.say(table(scores["zero_shot"][name]))
-        return run.finish(**scores)
+                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
+                if found is not None or stopping:
+                    # checkpoint.pt: settings, weights, optimiser, random states, words, examples
+                    run.save(done, model, [optimizer], data_rng, words=words.state(),
+                             sizes={"max_len": model.max_len}, examples=examples)
+
+            if stopping and done < cfg.steps:
+                return run.leave(done)                          # says how to resume
+
+        # scores, each beside its baseline
+        run.say(f"scoring {len(held_out.images) + len(unseen.images):,} images …")
+        scores = score(model, words, train_set, held_out, unseen)
+        run.say(report(scores))
+        return run.finish(**scores)                             # result.json
 
 
-def table(rows: dict) -> str:
-    return metrics.table(rows, shares=next(iter(rows.values())))
+def make_words(parts: list):
+    """(words, max_len): all words of the captions in some parts of the data, each N lists of K
+    strings; and how many words the longest one has, with BOS and EOS."""
+    texts = [text for part in parts for captions in part for text in captions]
+    return Words.of(texts), 2 + max(len(split(text)) for text in texts)
 
 
-def nearest(model, words, texts: list, images, n: int = 8):
-    """For each text the n nearest images, the nearest first, out of images (N, …): (texts · n, …)."""
-    similarity = embed_texts(model, words, texts) @ embed(model.image, images).T    # (texts, N)
-    return images[similarity.topk(min(n, len(images))).indices.flatten()]
+# ---- using what was trained
+
+def from_checkpoint(checkpoint: dict, cfg):
+    """(model, words) of a checkpoint."""
+    words = Words(checkpoint["words"])
+    model = CLIP(cfg, len(words), checkpoint["sizes"]["max_len"])
+    model.load_state_dict(checkpoint["model"])
+    return model, words
 
 
 def load(cfg):
-    """(config, model, words, data, checkpoint) of the run in out_dir; only one face is drawn for training."""
-    cfg, state = own_checkpoint(cfg, "clip")
-    model, words = make_model(cfg, state["shape"], state).eval(), Words(state["words"])
-    return cfg, model, words, load_captions(cfg.data, cfg.size, n_faces=1), state
+    """(model, words, checkpoint) of the run in --out_dir; model.cfg has that run's settings."""
+    cfg, checkpoint = own_checkpoint(cfg, "clip")
+    model, words = from_checkpoint(checkpoint, cfg)
+    return model.to(pick_device(cfg.device)), words, checkpoint
+
+
+def score(model, words, train_set, held_out, unseen) -> dict:
+    """Recall of each held-out set; of faces also how well their values are read, in all of them and
+    by held-back pair. All faces of `unseen` have one."""
+    parts = {"held out": held_out}
+    if len(unseen.images) > 0:                                  # your own data has no such set
+        parts["combinations never seen"] = unseen
+    scores = {"n": {name: len(part.images) for name, part in parts.items()},
+              "recall": {name: retrieval(model, words, part) for name, part in parts.items()},
+              "zero_shot": {},
+              "held_back": {}}
+    if held_out.attributes:
+        answers = {name: classify(model, words, part) for name, part in parts.items()}
+        scores.update(zero_shot_scores(answers, parts, train_set.labels))
+    return scores
+
+
+def report(scores: dict) -> str:
+    """The scores as tables."""
+    text = ""
+    for name, rows in scores["recall"].items():
+        text += f"\n{name}: recall among {min(256, scores['n'][name])}\n"
+        text += table(rows, shares=rows["image to text"]) + "\n"
+    return text + zero_shot_report(scores)
+
+
+def draw_nearest(model, words, texts: list, images, n: int = 8):
+    """A picture with a row for each text, which stands beside it: the n nearest images, the nearest
+    first. Of a single text, each row has 8 of them."""
+    found = nearest(model, words, texts, images, n)
+    return sheet(to_float(found), min(8, len(images)), row_names=texts)
 
 
 def sample(cfg: Config) -> str:
-    """Print the captions nearest to --image, and the values of its attributes; or draw into samples/search.png
-    the images nearest to --prompt, out of 1,000. Half of the faces have combinations of values never seen in
-    training."""
-    cfg, model, words, (learn, held_out, unseen), state = load(cfg)
+    """Draw the images nearest to --prompt, out of 1,000; or print what fits --image best."""
+    model, words, checkpoint = load(cfg)
+    cfg = model.cfg
+    train_set, held_out, unseen = load_captions(cfg.data, cfg.size, n_faces=1)
     if cfg.image:
-        return read(cfg, model, words, held_out)
-    texts = read_prompts(cfg.prompt) if cfg.prompt else state["examples"]
-    images = torch.cat([held_out.images[:500], unseen.images[:500], learn.images])[:1000]
-    found = to_float(nearest(model, words, texts, images, 16 if len(texts) == 1 else 8))
-    picture = sheet(found, min(8, len(images)), row_names=texts)        # one text: beside its first row
-    write_png(path := f"{cfg.out_dir}/samples/search.png", picture)
+        return describe_image(model, words, held_out)
+
+    # half of the faces have combinations of values that are never seen in training
+    images = torch.cat([held_out.images[:500], unseen.images[:500], train_set.images])[:1000]
+    texts = read_prompts(cfg.prompt) if cfg.prompt else checkpoint["examples"]
+    n = 16 if len(texts) == 1 else 8
+    path = f"{cfg.out_dir}/samples/search.png"
+    write_png(path, draw_nearest(model, words, texts, images, n))
     text = "\n".join([*texts, f"the nearest of {len(images):,} images, the nearest first: {path}"])
     print(text)
     return text
 
 
-def read(cfg, model, words, held_out) -> str:
-    """What the model says of --image: the five nearest held-out captions, and the value of each attribute."""
-    image = to_size(read_image(cfg.image), held_out.images.size(2)).expand(3, -1, -1)[None]
-    texts = list(dict.fromkeys(text for captions in held_out.captions for text in captions))
-    u = embed(model.image, image)                                       # (1, D)
-    best = (embed_texts(model, words, texts) @ u[0]).topk(min(5, len(texts)))
-    lines = [f"{cosine:.3f}  {texts[i]}" for cosine, i in zip(*map(torch.Tensor.tolist, best))]
+def describe_image(model, words, held_out) -> str:
+    """Print the five held-out captions nearest to --image, and the probabilities of the values of
+    each attribute by prompts."""
+    cfg = model.cfg
+    image = to_size(read_image(cfg.image), cfg.size).expand(1, 3, -1, -1)
+    u = embed_images(model, image)[0]                           # (D,)
+
+    texts = [text for captions in held_out.captions for text in captions]
+    texts = list(dict.fromkeys(texts))                          # each only once
+    best = (embed_texts(model, words, texts) @ u).topk(min(5, len(texts)))
+    lines = []
+    for cosine, i in zip(best.values.tolist(), best.indices.tolist()):
+        lines.append(f"{cosine:.3f}  {texts[i]}")
+
     for name, values in held_out.attributes.items():
-        p = F.softmax(model.log_scale.exp().item() * value_vectors(model, words, name) @ u[0], dim=0).tolist()
-        lines.append(f"{name:>12}  " + ", ".join(f"{value} {share:.0%}" for value, share in zip(values, p)))
-    print("\n".join(lines))
-    return "\n".join(lines)
+        cosines = prompt_features(model, words, name) @ u       # (values,)
+        probs = F.softmax(model.logit_scale.exp().item() * cosines, dim=0).tolist()
+        shares = [f"{value} {p:.0%}" for value, p in zip(values, probs)]
+        lines.append(f"{name:>12}  " + ", ".join(shares))
+    text = "\n".join(lines)
+    print(text)
+    return text
 
 
 def evaluate(cfg: Config) -> dict:
-    """Recall@1 from text to image, by the number of images to choose from; and the share of the ten images
-    nearest to a partial caption that fit it, by the number of attributes that it names. Also in evaluate.json."""
-    cfg, model, words, (_, held_out, unseen), _ = load(cfg)
-    tables = {}
-    for name, part in {"held_out": held_out, "never_seen": unseen}.items():
-        by_number = {n: retrieval(model, words, part, n)["text to image"]
-                     for n in sorted({min(n, len(part.images)) for n in (16, 64, 256, 1024)} - {0})}
-        for column in ("@1", "chance@1") if by_number else ():
-            tables[f"{name}:_{column}_among"] = {str(n): row[column] for n, row in by_number.items()}
-        if part.attributes:
-            found, chance = partial_captions(model, words, part)
-            tables |= {f"{name}:_share_of_the_nearest_10_that_fit,_by_attributes_named": found,
-                       f"{name}:_the_same_by_chance": chance}
-    return metrics.print_tables(cfg, **tables)
-
-
-def partial_captions(model, words, part, k: int = 10) -> tuple:
-    """Two tables {number of attributes named: share of images that fit}: among the k images nearest to a partial
-    caption, and among all images. Only captions that at least k images fit are counted."""
-    texts = [text for captions in part.captions for text in captions[FULL:]]
-    allowed = part.allowed[:, FULL:].flatten(0, 1)                      # (N, PARTIAL, V) -> (N · PARTIAL, V)
-    true = fits(allowed, part.labels, part.attributes)                  # (N · PARTIAL, N)
-    similarity = embed_texts(model, words, texts) @ embed(model.image, part.images).T
-    found = true.gather(1, similarity.topk(min(k, len(part.images))).indices).double().mean(1)
-    by_chance = true.double().mean(1)
-    values = allowed.split([len(values) for values in part.attributes.values()], dim=1)
-    named = sum((~value.all(1)).int() for value in values)              # (N · PARTIAL,): how many attributes
-    rows = {str(n): (named == n) & (true.sum(1) >= k) for n in range(1, len(values))}
-    rows = {n: row for n, row in rows.items() if row.any()}
-    return tuple({n: share[row].mean().item() for n, row in rows.items()} for share in (found, by_chance))
+    """What is found by the number of images, and by how much a text says: see mini/studies/clip.py.
+    """
+    from mini.studies import clip as study  # only this command needs it
+    model, words, _ = load(cfg)
+    return study.evaluate(model, words)
 
 
 def main(argv=None):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mini.data.images import captions
-from mini.data.images.captions import (FULL, HELD_BACK, PARTIAL, Words, fits, held_back,
-                                       load_captions, read_prompts)
+from mini.data.images.captions import (FULL, HELD_BACK, PARTIAL, Words, describe, fits,
+                                       hard_negatives, has_pair, held_back, load_captions,
+                                       read_prompts)
 from mini.data.images.faces import ATTRIBUTES
 from mini.data.text.pairs import fill_up
 from mini.utils.png import write_png
@@ -104,6 +105,54 @@ def test_held_back_pairs_come_in_the_third_part_only_and_their_values_everywhere
         texts = [text for row in part.captions for text in row]
         spoken = [re.search(r"red hair", text) and "round glasses" in text for text in texts]
         assert any(spoken) == (part is parts[2])
+
+
+def said_by(text):
+    """{attribute: value} that a caption says, read by our own expressions."""
+    return {name: value for name, values in ATTRIBUTES.items() for value in values
+            if re.search(SAYS[name][value], text)}
+
+
+def test_hard_negatives_are_wrong_in_one_value_and_never_say_a_held_back_pair(parts):
+    """A model that learns from wrong captions must not meet the held-back pairs there: it is to be
+    seen what it makes of them when it has never read of them."""
+    learn = parts[0].first(300)
+    wrong = hard_negatives(learn)
+    assert [len(texts) for texts in wrong] == [FULL + PARTIAL] * 300
+    swapped = Counter()
+    for texts, negatives, labels in zip(learn.captions, wrong, learn.labels.tolist()):
+        face = {name: values[y] for (name, values), y in zip(ATTRIBUTES.items(), labels)}
+        for text, negative in zip(texts, negatives):
+            true = said_by(text)
+            said = said_by(negative)
+            assert all(face[name] == value for name, value in true.items())
+            differ = [name for name in ATTRIBUTES if true.get(name) != said.get(name)]
+            assert len(differ) == 1                             # all others as they were
+            assert said[differ[0]] != face[differ[0]]
+            assert not any(pair.items() <= said.items() for pair in HELD_BACK)
+            swapped[differ[0], said[differ[0]]] += 1
+    assert len(swapped) == sum(SIZES)                           # each value is said wrongly
+    assert hard_negatives(learn) == wrong                       # the same each time
+
+
+def test_hard_negatives_keep_all_other_words():
+    """A face with one caption and its negative side by side: only the words for one value differ."""
+    labels = torch.tensor([3, 0, 1, 0, 0, 1])                   # red, short, medium, none, smile, green
+    rng = captions.random.Random(0)
+    for seed in range(40):
+        true, _ = describe(labels, seed)
+        wrong, allowed = describe(labels, seed, swap_rng=rng)
+        for text, negative in zip(true, wrong):
+            new = set(captions.split(negative)) - set(captions.split(text))
+            assert len(new) <= 3, (text, negative)              # "an open mouth", "in a bun"
+        assert not fits(torch.tensor(allowed), labels[None], ATTRIBUTES).any()
+
+
+def test_a_pair_is_had_if_both_values_are():
+    labels = torch.tensor([[3, 0, 0, 1, 0, 0], [3, 0, 0, 2, 0, 0], [0, 0, 0, 1, 0, 0]])
+    assert has_pair(labels, HELD_BACK[0]).tolist() == [True, False, False]
+    assert has_pair(labels, HELD_BACK[1]).tolist() == [False, False, False]
+    assert held_back(labels).tolist() == [True, False, False]
 
 
 def test_the_same_faces_and_captions_each_time_however_many():

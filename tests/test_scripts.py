@@ -138,7 +138,7 @@ SCRIPTS = {
                                                n_test=10, warmup=2, dropout=0.1, fused=False),
         fixed={"n_embd": 32}, samples=".txt", data="", to_sample=("--prompt=What is 1 plus 2?",)),
     "mini.clip": Script(
-        columns="loss lr s recall", settings=dict(n_layer=1, n_head=2, n_embd=16, n_joint=8, size=8, patch=4,
+        columns="loss lr scale recall", settings=dict(n_layer=1, n_head=2, n_embd=16, n_joint=8, size=8, patch=4,
                                                   n_images=24, batch_size=6, warmup=2),
         fixed={"n_joint": 4}),
     "mini.captioner": Script(

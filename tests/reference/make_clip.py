@@ -15,13 +15,16 @@ import transformers
 V, T, EOS = 12, 9, 2
 SIZES = dict(hidden_size=12, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, hidden_act="gelu",
              attn_implementation="eager")
-NAMES = [(r"vision_model\.", "image."), (r"text_model\.", "text."), (r"encoder\.layers", "blocks"),
-         (r"embeddings\.patch_embedding", "patches"), (r"embeddings\.class_embedding", "token"),
-         (r"embeddings\.position_embedding\.weight", "positions"), (r"embeddings\.token_embedding", "words"),
-         (r"pre_layrnorm", "ln_in"), (r"post_layernorm|final_layer_norm", "ln_out"), (r"layer_norm(\d)", r"ln_\1"),
-         (r"self_attn\.out_proj", "attn.out"), (r"self_attn\.[qkv]_proj", "attn.qkv"), (r"mlp\.fc1", "mlp.0"),
-         (r"mlp\.fc2", "mlp.2"), (r"visual_projection", "image.project"), (r"text_projection", "text.project"),
-         (r"logit_scale", "log_scale")]
+NAMES = [(r"vision_model\.", "image_encoder."), (r"text_model\.", "text_encoder."),
+         (r"encoder\.layers", "blocks"), (r"embeddings\.patch_embedding", "patch_embed"),
+         (r"embeddings\.class_embedding", "class_token"),
+         (r"embeddings\.position_embedding\.weight", "positions"),
+         (r"embeddings\.token_embedding", "token_embedding"), (r"pre_layrnorm", "ln_pre"),
+         (r"post_layernorm", "ln_post"), (r"final_layer_norm", "ln_final"),
+         (r"layer_norm(\d)", r"ln_\1"), (r"self_attn\.out_proj", "attn.out"),
+         (r"self_attn\.[qkv]_proj", "attn.qkv"), (r"mlp\.fc(\d)", r"mlp.fc_\1"),
+         (r"visual_projection", "image_encoder.projection"),
+         (r"text_projection", "text_encoder.projection")]
 
 
 def by_our_names(theirs: dict) -> dict:
@@ -34,7 +37,8 @@ def by_our_names(theirs: dict) -> dict:
         if which:
             parts.setdefault(name, {})[which[1]] = value
         else:
-            ours[name] = np.roll(value, EOS + 1, axis=0) if name == "text.words.weight" else value
+            rolled = name == "text_encoder.token_embedding.weight"
+            ours[name] = np.roll(value, EOS + 1, axis=0) if rolled else value
     return ours | {name: np.concatenate([part[key] for key in "qkv"]) for name, part in parts.items()}
 
 

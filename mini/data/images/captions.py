@@ -37,11 +37,12 @@ class Captioned:
     attributes: dict        # {attribute: [names of its values]}, A of them; none for your own data
     captions: list          # N lists of K strings; for faces, first FULL full ones, then PARTIAL partial ones
     allowed: torch.Tensor   # bool (N, K, V): which of the attributes' V values each caption leaves possible
+    seeds: tuple = ()       # N numbers: `describe` worded the captions of a face by its seed; none for your own data
 
     def first(self, n: int):
         """The first n of the images, with all that belongs to them."""
         return Captioned(self.images[:n], self.labels[:n], self.attributes, self.captions[:n],
-                         self.allowed[:n])
+                         self.allowed[:n], self.seeds[:n])
 
 
 def fits(allowed, labels, attributes: dict):
@@ -83,29 +84,65 @@ def partial_caption(value: dict, rng) -> str:
     return re.sub(" +", " ", text).strip()
 
 
-def describe(labels, seed: int) -> tuple:
-    """(captions, allowed (K, V)) of a face with labels (A,): FULL captions in random order, then PARTIAL ones."""
+def describe(labels, seed: int, swap_rng=None) -> tuple:
+    """(captions, allowed (K, V)) of a face with labels (A,): FULL captions in random order, then PARTIAL ones.
+
+    With swap_rng, a random.Random, the same ones word for word, but in each caption one value is wrong."""
     rng = random.Random(seed)
     value = {name: values[i] for (name, values), i in zip(ATTRIBUTES.items(), labels.tolist())}
-    captions = [caption(labels, wording) for wording in rng.sample(range(FULL), FULL)]
-    told = [value] * FULL
+    captions, told = [], []
+
+    def say(true: dict) -> dict:
+        told.append(true if swap_rng is None else swap_one_value(true, swap_rng))
+        return told[-1]
+
+    for wording in rng.sample(range(FULL), FULL):
+        said = say(value)
+        y = labels
+        if swap_rng is not None:
+            y = torch.tensor([values.index(said[name]) for name, values in ATTRIBUTES.items()])
+        captions.append(caption(y, wording))
     for _ in range(PARTIAL):
         names = rng.sample(list(ATTRIBUTES), rng.randint(1, len(ATTRIBUTES) - 1))
-        told.append({name: value[name] for name in names})
-        if told[-1].get("glasses", "none") != "none" and rng.random() < 0.5:
-            told[-1]["glasses"] = "some"
-        captions.append(partial_caption(told[-1], rng))
+        true = {name: value[name] for name in names}
+        if true.get("glasses", "none") != "none" and rng.random() < 0.5:
+            true["glasses"] = "some"
+        captions.append(partial_caption(say(true), rng))        # its words depend on rng, not on the values
     return captions, [[known.get(name, v) == v or known[name] == "some" and v != "none"
                        for name, values in ATTRIBUTES.items() for v in values] for known in told]
 
 
+def swap_one_value(told: dict, rng):
+    """What a caption tells, {attribute: value}, with one value replaced by a wrong one, which rng, a random.Random,
+    chooses; never so that it tells a pair of HELD_BACK."""
+    swapped = []
+    for name, value in told.items():
+        for other in ATTRIBUTES[name]:
+            wrong = other == "none" if value == "some" else other != value
+            changed = {**told, name: other}
+            if wrong and not any(pair.items() <= changed.items() for pair in HELD_BACK):
+                swapped.append(changed)
+    return rng.choice(swapped)
+
+
+def hard_negatives(part: Captioned) -> list:
+    """For each caption of the faces of `part` the same with one value swapped, so that it is not true of its face:
+    N lists of K strings. No pair of HELD_BACK is ever told."""
+    rng = random.Random(0)
+    return [describe(y, seed, swap_rng=rng)[0] for y, seed in zip(part.labels, part.seeds)]
+
+
 # ---- data sets
+def has_pair(labels, pair: dict) -> torch.Tensor:
+    """Bool (N,): do labels (N, A) of faces have both values of the pair, {attribute: value}?"""
+    column = dict(zip(ATTRIBUTES, labels.T))
+    has = [column[name] == ATTRIBUTES[name].index(value) for name, value in pair.items()]
+    return torch.stack(has).all(0)
+
+
 def held_back(labels) -> torch.Tensor:
     """Bool (N,): do labels (N, A) of faces have both values of a pair in HELD_BACK?"""
-    column = dict(zip(ATTRIBUTES, labels.T))
-    has = [[column[name] == ATTRIBUTES[name].index(value) for name, value in pair.items()]
-           for pair in HELD_BACK]
-    return torch.stack([a & b for a, b in has]).any(0)
+    return torch.stack([has_pair(labels, pair) for pair in HELD_BACK]).any(0)
 
 
 def _faces(n: int, size: int, seed: int, first: int, unseen: bool) -> Captioned:
@@ -114,8 +151,10 @@ def _faces(n: int, size: int, seed: int, first: int, unseen: bool) -> Captioned:
     while (kept := (held_back(draw_parameters(m, seed, first)[0]) == unseen).nonzero()[:n, 0]).numel() < n:
         m *= 2
     labels, nuisance = (part[kept] for part in draw_parameters(m, seed, first))
-    captions, allowed = zip(*(describe(y, seed * 10**9 + first + i) for y, i in zip(labels, kept.tolist())))
-    return Captioned(render(labels, nuisance, size), labels, ATTRIBUTES, [*captions], torch.tensor(allowed))
+    seeds = tuple(seed * 10**9 + first + i for i in kept.tolist())
+    captions, allowed = zip(*(describe(y, own) for y, own in zip(labels, seeds)))
+    images = render(labels, nuisance, size)
+    return Captioned(images, labels, ATTRIBUTES, [*captions], torch.tensor(allowed), seeds)
 
 
 def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, seed: int = 1) -> tuple:
