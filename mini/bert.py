@@ -25,7 +25,8 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures:
   second of two texts more of them, so that the model learns to look them up in the first.
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
   is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
-- The vectors of tokens and positions do not begin at random (`cooccurrence_vectors`, `sinusoids`).
+- The vectors of positions begin as waves (`sinusoids`), those of tokens with what counting finds
+  out about them (mini/data/text/cooccurrence.py), so that rare words mean something from the start.
   At first the model reads pairs of reports alone, which tell the same facts in other words: what is
   hidden in one can be looked up in the other.
 - While it is fine-tuned, the model sees some words hidden, too, so that it does not learn its few
@@ -57,6 +58,7 @@ import torch.nn.functional as F
 # devices, the optimiser Muon, the folder of a run: this file can be followed without reading them
 from mini.data.safetensors import folder_of
 from mini.data.text import passages, tasks
+from mini.data.text.cooccurrence import cooccurrence_vectors
 from mini.data.text.wordpiece import WordPieceTokenizer
 from mini.data.weights import cut_filling, read_bert
 from mini.utils import metrics
@@ -330,58 +332,6 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
     return lines
 
 
-# ---- pre-training: where the vectors of the tokens begin
-
-@torch.no_grad()
-def cooccurrence_vectors(rows, tokenizer, C: int, window: int = 5, noise: float = 0.1):
-    """A vector for each token, (V, C): tokens that stand near the same tokens have similar vectors.
-
-    With few texts, a rare word is seen too seldom for gradient descent to find out what it means.
-    Counting finds out more. How much more often do two tokens stand near each other than by chance?
-    That is their positive pointwise mutual information,
-
-        PPMI(a, b) = max(0, log p(a, b) / (p(a) p(b)))
-
-    A table of V × V such numbers says in which company each token stands. Its singular value
-    decomposition U S Vᵀ, of which the C largest values are kept, makes it short: row a of U √S is
-    the vector of token a. (Levy & Goldberg 2014, "Neural word embedding as implicit matrix
-    factorization". As Levy, Goldberg & Dagan 2015 advise, two tokens at distance d count as 1/d,
-    and p(b) to the power 0.75 keeps rare tokens from looking too special.)
-
-    To begin with these vectors is our idea, not the paper's. Their standard deviation is made 0.1,
-    large enough not to be overwritten at once. Noise tells tokens apart that stand in the same
-    company, or do not occur in the rows.
-    """
-    V = tokenizer.vocab_size
-    is_word = ~tokenizer.is_special.to(rows.device)[rows]               # (N, T)
-
-    # all pairs of neighbours, each as one number: the pair (a, b) is a · V + b
-    pairs = []
-    weights = []
-    for d in range(1, window + 1):
-        both = is_word[:, :-d] & is_word[:, d:]
-        left = rows[:, :-d][both]
-        right = rows[:, d:][both]
-        pairs += [left * V + right, right * V + left]           # near is near in both orders
-        weights.append(torch.full((2 * len(left),), 1 / d, device=rows.device))
-
-    # how often does each pair occur, and how often each token?
-    pairs, place = torch.unique(torch.cat(pairs), return_inverse=True)
-    n_ab = torch.bincount(place, torch.cat(weights))                    # (number of pairs,)
-    a = pairs // V
-    b = pairs % V
-    n_a = torch.bincount(a, n_ab, minlength=V)                          # (V,)
-    p_b = n_a**0.75 / (n_a**0.75).sum()
-    ppmi = (n_ab / (n_a[a] * p_b[b])).log().clamp(min=0)        # p(a, b) / p(a) is n_ab / n_a
-
-    places = torch.stack([a, b])
-    table = torch.sparse_coo_tensor(places, ppmi.float(), (V, V), check_invariants=True)
-    U, S, _ = torch.svd_lowrank(table, q=min(C, V), niter=4)
-    vectors = F.pad(U * S.sqrt(), (0, C - U.size(1)))                   # (V, C)
-    vectors = vectors - vectors.mean(dim=0)                             # what all have in common
-    return 0.1 * vectors / vectors.std() + noise * torch.randn(V, C, device=rows.device)
-
-
 # ---- optimisers and learning rates
 
 def make_optimizers(model, cfg) -> list:
@@ -637,7 +587,7 @@ class Config(RunConfig):
     mask_share_second: float = 0.4      # the same in the second of two texts
     grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
     dropout: float = 0.0           # dropout in pre-training
-    cooccurrence: bool = True      # begin with vectors of tokens that counting has found
+    cooccurrence: bool = True      # begin with vectors of tokens that come from counting
     # fine-tuning
     # optimiser steps of each task (0: 300, or four passes over its texts, but no more than --steps)
     tune_steps: int = 0
@@ -759,8 +709,8 @@ def train(cfg: Config) -> dict:
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
     if cfg.cooccurrence and not checkpoint:
-        with torch.no_grad():
-            model.wte.weight.copy_(cooccurrence_vectors(own_rows, tokenizer, cfg.n_embd))
+        vectors = cooccurrence_vectors(own_rows, ~tokenizer.is_special, cfg.n_embd)     # (V, C)
+        model.wte.weight.data.copy_(vectors)
 
     optimizers = make_optimizers(model, cfg)
     torch.manual_seed(cfg.seed)                                 # for dropout
