@@ -29,8 +29,8 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures:
   out about them (mini/data/text/cooccurrence.py), so that rare words mean something from the start.
   At first the model reads pairs of reports alone, which tell the same facts in other words: what is
   hidden in one can be looked up in the other.
-- While it is fine-tuned, the model sees some words hidden, too, so that it does not learn its few
-  texts by heart.
+- Some texts are read with their names cut into pieces, as names are that the tokenizer does not
+  know (`tasks.encode_both_ways`).
 - The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py. There is no dropout
   in pre-training. The learning rates stay at their peak for a while, then fall in a line to 0.
 
@@ -486,7 +486,7 @@ class FineTuned(nn.Module):
 
 # ---- fine-tuning
 
-TUNE_STEPS = 300            # optimiser steps of a task, if --tune_steps is 0
+TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
 TUNE_PASSES = 4             # or so many passes over its labelled texts, if these are more steps
 
 
@@ -589,13 +589,13 @@ class Config(RunConfig):
     dropout: float = 0.0           # dropout in pre-training
     cooccurrence: bool = True      # begin with vectors of tokens that come from counting
     # fine-tuning
-    # optimiser steps of each task (0: 300, or four passes over its texts, but no more than --steps)
+    # optimiser steps of each task (0: 400, or four passes over its texts, but no more than --steps)
     tune_steps: int = 0
     tune_batch: int = 32           # texts in a step of a task
     tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
     scratch_lr: float = 1e-3       # the same for a model that was not pre-trained
     tune_dropout: float = 0.1      # dropout in a task
-    tune_mask: float = 0.3         # share of the tokens that are hidden while a task is learnt
+    tune_mask: float = 0.0         # share of the words that are hidden while a task is learnt
     tune_decay: float = 0.01       # AdamW's weight decay in a task
     # run
     out_dir: str = "runs/bert"     # folder of the run
@@ -703,9 +703,6 @@ def train(cfg: Config) -> dict:
     held_out_hidden = mask_tokens(held_out, held_out_types, tokenizer, cfg.mask_share,
                                   cfg.mask_share_second, torch.Generator().manual_seed(0))
 
-    # half of the reports are enough beside other texts; all are read before
-    some_reports = report_rows[:len(report_rows) // 2]
-    all_rows = join_rows([own_rows, made_up_rows, some_reports], tokenizer.pad)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
     if cfg.cooccurrence and not checkpoint:
@@ -725,18 +722,22 @@ def train(cfg: Config) -> dict:
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
         V = tokenizer.vocab_size
-        n_tokens = (all_rows != tokenizer.pad).sum().item()
-        run.say(f"{n_tokens:,} tokens in {len(all_rows):,} rows, before them {len(report_rows):,} "
-                f"rows of reports alone; {len(held_out)} rows held out")
+        n_tokens = sum((rows != tokenizer.pad).sum().item()
+                       for rows in (own_rows, made_up_rows, report_rows))
+        run.say(f"{n_tokens:,} tokens in {len(own_rows):,} rows of text, {len(made_up_rows):,} of "
+                f"made-up passages, {len(report_rows):,} of reports; {len(held_out)} held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
             # batch: at first of reports alone, since there it learns soonest to look a hidden name
-            # up in another place
-            reports_alone = step < cfg.reports_first * cfg.steps
-            rows = report_rows if reports_alone else all_rows
+            # up in another place; then each batch is of one kind of text
+            if step < cfg.reports_first * cfg.steps:
+                rows = report_rows
+            else:
+                kind = torch.rand((), generator=data_rng).item()
+                rows = own_rows if kind < 0.5 else made_up_rows if kind < 0.7 else report_rows
             idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
             shown, chosen = mask_tokens(idx, token_type_ids, tokenizer, cfg.mask_share,

@@ -34,7 +34,8 @@ https://arxiv.org/abs/2106.09685. Our departures:
   text's own last token, has no dropout of its own, and begins at zero.
 - LoRA is put on all weight matrices of the blocks. Hu et al. put it on W_q and W_v alone.
 - AdamW's weight decay acts on all that is trained, on biases and norms, too.
-- Our GPT is small. It learns with larger rates than theirs (PEAK_LR), and with warm-up.
+- Our GPT is small. It learns with larger rates than theirs (PEAK_LR), and with warm-up. The vectors
+  of its tokens begin with what counting finds out about them (`write_start`).
 
     python -m mini.finetune                             film reviews; first trains its own GPT, once
     python -m mini.finetune sample --text="The cast was anything but dull." --method=lora
@@ -60,9 +61,10 @@ import train_gpt
 # texts and their labels, what is tried without a network, tokenizers, scores, the command line,
 # devices, the folder of a run: this file can be followed without reading them
 from mini.data.text.baselines import bag_of_words, naive_bayes
+from mini.data.text.cooccurrence import cooccurrence_vectors
 from mini.data.text.corpus import encode_texts, read_text
 from mini.data.text.reviews import load_reviews
-from mini.data.text.tokenizers import load_tokenizer
+from mini.data.text.tokenizers import BPETokenizer, load_tokenizer
 from mini.utils import metrics
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
@@ -321,6 +323,23 @@ def base_steps(cfg) -> int:
     return min(BASE_STEPS, 2 * max(1, cfg.steps))
 
 
+def write_start(path, text: str, block_size: int):
+    """Write the checkpoint with which the GPT to build on begins: a new GPT, whose token vectors
+    come from counting (see mini/data/text/cooccurrence.py), so that rare words mean something from
+    the start."""
+    tokenizer = BPETokenizer.train(text, vocab_size=4096)
+    base_cfg = train_gpt.Config(vocab_size=tokenizer.vocab_size, block_size=block_size, n_layer=4,
+                                n_head=4, n_embd=192)
+    torch.manual_seed(base_cfg.seed)
+    gpt = train_gpt.GPT(base_cfg, tokenizer.vocab_size)
+    tokens = torch.tensor([tokenizer.encode(text)])                         # (1, N)
+    is_counted = torch.ones(tokenizer.vocab_size, dtype=torch.bool)         # each token
+    vectors = cooccurrence_vectors(tokens, is_counted, base_cfg.n_embd)     # (V, C)
+    gpt.wte.weight.data.copy_(vectors)
+    write_checkpoint(path, {"name": "gpt", "config": asdict(base_cfg), "model": gpt.state_dict(),
+                            "tokenizer": tokenizer.state()})
+
+
 def make_base(cfg, unlabelled: list):
     """(GPT, tokenizer) to build on: that of --init_from; or one that is trained here, once, and
     kept under runs/.
@@ -343,10 +362,11 @@ def make_base(cfg, unlabelled: list):
         folder.parent.mkdir(exist_ok=True)
         source = Path(f"{folder}.txt")
         source.write_text(text, "utf-8")
+        start = Path(f"{folder}.pt")
+        write_start(start, text, cfg.block_size)
         own = train_gpt.Config(
-            data=str(source), out_dir=str(folder), device=cfg.device,
+            data=str(source), init_from=str(start), out_dir=str(folder), device=cfg.device,
             resume=(folder / "checkpoint.pt").exists(),         # it was stopped the last time
-            vocab_size=1024, block_size=cfg.block_size, n_layer=4, n_head=4, n_embd=192,
             steps=steps, batch_size=32, lr=0.04, rest_lr=0.01, log_every=20)
         result = train_gpt.train(own)
         if "interrupted" in result:

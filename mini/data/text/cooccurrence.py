@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 
 @torch.no_grad()
-def cooccurrence_vectors(rows, is_counted, C: int, window: int = 5, noise: float = 0.1):
+def cooccurrence_vectors(rows, is_counted, C: int, window: int = 5):
     """Vectors (V, C) of V tokens: tokens that stand near the same tokens have similar vectors.
 
     With few texts, a rare word is seen too seldom for gradient descent to find out what it means.
@@ -21,8 +21,8 @@ def cooccurrence_vectors(rows, is_counted, C: int, window: int = 5, noise: float
 
     rows: texts as token numbers (N, T); is_counted (V,): False for tokens that are no words, like
     [PAD]. The vectors are scaled to a standard deviation of 0.1, large enough not to be overwritten
-    at once where training begins with them. Noise, with the standard deviation `noise`, tells
-    tokens apart that stand in the same company, or do not occur in the rows.
+    at once where training begins with them. Tokens that do not occur in the rows get random vectors
+    of the same size.
     """
     V = len(is_counted)
     device = rows.device
@@ -51,6 +51,8 @@ def cooccurrence_vectors(rows, is_counted, C: int, window: int = 5, noise: float
     table = torch.sparse_coo_tensor(places, ppmi.float(), (V, V), check_invariants=True)
     U, S, _ = torch.svd_lowrank(table, q=min(C, V), niter=4)
     vectors = F.pad(U * S.sqrt(), (0, C - U.size(1)))                   # (V, C)
-    vectors = vectors - vectors.mean(dim=0)                             # what all have in common
-    scale = 0.1 / vectors.std().clamp(min=1e-12)
-    return scale * vectors + noise * torch.randn(V, C, device=device)
+    occurs = n_a > 0
+    vectors = vectors - vectors[occurs].mean(dim=0)                     # what all have in common
+    vectors = 0.1 * vectors / vectors[occurs].std().clamp(min=1e-12)
+    random = 0.1 * torch.randn(V, C, device=device)
+    return torch.where(occurs[:, None], vectors, random)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 
 from mini.data.text import baselines, passages
 from mini.data.text.corpus import read_text
@@ -41,20 +42,22 @@ class Tokens:
         return self[:, :length]
 
 
-def encode(pairs: list, tokenizer, longest: int, cut: bool = True) -> Tokens:
+def encode(pairs: list, tokenizer, longest: int, cut: bool = True,
+           split_names: bool = False) -> Tokens:
     """The Tokens of pairs (words, words of a second text or None).
 
-    A text of more than `longest` tokens is cut, or if not `cut` refused with a UserError. An empty
-    text is always refused.
+    split_names: names are cut into pieces, see WordPieceTokenizer.encode_word. A text of more than
+    `longest` tokens is cut, or if not `cut` refused with a UserError. An empty text is always
+    refused.
     """
     rows = []
     for first, second in pairs:
         require(first and (second is None or second),
                 "a text is empty; give it at least one word")
         row = [(tokenizer.cls, 0, 0)]
-        row += encode_words(first, tokenizer, 0, counted=second is None)
+        row += encode_words(first, tokenizer, 0, second is None, split_names)
         if second is not None:
-            row += encode_words(second, tokenizer, 1, counted=True)
+            row += encode_words(second, tokenizer, 1, True, split_names)
         require(cut or len(row) <= longest,
                 f"the text has {len(row)} tokens, and the model has only {longest} positions: "
                 "shorten it")
@@ -69,15 +72,30 @@ def encode(pairs: list, tokenizer, longest: int, cut: bool = True) -> Tokens:
     return Tokens(*filled.unbind(dim=2))
 
 
-def encode_words(words: list, tokenizer, token_type: int, counted: bool) -> list:
+def encode_words(words: list, tokenizer, token_type: int, counted: bool, split_names: bool) -> list:
     """(token, token type, number of the word or 0) of each piece of the words, and of [SEP]."""
     row = []
     for n, word in enumerate(words, start=1):
-        first, *others = tokenizer.encode_word(word)
+        first, *others = tokenizer.encode_word(word, split_names)
         row.append((first, token_type, n if counted else 0))
         row += [(piece, token_type, 0) for piece in others]
     row.append((tokenizer.sep, token_type, 0))
     return row
+
+
+def encode_both_ways(pairs: list, tokenizer, longest: int) -> Tokens:
+    """The Tokens of pairs, as `encode` gives them, twice: first all as they are, then all with
+    names cut into pieces. For texts to learn from: held-out texts have names that the tokenizer
+    does not know, and cuts."""
+    whole = encode(pairs, tokenizer, longest)
+    split = encode(pairs, tokenizer, longest, split_names=True)
+    width = max(whole.idx.size(1), split.idx.size(1))
+    parts = []
+    for name, filling in (("idx", tokenizer.pad), ("token_type_ids", 0), ("words", 0)):
+        tensors = [getattr(tokens, name) for tokens in (whole, split)]
+        filled = [F.pad(t, (0, width - t.size(1)), value=filling) for t in tensors]
+        parts.append(torch.cat(filled))
+    return Tokens(*parts)
 
 
 def token_types(idx, sep: int):
@@ -97,10 +115,10 @@ def unlabelled_texts(cfg) -> list:
 
 def pretraining_rows(texts: list, tokenizer, longest: int):
     """Texts as rows (N, T) of at most `longest` tokens; a long text gives several. Their order is
-    random, but fixed."""
+    random, but fixed. In each third text, names are cut into pieces."""
     parts = []
-    for text in texts:
-        ids = tokenizer.encode(text)
+    for n, text in enumerate(texts):
+        ids = tokenizer.encode(text, split_names=n % 3 == 0)
         for start in range(0, len(ids), longest - 2):
             parts.append(ids[start:start + longest - 2])
     random.Random(0).shuffle(parts)
@@ -139,25 +157,26 @@ def sentiment_task(cfg, tokenizer) -> Task:
     data = load_reviews(cfg.reviews, cfg.few, cfg.seed)
     texts, y = zip(*data.learn)
     test_texts, truth = zip(*data.test)
-
-    def tokens(some):
-        return encode([(tokenizer.words(text), None) for text in some], tokenizer, cfg.block_size)
+    learn_pairs = [(tokenizer.words(text), None) for text in texts]
+    test_pairs = [(tokenizer.words(text), None) for text in test_texts]
+    tokens = encode(learn_pairs, tokenizer, cfg.block_size)
+    test_tokens = encode(test_pairs, tokenizer, cfg.block_size)
 
     bayes = baselines.naive_bayes(texts, y, test_texts)
     bayes_em = baselines.naive_bayes(texts, y, test_texts, data.unlabelled)
     found = {"bag of words": baselines.bag_of_words(texts, y, test_texts).tolist(),
              "naive Bayes": bayes.tolist(),
              "naive Bayes, EM": bayes_em.tolist()}
-    return Task("sentiment", tokens(texts), torch.tensor(y), tokens(test_texts), list(truth), found,
-                data.names)
+    return Task("sentiment", tokens, torch.tensor(y), test_tokens, list(truth), found, data.names)
 
 
 def entity_task(cfg, tokenizer) -> Task:
     """A tag for each word: which are names, and of what?"""
     learn, test = passages.load_entities(cfg.few, cfg.seed)
-    tokens = encode([(words, None) for words, _ in learn], tokenizer, cfg.block_size)
+    learn_pairs = [(words, None) for words, _ in learn]
+    tokens = encode_both_ways(learn_pairs, tokenizer, cfg.block_size)
     y = torch.full_like(tokens.idx, -100)
-    for row, numbers, (_, tags) in zip(y, tokens.words, learn):
+    for row, numbers, (_, tags) in zip(y, tokens.words, learn + learn):
         first = numbers > 0                                 # the first piece of each word
         row[first] = torch.tensor(tags)[numbers[first] - 1]
 
@@ -174,9 +193,10 @@ def entity_task(cfg, tokenizer) -> Task:
 def answer_task(cfg, tokenizer) -> Task:
     """A question and a passage: which words of the passage are the answer?"""
     learn, test = passages.load_questions(cfg.few, cfg.seed)
-    tokens = encode([(q.question, q.passage) for q in learn], tokenizer, cfg.block_size)
+    learn_pairs = [(q.question, q.passage) for q in learn]
+    tokens = encode_both_ways(learn_pairs, tokenizer, cfg.block_size)
     y = []
-    for numbers, q in zip(tokens.words.tolist(), learn):
+    for numbers, q in zip(tokens.words.tolist(), learn + learn):
         require(q.end in numbers,
                 f"--block_size={cfg.block_size} is too short for the passages: some lose their "
                 "answer; raise it")

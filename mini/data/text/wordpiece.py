@@ -133,20 +133,41 @@ class WordPieceTokenizer:
         parts = re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text)
         return sum(([part] if part in SPECIAL else basic_words(part, self.lower) for part in parts), [])
 
-    def encode_word(self, word: str) -> list:
-        """The numbers of the pieces of one word: greedily, each as long as possible, from the left."""
-        if word not in self.cache:
-            ids, rest = ([self.index[word]], "") if word in SPECIAL else ([], word)
-            while len(rest) > (hashes := 2 * bool(ids)) and len(word) <= LONGEST:
-                name = next((rest[:n] for n in range(len(rest), hashes, -1) if rest[:n] in self.index), None)
-                ids = ids + [self.index[name]] if name else []
-                rest = "##" + rest[len(name):] if name else ""
-            self.cache[word] = ids or [self.unk]
-        return self.cache[word]
+    def encode_word(self, word: str, split_names: bool = False) -> list:
+        """The numbers of the pieces of one word: greedily, each as long as possible, from the left.
 
-    def encode(self, text: str) -> list:
-        """The numbers of a text's tokens, without [CLS] and [SEP]."""
-        return [i for word in self.words(text) for i in self.encode_word(word)]
+        split_names: a word with a capital is cut into two pieces or more, even if it is a token, as
+        a name is that the tokenizer has not learnt. (Subword regularisation: a model that sees some
+        words cut otherwise is ready for new words. Kudo 2018; Provilkov et al. 2020.)
+        """
+        split = split_names and word[:1].isupper() and len(word) > 2
+        key = (word, split)
+        if key not in self.cache:
+            self.cache[key] = self.cut(word, longest_first=len(word) - split)
+        return self.cache[key]
+
+    def cut(self, word: str, longest_first: int) -> list:
+        """The pieces of a word, of which the first has at most so many characters."""
+        if word in SPECIAL:
+            return [self.index[word]]
+        if len(word) > LONGEST:
+            return [self.unk]
+        ids = []
+        start = 0
+        while start < len(word):
+            end = len(word) if ids else longest_first
+            hashes = "##" if ids else ""
+            while end > start and hashes + word[start:end] not in self.index:
+                end -= 1
+            if end == start:                                # no piece fits
+                return [self.unk]
+            ids.append(self.index[hashes + word[start:end]])
+            start = end
+        return ids
+
+    def encode(self, text: str, split_names: bool = False) -> list:
+        """The numbers of a text's tokens, without [CLS] and [SEP]; split_names: see encode_word."""
+        return [i for word in self.words(text) for i in self.encode_word(word, split_names)]
 
     def decode(self, ids) -> str:
         """The tokens with spaces between them, and the pieces of a word joined. The old spaces are lost."""
