@@ -292,14 +292,19 @@ def hide_words(idx, tokenizer, share: float, generator):
     return idx.masked_fill(hidden, tokenizer.mask)
 
 
-def mlm_loss(model, idx, token_type_ids, shown, chosen, pad: int):
-    """−log p(xₜ) in nats, the mean over the chosen positions; 0 if there are none.
+def predict_hidden(model, idx, token_type_ids, shown, chosen, pad: int):
+    """Logits (|M|, V) for the chosen positions of tokens idx (B, T), of which `shown` is shown.
 
-    (The mask is made from idx, not from shown, in which a random token may be [PAD].)
+    (The mask of [PAD] is made from idx, since a random token in `shown` may be [PAD].)
     """
     x = model(shown, token_type_ids, padding_mask(idx, pad))            # (B, T, C)
-    logits = model.mlm_logits(x[chosen])                                # (|M|, C) -> (|M|, V)
-    total = F.cross_entropy(logits.float(), idx[chosen], reduction="sum")
+    return model.mlm_logits(x[chosen]).float()                          # (|M|, C) -> (|M|, V)
+
+
+def mlm_loss(model, idx, token_type_ids, shown, chosen, pad: int):
+    """−log p(xₜ) in nats, the mean over the chosen positions; 0 if there are none."""
+    logits = predict_hidden(model, idx, token_type_ids, shown, chosen, pad)
+    total = F.cross_entropy(logits, idx[chosen], reduction="sum")
     return total / chosen.sum().clamp(min=1)
 
 
@@ -577,9 +582,9 @@ class Config(RunConfig):
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
     # optimisation
-    steps: int = 5500              # optimiser steps of pre-training
+    steps: int = 7000              # optimiser steps of pre-training
     batch_size: int = 32           # texts in a step
-    reports_first: float = 0.4     # share of the steps in which it reads pairs of reports alone
+    reports_first: float = 0.3     # share of the steps in which it reads pairs of reports alone
     muon_lr: float = 0.005         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
@@ -689,16 +694,21 @@ def train(cfg: Config) -> dict:
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
-    # held out from each kind of text: some rows, in which always the same words are hidden
-    def rows_of(some_texts):
-        rows = tasks.pretraining_rows(some_texts, tokenizer, cfg.block_size)   # in random order
+    # rows of tokens. First come reports alone, with whole names; later all kinds of text, and every
+    # second one has its names cut into pieces. Of these, some rows are held out
+    n_later = len(reports) // 3                                 # other reports than the first ones
+    first_reports = tasks.pretraining_rows(reports[:-n_later], tokenizer, cfg.block_size).to(device)
+    held_out = []
+    later = []
+    for some_texts in (texts, made_up, reports[-n_later:]):
+        rows = tasks.pretraining_rows(some_texts, tokenizer, cfg.block_size, split_names=True)
         n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
-        return rows[:n_held_out].to(device), rows[n_held_out:].to(device)
+        held_out.append(rows[:n_held_out])                      # their order is random
+        later.append(rows[n_held_out:].to(device))
+    own_rows, made_up_rows, later_reports = later
 
-    held_out_own, own_rows = rows_of(texts)
-    held_out_made_up, made_up_rows = rows_of(made_up)
-    held_out_reports, report_rows = rows_of(reports)
-    held_out = join_rows([held_out_own, held_out_made_up, held_out_reports], tokenizer.pad)
+    # in the held-out rows always the same words are hidden
+    held_out = join_rows(held_out, tokenizer.pad).to(device)
     held_out_types = tasks.token_types(held_out, tokenizer.sep)
     held_out_hidden = mask_tokens(held_out, held_out_types, tokenizer, cfg.mask_share,
                                   cfg.mask_share_second, torch.Generator().manual_seed(0))
@@ -722,10 +732,11 @@ def train(cfg: Config) -> dict:
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
         V = tokenizer.vocab_size
-        n_tokens = sum((rows != tokenizer.pad).sum().item()
-                       for rows in (own_rows, made_up_rows, report_rows))
-        run.say(f"{n_tokens:,} tokens in {len(own_rows):,} rows of text, {len(made_up_rows):,} of "
-                f"made-up passages, {len(report_rows):,} of reports; {len(held_out)} held out")
+        n_tokens = sum((rows != tokenizer.pad).sum().item() for rows in [first_reports, *later])
+        run.say(f"{n_tokens:,} tokens: {len(first_reports):,} rows of reports; then "
+                f"{len(own_rows):,} rows of your text and the reviews, {len(made_up_rows):,} of "
+                f"passages and questions, {len(later_reports):,} of reports; "
+                f"{len(held_out)} held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
@@ -734,10 +745,10 @@ def train(cfg: Config) -> dict:
             # batch: at first of reports alone, since there it learns soonest to look a hidden name
             # up in another place; then each batch is of one kind of text
             if step < cfg.reports_first * cfg.steps:
-                rows = report_rows
+                rows = first_reports
             else:
                 kind = torch.rand((), generator=data_rng).item()
-                rows = own_rows if kind < 0.5 else made_up_rows if kind < 0.7 else report_rows
+                rows = own_rows if kind < 0.6 else made_up_rows if kind < 0.8 else later_reports
             idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
             shown, chosen = mask_tokens(idx, token_type_ids, tokenizer, cfg.mask_share,
