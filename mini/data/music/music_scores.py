@@ -52,7 +52,9 @@ def with_cache(losses, tokens):
             n_uw = Counter()
         w = tokens[i]
         for k in CACHE_CONTEXTS:
-            u = tuple(tokens[max(0, i - k):i])
+            if i < k:
+                break                                       # so many were not played yet
+            u = tuple(tokens[i - k:i])
             p = (n_uw[u, w] + CACHE_WEIGHT * p) / (n_u[u] + CACHE_WEIGHT)
             n_u[u] += 1
             n_uw[u, w] += 1
