@@ -405,7 +405,7 @@ def test_optimizers_cover_every_parameter_once(optimizer, kinds):
 
 @pytest.mark.paper
 def test_muon_trains_the_matrices_of_the_blocks_but_not_the_vectors_of_distances():
-    model = make_model()
+    model = make_model(optimizer="muon")
     muon, _ = music.make_optimizers(model, model.cfg)
     names = {id(p): name for name, p in model.named_parameters()}
     found = {names[id(p)]: group["n_matrices"]
