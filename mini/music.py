@@ -62,7 +62,7 @@ from mini.data.music import midi
 from mini.data.music.music_scores import loss_baselines, music_report, music_scores
 from mini.data.music.tunes import check_primer, read_corpus, read_primer, save_piece, to_tokens
 from mini.utils.config import RunConfig, command_line, require, require_positive
-from mini.utils.device import autocast, matmul_precision, pick_device
+from mini.utils.device import autocast, pick_device
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.metrics import n_to_score
 from mini.utils.optim import Muon
@@ -556,7 +556,7 @@ def train(cfg: Config) -> dict:
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
     run = Run(cfg, "music", model, columns, checkpoint if cfg.resume else None)
-    with run, matmul_precision(device, cfg.matmul):
+    with run:
         V = model.wte.num_embeddings
         run.say(f"{len(train_tokens):,} events to learn from, {len(val_tokens):,} held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
@@ -577,10 +577,9 @@ def train(cfg: Config) -> dict:
             # step
             if cfg.grad_clip > 0:
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-            with autocast(device, cfg.matmul):                  # Muon's products of matrices, too
-                for optimizer in optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
 
             # evaluate, log, sample and save, each when it is due
             done = step + 1

@@ -184,8 +184,8 @@ def variable_length(value: int) -> bytes:
 
 # ---- tokens
 #
-# Events as in Oore et al. 2018: 128 note-on, 128 note-off, 32 velocity, and time-shift, of which they
-# have 125, in steps of 8 ms. Here they are the 100 of Huang et al. 2018 (§3.1), in steps of 10 ms.
+# Events as in Oore et al. 2018: 128 note-on, 128 note-off, 32 velocity, and time-shift, of which
+# they have 125, in steps of 8 ms. Here they are the 100 of Huang et al. 2018, in steps of 10 ms.
 # PIECE is our own.
 NOTE_ON, NOTE_OFF, SHIFT, VELOCITY, PIECE = 0, 128, 256, 356, 388      # where each kind begins
 VOCAB_SIZE = PIECE + 1          # PIECE stands before each piece, so it also ends the piece before
