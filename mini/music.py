@@ -60,7 +60,8 @@ import torch.nn.functional as F
 # this file can be followed without reading them
 from mini.data.music import midi
 from mini.data.music.music_scores import loss_baselines, music_report, music_scores
-from mini.data.music.tunes import check_primer, read_corpus, read_primer, save_piece, to_tokens
+from mini.data.music.tunes import (check_length, check_primer, read_corpus, read_primer, save_piece,
+                                   to_tokens)
 from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.fast_vectors import fast_vectors
@@ -534,9 +535,7 @@ def train(cfg: Config) -> dict:
     val_pieces = val_pieces[:n_to_score(cfg, len(val_pieces), "held-out pieces")]
     train_tokens = to_tokens(train_pieces, device)
     val_tokens = to_tokens(val_pieces, device)                  # held out
-    require(len(train_tokens) > cfg.block_size,
-            f"only {len(train_tokens)} events to learn from, too few for a window of "
-            f"{cfg.block_size}: bring more music, or lower --block_size")
+    check_length(train_tokens, cfg.block_size)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
     # the model: resumed, or new
@@ -610,8 +609,7 @@ def train(cfg: Config) -> dict:
 
         # scores, each beside its baseline: the loss beside those of counting, what it writes beside
         # pieces that were held out
-        run.say(f"scoring {cfg.num_samples} pieces of the model beside {len(val_pieces):,} "
-                "held-out ones …")
+        run.say(f"scoring {cfg.num_samples} pieces beside {len(val_pieces):,} held-out ones …")
         scores = {"val_loss": val_loss}
         scores.update(loss_baselines(train_tokens, val_tokens, V))
         scores["samples"] = music_scores(write(model), beat)

@@ -301,6 +301,13 @@ def to_tokens(pieces, device):
     return torch.tensor(tokens, device=device)
 
 
+def check_length(tokens, block_size: int):
+    """Raise UserError if the music is too short to cut a window from it."""
+    require(len(tokens) > block_size,
+            f"only {len(tokens)} events to learn from, too few for a window of {block_size}: bring "
+            "more music, or lower --block_size")
+
+
 def read_primer(path: str, seconds: float) -> list:
     """The tokens of the first seconds of a MIDI file, after PIECE; [PIECE] alone without a path.
 
