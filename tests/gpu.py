@@ -55,7 +55,7 @@ SMALLER_DATA = {
     "mini.translator": dict(data="grammar", n_test=64),
     "mini.bert": dict(vocab_size=2000, few=50, tune_steps=4, n_test=64),
     "mini.finetune": dict(few=100, base_steps=20, n_test=64),
-    "mini.music": dict(pieces=100, n_test=4, tokens=200, samples=2),
+    "mini.music": dict(pieces=100, n_test=4, max_new_tokens=200, num_samples=2),
     "mini.assistant": dict(n_dialogues=2000, n_test=20),
     "mini.clip": dict(n_images=2000),
     "mini.captioner": dict(n_images=2000, n_test=64),

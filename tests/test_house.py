@@ -28,11 +28,11 @@ STILL_WIDER = """
     mini.assistant
     mini.data.download mini.data.images.caption_scores mini.data.images.captions
     mini.data.images.faces mini.data.images.image_sets mini.data.music.midi
-    mini.data.music.music_scores mini.data.music.tunes
+    mini.data.music.tunes
     mini.data.text.corpus mini.data.text.grammar mini.data.text.lexicon mini.data.text.pairs
     mini.data.text.pieces mini.data.text.questions mini.data.text.reviews
     mini.data.text.tokenizers mini.data.text.tools mini.data.text.wordpiece
-    mini.mini mini.music
+    mini.mini
 """.split()
 
 

@@ -130,7 +130,8 @@ SCRIPTS = {
         compiled=0, stops=(1, 2, STOP), to_sample=("--text=The plot dragged.",)),
     "mini.music": Script(
         columns="loss lr val_loss", settings=dict(pieces=12, n_layer=2, n_head=2, n_embd=16, block_size=32,
-                                                  batch_size=4, tokens=40, samples=2, warmup=1, dropout=0.1,
+                                                  batch_size=4, max_new_tokens=40, num_samples=2,
+                                                  warmup=1, dropout=0.1,
                                                   transpose=2),
         fixed={"n_layer": 3}, samples=".mid"),
     "mini.assistant": Script(

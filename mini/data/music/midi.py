@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from mini.data.files import what_is
 from mini.utils.config import UserError, require, require_file
@@ -181,7 +182,11 @@ def variable_length(value: int) -> bytes:
     return bytes(out)
 
 
-# ---- tokens (Oore et al. 2018): 128 note-on, 128 note-off, 100 time-shift, 32 velocity; and one of our own
+# ---- tokens
+#
+# Events as in Oore et al. 2018: 128 note-on, 128 note-off, 32 velocity, and time-shift, of which
+# they have 125, in steps of 8 ms. Here they are the 100 of Huang et al. 2018, in steps of 10 ms.
+# PIECE is our own.
 NOTE_ON, NOTE_OFF, SHIFT, VELOCITY, PIECE = 0, 128, 256, 356, 388      # where each kind begins
 VOCAB_SIZE = PIECE + 1          # PIECE stands before each piece, so it also ends the piece before
 STEPS = 100                     # time steps in a second; the longest shift is one second
@@ -214,6 +219,15 @@ def encode(notes) -> list:
             velocity = bin
         tokens.append((NOTE_ON if on else NOTE_OFF) + pitch)
     return tokens
+
+
+def transpose(tokens, semitones):
+    """Tokens, a tensor, with their notes raised by so many semitones (a number, or a tensor that is
+    broadcast). What would leave the keyboard of 128 keys stays on its last key."""
+    is_note = tokens < SHIFT                                    # key down or key up
+    pitch = tokens % NOTE_OFF
+    new_pitch = (pitch + semitones).clamp(0, NOTE_OFF - 1)
+    return torch.where(is_note, tokens - pitch + new_pitch, tokens)
 
 
 def decode(tokens) -> list:

@@ -301,17 +301,29 @@ def to_tokens(pieces, device):
     return torch.tensor(tokens, device=device)
 
 
-def begin_with(cfg) -> list:
-    """The tokens to begin from. Raises UserError for a primer or sampling options that cannot be used."""
-    require(min(cfg.tokens, cfg.samples, cfg.top_p, cfg.primer_seconds) > 0
-            and min(cfg.temperature, cfg.top_k) >= 0 and 0 <= cfg.transpose <= 12,
-            "--tokens, --samples, --top_p and --primer_seconds must be positive, --temperature and --top_k "
-            "not negative, --transpose from 0 to 12")
-    if not cfg.primer:
+def check_length(tokens, block_size: int):
+    """Raise UserError if the music is too short to cut a window from it."""
+    require(len(tokens) > block_size,
+            f"only {len(tokens)} events to learn from, too few for a window of {block_size}: bring "
+            "more music, or lower --block_size")
+
+
+def read_primer(path: str, seconds: float) -> list:
+    """The tokens of the first seconds of a MIDI file, after PIECE; [PIECE] alone without a path.
+
+    Raises UserError for a file that cannot be read.
+    """
+    if not path:
         return [PIECE]
-    notes, _ = shorten_silences(read_midi(cfg.primer)[0])
-    stop = notes[0].start + cfg.primer_seconds
-    return [PIECE, *encode([n._replace(end=min(n.end, stop)) for n in notes if n.start < stop])]
+    notes, _ = shorten_silences(read_midi(path)[0])
+    stop = notes[0].start + seconds
+    first = [note._replace(end=min(note.end, stop)) for note in notes if note.start < stop]
+    return [PIECE, *encode(first)]
+
+
+def check_primer(path: str, seconds: float):
+    """Raise UserError for a primer that cannot be used: before training, not after it."""
+    read_primer(path, seconds)
 
 
 def save_piece(path, notes, beat: float, wav: bool = False):
