@@ -29,8 +29,8 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures:
   out about them (mini/data/text/cooccurrence.py), so that rare words mean something from the start.
   At first the model reads pairs of reports alone, which tell the same facts in other words: what is
   hidden in one can be looked up in the other.
-- Some texts are read with their names cut into pieces, as names are that the tokenizer does not
-  know (`tasks.encode_both_ways`).
+- The labelled texts of two tasks are also read with their names cut into pieces, as names are that
+  the tokenizer does not know (`tasks.encode_both_ways`).
 - The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py. There is no dropout
   in pre-training. The learning rates stay at their peak for a while, then fall in a line to 0.
 
@@ -694,18 +694,15 @@ def train(cfg: Config) -> dict:
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
-    # rows of tokens. First come reports alone, with whole names; later all kinds of text, and every
-    # second one has its names cut into pieces. Of these, some rows are held out
-    n_later = len(reports) // 3                                 # other reports than the first ones
-    first_reports = tasks.pretraining_rows(reports[:-n_later], tokenizer, cfg.block_size).to(device)
+    # each kind of text as rows of tokens, of which some are held out
     held_out = []
-    later = []
-    for some_texts in (texts, made_up, reports[-n_later:]):
-        rows = tasks.pretraining_rows(some_texts, tokenizer, cfg.block_size, split_names=True)
+    to_read = []
+    for some_texts in (texts, made_up, reports):
+        rows = tasks.pretraining_rows(some_texts, tokenizer, cfg.block_size)    # in random order
         n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
-        held_out.append(rows[:n_held_out])                      # their order is random
-        later.append(rows[n_held_out:].to(device))
-    own_rows, made_up_rows, later_reports = later
+        held_out.append(rows[:n_held_out])
+        to_read.append(rows[n_held_out:].to(device))
+    own_rows, made_up_rows, report_rows = to_read
 
     # in the held-out rows always the same words are hidden
     held_out = join_rows(held_out, tokenizer.pad).to(device)
@@ -732,11 +729,10 @@ def train(cfg: Config) -> dict:
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
         V = tokenizer.vocab_size
-        n_tokens = sum((rows != tokenizer.pad).sum().item() for rows in [first_reports, *later])
-        run.say(f"{n_tokens:,} tokens: {len(first_reports):,} rows of reports; then "
-                f"{len(own_rows):,} rows of your text and the reviews, {len(made_up_rows):,} of "
-                f"passages and questions, {len(later_reports):,} of reports; "
-                f"{len(held_out)} held out")
+        n_tokens = sum((rows != tokenizer.pad).sum().item() for rows in to_read)
+        run.say(f"{n_tokens:,} tokens: {len(own_rows):,} rows of text and reviews, "
+                f"{len(made_up_rows):,} of passages and questions, {len(report_rows):,} of "
+                f"reports; {len(held_out)} rows are held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
@@ -745,10 +741,10 @@ def train(cfg: Config) -> dict:
             # batch: at first of reports alone, since there it learns soonest to look a hidden name
             # up in another place; then each batch is of one kind of text
             if step < cfg.reports_first * cfg.steps:
-                rows = first_reports
+                rows = report_rows
             else:
                 kind = torch.rand((), generator=data_rng).item()
-                rows = own_rows if kind < 0.6 else made_up_rows if kind < 0.8 else later_reports
+                rows = own_rows if kind < 0.45 else made_up_rows if kind < 0.65 else report_rows
             idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
             shown, chosen = mask_tokens(idx, token_type_ids, tokenizer, cfg.mask_share,

@@ -113,12 +113,12 @@ def unlabelled_texts(cfg) -> list:
     return paragraphs + load_reviews(cfg.reviews, cfg.few).unlabelled
 
 
-def pretraining_rows(texts: list, tokenizer, longest: int, split_names: bool = False):
+def pretraining_rows(texts: list, tokenizer, longest: int):
     """Texts as rows (N, T) of at most `longest` tokens; a long text gives several. Their order is
-    random, but fixed. split_names: in every second text, names are cut into pieces."""
+    random, but fixed."""
     parts = []
-    for n, text in enumerate(texts):
-        ids = tokenizer.encode(text, split_names=split_names and n % 2 == 1)
+    for text in texts:
+        ids = tokenizer.encode(text)
         for start in range(0, len(ids), longest - 2):
             parts.append(ids[start:start + longest - 2])
     random.Random(0).shuffle(parts)
