@@ -312,7 +312,7 @@ def zero_shot(gpt, tokenizer, texts, names: list):
 # ---- the GPT to build on
 
 BASE_STEPS = 800            # its optimiser steps, if --base_steps is 0
-SECONDS_A_STEP = 0.2        # of its training, on two CPU cores
+SECONDS_A_STEP = 0.14       # of its training, on two CPU cores
 
 
 def base_steps(cfg) -> int:
