@@ -738,8 +738,8 @@ def train(cfg: Config) -> dict:
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
-            # batch: at first of reports alone, since there it learns soonest to look a hidden name
-            # up in another place; then each batch is of one kind of text
+            # batch: at first of reports alone, in which a hidden name can be looked up in another
+            # place; then each batch is of one kind of text
             if step < cfg.reports_first * cfg.steps:
                 rows = report_rows
             else:

@@ -121,8 +121,8 @@ def test_bad_files(tmp_path):
 
 
 def test_names_can_be_cut_although_they_are_tokens():
-    """Held-out texts have names that the tokenizer cuts. A model that has only read whole ones fails there:
-    of the names in held-out sentences it found 82 %, and with both ways 97 %."""
+    """Held-out texts have names that the tokenizer cuts. A model that was tuned on whole ones alone
+    had F1 0.82 there, and 0.97 when it was tuned on both (one trial of mini/bert.py each)."""
     tokenizer = WordPieceTokenizer([*SPECIAL, "Lyon", "Ly", "##on", "L", "##y", "town"], lower=False)
     spell = [[tokenizer.tokens[i] for i in tokenizer.encode(text, split_names=split)]
              for text, split in (("Lyon town", False), ("Lyon town", True), ("L [MASK]", True))]
