@@ -286,7 +286,7 @@ def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: floa
 
 def hide_words(idx, tokenizer, share: float, generator):
     """Tokens idx (B, T) with a share of the words replaced by [MASK], but no special token. So are
-    texts shown in fine-tuning."""
+    texts shown in fine-tuning, if --tune_mask asks for it."""
     is_special = tokenizer.is_special.to(idx.device)[idx]
     hidden = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
     return idx.masked_fill(hidden, tokenizer.mask)
@@ -571,7 +571,7 @@ class Config(RunConfig):
     # data
     data: str = "tales"            # text without labels: tales, or your own: a file, or a folder
     reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
-    few: int = 300                 # labelled texts of each task to learn from (0: all, of your own)
+    few: int = 300                 # labelled texts of each task to learn from (0: all reviews)
     vocab_size: int = 4096         # V, the number of tokens
     # model
     # published model.safetensors, with vocab.txt and config.json beside it ("": none)
@@ -881,8 +881,8 @@ def evaluate(cfg: Config) -> dict:
     evaluate.json."""
     cfg, model, tokenizer = load(cfg)
     tables = {name: {} for name in TASKS}
-    third, thrice = max(1, cfg.few // 3), 3 * cfg.few
-    for few, seed in ((cfg.few, 1), (cfg.few, 2), (cfg.few, 3), (third, 1), (thrice, 1)):
+    usual = cfg.few or tasks.FEW
+    for few, seed in ((usual, 1), (usual, 2), (usual, 3), (max(1, usual // 3), 1), (3 * usual, 1)):
         own = replace(cfg, few=few, seed=seed)
         for task in load_tasks(own, tokenizer):
             print(f"{few} labelled texts, seed {seed}: tuning for {task.name} …", flush=True)

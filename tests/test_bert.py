@@ -536,6 +536,16 @@ def test_own_reviews_are_read_without_their_labels_too(text_file, tmp_path):
         "pre-trained", "from scratch", "bag of words", "naive Bayes", "naive Bayes, EM"]
 
 
+def test_few_0_learns_from_all_own_reviews(text_file, tmp_path):
+    """The other two tasks have no such end, and once refused to begin."""
+    path = tmp_path / "mine.tsv"
+    path.write_text("".join(f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("a", "b")))
+    cfg = tiny(text_file, tmp_path, reviews=str(path), few=0)
+    tokenizer = WordPieceTokenizer.train(passages.unlabelled(), 500)
+    assert len(make_task("sentiment", cfg, tokenizer).y) == 54          # a tenth is held out
+    assert len(make_task("entities", cfg, tokenizer).y) == 2 * tasks.FEW
+
+
 def test_n_test_is_honoured_and_reported(text_file, tmp_path, capsys):
     result = bert.train(tiny(text_file, tmp_path, steps=2, n_test=7))
     assert result["n"] == {"sentiment": 7, "entities": 7, "answer": 7}

@@ -128,6 +128,8 @@ def pretraining_rows(texts: list, tokenizer, longest: int):
 
 # ---- the three tasks
 
+FEW = 300       # labelled sentences and questions, if --few=0 asks for all reviews
+
 @dataclass
 class Task:
     """A task's labelled texts, its held-out texts, and what the baselines say of them."""
@@ -172,7 +174,7 @@ def sentiment_task(cfg, tokenizer) -> Task:
 
 def entity_task(cfg, tokenizer) -> Task:
     """A tag for each word: which are names, and of what?"""
-    learn, test = passages.load_entities(cfg.few, cfg.seed)
+    learn, test = passages.load_entities(cfg.few or FEW, cfg.seed)
     learn_pairs = [(words, None) for words, _ in learn]
     tokens = encode_both_ways(learn_pairs, tokenizer, cfg.block_size)
     y = torch.full_like(tokens.idx, -100)
@@ -192,7 +194,7 @@ def entity_task(cfg, tokenizer) -> Task:
 
 def answer_task(cfg, tokenizer) -> Task:
     """A question and a passage: which words of the passage are the answer?"""
-    learn, test = passages.load_questions(cfg.few, cfg.seed)
+    learn, test = passages.load_questions(cfg.few or FEW, cfg.seed)
     learn_pairs = [(q.question, q.passage) for q in learn]
     tokens = encode_both_ways(learn_pairs, tokenizer, cfg.block_size)
     y = []
