@@ -18,8 +18,9 @@ Papers: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/
 equations and sections are named below; Dosovitskiy et al. 2021, "An image is worth 16×16 words"
 (ViT: the patches), https://arxiv.org/abs/2010.11929; Xu et al. 2015, "Show, attend and tell"
 (captions, and where the model looked), https://arxiv.org/abs/1502.03044. Our departures: positions
-are learnt, as in ViT (which normalises before each sub-layer, not after it); no dropout by default;
-the learning rate falls along half a cosine; no checkpoints are averaged.
+are learnt, as in ViT (which also has a class token, GELU, and normalises before each sub-layer, not
+after it); no dropout by default; the learning rate falls along half a cosine; no checkpoints are
+averaged.
 
     python -m mini.captioner                            faces and captions, made on the spot
     python -m mini.captioner sample --n=8               held-out faces described; or --image=me.png
@@ -638,13 +639,17 @@ def where_it_looks(model, words, src):
     """(words, maps): the words of the caption of an image src, uint8 (1, 3, H, W), and how much
     each word looked at each patch: (T, H/P, W/P), the mean over layers and heads.
 
-    If the encoder does not give a vector for each patch, maps is None.
+    The vector of a patch has read the other patches, too, in the encoder: so the map shows which
+    vectors a word was written from, and only roughly which pixels. If the encoder does not give a
+    vector for each patch, maps is None.
     """
     cfg = model.cfg
     ids = describe(model, src, cfg.beam, cfg.alpha)[0]
-    tgt = torch.tensor([[i for i in ids if i != EOS]])
-    maps = attention_maps(model, to_float(src), tgt)
-    texts = [words.words[i] for i in tgt[0].tolist()]
+    ids = [i for i in ids if i != EOS]
+    if not ids:                                                 # an empty caption
+        return [], None
+    maps = attention_maps(model, to_float(src), torch.tensor([ids]))
+    texts = [words.words[i] for i in ids]
     side = src.size(2) // cfg.patch
     if not maps or any(weights.size(1) != side * side for weights in maps):
         return texts, None

@@ -21,12 +21,20 @@ et al. 2021, "An image is worth 16×16 words" (ViT), https://arxiv.org/abs/2010.
 Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words, and what to
 do about it" (NegCLIP), https://arxiv.org/abs/2210.01936. Our departures: if a batch holds the same
 caption twice, neither is a wrong answer for the image of the other (see same_caption); GELU, not
-its approximation x·σ(1.702 x); whole words, not pieces of words; images are not cropped at random
-(§2.3); sizes, batch and weight decay are our own, much smaller ones.
+the approximation x·σ(1.702 x) of the published code; whole words, not pieces of words; images in
+[−1, 1], not cropped at random (§2.3); the initial weights of the text Transformer in both; sizes,
+batch, rates and weight decay are our own, for much smaller networks.
+
+What is learnt from, with --data=faces: drawn faces, and eight captions of each. The first one names
+all six attributes; the others name all or some of them, in various words, such as
+
+    curly red hair, square glasses, dark skin: a serious person in front of something green
+    a serious person with dark skin and curly red hair wearing glasses
 
     python -m mini.clip                                 faces and captions, made on the spot
     python -m mini.clip sample --prompt="a face with red hair and glasses"      the nearest images
     python -m mini.clip sample --image=me.png           the nearest captions, and the attributes
+    python -m mini.clip sample --image=me.png --prompt="a smile|an open mouth"  which fits better
     python -m mini.clip evaluate                        by number of images, of attributes named, …
     python -m mini.clip --data=captions.tsv             your own: an image's path, a tab, a caption
 
@@ -137,7 +145,7 @@ class Block(nn.Module):
         self.init_weights(cfg)
 
     def init_weights(self, cfg):
-        """Matrices are drawn as in the published code of CLIP, biases are 0.
+        """Matrices are drawn as those of the text Transformer in the published code, biases are 0.
 
         2 n_layer branches add up in x, and so do their variances. So the last matrix of each branch
         is drawn smaller, by 1/√(2 n_layer): x then is about as large for any n_layer.
@@ -256,11 +264,14 @@ class CLIP(nn.Module):
 # ---- batches and the loss
 
 def get_batch(images, captions, batch_size: int, generator, negatives=None):
-    """B different images (B, 3, S, S) in [-1, 1], or all if there are fewer, and for each image one
-    of its K captions (B, T), from images (N, 3, S, S) and captions (N, K, L).
+    """B images (B, 3, S, S) in [-1, 1], and one caption of each (B, T).
 
-    With negatives (N, K, L), captions that are not true, there are 2B texts: behind the B captions
-    stand B hard negatives. The i-th of them is the i-th caption with one value swapped.
+    images: (N, 3, S, S), of which B different ones are drawn (all of them, if N < B). captions:
+    (N, K, L), K captions of each image, of up to L words; one of the K is drawn.
+
+    negatives: (N, K, L), the same captions with one value changed to another ("black hair" for "red
+    hair"), so that they are not true. With them there are 2B texts: first the B captions, then for
+    each of these its negative.
     """
     i = torch.randperm(len(images), generator=generator)[:batch_size]
     k = torch.randint(captions.size(1), (len(i),), generator=generator)
@@ -298,9 +309,9 @@ def same_caption(texts, B: int):
     """(B, B + H): True where text j is the caption of image i once more, but not its own (i ≠ j).
 
     "Someone with glasses" fits many faces. Twice in a batch, it would be a false negative: the
-    right words, counted as wrong. At the paper's scale that is rare, and is let pass; with our few
-    words it is not, and so such pairs are left out of both softmaxes. Captions that are true of an
-    image in other words stay wrong answers, as in the paper.
+    right words, counted as wrong. The paper lets this pass. With our few words it happens often,
+    and so such pairs are left out of both softmaxes: equal captions are equal in both directions.
+    Captions that are true of an image in other words stay wrong answers, as in the paper.
     """
     captions = texts[:B]
     same = (captions[:, None] == texts).all(dim=2)              # (B, 1, T) == (B + H, T)
@@ -367,8 +378,12 @@ def recall(similarity, right) -> dict:
 
 def retrieval(model, words, part, n: int = 256) -> dict:
     """{direction: recall} among the first n images and the first caption of each, which for faces
-    names all attributes. Every caption that is true of an image is right, whosever it is; of your
-    own data it is known only that equal captions are."""
+    names all attributes.
+
+    A caption of another image may be true of this one, too. For faces it is known which are, and
+    all of these are right answers. For your own data, a caption is a right answer if it is equal to
+    the image's own.
+    """
     texts = [captions[0] for captions in part.captions[:n]]
     if part.attributes:
         right = fits(part.allowed[:n, 0], part.labels[:n], part.attributes).T
@@ -401,6 +416,20 @@ def classify_by_prompts(model, words, image_features):
     return torch.stack(columns, dim=1)
 
 
+# ---- where it stays blind
+
+# Two pairs of values, such as red hair and round glasses, never occur together in training. Which
+# value does the model read in a new face that has both?
+#
+# If vectors could have any inner product, the loss would be lowest where s u·v is, up to a constant
+# for each image or text, ln[p(image, text) / (p(image) p(text))] (van den Oord et al. 2018, §2.3).
+# For the red-haired faces of training and the prompt "round glasses" this ratio is 0: both are
+# frequent, and never belong together. So the loss teaches that red hair speaks against the prompt,
+# and new faces are read so, whatever they wear. For a whole description that names both values, the
+# ratio is 0/0: neither such a text nor such a face ever occurs. The loss asks nothing of this pair,
+# and what comes out depends on the networks. The scores show both, for each pair, on faces that
+# have it. The two functions below are for this test alone: to use CLIP, nobody needs them.
+
 def all_descriptions():
     """(combinations, texts): all labels (M, A) that a face can have, and a full caption of each."""
     numbers = [torch.arange(len(values)) for values in ATTRIBUTES.values()]
@@ -409,11 +438,12 @@ def all_descriptions():
 
 
 def classify_by_descriptions(similarity, combinations, labels):
-    """For each of N images and A attributes the value with which a full caption is nearest, if its
-    other values are the true ones, which labels (N, A) gives away: (N, A).
+    """Does the model tell two descriptions apart that differ in one value? For each of N images and
+    A attributes the value whose description is nearest: (N, A).
 
-    What is asked is whether the model tells two descriptions apart that differ in one value.
-    similarity: (N, M), of the images to the full captions of all combinations (M, A).
+    The other values of the description are the true ones, labels (N, A): so this is no way to
+    classify an unknown face, as it has to be told five attributes to read the sixth. similarity:
+    (N, M), of the images to the full captions of all combinations (M, A).
     """
     differs = combinations != labels[:, None]                   # (M, A), (N, 1, A) -> (N, M, A)
     columns = []
@@ -434,15 +464,6 @@ def classify(model, words, part) -> dict:
             "nearest description": combinations[similarity.argmax(dim=1)]}
 
 
-# Where it stays blind. Two pairs of values, such as red hair and round glasses, never occur
-# together in training. Where the loss is lowest, s u·v is ln[p(image, text) / (p(image) p(text))]
-# plus a constant (van den Oord et al. 2018, §2.3). For all red-haired faces of training and the
-# prompt "round glasses", this ratio is 0: both are frequent, and never belong together. So the
-# model learns that red hair speaks against the prompt, and reads a new face so, whatever it wears.
-# For a whole description that names both values, the ratio is 0/0: neither such a text nor such a
-# face ever occurs. The loss asks nothing, and it depends on the networks what they make of them.
-# The scores show both, for each pair, on the faces that have it.
-
 # ---- settings
 
 @dataclass
@@ -454,8 +475,8 @@ class Config(RunConfig):
     data: str = "faces"         # faces, or your .tsv file: an image's path, a tab, its caption
     size: int = 32              # S, height and width of the images in pixels
     n_images: int = 20000       # faces to draw to learn from
-    # add to the texts of a batch its captions with one value swapped, as NegCLIP does; for faces
-    # only. In a short trial a step took a third longer, and held-out recall was lower
+    # add to the texts of a batch its captions with one value changed: for faces only. (NegCLIP
+    # exchanges words within a caption.) In a short trial held-out recall was lower
     hard_negatives: bool = False
 
     # model
@@ -476,11 +497,13 @@ class Config(RunConfig):
     out_dir: str = "runs/clip"  # folder of the run
 
     # sampling
-    prompt: str = ""            # text to search images by; | separates several ("": held-out ones)
-    image: str = ""             # a picture to search captions by, instead ("": none)
+    # text to search images by, or, with --image, texts to compare; | separates several ("":
+    # held-out ones)
+    prompt: str = ""
+    image: str = ""             # a picture to search captions by ("": none)
 
-    # Not a setting: the names of those that a resumed run must keep, since its weights depend on
-    # them.
+    # Not a setting (it has no type): the names of those that a resumed run must keep, since its
+    # weights depend on them.
     fixed = ("size", "n_images", "hard_negatives", "patch", "n_layer", "n_head", "n_embd",
              "n_joint")
 
@@ -683,9 +706,12 @@ def draw_nearest(model, words, texts: list, images, n: int = 8):
 
 
 def sample(cfg: Config) -> str:
-    """Draw the images nearest to --prompt, out of 1,000; or print what fits --image best."""
+    """Draw the images nearest to --prompt, out of 1,000; or print what fits --image best: of all
+    held-out captions, or of the texts of --prompt."""
     model, words, checkpoint = load(cfg)
     cfg = model.cfg
+    if cfg.image and cfg.prompt:
+        return compare_texts(model, words, read_prompts(cfg.prompt))
     train_set, held_out, unseen = load_captions(cfg.data, cfg.size, n_faces=1)
     if cfg.image:
         return describe_image(model, words, held_out)
@@ -701,13 +727,32 @@ def sample(cfg: Config) -> str:
     return text
 
 
+def embed_image_file(model):
+    """The vector (D,) of the picture --image; a grey one gets three equal colour channels."""
+    cfg = model.cfg
+    image = to_size(read_image(cfg.image), cfg.size).expand(1, 3, -1, -1)
+    return embed_images(model, image)[0]
+
+
+def probabilities(model, text_features, u) -> list:
+    """The probability of each text (n, D), if one of them is that of the image u (D,)."""
+    cosines = text_features @ u                                 # (n,)
+    return F.softmax(model.logit_scale.exp().item() * cosines, dim=0).tolist()
+
+
+def compare_texts(model, words, texts: list) -> str:
+    """Print the probability of each text, if one of them is that of --image: zero-shot
+    classification with classes of your own."""
+    probs = probabilities(model, embed_texts(model, words, texts), embed_image_file(model))
+    text = "\n".join(f"{p:6.1%}  {name}" for p, name in zip(probs, texts))
+    print(text)
+    return text
+
+
 def describe_image(model, words, held_out) -> str:
     """Print the five held-out captions nearest to --image, and the probabilities of the values of
     each attribute by prompts."""
-    cfg = model.cfg
-    image = to_size(read_image(cfg.image), cfg.size).expand(1, 3, -1, -1)
-    u = embed_images(model, image)[0]                           # (D,)
-
+    u = embed_image_file(model)                                 # (D,)
     texts = [text for captions in held_out.captions for text in captions]
     texts = list(dict.fromkeys(texts))                          # each only once
     best = (embed_texts(model, words, texts) @ u).topk(min(5, len(texts)))
@@ -716,8 +761,7 @@ def describe_image(model, words, held_out) -> str:
         lines.append(f"{cosine:.3f}  {texts[i]}")
 
     for name, values in held_out.attributes.items():
-        cosines = prompt_features(model, words, name) @ u       # (values,)
-        probs = F.softmax(model.logit_scale.exp().item() * cosines, dim=0).tolist()
+        probs = probabilities(model, prompt_features(model, words, name), u)
         shares = [f"{value} {p:.0%}" for value, p in zip(values, probs)]
         lines.append(f"{name:>12}  " + ", ".join(shares))
     text = "\n".join(lines)

@@ -11,30 +11,33 @@ loudness changes. Three notes, and what becomes of them:
     VELOCITY<64> ON<60> ON<64> SHIFT<0.5 s> OFF<60> ON<67> SHIFT<0.5 s> OFF<64> OFF<67>
     372          60     64     305          188     67     305          192     195
 
-Below stand the numbers of the tokens: V = 389 with PIECE, which begins each piece. A model of the
-next event is a model of music, as a model of the next word is a model of texts. Its loss is GPT's;
-a model that knows nothing scores ln V:
+Below stand the numbers of the tokens. A key that goes down is its pitch, 0 to 127, and 128 more when
+it goes up; then come 100 lengths of time from 256 on, 32 degrees of loudness from 356 on, and 388,
+PIECE, which begins each piece: V = 389. A model of the next event is a model of music, as a model of
+the next word is a model of texts. Its loss is GPT's; a model that knows nothing scores ln V:
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
 The new idea is how positions enter. Music repeats itself, so it matters little where an event
 stands, but much how far back a similar event was. No position is added to x. Instead each head
-learns a vector eᵣ for each distance r from a query i back to a key j = i − r:
+learns a vector eᵣ for each distance r, in events, from a query i back to a key j = i − r:
 
     score(i, j) = qᵢ · (kⱼ + eᵢ₋ⱼ) / √hs
 
-All qᵢ · eᵢ₋ⱼ come from one product and a skew (see `skew`), without a tensor of shape (T, T, hs).
+The eᵣ are the rows of Eʳ in the paper, and the qᵢ · eᵢ₋ⱼ its matrix Sʳᵉˡ. They come from one product
+and a skew (see `skew`), without a tensor of shape (T, T, hs).
 
 Shapes: B pieces of T events in a batch, C the width, nh heads of size hs = C / nh, V events to
 choose from; S keys for T queries. S = T, but where keys are kept from before.
 
 Papers: Huang et al. 2018, "Music Transformer", https://arxiv.org/abs/1809.04281. Relative positions
 are from Shaw et al. 2018, https://arxiv.org/abs/1803.02155, the events from Oore et al. 2018, "This
-Time with Feeling", https://arxiv.org/abs/1808.03715; its 125 time shifts, of 8 ms to 1 s, are
-100 of 10 ms to 1 s in Huang et al., as here. Our departures: the network is GPT-2's but for the
+Time with Feeling", https://arxiv.org/abs/1808.03715; they have 125 lengths of time, from 8 ms to 1
+s, and we 100, from 10 ms to 1 s, as Huang et al. Our departures: the network is GPT-2's but for the
 positions (pre-norm, GELU, tied head); the token PIECE; Muon trains the matrices (see train_gpt.py);
 while it writes, the window slides (each event looks at T − 1 events before it, however long the
-piece); pieces are moved to other keys (--transpose), but not made faster and slower besides.
+piece); half of what it learns from begins where a piece begins (--from_beginning); pieces are moved
+to other keys (--transpose), but not made faster and slower besides.
 
     python -m mini.music                                our own tunes
     python -m mini.music --data=my_midis --transpose=5  your .mid files, moved to other keys
@@ -82,8 +85,8 @@ def relative_attention(q, k, v, E, mask, dropout=None):
     hs = q.size(-1)
     q = q / math.sqrt(hs)
     content = q @ k.transpose(-2, -1)                       # (B, nh, T, hs) -> (B, nh, T, S)
-    distance = q @ E.transpose(-2, -1)                      # (B, nh, T, hs) -> (B, nh, T, S)
-    scores = content + skew(distance)                       # each column now is that of a key
+    by_distance = q @ E.transpose(-2, -1)                   # (B, nh, T, hs) -> (B, nh, T, S)
+    scores = content + skew(by_distance)                    # each column now is that of a key
     # The mask comes last: where keys come after their query, skew leaves numbers of no meaning.
     weights = F.softmax(scores + mask, dim=-1)              # e^−∞ = 0; each row sums to 1
     if dropout is not None:
@@ -272,13 +275,23 @@ class MusicTransformer(nn.Module):
 
 # ---- batches and the loss
 
-def get_batch(tokens, block_size: int, batch_size: int, generator, semitones: int = 0):
-    """Random pieces of the music, x (B, T), and the same pieces one event later, y (B, T).
+def get_batch(tokens, block_size: int, batch_size: int, generator, semitones: int = 0,
+              from_beginning: float = 0.0):
+    """Random stretches of the music, x (B, T), and the same stretches one event later, y (B, T).
 
-    Each is raised or lowered at random, by up to so many semitones: a tune is the same in another
-    key.
+    A share of them, from_beginning, begins where a piece begins. When the model writes, it begins
+    there, too. In a stretch that begins anywhere, an event of bar 13 seldom has bar 1 in view.
+
+    Each stretch is raised or lowered at random, by up to so many semitones: a tune is the same in
+    another key.
     """
-    start = torch.randint(len(tokens) - block_size, (batch_size,), generator=generator)
+    N = len(tokens) - block_size                                # a stretch can begin before N
+    start = torch.randint(N, (batch_size,), generator=generator)
+    if from_beginning > 0:
+        beginnings = (tokens[:N] == midi.PIECE).nonzero().flatten().cpu()
+        chosen = torch.randint(len(beginnings), (batch_size,), generator=generator)
+        at_beginning = torch.rand(batch_size, generator=generator) < from_beginning
+        start = torch.where(at_beginning, beginnings[chosen], start)
     positions = start[:, None] + torch.arange(block_size + 1)   # (B, 1) + (T + 1,) -> (B, T + 1)
     pieces = tokens[positions.to(tokens.device)]                # (B, T + 1)
     if semitones > 0:
@@ -396,9 +409,10 @@ class Config(RunConfig):
     pieces: int = 6000          # number of tunes to make, a tenth of them held out
     # pieces to learn from are raised or lowered at random, by up to so many semitones
     transpose: int = 0
+    from_beginning: float = 0.5     # share of a batch that begins where a piece begins
 
     # model
-    block_size: int = 384       # T, the window: how many events the model sees at once
+    block_size: int = 600       # T, the window: how many events the model sees at once
     n_layer: int = 4            # blocks
     n_head: int = 4             # attention heads in each block
     n_embd: int = 128           # C, the width
@@ -406,7 +420,7 @@ class Config(RunConfig):
 
     # optimisation
     steps: int = 2200           # optimiser steps
-    batch_size: int = 10        # sequences in a step
+    batch_size: int = 6         # sequences in a step
     # what trains the weight matrices of the blocks; AdamW trains the rest, or everything
     optimizer: Literal["muon", "adamw"] = "muon"
     lr: float = 0.0             # its peak learning rate (0: its own, in PEAK_LR below)
@@ -434,8 +448,8 @@ class Config(RunConfig):
     cache: bool = True          # keep past keys and values: the same music, faster
     wav: bool = False           # also write the pieces as sound
 
-    # Not a setting: the names of those that a resumed run must keep, since its weights depend on
-    # them.
+    # Not a setting (it has no type): the names of those that a resumed run must keep: the shapes of
+    # its weights depend on them, or what it has learnt from.
     fixed = ("pieces", "transpose", "block_size", "n_layer", "n_head", "n_embd")
 
     def __post_init__(self):
@@ -458,6 +472,8 @@ def check(cfg):
     require(cfg.n_embd % cfg.n_head == 0,
             f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
     require(0 <= cfg.transpose <= 12, f"--transpose={cfg.transpose} must be from 0 to 12")
+    require(0 <= cfg.from_beginning <= 1,
+            f"--from_beginning={cfg.from_beginning} must be from 0 to 1")
     require(0 <= cfg.dropout < 1, f"--dropout={cfg.dropout} must be from 0 to below 1")
     require(0 <= cfg.stable_frac < 1, f"--stable_frac={cfg.stable_frac} must be from 0 to below 1")
     require(cfg.temperature >= 0, f"--temperature={cfg.temperature} must not be negative")
@@ -534,7 +550,7 @@ def train(cfg: Config) -> dict:
     train_pieces, val_pieces, beat = read_corpus(cfg.data, cfg.pieces)      # beat: in seconds
     val_pieces = val_pieces[:n_to_score(cfg, len(val_pieces), "held-out pieces")]
     train_tokens = to_tokens(train_pieces, device)
-    val_tokens = to_tokens(val_pieces, device)                  # held out
+    val_tokens = to_tokens(val_pieces, device)                  # held out, read as one document
     check_length(train_tokens, cfg.block_size)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches
 
@@ -564,7 +580,8 @@ def train(cfg: Config) -> dict:
             set_learning_rate(optimizers, lr_factor(step, cfg))
 
             # batch
-            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng, cfg.transpose)
+            x, y = get_batch(train_tokens, cfg.block_size, cfg.batch_size, data_rng, cfg.transpose,
+                             cfg.from_beginning)
 
             # loss and backward; products are in bfloat16, if that is faster on this device, while
             # the weights stay in float32

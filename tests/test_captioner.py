@@ -132,6 +132,16 @@ def test_where_it_looks_is_the_mean_of_the_attention_maps():
     close(maps.flatten(1), (first + second) / 2, 1e-5)
 
 
+def test_an_empty_caption_has_no_map(monkeypatch):
+    """A model that knows little may end a caption at once. Looking at no words was an error."""
+    monkeypatch.setattr(captioner, "describe", lambda *args: [[EOS]])
+    model = encoder_decoder(captioner)
+    words = Words([f"w{i}" for i in range(20)])
+    image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    assert captioner.where_it_looks(model, words, image) == ([], None)
+    assert not captioner.draw_attention(model, words, image)
+
+
 # ---- scores and pictures
 
 def test_what_full_captions_say_is_read_back():

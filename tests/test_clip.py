@@ -595,6 +595,24 @@ def test_what_an_image_shows(capsys):
         assert abs(sum(shares) - 100) <= 2
 
 
+def test_an_image_between_texts_of_ones_own(capsys):
+    """Zero-shot classification: e to the s u·v of each text, divided by their sum."""
+    clip.train(tiny(steps=3))
+    write_png("me.png", np.full((8, 8, 3), 90, np.uint8))
+    texts = ["a smile", "red hair and glasses", "on blue"]
+    lines = clip.main(["sample", "--image=me.png", "--prompt=" + "|".join(texts), *USE])
+    shown = [line.split("%  ") for line in lines.split("\n")]
+    assert [name for _, name in shown] == texts
+
+    model, words, _ = clip.load(clip.Config(out_dir="run"))
+    with torch.no_grad():
+        u = model.encode_image(torch.full((1, 3, 8, 8), 90 / 127.5 - 1))[0]
+        v = clip.embed_texts(model, words, texts)
+        powers = [(model.logit_scale.exp() * row @ u).exp().item() for row in v]
+    for (share, _), power in zip(shown, powers):
+        assert abs(float(share) - 100 * power / sum(powers)) < 0.06
+
+
 def captions_of(i):
     return [f"grey number{i}, twice seen"] * (1 + i % 2)
 
