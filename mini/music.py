@@ -11,10 +11,11 @@ loudness changes. Three notes, and what becomes of them:
     VELOCITY<64> ON<60> ON<64> SHIFT<0.5 s> OFF<60> ON<67> SHIFT<0.5 s> OFF<64> OFF<67>
     372          60     64     305          188     67     305          192     195
 
-Below stand the numbers of the tokens. A key that goes down is its pitch, 0 to 127, and 128 more when
-it goes up; then come 100 lengths of time from 256 on, 32 degrees of loudness from 356 on, and 388,
-PIECE, which begins each piece: V = 389. A model of the next event is a model of music, as a model of
-the next word is a model of texts. Its loss is GPT's; a model that knows nothing scores ln V:
+Below stand the numbers of the tokens. A key that goes down is its pitch, 0 to 127, and 128 more
+when it goes up; then come 100 lengths of time from 256 on, 32 degrees of loudness from 356 on, and
+388, PIECE, which begins each piece: V = 389. A model of the next event is a model of music, as a
+model of the next word is a model of texts. Its loss is GPT's; a model that knows nothing scores ln
+V:
 
     L = −1/T · Σₜ log p(xₜ₊₁ | x₁ … xₜ)
 
