@@ -25,7 +25,7 @@ learns a vector eᵣ for each distance r, in events, from a query i back to a ke
 
     score(i, j) = qᵢ · (kⱼ + eᵢ₋ⱼ) / √hs
 
-The eᵣ are the rows of Eʳ in the paper, and the qᵢ · eᵢ₋ⱼ its matrix Sʳᵉˡ. They come from one product
+The eᵣ are the rows of Eʳ in the paper, the qᵢ · eᵢ₋ⱼ its matrix Sʳᵉˡ. They come from one product
 and a skew (see `skew`), without a tensor of shape (T, T, hs).
 
 Shapes: B pieces of T events in a batch, C the width, nh heads of size hs = C / nh, V events to
