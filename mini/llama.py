@@ -123,7 +123,7 @@ class Rotary(nn.Module):
         super().__init__()
         hs = head_size(cfg)
         exponents = torch.arange(0, hs, 2) / hs                 # 0, 2/hs, …, below 1
-        frequencies = cfg.rope_theta ** -exponents              # (hs/2,): 1, …, about 1/θ
+        frequencies = 1 / cfg.rope_theta ** exponents           # (hs/2,): 1, …, about 1/θ
         frequencies, scale = scaled_frequencies(frequencies, cfg.rope_scaling)
         positions = torch.arange(cfg.block_size)
         angles = positions[:, None] * frequencies               # (T, 1) · (hs/2,) -> (T, hs/2)
