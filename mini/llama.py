@@ -51,7 +51,7 @@ from mini.data.text.chat import chat_rows, fit_chat, read_chats, stop_tokens, ty
 from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_starts, read_corpus
 from mini.data.text.story_scores import story_report, story_scores, with_reading
 from mini.data.text.tokenizers import load_tokenizer
-from mini.utils.config import RunConfig, command_line, require, require_positive
+from mini.utils.config import RunConfig, UserError, command_line, require, require_positive
 from mini.utils.device import (autocast, data_parallel, matmul_precision, my_share, pick_device,
                                start_processes)
 from mini.utils.fast_vectors import fast_vectors
@@ -784,6 +784,9 @@ def train(cfg: Config, corpus=None) -> dict:
     run = Run(cfg, "llama", model, columns, checkpoint if cfg.resume else None, rank)
     with run, matmul_precision(device, cfg.matmul):
         V = model.wte.num_embeddings
+        if cfg.rank > 0:
+            n_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            run.say(f"LoRA: {n_learning:,} of them learn")
         if cfg.chats:
             loss_before = mean_loss(model, val_x, val_y)
             run.say(f"{len(train_x):,} answers to learn from, {len(val_x):,} held out; before "
@@ -959,11 +962,16 @@ def chat(cfg: Config) -> list:
     messages = [{"role": "system", "content": cfg.system}] if cfg.system else []
     with fast_vectors(model, cfg.weights):
         for question in [cfg.prompt] if cfg.prompt else typed_lines():
-            messages.append({"role": "user", "content": question})
+            asked = [*messages, {"role": "user", "content": question}]
             on_token = printer(tokenizer, "", stop_tokens(tokenizer))
-            answer = reply(reader, tokenizer, messages, rng, on_token)      # printed as it comes
+            try:
+                answer = reply(reader, tokenizer, asked, rng, on_token)     # printed as it comes
+            except UserError as error:                          # the question is too long
+                require(not cfg.prompt, str(error))
+                print(f"({error})")
+                continue
             print()
-            messages.append({"role": "assistant", "content": answer})
+            messages = [*asked, {"role": "assistant", "content": answer}]
     return messages
 
 

@@ -94,7 +94,7 @@ def read_llama(cfg):
         weights["wpe.weight"] = weights["wpe.weight"][:block_size]
     sizes |= {"block_size": block_size, "tokenizer": str(folder), "vocab_size": vocab_size}
     rank = {"rank": sizes.pop("rank", 0), "alpha": sizes.pop("alpha", 16.0)}    # as it was trained
-    merged = merge_config(cfg, {"config": sizes})
+    merged = merge_config(cfg, {"config": {"preset": cfg.preset, **sizes}})
     return merged, {"config": {**sizes, **rank}, "model": weights, "tokenizer": tokenizer}
 
 

@@ -138,7 +138,7 @@ class JSONTokenizer:
     # -- what the file says
 
     def refuse(self, what: str, value):
-        told = json.dumps(value)[:100]
+        told = json.dumps(value)[:300]
         raise UserError(f"{self.path}: {what} {told} is not read here; take another model")
 
     def read_model(self, model: dict):
@@ -240,7 +240,7 @@ class JSONTokenizer:
         before, after = self.find_added
         ids = []
         for piece in split_by(before, text) if before else [text]:
-            if piece in self.added and before and before.fullmatch(piece):
+            if before and before.fullmatch(piece):
                 ids.append(self.added[piece])
                 continue
             for step in self.normalizer:
