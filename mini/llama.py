@@ -592,6 +592,7 @@ class Config(RunConfig):
     # TinyLlama, Qwen 2.5 or Qwen 3
     init_from: str = ""
     fused: bool = False         # torch's fused kernels for attention and for AdamW
+    study_steps: int = 0        # for evaluate: steps of each of its trainings (0: steps / 5)
 
     # sampling
     prompt: str = ""            # text to continue; for chat one question ("": type them)
@@ -652,7 +653,7 @@ def check(cfg):
             f"a head of {head_size(cfg)} numbers cannot be rotated in pairs: let --n_embd="
             f"{cfg.n_embd} be a multiple of 2 times --n_head={cfg.n_head}")
     require(cfg.rope_theta > 1, f"--rope_theta={cfg.rope_theta} must be above 1")
-    for name in ("d_ff", "head_size", "rank"):
+    for name in ("d_ff", "head_size", "rank", "study_steps"):
         require(getattr(cfg, name) >= 0, f"--{name}={getattr(cfg, name)} must not be negative")
     require(cfg.rank == 0 or cfg.optimizer == "adamw",
             f"--rank={cfg.rank}: LoRA is trained by AdamW; add --optimizer=adamw, or take "
@@ -941,7 +942,8 @@ def reply(model, tokenizer, messages: list, generator=None, on_token=None, tools
     fit in the context. model may be a CachedLlama, which reads only what is new.
     """
     cfg = model.cfg
-    ids = fit_chat(messages, tokenizer, cfg.block_size - cfg.max_new_tokens, tools)
+    longest = max(cfg.block_size - cfg.max_new_tokens, cfg.block_size // 2)
+    ids = fit_chat(messages, tokenizer, longest, tools)
     idx = torch.tensor([ids], device=model.device)              # (1, T)
     stop = stop_tokens(tokenizer)
     idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
@@ -988,6 +990,7 @@ def show_answers(model, tokenizer, chats: list) -> str:
 def evaluate(cfg: Config) -> dict:
     """What does each of the five changes buy? See mini/studies/llama.py."""
     from mini.studies import llama as study  # only this command needs it
+    cfg, _ = own_checkpoint(cfg, "llama")
     return study.evaluate(cfg)
 
 
