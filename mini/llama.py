@@ -144,7 +144,8 @@ def head_size(cfg) -> int:
 #
 # While a model writes, it keeps the keys and values of all tokens so far, and reads them again for
 # each new token. So a group of heads shares them: of Llama 3.2 1B's 32 query heads, each 4 share
-# one head of keys and values. The cache is a quarter as large, and the loss hardly changes.
+# one head of keys and values, and what is kept is a quarter as large. (The first Llama did without,
+# and so did the smaller models of Llama 2.)
 
 class CausalSelfAttention(nn.Module):
     """Attention in n_head heads, each with queries of its own; each head of keys and values serves
@@ -210,8 +211,8 @@ class CausalSelfAttention(nn.Module):
 # ---- 3. RMSNorm (Zhang & Sennrich 2019, https://arxiv.org/abs/1910.07467)
 #
 # LayerNorm subtracts the mean of x, divides by the standard deviation, multiplies by a gain and
-# adds a bias. What makes training stable is the division alone, they found: RMSNorm divides by the
-# root of the mean square, and multiplies by a gain. (eq. 4)
+# adds a bias. RMSNorm divides by the root of the mean square, and multiplies by a gain (eq. 4).
+# That does as well, the paper finds, and is less to compute.
 
 class RMSNorm(nn.Module):
     """x / √(mean(x²) + ε) · gain, over the last dimension."""
@@ -236,10 +237,10 @@ def make_norm(cfg, size: int):
 
 # ---- 4. SwiGLU (Shazeer 2020, https://arxiv.org/abs/2002.05202)
 #
-# GELU shuts a hidden number off if it is negative. In SwiGLU a second projection of x, the gate,
-# says how much of it goes on: the two are multiplied, which no sum of layers can do. Why that is
-# better, the paper does not know ("we attribute their success … to divine benevolence"). Three
-# matrices in place of two, so each is 2/3 as wide: 8/3 C, not 4 C, and as many parameters.
+# GELU lets a hidden number pass if it is positive. In SwiGLU a second projection of x, the gate,
+# says how much of it passes: the two are multiplied. Why that predicts better, the paper does not
+# know ("we attribute their success … to divine benevolence"). It takes three matrices in place of
+# two, so each is 2/3 as wide, 8/3 C and not 4 C: as many parameters as before.
 
 class MLP(nn.Module):
     """W_proj (SiLU(W_gate x) ⊙ W_fc x), where SiLU(z) = z σ(z), applied to each position by itself.
@@ -247,10 +248,12 @@ class MLP(nn.Module):
 
     def __init__(self, cfg):
         super().__init__()
-        F_ = mlp_width(cfg)
-        self.c_gate = nn.Linear(cfg.n_embd, F_, bias=cfg.bias) if cfg.mlp == "swiglu" else None
-        self.c_fc = nn.Linear(cfg.n_embd, F_, bias=cfg.bias)
-        self.c_proj = nn.Linear(F_, cfg.n_embd, bias=cfg.bias)
+        d_ff = mlp_width(cfg)
+        self.c_gate = None
+        if cfg.mlp == "swiglu":
+            self.c_gate = nn.Linear(cfg.n_embd, d_ff, bias=cfg.bias)
+        self.c_fc = nn.Linear(cfg.n_embd, d_ff, bias=cfg.bias)
+        self.c_proj = nn.Linear(d_ff, cfg.n_embd, bias=cfg.bias)
         self.dropout = nn.Dropout(cfg.dropout)
 
     def forward(self, x):
@@ -273,9 +276,9 @@ def mlp_width(cfg) -> int:
 
 # ---- 5. no biases, and the network
 #
-# A bias adds the same to every token. Without biases large models were more stable in training
-# (Chowdhery et al. 2022, PaLM, §2, https://arxiv.org/abs/2204.02311), and nobody missed them.
-# nn.Linear(…, bias=cfg.bias) says so above.
+# A bias adds the same to every token's vector. Large models were more stable in training without
+# biases (Chowdhery et al. 2022, PaLM, §2, https://arxiv.org/abs/2204.02311), and Llama's code has
+# none. Above, nn.Linear(…, bias=cfg.bias) says so.
 
 class Block(nn.Module):
     """Attention, then an MLP, each with a residual connection around it: x + f(norm(x))."""
@@ -566,7 +569,7 @@ class Config(RunConfig):
     qkv_bias: bool = False      # biases in the projections to q, k and v alone (Qwen 2)
     qk_norm: bool = False       # norms of q and k (Qwen 3)
     norm_eps: float = 1e-5      # ε of the norms
-    rope_scaling: str = ""      # slower rotations for a longer context, as config.json says it
+    rope_scaling: str = ""      # slower rotations for a longer context, as in a config.json (JSON)
 
     # optimisation
     steps: int = 1500           # optimiser steps
@@ -610,7 +613,7 @@ class Config(RunConfig):
     # them.
     fixed = ("tokenizer", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff",
              "positions", "norm", "mlp", "bias", "tied", "rope_theta", "head_size", "qkv_bias",
-             "qk_norm", "norm_eps", "rope_scaling", "rank", "alpha")
+             "qk_norm", "norm_eps", "rank", "alpha")
 
     def __post_init__(self):
         super().__post_init__()
@@ -790,6 +793,8 @@ def train(cfg: Config, corpus=None) -> dict:
             run.say(f"LoRA: {n_learning:,} of them learn")
         if cfg.chats:
             loss_before = mean_loss(model, val_x, val_y)
+            if cfg.resume:
+                loss_before = checkpoint["loss_before"]
             run.say(f"{len(train_x):,} answers to learn from, {len(val_x):,} held out; before "
                     f"training the loss of these is {loss_before:.4f}")
         else:
@@ -844,7 +849,9 @@ def train(cfg: Config, corpus=None) -> dict:
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 if val_loss is not None or stopping:
                     # checkpoint.pt: settings, weights, optimisers, random states, tokenizer
-                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state())
+                    before = {"loss_before": loss_before} if cfg.chats else {}
+                    run.save(done, model, optimizers, data_rng, tokenizer=tokenizer.state(),
+                             **before)
 
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume

@@ -1,5 +1,5 @@
-"""Published weights of mini/llama.py's kind: Llama 2 and 3, SmolLM2, TinyLlama, Qwen 2, 2.5 and 3, as
-transformers saves them.
+"""Published weights of mini/llama.py's kind: Llama 2 and 3, SmolLM2, TinyLlama, Qwen 2, 2.5 and 3,
+as transformers saves them.
 
 A folder holds config.json (how the network computes), the weights in one .safetensors file or in
 several, and tokenizer.json. A network that computes in another way than ours is refused, by the
@@ -15,8 +15,9 @@ from mini.data.safetensors import folder_of, read_weights
 from mini.data.text.chat import format_of_folder
 from mini.data.text.tokenizer_json import JSONTokenizer
 from mini.data.weights import (check_finite, check_integer, check_settings, check_sizes,
-                               check_tensors, count_layers, linear_shapes, matrix_shape, read_config)
-from mini.utils.config import printable, require
+                               check_tensors, count_layers, linear_shapes, matrix_shape,
+                               read_config)
+from mini.utils.config import UserError, printable, require
 from mini.utils.run import load_checkpoint, merge_config
 
 # What config.json may say: {setting: the values with which mini.llama.Llama computes the same}
@@ -87,7 +88,8 @@ def read_llama(cfg):
     given = getattr(cfg, "given", {"block_size"} if cfg.block_size != type(cfg).block_size else ())
     block_size = min(longest, CONTEXT)
     if "block_size" in given:
-        require(cfg.block_size <= longest or sizes["positions"] == "rotary" and path.suffix == ".pt",
+        own_rotary = path.suffix == ".pt" and sizes["positions"] == "rotary"    # may go beyond
+        require(cfg.block_size <= longest or own_rotary,
                 f"--block_size={cfg.block_size}: {printable(path)} is for contexts up to {longest}")
         block_size = cfg.block_size
     if "wpe.weight" in weights:                             # learnt positions: so many are needed
@@ -214,7 +216,10 @@ def cut_rows(weights: dict, n_tokens: int, folder):
             "another model; fetch all files from the same place")
     tied = weights["lm_head.weight"] is weights["wte.weight"]
     weights["wte.weight"] = weights["wte.weight"][:n_tokens]
-    weights["lm_head.weight"] = weights["wte.weight"] if tied else weights["lm_head.weight"][:n_tokens]
+    if tied:
+        weights["lm_head.weight"] = weights["wte.weight"]
+    else:
+        weights["lm_head.weight"] = weights["lm_head.weight"][:n_tokens]
 
 
 # ---- slower rotations, for longer contexts than a model was first trained on
@@ -228,8 +233,8 @@ def read_rope(path, config: dict):
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return float(theta), ""
-    require(kind in SCALINGS, f"{path}: the rope_type {kind!r} of config.json is not computed here, "
-                              f"only {', '.join(SCALINGS)}; take another model")
+    require(kind in SCALINGS, f"{path}: the rope_type {kind!r} of config.json is not computed "
+                              f"here, only {', '.join(SCALINGS)}; take another model")
     kept = {name: value for name, value in rope.items() if name not in ("rope_theta", "type")}
     kept["rope_type"] = kind
     if kind == "yarn":
@@ -253,8 +258,8 @@ def scaled_frequencies(frequencies, scaling: str):
         scale = SCALINGS[rope["rope_type"]]
         return scale(frequencies, rope)
     except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        require(False, f"rope_scaling {scaling[:80]}: not a scaling that is computed here, or one of "
-                       f"its numbers is missing ({error})")
+        raise UserError(f"rope_scaling {scaling[:80]}: not a scaling that is computed here, or one "
+                        f"of its numbers is missing ({error})") from None
 
 
 def linear(frequencies, rope: dict):
@@ -264,8 +269,8 @@ def linear(frequencies, rope: dict):
 
 
 def llama3(frequencies, rope: dict):
-    """Llama 3.1: fast rotations, which tell neighbours apart, stay; slow ones, which have not made a
-    whole turn in the old context, become slower by a factor; between them there is a ramp."""
+    """Llama 3.1: fast rotations, which tell neighbours apart, stay; slow ones, which have not made
+    a whole turn in the old context, become slower by a factor; between them there is a ramp."""
     turns = rope["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     kept = ((turns - low) / (high - low)).clamp(0, 1)       # 0: slower, 1: as before

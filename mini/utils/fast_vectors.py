@@ -19,7 +19,9 @@ import torch.nn.functional as F
 def fast_vectors(model, weights: str = "float32"):
     """A context in which every nn.Linear of the model multiplies a single vector faster.
 
-    weights: how its numbers are kept for that, as float32, bfloat16 or int8. It is for inference only, and for CPUs of the x86 kind; elsewhere nothing changes. Dropouts,
+    weights: how its numbers are kept for that, as float32, bfloat16 or int8.
+
+    It is for inference only, and for CPUs of the x86 kind; elsewhere nothing changes. Dropouts,
     which do nothing in evaluation mode, are skipped: to call 37 of them takes 3 % of a token's
     time.
     """

@@ -19,7 +19,7 @@ import torch.nn as nn
 from mini.data.text.tables import read_rows, without_header
 from mini.utils.config import UserError, printable, require, require_file
 
-MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()     # in any language of the system
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 # ---- the formats
@@ -117,8 +117,8 @@ def qwen3(messages: list, tools=None, thinking: bool = False) -> str:
 def qwen_tools(tools: list) -> str:
     """The part of the system message that describes the tools."""
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    return ("# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are "
-            "provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
+    return ("# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou "
+            "are provided with function signatures within <tools></tools> XML tags:\n<tools>\n"
             f"{lines}\n</tools>\n\nFor each function call, return a json object with function name "
             "and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n"
             '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>')
@@ -151,8 +151,8 @@ def llama3(messages: list, tools=None, today: str = "") -> str:
         "system", f"{environment}Cutting Knowledge Date: December 2023\nToday Date: {today}\n\n"
                   f"{(system or '').strip()}")
     if tools:
-        require(others and others[0]["role"] == "user", "tools are described in the first question, "
-                                                        "and there is none")
+        require(others and others[0]["role"] == "user",
+                "tools are described in the first question, and there is none")
         described = "".join(json.dumps(tool, indent=4, ensure_ascii=False) + "\n\n"
                             for tool in tools)
         text += llama3_turn(
@@ -276,7 +276,8 @@ HEADER = [{"question", "prompt", "input", "user"}, {"answer", "response", "outpu
 def read_chats(path):
     """(to learn from, held out), each [(question, answer), …], of a file with lines of question,
     tab, answer. A tenth, drawn at random but always the same, is held out."""
-    require_file(path, f"--chats={path}: no such file; it should have lines of question, tab, answer")
+    require_file(path, f"--chats={path}: no such file; it should have lines of question, tab, "
+                       "answer")
     chats = []
     for number, columns in without_header(read_rows(path), HEADER, path):
         require(len(columns) == 2 and all(columns),

@@ -105,7 +105,8 @@ class JSONTokenizer:
             self.read_added(content.get("added_tokens") or [])
             self.start = self.first_token(content.get("post_processor"))
         except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-            raise UserError(f"{path}: not a tokenizer.json, or a damaged one; fetch it again") from None
+            raise UserError(f"{path}: not a tokenizer.json, or a damaged one; fetch it "
+                            "again") from None
         self.vocab_size = max(self.tokens) + 1
         self.end = self.vocab.get(END_OF_TEXT, self.added.get(END_OF_TEXT))
         self.byte_level = all(c in self.vocab for c in CHAR_TO_BYTE) and self.uses_bytes
@@ -154,9 +155,10 @@ class JSONTokenizer:
         for n, pair in enumerate(model["merges"]):
             left, right = pair.split(" ") if isinstance(pair, str) else pair
             require(left + right in self.vocab,
-                    f"{self.path}: the merge of {left!r} and {right!r} makes no token; fetch it again")
+                    f"{self.path}: the merge of {left!r} and {right!r} makes no token; fetch it "
+                    "again")
             self.ranks[left, right] = n
-        self.ignore_merges = bool(model.get("ignore_merges"))       # a word that is a token stays one
+        self.ignore_merges = bool(model.get("ignore_merges"))   # a word that is a token stays one
         self.byte_fallback = bool(model.get("byte_fallback"))
         self.unknown = model.get("unk_token")
         self.fuse_unknown = bool(model.get("fuse_unk"))
@@ -213,7 +215,8 @@ class JSONTokenizer:
         self.find_added = []
         for some in (texts[False], texts[True]):
             longest_first = sorted(some, key=len, reverse=True)
-            self.find_added.append(re.compile("|".join(map(re.escape, longest_first))) if some else None)
+            pattern = "|".join(map(re.escape, longest_first))
+            self.find_added.append(re.compile(pattern) if some else None)
 
     def first_token(self, post) -> str:
         """The token that begins a text, by the post_processor; if there is none, the one that
@@ -276,7 +279,8 @@ class JSONTokenizer:
                 parts += [f"<0x{b:02X}>" for b in c.encode()]
             elif self.unknown is not None and not (self.fuse_unknown and parts[-1:] == [None]):
                 parts.append(None)                          # no pair with it is merged
-        return [self.vocab[self.unknown if part is None else part] for part in merge(parts, self.ranks)]
+        merged = merge(parts, self.ranks)
+        return [self.vocab[self.unknown if part is None else part] for part in merged]
 
     # -- tokens to text
 
