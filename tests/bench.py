@@ -466,31 +466,39 @@ def bench_lstm(args, steps=5):
     print("writing 500 tokens: " + ", ".join(f"{name} {statistics.median(rate):.0f} tokens/s" for name, rate in rates.items()))
 
 
-def bench_llama(args, new=48):
-    """SmolLM2's sizes at 135M, random weights, batch 1, 48 tokens after 64: bytes of weights read in a second, as a
-    share of the bytes that a sum reads in the same run; beside transformers, if it is installed, in float32 and bfloat16."""
-    torch.manual_seed(0)
-    sizes = {**llama.PRESETS["smollm"], "fused": False}
-    model = llama.Llama(llama.Config(**sizes), 49152)
-    n = sum(p.numel() for p in model.parameters())
-    print(f"{n:,} parameters, batch 1: {new} tokens after 64")
-    rows = {"float32": [], "bfloat16": [], "int8": []}
-    for weights, of_weights in rows.items():
-        if weights != "float32":
-            model = model.bfloat16()
-        bytes_read = n * {"float32": 4, "bfloat16": 2, "int8": 1}[weights]
-        with fast_vectors(model, weights):
-            for _ in range(args.pairs):
-                bandwidth, fast = beside_reading(model, 64, new, llama.generate, llama.CachedLlama)
-                of_weights.append((bandwidth / 1e9, fast, fast * bytes_read / bandwidth))
-        print("{}: read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it".format(
-            weights, *(statistics.median(column) for column in zip(*of_weights))), flush=True)
-    if not importlib.util.find_spec("transformers"):
-        return
+LLAMAS = {      # some 125M parameters, in few wide layers and in many narrow ones
+    "GPT-2's sizes": dict(n_layer=12, n_head=12, n_kv_head=4, n_embd=768, d_ff=2048),
+    "SmolLM2's sizes": dict(n_layer=30, n_head=9, n_kv_head=3, n_embd=576, d_ff=1536),
+}
+
+
+def bench_llama(args, new=48, V=49152):
+    """Random weights, batch 1, 48 tokens after 64: bytes of weights read in a second, as a share of the bytes that a sum
+    reads in the same run; beside transformers, if it is installed, in float32 and bfloat16."""
+    for title, sizes in LLAMAS.items():
+        torch.manual_seed(0)
+        model = llama.Llama(llama.Config(**sizes, block_size=1024), V)
+        n = sum(p.numel() for p in model.parameters())
+        print(f"{title}: {n:,} parameters, batch 1, {new} tokens after 64", flush=True)
+        for weights, size in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
+            if weights != "float32":
+                model = model.bfloat16()
+            rows = []
+            with fast_vectors(model, weights):
+                for _ in range(args.pairs):
+                    bandwidth, fast = beside_reading(model, 64, new, llama.generate, llama.CachedLlama)
+                    rows.append((bandwidth / 1e9, fast, fast * n * size / bandwidth))
+            print("    {}: read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it".format(
+                weights, *(statistics.median(column) for column in zip(*rows))), flush=True)
+        if importlib.util.find_spec("transformers"):
+            bench_transformers(args, sizes, V, n, new)
+
+
+def bench_transformers(args, sizes: dict, V: int, n: int, new: int):
     from transformers import LlamaConfig, LlamaForCausalLM
-    config = LlamaConfig(vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-                         num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=1024,
-                         tie_word_embeddings=True)
+    config = LlamaConfig(vocab_size=V, hidden_size=sizes["n_embd"], intermediate_size=sizes["d_ff"],
+                         num_hidden_layers=sizes["n_layer"], num_attention_heads=sizes["n_head"],
+                         num_key_value_heads=sizes["n_kv_head"], max_position_embeddings=1024, tie_word_embeddings=True)
     peer = LlamaForCausalLM(config).eval()
     assert sum(p.numel() for p in peer.parameters()) == n
     for weights in ("float32", "bfloat16"):
@@ -504,7 +512,7 @@ def bench_llama(args, new=48):
             start = time.perf_counter()
             peer.generate(text, max_new_tokens=new, min_new_tokens=new, do_sample=True, pad_token_id=0)
             rates.append((new - 1) / (time.perf_counter() - start - first))
-        print(f"transformers, {weights}: {statistics.median(rates):.1f} tokens/s", flush=True)
+        print(f"    transformers, {weights}: {statistics.median(rates):.1f} tokens/s", flush=True)
 
 
 class PlainTransformer(nn.Module):

@@ -103,8 +103,8 @@ def read_llama(cfg):
 def read_published(path):
     """(sizes, longest context, weights) of published weights.
 
-    sizes: the settings named in SIZES. weights: {name: tensor}, named as in mini.llama.Llama, in
-    float32.
+    sizes: the settings named in SIZES. weights: {name: tensor}, named as in mini.llama.Llama, of
+    the type that they have in the file: the model that loads them converts them one by one.
     """
     config = read_config(path)
     require(config, f"{path}: there is no config.json beside the weights, which says how they "
@@ -170,7 +170,7 @@ def read_published(path):
                       "tie_word_embeddings is true in config.json; fetch both again")
     weights = {}
     for name in shapes:
-        tensor = tensors[name].float().contiguous()
+        tensor = tensors[name]
         for theirs, ours in NAMES:
             name = name.replace(theirs, ours)
         weights[name] = tensor
