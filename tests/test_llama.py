@@ -573,7 +573,7 @@ def configure(folder, **settings):
     (dict(rope_scaling={"type": "dynamic", "factor": 2.0}), "dynamic"),
     (dict(rope_scaling={"rope_type": "llama3", "factor": 2.0}), "original_max_position_embeddings"),
     (dict(rope_scaling={"rope_type": "linear"}), "factor"), (dict(rope_theta="x"), "rope_theta"),
-    (dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
+    (dict(partial_rotary_factor=0.5), "partial_rotary_factor"), (dict(rope_interleaved=True), "rope_interleaved"),
     (dict(num_attention_heads=3), "num_attention_heads"), (dict(num_key_value_heads=1), "num_key_value_heads"),
     (dict(num_attention_heads=None), "num_attention_heads"), (dict(hidden_size=64), "hidden_size"),
     (dict(head_dim=16), "head_dim"), (dict(model_type="llama"), "bias"), (dict(model_type="qwen3"), "q_norm"),

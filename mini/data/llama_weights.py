@@ -27,6 +27,7 @@ SETTINGS = {
     "use_sliding_window": (False, None),
     "sliding_window": (None,),              # asked only if use_sliding_window is not there
     "partial_rotary_factor": (1.0, 1, None),
+    "rope_interleaved": (False, None),      # which numbers are rotated together
     "no_rope_layers": (None, []),
     "quantization_config": (None,),
     "auto_map": (None,),                    # code of its own

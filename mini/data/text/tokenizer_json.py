@@ -109,7 +109,6 @@ class JSONTokenizer:
                             "again") from None
         self.vocab_size = max(self.tokens) + 1
         self.end = self.vocab.get(END_OF_TEXT, self.added.get(END_OF_TEXT))
-        self.byte_level = all(c in self.vocab for c in CHAR_TO_BYTE) and self.uses_bytes
         require(self.byte_level or self.byte_fallback,
                 f"{path}: a BPE neither of bytes nor with byte_fallback, which is not read here")
 
@@ -166,7 +165,7 @@ class JSONTokenizer:
     def steps(self, part, kind: str, several: str) -> list:
         """The steps of the normalizer or of the pre_tokenizer, one after the other."""
         if kind == "normalizer":
-            self.uses_bytes = False
+            self.byte_level = False
         if part is None:
             return []
         parts = part[several] if part["type"] == "Sequence" else [part]
@@ -190,7 +189,7 @@ class JSONTokenizer:
             case "pre_tokenizer", "Digits", {"individual_digits": True}:
                 return functools.partial(split_by, compile_pattern(r"\p{N}"))
             case "pre_tokenizer", "ByteLevel", {"add_prefix_space": False}:
-                self.uses_bytes = True
+                self.byte_level = True
                 if options.get("use_regex", True):
                     pattern = compile_pattern(GPT2)
                     return lambda text: [to_bytes(word) for word in split_by(pattern, text)]
