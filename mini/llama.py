@@ -985,7 +985,7 @@ def chat(cfg: Config) -> list:
 
 
 def show_answers(model, tokenizer, chats: list) -> str:
-    """Some questions, the model's likeliest answers, and the true ones."""
+    """Some questions, the model's answers, and the true ones."""
     text = ""
     for question, answer in chats:
         messages = [{"role": "user", "content": question}]

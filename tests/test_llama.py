@@ -545,6 +545,20 @@ def test_fine_tuning_on_questions_and_answers(more, tmp_path, capsys):
         assert again[-1]["content"] == answers[0]
 
 
+def test_each_token_of_an_answer_counts_alike(tmp_path):
+    """Also where the batch is cut in parts, one with long answers and one with short ones: a mean of their means would
+    count the short ones more."""
+    publish(tmp_path / "qwen")
+    (tmp_path / "chats.tsv").write_text("Who?\tHe.\nWhere?\tAt sea, in a small boat, with an old man and his dog.\n" * 6)
+    losses = []
+    for parts in (1, 2, 4):
+        run = tmp_path / str(parts)
+        llama.main([f"--init_from={tmp_path}/qwen", f"--chats={tmp_path}/chats.tsv", "--steps=1", "--batch_size=4",
+                    "--max_new_tokens=5", "--device=cpu", f"--grad_accum={parts}", f"--out_dir={run}", "--matmul=highest"])
+        losses.append(float((run / "log.csv").read_text().splitlines()[1].split(",")[2]))
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+
+
 def test_a_lora_run_that_was_stopped_ends_as_one_that_was_not(tmp_path):
     publish(tmp_path / "qwen")
     (tmp_path / "chats.tsv").write_text("Who?\tThe king.\nWhere?\tAt sea.\n" * 6)
