@@ -153,6 +153,29 @@ def test_calls_are_read_as_they_are_written():
     assert tool["function"]["parameters"]["required"] == ["key"]
 
 
+@pytest.mark.parametrize("name", ["qwen2.5", "qwen3", "llama3"])
+def test_calls_are_run_until_there_is_an_answer(name):
+    """A model made of this: it looks two things up, then says what it has been told."""
+    def reply(messages, tools):
+        chat.FORMATS[name](messages, tools)                     # what a model would read can be written
+        told = [m["content"] for m in messages if m["role"] == "tool"]
+        if len(told) == 2:
+            return " and ".join(told)
+        call = {"name": "lookup", "arguments": {"key": f"city {len(told)}"}}
+        if name == "llama3":
+            return json.dumps({"name": call["name"], "parameters": call["arguments"]})
+        return f"I look. {chat.qwen_call(call)}"
+
+    tools = [chat.describe_tool("lookup", "Look it up.", key="what, of whom")]
+    asked = [{"role": "user", "content": "Which two?"}]
+    answer, steps = chat.answer_with_tools(reply, asked, tools, lambda _, given: given["key"].upper(), name)
+    assert answer == "CITY 0 and CITY 1" and [value for _, value in steps] == ["CITY 0", "CITY 1"]
+    assert len(asked) == 1                                      # the conversation that was given stays as it was
+    endless, steps = chat.answer_with_tools(
+        lambda *_: reply(asked, tools), asked, tools, lambda *_: "x", name, most=3)
+    assert len(steps) == 3 and chat.parse_tool_calls(endless, name)
+
+
 @pytest.mark.parametrize("kind, name", [("qwen2", "qwen2.5"), ("qwen2", "qwen3"), ("smollm2", "smollm2"),
                                         ("tinyllama", "tinyllama"), ("llama3", "llama3"), ("llama3", "plain")])
 def test_only_the_answer_and_its_end_are_learnt(kind, name):

@@ -362,3 +362,24 @@ def parse_tool_calls(text: str, chat_format: str) -> list:
             if isinstance(arguments, dict):
                 calls.append({"name": call["name"], "arguments": arguments})
     return calls
+
+
+def answer_with_tools(reply, messages: list, tools: list, run, chat_format: str, most: int = 5):
+    """(answer, [(call, its value), …]): the model's calls are run, and it is told their values,
+    until it answers without a call, or has made `most` of them.
+
+    reply(messages, tools) -> the model's next answer; run(name, arguments) -> the value of a call,
+    as a text.
+    """
+    steps = []
+    while True:
+        answer = reply(messages, tools)
+        calls = parse_tool_calls(answer, chat_format)
+        if not calls or len(steps) >= most:
+            return answer, steps
+        said = "" if chat_format == "llama3" else answer.split("<tool_call>")[0].strip()
+        messages = [*messages, {"role": "assistant", "content": said, "tool_calls": calls}]
+        for call in calls:
+            value = run(call["name"], call["arguments"])
+            steps.append((call, value))
+            messages.append({"role": "tool", "content": value})
