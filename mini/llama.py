@@ -34,7 +34,8 @@ models (Llama's own has a matrix of its own: --tied=false).
     python -m mini.llama chat --init_from=SmolLM2-135M-Instruct --max_new_tokens=200
     python -m mini.llama --init_from=SmolLM2-135M-Instruct --chats=mine.tsv --preset=lora
 
-Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/assistant.py.
+Measured times and scores: README.md. Read before: train_gpt.py, mini/finetune.py. Read next:
+mini/music.py.
 """
 import math
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def fused_attention(q, k, v, mask, dropout=None):
 # GPT-2 adds a learnt vector for each position to x: it has to learn each position by itself, and
 # none after the last one it was trained on. RoPE leaves x alone. It turns q and k, two numbers at a
 # time, by an angle that grows with the position, R_m for position m. In attention only the
-# difference of two positions is left (eq. 11 and 12):
+# difference of two positions is left (eq. 16):
 #
 #     (R_m q)ᵀ (R_n k) = qᵀ R_mᵀ R_n k = qᵀ R_{n−m} k
 #

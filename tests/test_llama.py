@@ -176,7 +176,7 @@ def test_a_rotation_is_a_product_of_complex_numbers():
 
 
 def test_only_the_distance_of_two_positions_counts():
-    """(R_m q)·(R_n k) is the same for all m and n that are as far apart: eq. 12."""
+    """(R_m q)·(R_n k) is the same for all m and n that are as far apart: eq. 16."""
     rotary = llama.Rotary(llama.Config(n_head=1, n_kv_head=1, n_embd=32, block_size=200))
     q, k = torch.randn(2, 1, 1, 1, 32)
     products = [(rotary(q, m + 7) * rotary(k, m)).sum() for m in (0, 1, 50, 190)]
