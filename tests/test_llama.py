@@ -543,6 +543,8 @@ def test_fine_tuning_on_questions_and_answers(more, tmp_path, capsys):
         assert torch.equal(checkpoint["model"]["h.0.attn.c_q.linear.weight"], base["model"]["h.0.attn.c_q.weight"])
         again = llama.main(["chat", f"--init_from={tmp_path}/run", "--prompt=Who?", "--temperature=0", "--device=cpu"])
         assert again[-1]["content"] == answers[0]
+        merged, _ = llama.load(llama.Config(out_dir=f"{tmp_path}/run", device="cpu"))
+        assert not any(isinstance(layer, llama.LoRALinear) for layer in merged.modules())
 
 
 def test_each_token_of_an_answer_counts_alike(tmp_path):

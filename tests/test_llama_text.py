@@ -107,6 +107,13 @@ def test_tokenizers_of_another_kind_are_refused_by_name(kind, change, words):
     refused(lambda: JSONTokenizer(changed, path="here.json"), "here.json", words)
 
 
+def test_of_two_added_tokens_that_begin_alike_the_longer_one_is_found():
+    changed = content("smollm2")
+    first = changed["added_tokens"][0]
+    changed["added_tokens"] += [{**first, "id": 700, "content": "<think"}, {**first, "id": 701, "content": "<think>"}]
+    assert JSONTokenizer(changed).encode("<think><think<think>") == [701, 700, 701]
+
+
 def test_text_that_is_none():
     refused(lambda: JSONTokenizer(content("qwen2")).encode("a\ud800b"), "UTF-8")
 
