@@ -43,7 +43,7 @@ https://arxiv.org/abs/2106.09685. Our departures:
     python -m mini.finetune --reviews=mine.tsv          your own: text, tab, label
     python -m mini.finetune --init_from=gpt2/model.safetensors              published weights
 
-Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/music.py.
+Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/llama.py.
 """
 import copy
 import hashlib

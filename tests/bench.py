@@ -8,10 +8,11 @@
     python -m tests.bench lstm                                          one step of the LSTM beside torch.nn.LSTM
     python -m tests.bench translator                                    a step beside torch.nn.Transformer; the cache
     python -m tests.bench diffusion                                     one step of diffusion, 32 × 32, batch 64
+    python -m tests.bench llama                                         tokens per second in float32, bfloat16, int8
 
 Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
 and optimiser are then trained beside ours by its published recipe for CPUs. For diffusion, denoising-diffusion-pytorch
-is measured beside ours if it is installed.
+is measured beside ours if it is installed; for llama and generate, transformers.
 """
 import argparse
 import csv
@@ -34,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 import train_gan
 import train_gpt
-from mini import cyclegan, lstm, translator, vae
+from mini import cyclegan, llama, lstm, translator, vae
 from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import load_images, one_hot
 from mini.data.text.corpus import encode, make_tokenizer, read_corpus
@@ -147,7 +148,7 @@ def tokens_per_second(model, prompt: int, new: int, cache=True) -> float:
     return len(clock.times) / sum(clock.times)
 
 
-def beside_reading(model, prompt: int, new: int):
+def beside_reading(model, prompt: int, new: int, generate=train_gpt.generate, cached=train_gpt.CachedGPT):
     """(bytes per second of summing half a gigabyte of float32, tokens per second): medians of one sum and one token
     in turn, since the memory's speed on a shared machine changes from second to second."""
     x, reading = torch.randn(125_000_000), []
@@ -158,8 +159,7 @@ def beside_reading(model, prompt: int, new: int):
         reading.append(time.perf_counter() - start)
 
     clock = Clock(before=read)
-    train_gpt.generate(train_gpt.CachedGPT(model), torch.randint(1000, (1, prompt)), new, on_token=clock,
-                       temperature=0.8)
+    generate(cached(model), torch.randint(1000, (1, prompt)), new, on_token=clock, temperature=0.8)
     return x.numel() * 4 / statistics.median(reading), 1 / statistics.median(clock.times)
 
 
@@ -466,6 +466,55 @@ def bench_lstm(args, steps=5):
     print("writing 500 tokens: " + ", ".join(f"{name} {statistics.median(rate):.0f} tokens/s" for name, rate in rates.items()))
 
 
+LLAMAS = {      # some 125M parameters, in few wide layers and in many narrow ones
+    "GPT-2's sizes": dict(n_layer=12, n_head=12, n_kv_head=4, n_embd=768, d_ff=2048),
+    "SmolLM2's sizes": dict(n_layer=30, n_head=9, n_kv_head=3, n_embd=576, d_ff=1536),
+}
+
+
+def bench_llama(args, new=48, V=49152):
+    """Random weights, batch 1, 48 tokens after 64: bytes of weights read in a second, as a share of the bytes that a sum
+    reads in the same run; beside transformers, if it is installed, in float32 and bfloat16."""
+    for title, sizes in LLAMAS.items():
+        torch.manual_seed(0)
+        model = llama.Llama(llama.Config(**sizes, block_size=1024), V)
+        n = sum(p.numel() for p in model.parameters())
+        print(f"{title}: {n:,} parameters, batch 1, {new} tokens after 64", flush=True)
+        for weights, size in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
+            if weights != "float32":
+                model = model.bfloat16()
+            rows = []
+            with fast_vectors(model, weights):
+                for _ in range(args.pairs):
+                    bandwidth, fast = beside_reading(model, 64, new, llama.generate, llama.CachedLlama)
+                    rows.append((bandwidth / 1e9, fast, fast * n * size / bandwidth))
+            print("    {}: read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it".format(
+                weights, *(statistics.median(column) for column in zip(*rows))), flush=True)
+        if importlib.util.find_spec("transformers"):
+            bench_transformers(args, sizes, V, n, new)
+
+
+def bench_transformers(args, sizes: dict, V: int, n: int, new: int):
+    from transformers import LlamaConfig, LlamaForCausalLM
+    config = LlamaConfig(vocab_size=V, hidden_size=sizes["n_embd"], intermediate_size=sizes["d_ff"],
+                         num_hidden_layers=sizes["n_layer"], num_attention_heads=sizes["n_head"],
+                         num_key_value_heads=sizes["n_kv_head"], max_position_embeddings=1024, tie_word_embeddings=True)
+    peer = LlamaForCausalLM(config).eval()
+    assert sum(p.numel() for p in peer.parameters()) == n
+    for weights in ("float32", "bfloat16"):
+        peer = peer.to(getattr(torch, weights))
+        rates = []
+        for _ in range(args.pairs):
+            text = torch.randint(1000, (1, 64))
+            start = time.perf_counter()
+            peer.generate(text, max_new_tokens=1, do_sample=True, pad_token_id=0)
+            first = time.perf_counter() - start             # to read the prompt: ours is timed after the first token, too
+            start = time.perf_counter()
+            peer.generate(text, max_new_tokens=new, min_new_tokens=new, do_sample=True, pad_token_id=0)
+            rates.append((new - 1) / (time.perf_counter() - start - first))
+        print(f"    transformers, {weights}: {statistics.median(rates):.1f} tokens/s", flush=True)
+
+
 class PlainTransformer(nn.Module):
     """torch.nn.Transformer with the sizes, embeddings, positions and tied output of ours; post-norm,
     no last norms."""
@@ -606,7 +655,7 @@ def bench_families(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=["gpt", "generate", "gan", "diffusion", "cyclegan", "families", "lstm",
-                                         "translator"])
+                                         "llama", "translator"])
     parser.add_argument("--data", default="shakespeare")
     parser.add_argument("--runs", default="runs/gan,runs/vae,runs/diffusion", help="families: folders of trained runs")
     parser.add_argument("--nanogpt", default="")
@@ -616,7 +665,7 @@ def main():
     args = parser.parse_args()
     {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan,
      "diffusion": bench_diffusion, "cyclegan": bench_cyclegan, "families": bench_families,
-     "lstm": bench_lstm, "translator": bench_translator}[args.name](args)
+     "lstm": bench_lstm, "llama": bench_llama, "translator": bench_translator}[args.name](args)
 
 
 if __name__ == "__main__":

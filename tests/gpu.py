@@ -52,6 +52,7 @@ SMALLER_DATA = {
     "mini.cyclegan": dict(n_images=500, n_test=64),
     "mini.vae": IMAGES,
     "mini.lstm": dict(max_new_tokens=50),
+    "mini.llama": dict(max_new_tokens=50),
     "mini.translator": dict(data="grammar", n_test=64),
     "mini.bert": dict(vocab_size=2000, few=50, tune_steps=4, n_test=64),
     "mini.finetune": dict(few=100, base_steps=20, n_test=64),
@@ -236,7 +237,7 @@ def flags_of(name: str, device: str) -> list:
     if device == "cuda":
         presets = importlib.import_module(name).PRESETS
         settings = {**({"preset": "gpu"} if "gpu" in presets else {}), **SMALLER_DATA[name]}
-        if name in ("train_gpt", "mini.lstm"):
+        if name in ("train_gpt", "mini.lstm", "mini.llama"):
             settings["data"] = text_to_learn()
         return [f"--{key}={value}" for key, value in settings.items()]
     from tests.test_scripts import SCRIPTS

@@ -689,6 +689,15 @@ def test_training_begins_with_the_weights_of_gpt2(text_file, tmp_path, capsys):
     assert "longest run copied" in capsys.readouterr().out      # where the run once began no longer matters
 
 
+def test_weights_and_a_preset_go_together(text_file, tmp_path):
+    """--init_from with --preset=finetune, as the docstring of train_gpt.py says, was refused once."""
+    train_gpt.train(tiny(text_file, tmp_path))
+    result = train_gpt.main([f"--init_from={tmp_path}/run", "--preset=finetune", "--steps=1", "--device=cpu",
+                             "--block_size=16", f"--data={text_file}", f"--out_dir={tmp_path}/tuned", "--max_new_tokens=5"])
+    config = json.loads((tmp_path / "tuned/config.json").read_text())
+    assert result["steps"] == 1 and config["optimizer"] == "adamw" and config["n_embd"] == 16
+
+
 def test_read_gpt_cuts_the_context(tmp_path):
     cfg = train_gpt.Config(init_from=f"{gpt2_folder(tmp_path)}/model.safetensors")
     assert read_gpt(cfg)[0].block_size == 32

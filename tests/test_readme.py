@@ -56,7 +56,8 @@ def test_command_is_understood(page, command):
         with pytest.raises(SystemExit, match="0"):
             module.main(argv)
         return
-    parse(module.Config, module.PRESETS, ["train", "sample", "evaluate"], argv)
+    commands = ["train", "sample", "evaluate", *(["chat"] if hasattr(module, "chat") else [])]
+    parse(module.Config, module.PRESETS, commands, argv)
 
 
 def anchors(path: Path) -> set:

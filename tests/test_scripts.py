@@ -28,6 +28,7 @@ import torch
 from mini.data.images import captions, domains, image_sets
 from mini.data.text import passages, reviews
 from mini.studies import few_labels
+from mini.studies import llama as llama_study
 from mini.utils import config, judge
 from mini.utils.config import UserError
 from mini.utils.png import read_png
@@ -115,6 +116,11 @@ SCRIPTS = {
         columns="loss lr val_loss", settings=dict(n_layer=2, n_embd=16, block_size=16, batch_size=4, max_new_tokens=20,
                                                   warmup=1, tokenizer="char", dropout=0.1, weight_drop=0.1),
         fixed={"n_embd": 32}, samples=".txt", prepare=text, compiled=2, variants=(dict(tokenizer="bpe", vocab_size=270),)),
+    "mini.llama": Script(
+        columns="loss lr val_loss", settings=dict(GPT, n_kv_head=1, tokenizer="char", study_steps=1),
+        fixed={"n_embd": 32, "n_kv_head": 2, "positions": "learned"}, samples=".txt", prepare=text,
+        parallel=dict(grad_accum=2, dropout=0.0),
+        variants=(dict(optimizer="adamw"), dict(tokenizer="bpe", vocab_size=270), dict(positions="learned", norm="layer"))),
     "mini.translator": Script(
         columns="loss lr exact_match", settings=dict(n_layer=1, n_head=2, n_embd=16, d_ff=32, max_len=12,
                                                      batch_size=4, warmup=4, beam=2, dropout=0.1),
@@ -168,6 +174,8 @@ def small_data(setattr):
         setattr(passages, name, functools.partial(getattr(passages, name), 30))
     for load in ("load_entities", "load_questions"):
         setattr(passages, load, functools.partial(getattr(passages, load), n_test=30))
+    setattr(llama_study, "SEEDS", (1,))
+    setattr(llama_study, "TIMED_STEPS", 1)
     setattr(config, "field_notes", functools.cache(config.field_notes))         # it reads the source each time
 
 

@@ -80,7 +80,8 @@ def read_gpt(cfg, longest_context: int = 10**9):
     if "wpe.weight" in weights:             # a fork with other positions may have none
         weights["wpe.weight"] = weights["wpe.weight"][:longest_context]
     checkpoint = {"config": sizes, "model": weights, "tokenizer": tokenizer}
-    return merge_config(cfg, checkpoint), checkpoint
+    with_preset = {"config": {"preset": cfg.preset, **sizes}}   # its settings are those of cfg
+    return merge_config(cfg, with_preset), checkpoint
 
 
 def read_gpt2(path):

@@ -121,7 +121,7 @@ PARTS = {"config": dict, "step": int, "seconds": float, "model": dict, "optimize
          "examples": list, "sizes": dict, "base": dict, "method": str, "first": int,
          "seconds_before": float}
 PARTS_OF_TOKENIZER = {"kind": str, "characters": str, "vocab": dict, "merges": list,
-                      "tokens": list, "lower": bool}
+                      "tokens": list, "lower": bool, "content": dict, "chat_format": str}
 
 
 def check_checkpoint(path, parts: dict) -> Checkpoint:

@@ -15,11 +15,12 @@ def check_prompt(prompt: str, tokenizer, longest: int = 0):
                         f"context holds only {longest - 1} of them: keep its end")
 
 
-def print_texts(write, model, tokenizer) -> list:
+def print_texts(write, model, tokenizer, weights: str = "float32") -> list:
     """Print the texts that write(model, tokenizer, on_token) returns, and return them. The first is
-    printed while it is written. On a CPU, the products of the model are faster meanwhile."""
+    printed while it is written. On a CPU, the products of the model are faster meanwhile; weights:
+    see fast_vectors."""
     on_token = printer(tokenizer, model.cfg.prompt)
-    with fast_vectors(model):
+    with fast_vectors(model, weights):
         texts = write(model, tokenizer, on_token)
     print()
     for text in texts[1:]:
@@ -27,8 +28,9 @@ def print_texts(write, model, tokenizer) -> list:
     return texts
 
 
-def printer(tokenizer, prompt: str):
-    """Print the prompt; returns a function that prints the first of the tokens (B,) it is given.
+def printer(tokenizer, prompt: str, silent=()):
+    """Print the prompt; returns a function that prints the first of the tokens (B,) it is given,
+    unless it is one of the silent ones.
 
     A character that is spread over several tokens is printed with the last of them; bytes that are
     not UTF-8 become U+FFFD.
@@ -38,7 +40,8 @@ def printer(tokenizer, prompt: str):
 
     def on_token(tokens):
         first = tokens[0].item()
-        print(decoder.decode(tokenizer.token_bytes(first)), end="", flush=True)
+        if first not in silent:
+            print(decoder.decode(tokenizer.token_bytes(first)), end="", flush=True)
     return on_token
 
 

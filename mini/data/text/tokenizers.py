@@ -237,7 +237,8 @@ def merge(parts: list, pair: tuple, joined) -> list:
 def load_tokenizer(state: dict):
     """The tokenizer that a checkpoint holds: what its `state()` returned. Raises UserError on an
     unknown kind."""
-    kinds = {"char": CharTokenizer, "bpe": BPETokenizer}
+    from mini.data.text.tokenizer_json import JSONTokenizer  # here, since it imports this file
+    kinds = {"char": CharTokenizer, "bpe": BPETokenizer, "json": JSONTokenizer}
     require(state["kind"] in kinds, f"{getattr(state, 'path', 'the checkpoint')}: its tokenizer is "
                                     f"{state['kind']!r}, not one of {', '.join(kinds)}")
     return kinds[state["kind"]].from_state(state)
