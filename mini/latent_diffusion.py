@@ -520,9 +520,9 @@ class Config(RunConfig):
     n_images: int = 20000       # number of faces to draw for training
 
     # autoencoder
-    z_channels: int = 8         # numbers at each place of a latent
+    z_channels: int = 4         # numbers at each place of a latent
     stem: int = 4               # its networks see a square of stem × stem pixels as one pixel
-    ae_levels: int = 2          # resolutions, each half of the one above; the lowest: the latent's
+    ae_levels: int = 1          # resolutions, each half of the one above; the lowest: the latent's
     ae_width: int = 64          # channels at the highest of them; then 2 ×, then 4 × as many
     edge_weight: float = 0.5    # of the error of edges in the loss
     kl_weight: float = 0.001    # of the KL divergence in the loss
@@ -530,7 +530,7 @@ class Config(RunConfig):
     # transformer
     width: int = 192            # numbers in the vector of a patch, and of a word
     depth: int = 6              # blocks
-    patch: int = 1              # a square of patch × patch places of a latent is one vector
+    patch: int = 2              # a square of patch × patch places of a latent is one vector
     n_layer: int = 2            # blocks of the text encoder
 
     # optimisation
@@ -542,7 +542,7 @@ class Config(RunConfig):
     # keep it
     steps: int = 2400
     ae_share: float = 0.5       # share of the steps for the autoencoder; the Transformer has the rest
-    ae_batch_size: int = 32     # images in a step of the autoencoder
+    ae_batch_size: int = 16     # images in a step of the autoencoder
     batch_size: int = 64        # latents in a step of the Transformer
     # what trains the weights of hidden layers; Adam trains the rest, or everything
     optimizer: Literal["muon", "adam"] = "muon"
