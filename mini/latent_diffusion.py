@@ -1,23 +1,58 @@
 """Latent diffusion: an autoencoder makes images small, and a Transformer draws the small ones.
 
 Most numbers of an image are detail: where exactly the edge of a shape runs. Diffusion on pixels
-pays for all of them, at every step of sampling. Here the work is shared, as in Stable Diffusion:
+pays for all of them, in every step of training and of sampling. Stable Diffusion shares the work:
 
-    1  An autoencoder learns to write an image x as few numbers, and to draw it again from these:
-       z = encode(x), x̂ = decode(z). 64 × 64 × 3 numbers become 8 × 8 × 8, a latent.
-    2  A Transformer learns to turn noise into latents that fit a prompt, by a rectified flow.
-    3  To draw: noise becomes a latent, in a few steps, and the decoder makes it an image, once.
+    1  An autoencoder learns to write an image as few numbers, a latent, and to draw it again from
+       these: z = encode(x), x̂ = decode(z). 64 × 64 × 3 numbers become 16 × 16 × 4.
+    2  A Transformer (DiT) reads a noisy latent in patches, the time, and the words of a prompt.
+    3  A rectified flow: the Transformer learns how fast noise moves to become such a latent.
 
-The autoencoder's loss has three terms; ∂ is the difference between neighbours, right or below:
+The autoencoder's loss has three terms. ∂ is the difference between neighbours, right and below; it
+counts blurred edges, and needs no second network. z = μ + σ ε, with μ and σ from the encoder:
 
-    loss = mean |x̂ − x|  +  λ mean |∂x̂ − ∂x|  +  β KL(N(μ, σ²) ‖ N(0, 1))       z = μ + σ ε
+    loss = mean |x̂ − x|  +  λ mean |∂x̂ − ∂x|  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
 
-A rectified flow goes from a latent x₀ to noise ε in a straight line. The network, a Transformer
-over the patches of x_t, says how fast: v. Sampling follows v backwards, from t = 1 to t = 0:
+The flow goes from a latent x₀ to noise ε in a straight line. The network says the velocity v at
+x_t. Sampling follows it backwards from noise, from t = 1 to t = 0; then the decoder draws, once:
 
-    x_t = (1 − t) x₀ + t ε          dx_t/dt = ε − x₀
-    loss = mean |v(x_t, t, words) − (ε − x₀)|²          t = sigmoid(n), n ~ N(0, 1)
-    x_s = x_t + (s − t) v(x_t, t, words)                s < t                   (Euler's step)
+    x_t = (1 − t) x₀ + t ε          dx_t/dt = ε − x₀        t = sigmoid(n), n ~ N(0, 1)
+    loss = mean |v(x_t, t, words) − (ε − x₀)|²
+    x_s = x_t + (s − t) v(x_t, t, words)                    (Euler's step, from t to s < t)
+
+Shapes: B images in a batch, C colours, S × S pixels; c channels of a latent, H × H places; T
+patches; D numbers in a vector of a patch or a word; L numbers of a prompt; K captions of an image.
+
+Papers: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models" (Stable
+Diffusion), https://arxiv.org/abs/2112.10752; Peebles & Xie 2023, "Scalable Diffusion Models with
+Transformers" (DiT), https://arxiv.org/abs/2212.09748; Liu et al. 2023, "Flow Straight and Fast"
+(rectified flow), https://arxiv.org/abs/2209.03003, and Lipman et al. 2023, "Flow Matching for
+Generative Modeling", https://arxiv.org/abs/2210.02747; Esser et al. 2024, "Scaling Rectified Flow
+Transformers" (Stable Diffusion 3), https://arxiv.org/abs/2403.03206. To read them in this file:
+Autoencoder, autoencoder_loss; DiTBlock, DiT; flow_loss, draw_times, euler_step. Departures:
+
+    autoencoder         the authors add a perceptual loss (features of a trained VGG) and an
+                        adversarial one, which draw hair and grass that look right without being
+                        right; edges are enough for flat shapes. Its network begins with squares of
+                        pixels, as they are; it has no attention. Latents are scaled channel by
+                        channel, and are the encoder's μ, without noise
+    text                a small encoder learns with the Transformer; theirs (CLIP, T5) are trained
+                        before. Patches attend to words; in Stable Diffusion 3, words and patches
+                        are one sequence, and attend to each other. The paper's DiT is told a label
+    positions           learnt, not cosines
+    --stratified        the times in a batch are spread evenly
+    --optimizer --lr --decay --beta2 --ema          good images after minutes, not days
+
+    python -m mini.latent_diffusion                     faces and captions, made on the spot
+    python -m mini.latent_diffusion sample --prompt="a smiling face with blond hair" --guidance=3
+    python -m mini.latent_diffusion sample --show=steps     from noise to image
+    python -m mini.latent_diffusion sample --image=face.png --strength=0.6 --prompt="red hair"
+    python -m mini.latent_diffusion evaluate            compares guidance, samplers, steps and costs
+    python -m mini.latent_diffusion --data=captions.tsv     your own: an image's path, a tab, a
+                                                            caption
+
+Measured times and scores: README.md.
+Read before: train_diffusion.py, mini/vae.py, mini/text_to_image.py.
 """
 import copy
 import math
@@ -28,6 +63,10 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+# images and captions, the command line, devices, the scores of images, the folder of a run: this
+# file can be followed without reading them. noise(n, k, seed) are normal random numbers (n, k),
+# which only depend on the seed. Words is a vocabulary: encode(text, n) gives the numbers of at most
+# n words, and of the end; PAD is the number that fills up short prompts.
 from mini.data.images.captions import Words, load_captions
 from mini.utils import image_metrics, metrics
 from mini.utils.config import RunConfig, command_line, require, require_positive
@@ -356,8 +395,8 @@ class DiT(nn.Module):
         return F.pixel_shuffle(h, self.patch)               # -> (B, c, H, W)
 
 
-# ---- part 3: the flow. A batch, and the loss. Random numbers are drawn on the CPU: the same for all
-# devices.
+# ---- part 3: the flow. A batch, and the loss. Random numbers are drawn on the CPU: the same for
+# all devices.
 
 def draw_times(B: int, cfg, rng):
     """Random times (B,) between 0 and 1, on the CPU. Uniform, or logit-normal, t = sigmoid(n) with
@@ -374,7 +413,7 @@ def draw_times(B: int, cfg, rng):
     if cfg.times == "uniform":
         return u
     u = u.clamp(1e-6, 1 - 1e-6)
-    n = torch.special.ndtri(u)                              # N(0, 1): the share u of it lies below n
+    n = torch.special.ndtri(u)                              # the share u of N(0, 1) is below n
     return torch.sigmoid(n)
 
 
@@ -541,7 +580,7 @@ class Config(RunConfig):
     # optimiser steps, of both parts; another number at --resume moves the border between them, so
     # keep it
     steps: int = 2400
-    ae_share: float = 0.5       # share of the steps for the autoencoder; the Transformer has the rest
+    ae_share: float = 0.7       # share of the steps for the autoencoder, the first of them
     ae_batch_size: int = 16     # images in a step of the autoencoder
     batch_size: int = 64        # latents in a step of the Transformer
     # what trains the weights of hidden layers; Adam trains the rest, or everything
@@ -581,8 +620,13 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # images of 128 × 128, latents of 16 × 16; and of 256 × 256, latents of 32 × 32: one GPU
-    "gpu": dict(size=128, ae_levels=2, stem=4, z_channels=8, width=384, depth=12, batch_size=128, steps=90000),
+    # for a GPU: images of 128 × 128, and of 256 × 256, both with latents of 32 × 32; not tried
+    "gpu": dict(size=128, ae_width=128, width=384, depth=12, n_layer=4, ae_batch_size=64,
+                batch_size=128, steps=100000, ae_share=0.2, optimizer="adam", lr=3e-4, warmup=1000,
+                ema=0.9995),
+    "gpu256": dict(size=256, ae_levels=2, ae_width=128, z_channels=8, width=512, depth=16,
+                   n_layer=4, ae_batch_size=32, batch_size=128, steps=200000, ae_share=0.2,
+                   optimizer="adam", lr=2e-4, warmup=1000, ema=0.9995),
 }
 
 
@@ -824,7 +868,8 @@ def train(cfg: Config) -> dict:
     # networks and optimisers; the text encoder learns with the Transformer
     both = make_nets(cfg, C, len(vocabulary), L, checkpoint)
     nets, ema = both["nets"], both["ema"]
-    of_autoencoder = make_optimizers([nets["autoencoder"].encoder, nets["autoencoder"].decoder], cfg)
+    autoencoder = nets["autoencoder"]
+    of_autoencoder = make_optimizers([autoencoder.encoder, autoencoder.decoder], cfg)
     of_flow = make_optimizers([nets["encoder"], nets["dit"]], cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)              # for batches
     if checkpoint:

@@ -1,8 +1,8 @@
-"""mini/latent_diffusion.py against diffusers (tests/reference/latent.npz), torch's own distributions, a
-distribution whose velocity is known exactly, and the classic bugs.
+"""mini/latent_diffusion.py against diffusers (tests/reference/latent.npz), torch's own
+distributions, a distribution whose velocity is known exactly, and the classic bugs.
 
-Tests marked `paper` know our networks, losses or samplers. Whoever changes one of them on purpose, in
-a fork, leaves them out by -m "not paper". All others have to pass even so: with another autoencoder
+Tests marked `paper` know our networks, losses or samplers. Whoever changes one of them on purpose,
+in a fork, leaves them out by -m "not paper". All others have to pass even so: with another autoencoder
 that has encoder, decoder, mean and std, or with another network that is made by DiT(cfg, c, H) and
 called by dit(xt, t, words, mask).
 """
@@ -113,8 +113,8 @@ def test_shared_parts_are_those_of_text_to_image():
             differing.append(name)
     assert not differing, (
         f"{', '.join(differing)}: not the same in mini/text_to_image.py and "
-        "mini/latent_diffusion.py. Was a mistake corrected, or a name changed, in one of them only? "
-        "A fork that wants them to differ may delete this test")
+        "mini/latent_diffusion.py. Was a mistake corrected, or a name changed, in one of them "
+        "only? A fork that wants them to differ may delete this test")
 
 
 # ---- the autoencoder
@@ -166,7 +166,9 @@ def test_autoencoder_loss_by_hand(double):
 def test_noise_in_latents_has_the_standard_deviation_that_is_paid_for():
     """The decoder must see what the KL divergence counts: μ + σ ε."""
     autoencoder = latent_diffusion.Autoencoder(tiny(), C)
-    autoencoder.encoder.forward = lambda x: (torch.full((1, 4, 8, 8), 2.0), torch.full((1, 4, 8, 8), -3.0))
+    mu = torch.full((1, 4, 8, 8), 2.0)
+    logvar = torch.full((1, 4, 8, 8), -3.0)
+    autoencoder.encoder.forward = lambda x: (mu, logvar)
     seen = []
     autoencoder.decoder.forward = seen.append
     eps = normal(1, 4, 8, 8, dtype=torch.float32)
@@ -377,7 +379,7 @@ def test_the_right_velocity_costs_nothing_and_leads_to_the_data():
         return eps - x0
 
     tokens = prompts([5, 2, 0, 7])
-    loss = latent_diffusion.flow_loss(dit, lambda tokens: (tokens, tokens == PAD), x0, tokens, t, eps)
+    loss = latent_diffusion.flow_loss(dit, lambda y: (y, y == PAD), x0, tokens, t, eps)
     assert loss < 1e-10
     xt, seen_t, words, mask = asked[0]
     assert torch.equal(seen_t, t)
@@ -404,8 +406,8 @@ def test_loss_by_hand():
 
 
 class ExactVelocity:
-    """E[ε − x₀ | x_t] of a mixture of normal distributions in two dimensions, for which it is known:
-    given the distribution k, x₀ and x_t are jointly normal. x: (n, 1, 1, 2)."""
+    """E[ε − x₀ | x_t] of a mixture of normal distributions in two dimensions, for which it is
+    known: given the distribution k, x₀ and x_t are jointly normal. x: (n, 1, 1, 2)."""
 
     def __init__(self):
         weights = torch.tensor([0.5, 0.3, 0.2]).double()
@@ -462,7 +464,8 @@ def test_heun_is_of_second_order():
         return x
 
     best = chain(latent_diffusion.heun_step, 640)
-    for step, least, most in ((latent_diffusion.euler_step, 1.7, 2.3), (latent_diffusion.heun_step, 3.2, 5)):
+    cases = (latent_diffusion.euler_step, 1.7, 2.3), (latent_diffusion.heun_step, 3.2, 5)
+    for step, least, most in cases:
         ratio = (chain(step, 20) - best).abs().mean() / (chain(step, 40) - best).abs().mean()
         assert least < ratio < most, (step, ratio)
 
@@ -617,7 +620,8 @@ def test_learns_two_pictures_by_their_prompts():
         i = torch.arange(16) % 2
         t = latent_diffusion.draw_times(16, cfg, rng)
         eps = torch.randn(16, 4, 8, 8, generator=rng)
-        return latent_diffusion.flow_loss(nets["dit"], nets["encoder"], latents[i], tokens[i], t, eps)
+        batch = latents[i], tokens[i], t, eps
+        return latent_diffusion.flow_loss(nets["dit"], nets["encoder"], *batch)
 
     first = loss().item()
     last = learnt_by_heart(both, loss, 150, lr=0.003)
@@ -689,7 +693,8 @@ def test_the_decoder_is_that_of_the_latents(trained):
     images = captions.load_captions("faces", 32, 40)[1].images
     psnr = latent_diffusion.evaluate_psnr(ema["autoencoder"], images, cfg)
     assert math.isclose(psnr, result["psnr"], rel_tol=1e-5)
-    latents = ema["autoencoder"].to_latents(to_float(captions.load_captions("faces", 32, 40)[0].images))
+    learnt_from = to_float(captions.load_captions("faces", 32, 40)[0].images)
+    latents = ema["autoencoder"].to_latents(learnt_from)
     close(latents.std((0, 2, 3)), torch.ones(4), 1e-3)
     assert checkpoint["model"]["ema.autoencoder.std"].std() > 0
 
@@ -756,7 +761,8 @@ def captions_of(i):
 def test_own_captions(tmp_path, capsys):
     """No labels, no judge; but reconstructions are scored."""
     data = own_captions(tmp_path, captions_of)
-    result = latent_diffusion.train(tiny(data=data, size=16, steps=4, out_dir=str(tmp_path / "run")))
+    cfg = tiny(data=data, size=16, steps=4, out_dir=str(tmp_path / "run"))
+    result = latent_diffusion.train(cfg)
     assert result["scores"] == {}
     assert result["psnr"] > 0
     assert "no labels, no judge" in capsys.readouterr().out

@@ -1,5 +1,5 @@
-"""A picture and tables of a trained mini/latent_diffusion.py: how an image comes to be, step by step;
-guidance, samplers and steps; and what latents save."""
+"""A picture and tables of a trained mini/latent_diffusion.py: how an image comes to be, step by
+step; guidance, samplers and steps; and what latents save."""
 import time
 from dataclasses import replace
 
@@ -18,7 +18,9 @@ from mini.utils.png import write_png
 from mini.utils.run import write_json
 
 GUIDANCE = (0.0, 1.0, 2.0, 3.0, 5.0)
-CALLS = (5, 10, 20)                 # evaluations of the velocity for an image
+CALLS = (5, 10, 20)                 # calls of the velocity for an image
+BATCH = 16                          # images in a batch whose time is taken
+CALLS_OF_AN_IMAGE = 40              # of the network: 20 of the velocity, with and without words
 
 
 # ---- the steps
@@ -93,7 +95,8 @@ def evaluate(nets, checkpoint, cfg) -> dict:
     add("decoded", lambda: latent_diffusion.reconstruct(nets["autoencoder"], real, cfg))
     add("real", lambda: to_float(real))
 
-    write_png(f"{cfg.out_dir}/samples/evaluate.png", sheet(torch.cat(pictures), row_names=list(rows)))
+    picture = sheet(torch.cat(pictures), row_names=list(rows))
+    write_png(f"{cfg.out_dir}/samples/evaluate.png", picture)
     picture = latent_diffusion.beside_reconstructions(nets["autoencoder"], real[:16], cfg)
     write_png(f"{cfg.out_dir}/samples/decoded.png", picture)
     print(metrics.table(rows, {"mean", *parts[0].attributes}))
@@ -115,92 +118,58 @@ def evaluate(nets, checkpoint, cfg) -> dict:
 # ---- what latents save
 
 def cost_table(nets, checkpoint, cfg) -> dict:
-    """{model: {…}}: billions of floating-point operations (GFLOP) and milliseconds for an image in
-    a step of training, and to draw one, with guidance, in 20 calls of the velocity. Beside the
-    latent model are the same Transformer on pixels, in patches of as many pixels as the
-    autoencoder's stem, and of half as many; and the U-Net of train_diffusion.py."""
+    """{model: {…}}: parameters; billions of floating-point operations (GFLOP) and milliseconds for
+    an image in a step of training, and to draw one, with guidance, in 20 calls of the velocity.
+
+    Beside the latent model are the same Transformer on pixels, in patches of 4 × 4 and of 2 × 2,
+    and the U-Net of train_diffusion.py.
+    """
     C, S, V, L = checkpoint["shape"]
+    c = cfg.z_channels
     H = latent_diffusion.latent_size(cfg)
-    rows = {}
+    device = pick_device(cfg.device)
+    autoencoder = nets["autoencoder"]
     encoder = nets["encoder"]
-    words = Words(checkpoint["words"])
-    _, prompts = latent_diffusion.read_prompts(cfg, words, checkpoint["examples"], L)
-    prompts = prompts[:1].expand(cfg.batch_size, -1)
-
-    def latent(patch, c, size):
-        return latent_diffusion.DiT(replace(cfg, patch=patch, size=cfg.size), c, size)
-
-    models = {
-        f"latents, {cfg.z_channels} × {H} × {H}": (latent(cfg.patch, cfg.z_channels, H),
-                                                   cfg.z_channels, H),
-        f"pixels, patch {cfg.stem}": (latent(cfg.stem, C, S), C, S),
-        f"pixels, patch {cfg.stem // 2}": (latent(cfg.stem // 2, C, S), C, S),
-    }
-    for name, (dit, c, size) in models.items():
-        rows[name] = costs_of(dit, encoder, prompts, c, size, cfg)
-
-    decoder = nets["autoencoder"]
-    z = torch.zeros(16, cfg.z_channels, H, H)
-    first = next(iter(rows.values()))
-    with torch.no_grad():
-        gflop = count(lambda: decoder.to_images(z)) / 16
-        ms = milliseconds(lambda: decoder.to_images(z), cfg) / 16
-    first["GFLOP/image"] += gflop
-    first["ms/image"] += ms
-
-    unet_cfg = train_diffusion.Config(size=S)
-    unet = train_diffusion.UNet(unet_cfg, C, S, 21)
-    rows["U-Net, pixels"] = costs_of_unet(unet, C, S, cfg)
-    return rows
-
-
-def costs_of(dit, encoder, prompts, c: int, size: int, cfg) -> dict:
-    """Costs of a Transformer for x_t (c, size, size)."""
-    B = min(16, len(prompts))
-    x = torch.randn(B, c, size, size)
-    t = torch.rand(B)
-    prompts = prompts[:B]
-
-    def step():
-        loss = latent_diffusion.flow_loss(dit, encoder_like, x, prompts, t, x)
-        loss.backward()
-
-    encoder_like = encoder
+    prompts = torch.full((BATCH, L), Words.PAD + 3, device=device)
     words, mask = encoder(prompts)
+    rows = {}
 
-    @torch.no_grad()
-    def call():
-        dit(x, t, words, mask)
+    def add(name, net, shape, *inputs):
+        """A row for a network that is called by net(x, t, *inputs), x of this shape."""
+        net = net.to(device, memory_format=torch.channels_last)
+        x = torch.randn(BATCH, *shape, device=device)
+        t = torch.rand(BATCH, device=device)
 
-    return summary(step, call, B, sum(p.numel() for p in dit.parameters()), cfg)
+        @torch.enable_grad()
+        def step():
+            net(x, t, *inputs).float().square().mean().backward()
 
+        @torch.no_grad()
+        def call():
+            net(x, t, *inputs)
 
-def costs_of_unet(unet, C: int, S: int, cfg) -> dict:
-    """Costs of the U-Net of train_diffusion.py, told labels."""
-    B = 16
-    x = torch.randn(B, C, S, S)
-    t = torch.randint(1, 1000, (B,))
-    y = torch.zeros(B, 21)
+        rows[name] = {
+            "parameters": sum(p.numel() for p in net.parameters()),
+            "GFLOP/step": count(step) / BATCH,
+            "ms/step": milliseconds(step, cfg) / BATCH,
+            "GFLOP/image": CALLS_OF_AN_IMAGE * count(call) / BATCH,
+            "ms/image": CALLS_OF_AN_IMAGE * milliseconds(call, cfg) / BATCH,
+        }
 
-    def step():
-        unet(x, t, y).float().square().mean().backward()
+    def decode():
+        autoencoder.to_images(torch.zeros(BATCH, c, H, H, device=device))
 
-    @torch.no_grad()
-    def call():
-        unet(x, t, y)
-
-    return summary(step, call, B, sum(p.numel() for p in unet.parameters()), cfg)
-
-
-def summary(step, call, B: int, parameters: int, cfg) -> dict:
-    """The row of a table."""
-    return {
-        "parameters": parameters,
-        "GFLOP/step": count(step) / B,
-        "ms/step": milliseconds(step, cfg) / B,
-        "GFLOP/image": 40 * count(call) / B,
-        "ms/image": 40 * milliseconds(call, cfg) / B,
-    }
+    latents = f"latents {c} × {H} × {H}"
+    add(latents, latent_diffusion.DiT(cfg, c, H), (c, H, H), words, mask)
+    rows[latents]["GFLOP/image"] += count(decode) / BATCH
+    rows[latents]["ms/image"] += milliseconds(decode, cfg) / BATCH
+    for patch in (4, 2):
+        on_pixels = latent_diffusion.DiT(replace(cfg, patch=patch), C, S)
+        add(f"pixels, patch {patch}", on_pixels, (C, S, S), words, mask)
+    V = 21                                                          # values of a face's labels
+    unet = train_diffusion.UNet(train_diffusion.Config(size=S), C, S, V)
+    add("pixels, U-Net", unet, (C, S, S), torch.zeros(BATCH, V, device=device))
+    return rows
 
 
 def count(work) -> float:
@@ -213,7 +182,7 @@ def count(work) -> float:
 def milliseconds(work, cfg, times: int = 5) -> float:
     """The median time of work() in the precision of training."""
     seconds = []
-    with autocast(torch.device("cpu"), cfg.matmul):
+    with autocast(pick_device(cfg.device), cfg.matmul):
         work()
         for _ in range(times):
             start = time.perf_counter()
