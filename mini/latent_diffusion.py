@@ -412,7 +412,6 @@ def draw_times(B: int, cfg, rng):
         u = torch.rand(B, generator=rng)                    # from 0 to below 1
     if cfg.times == "uniform":
         return u
-    u = u.clamp(1e-6, 1 - 1e-6)
     n = torch.special.ndtri(u)                              # the share u of N(0, 1) is below n
     return torch.sigmoid(n)
 
@@ -539,6 +538,7 @@ def generate_latents(nets, prompts, cfg, latents=None, watch=None):
     return denoise(velocity, add_noise(latents, eps, cfg.strength), cfg, start=cfg.strength)
 
 
+@torch.no_grad()
 def generate(nets, prompts, cfg, latents=None):
     """Images (n, C, S, S) in [-1, 1], on the CPU, for prompts (n, L)."""
     z = generate_latents(nets, prompts, cfg, latents)

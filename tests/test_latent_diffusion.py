@@ -524,7 +524,8 @@ def test_logit_normal_times(stratified):
 
 @pytest.mark.parametrize("times", ["logit-normal", "uniform"])
 def test_times_end_at_1(monkeypatch, times):
-    """(B − 1 + u) / B rounds to 1 in float32 if u is close to 1: N(0, 1) has no such number."""
+    """(B − 1 + u) / B rounds to 1 in float32 if u is close to 1, and N(0, 1) has no number with
+    that share below it. The time is then 1, and not NaN."""
     for u in (1 - 2**-24, 0.0):
         monkeypatch.setattr(torch, "rand", lambda *shape, generator: torch.full(shape, u))
         t = latent_diffusion.draw_times(256, tiny(times=times), rng_of(0))
