@@ -567,7 +567,7 @@ class Config(RunConfig):
     kl_weight: float = 0.001    # of the KL divergence in the loss
 
     # transformer
-    width: int = 192            # numbers in the vector of a patch, and of a word
+    width: int = 128            # numbers in the vector of a patch, and of a word
     depth: int = 6              # blocks
     patch: int = 2              # a square of patch × patch places of a latent is one vector
     n_layer: int = 2            # blocks of the text encoder
@@ -579,8 +579,8 @@ class Config(RunConfig):
     times: Literal["logit-normal", "uniform"] = "logit-normal"
     # optimiser steps, of both parts; another number at --resume moves the border between them, so
     # keep it
-    steps: int = 2400
-    ae_share: float = 0.7       # share of the steps for the autoencoder, the first of them
+    steps: int = 4800
+    ae_share: float = 0.67      # share of the steps for the autoencoder, the first of them
     ae_batch_size: int = 16     # images in a step of the autoencoder
     batch_size: int = 64        # latents in a step of the Transformer
     # what trains the weights of hidden layers; Adam trains the rest, or everything
