@@ -579,8 +579,8 @@ class Config(RunConfig):
     times: Literal["logit-normal", "uniform"] = "logit-normal"
     # optimiser steps, of both parts; another number at --resume moves the border between them, so
     # keep it
-    steps: int = 4800
-    ae_share: float = 0.67      # share of the steps for the autoencoder, the first of them
+    steps: int = 3400
+    ae_share: float = 0.47      # share of the steps for the autoencoder, the first of them
     ae_batch_size: int = 16     # images in a step of the autoencoder
     batch_size: int = 64        # latents in a step of the Transformer
     # what trains the weights of hidden layers; Adam trains the rest, or everything
