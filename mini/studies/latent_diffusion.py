@@ -55,7 +55,7 @@ def evaluate(nets, checkpoint, cfg) -> dict:
     samples/decoded.png real images beside their reconstructions."""
     _, parts, captions = latent_diffusion.load_data(cfg, checkpoint)
     require(parts[0].attributes, "this needs a run on images with labels")
-    judge = judge_of_faces(cfg, 512, cfg.n_images)
+    judge = judge_of_faces(cfg, 256, cfg.n_images)
     n = judge.n
     device = pick_device(cfg.device)
     real = parts[1].images[-n:]
