@@ -19,6 +19,7 @@ from mini.utils.run import write_json
 
 GUIDANCE = (0.0, 1.0, 2.0, 3.0, 5.0)
 CALLS = (5, 10, 20)                 # calls of the velocity for an image
+STRENGTHS = (0.2, 0.4, 0.6, 0.8, 1.0)
 BATCH = 16                          # images in a batch whose time is taken
 CALLS_OF_AN_IMAGE = 40              # of the network: 20 of the velocity, with and without words
 
@@ -108,11 +109,39 @@ def evaluate(nets, checkpoint, cfg) -> dict:
     print(f"reconstructions: {psnr:.2f} dB; read as before: "
           + ", ".join(f"{name} {share:.1%}" for name, share in as_before.items()))
 
+    changes = change_pictures(nets, judge, parts[1], prompts, cfg)
+    print(metrics.table(changes, {"as prompted", "as before"}))
     costs = cost_table(nets, checkpoint, cfg)
     print(metrics.table(costs))
-    result = {"scores": rows, "psnr": psnr, "read_as_before": as_before, "costs": costs}
+    result = {"scores": rows, "psnr": psnr, "read_as_before": as_before, "changes": changes,
+              "costs": costs}
     write_json(f"{cfg.out_dir}/evaluate.json", result)
     return result
+
+
+def change_pictures(nets, judge, part, prompts, cfg) -> dict:
+    """{strength: {…}}: held-out pictures are changed, each by the prompt of another one. How many
+    attributes are then read as the prompt says, and how many as in the picture; and how like the
+    picture the result is (PSNR)."""
+    n = min(128, judge.n)
+    real = part.images[:n]
+    old_labels = part.labels[:n]
+    new_labels = part.labels[-judge.n:][:n]
+    rows = {}
+    for strength in STRENGTHS:
+        own = replace(cfg, strength=strength)
+        print(f"changing pictures, strength {strength}", flush=True)
+        with autocast(pick_device(cfg.device), cfg.matmul):
+            x = to_float(real).to(prompts.device)
+            latents = nets["autoencoder"].to_latents(x)
+            images = latent_diffusion.generate(nets, prompts[:n], own, latents)
+        read = judge.read(images).labels
+        rows[f"strength {strength}"] = {
+            "as prompted": (read == new_labels).double().mean().item(),
+            "as before": (read == old_labels).double().mean().item(),
+            "PSNR": image_metrics.psnr(images.float(), to_float(real)).mean().item(),
+        }
+    return rows
 
 
 # ---- what latents save
