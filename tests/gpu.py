@@ -61,9 +61,11 @@ SMALLER_DATA = {
     "mini.clip": dict(n_images=2000),
     "mini.captioner": dict(n_images=2000, n_test=64),
     "mini.text_to_image": dict(n_images=500, n_test=16, n=2, sample_steps=10),
+    "mini.latent_diffusion": dict(n_images=500, n_test=16, n=2, sample_steps=10),
 }
 SMALLER_TO_COMPILE = {                  # what would be compiled for minutes, or fill a device that all jobs share
     "mini.text_to_image": dict(size=32, stages=2, width=32, levels=2, stem=2, n_layer=1, batch_size=16),
+    "mini.latent_diffusion": dict(size=32, ae_width=32, width=64, depth=2, n_layer=1, batch_size=16),
     "mini.bert": dict(n_layer=2, batch_size=16),
     "mini.translator": dict(n_layer=1),
     "mini.assistant": dict(n_layer=2),
@@ -246,7 +248,8 @@ def flags_of(name: str, device: str) -> list:
 
 
 # How long the checks of a script take together, roughly: those that take longest are begun first.
-SECONDS = {"mini.text_to_image": 180, "mini.bert": 150, "mini.clip": 120, "mini.cyclegan": 100, "mini.assistant": 90,
+SECONDS = {"mini.text_to_image": 180, "mini.bert": 150, "mini.clip": 120, "mini.latent_diffusion": 120,
+           "mini.cyclegan": 100, "mini.assistant": 90,
            "train_diffusion": 80, "mini.captioner": 75, "mini.translator": 70, "mini.music": 60, "mini.vae": 55}
 
 

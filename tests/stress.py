@@ -296,7 +296,8 @@ def files_of(tried: Tried, run: Path) -> list:
         flag = f"--{tried.script.data}="
         files += [(own / "images/cat/7.png", [*train, f"{flag}{own / 'images'}"])]
         files += [(own / file, [*train, f"{flag}{own / file}"]) for file in ("images.npy", "images.npz", "images-idx3-ubyte")]
-    if name in ("mini.clip", "mini.captioner", "mini.text_to_image"):
+    if name in ("mini.clip", "mini.captioner", "mini.text_to_image",
+                "mini.latent_diffusion"):
         for i in range(40):
             write_png(own / f"{i}.png", np.full((20, 24, 3), 6 * i, np.uint8))
         (own / "own.tsv").write_text("".join(f"{i}.png\ta picture of number {i % 7}\n" for i in range(40)))

@@ -156,6 +156,11 @@ SCRIPTS = {
         columns="stage loss lr val_loss", settings=dict(n_images=40, width=32, levels=1, T=20, batch_size=4,
                                                         warmup=1, n=2, sample_steps=2),
         fixed={"T": 10}, stops=(1, 2, 3)),
+    "mini.latent_diffusion": Script(
+        columns="part loss lr val_loss", settings=dict(size=16, n_images=40, ae_width=8, width=32, depth=1, n_layer=1,
+                                                       batch_size=4, ae_batch_size=4, ae_share=0.4, warmup=1, n=2,
+                                                       sample_steps=2),
+        fixed={"depth": 2, "z_channels": 3, "width": 64}, stops=(1, 2, 3)),
 }
 
 every_script = pytest.mark.parametrize("name", SCRIPTS)
@@ -506,6 +511,7 @@ MORE_TO_SAMPLE = {
     "mini.clip": (["--prompt=a face with red hair"], [f"--image={IMAGE}"]),
     "mini.captioner": ([f"--image={IMAGE}"],),
     "mini.text_to_image": (["--prompt=red hair"],),
+    "mini.latent_diffusion": (["--prompt=red hair"], [f"--image={IMAGE}"]),
     "mini.bert": (["--task=sentiment", "--text=the cat"], ["--task=entities", "--text=the cat"],
                   ["--task=answer", "--text=the cat saw", "--question=who?"]),
 }
@@ -589,7 +595,7 @@ def test_wrong_flags_are_refused(name, trained, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["train_gan", "train_diffusion", "mini.cgan", "mini.vae", "mini.cyclegan",
-                                  "mini.text_to_image"])
+                                  "mini.text_to_image", "mini.latent_diffusion"])
 def test_flags_are_refused_before_a_judge_is_trained(name, trained, tmp_path, capsys, monkeypatch):
     """It takes half a minute, or minutes: nobody wants to wait for the answer that a flag cannot be used."""
     run = trained(name)
