@@ -45,7 +45,7 @@ class Voices:
     open: torch.Tensor          # the share of a period in which the vocal folds are open
     width: torch.Tensor         # factor of the bandwidths of formants
     accent: torch.Tensor        # (n, sounds, 3): factor of F1, F2, F3 of each sound
-    way: torch.Tensor           # (n, 2 ** 16) is too much: a seed that picks pronunciations
+    way: torch.Tensor           # a number that picks among the pronunciations of words
 
     def __getitem__(self, i):
         return Voices(*(getattr(self, name)[i] for name in self.__dataclass_fields__))
@@ -312,10 +312,9 @@ def render(frames: Frames, voices: Voices, rng) -> torch.Tensor:
     return y / y.abs().amax(dim=1, keepdim=True).clamp(min=1e-6)
 
 
-def speak(sentences: list, voices: Voices, seed: int, at_once: int = 16):
+def speak(sentences: list, voices: Voices, rng, at_once: int = 16):
     """(sound (B, N) in [-1, 1], samples of each sentence (B,)): sentence b, a list of words, in
     voice b. Shorter ones are filled up with silence."""
-    rng = torch.Generator().manual_seed(seed)
     sounds = []
     lengths = []
     for start in range(0, len(sentences), at_once):             # few at once: they fit in the cache
