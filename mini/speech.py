@@ -620,7 +620,7 @@ class Config(RunConfig):
     n_head: int = 4             # h, attention heads in each layer
     n_embd: int = 128           # d_model, the width
     d_ff: int = 512             # the width inside the feed-forward networks
-    dropout: float = 0.1        # of embeddings, and of what each sub-layer adds to x
+    dropout: float = 0.0        # of embeddings, and of what each sub-layer adds to x
 
     # optimisation
     steps: int = 1500           # optimiser steps

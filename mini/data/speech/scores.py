@@ -74,6 +74,8 @@ def errors(outputs: list, references: list) -> dict:
 
 # ---- scores of a model, beside baselines
 
+N_WARPING = 100
+
 def to_score(cfg, held_out: dict) -> dict:
     """Of each held-out set as many recordings as metrics.n_to_score says."""
     largest = max(len(part) for part in held_out.values())
@@ -90,8 +92,8 @@ def most_frequent(texts: list, n: int) -> list:
 
 
 def scores(outputs: dict, held_out: dict, train_set, to_features) -> dict:
-    """{set: {who: errors}} for the model, which wrote outputs[set], and for the baselines; time
-    warping is tried on the first set alone, since it takes long.
+    """{set: {who: errors}} for the model, which wrote outputs[set], and for the baselines. Time
+    warping is tried on N_WARPING recordings of the first set alone, since it takes long.
 
     to_features(sound, n): what the model reads, (B, T, M).
     """
@@ -100,11 +102,11 @@ def scores(outputs: dict, held_out: dict, train_set, to_features) -> dict:
         table[name] = {"model": errors(outputs[name], part.texts),
                        "most frequent word": errors(most_frequent(train_set.texts, len(part)),
                                                     part.texts)}
-    first = next(iter(held_out))
-    print(f"time warping, on {len(held_out[first]):,} recordings, {first} …", flush=True)
+    name = next(iter(held_out))
+    part = held_out[name].first(N_WARPING)
+    print(f"time warping, on {len(part):,} recordings, {name} …", flush=True)
     warping = Warping(templates_of(train_set, to_features))
-    table[first]["time warping"] = errors(warping.write(held_out[first], to_features),
-                                          held_out[first].texts)
+    table[name]["time warping"] = errors(warping.write(part, to_features), part.texts)
     return table
 
 
