@@ -1,38 +1,32 @@
 """Speech recognition: an encoder listens, a decoder writes what was said, letter by letter.
 
-It is mini/translator.py with sound x in place of the English sentence. The sound is cut into short
-pieces, and each becomes a list of numbers: how loud it is at low, at middle, at high frequencies.
-They take the place of the words. The decoder writes the transcript y character by character, p(y|x)
-= Πₜ p(yₜ | y₁ … yₜ₋₁, x). The loss of T characters is, in nats,
+It is mini/translator.py with sound x in place of the English sentence: every 16 ms, how loud it is
+in each of M bands of frequency. These lists of numbers take the place of the words. The decoder
+writes the transcript y character by character, p(y|x) = Πₜ p(yₜ | y₁ … yₜ₋₁, x). The loss of T
+characters is, in nats, with label smoothing as in the translator,
 
     L = −1/T · Σₜ Σᵥ q(v) log p(v | y₁ … yₜ₋₁, x)
 
-where v is any of the V characters, and q is what the model should say: the right one yₜ with
-probability 1 − ε, and ε spread evenly over all (label smoothing).
-
-The encoder learns from a second loss, too. CTC lets it say a character, or nothing ("blank"), at
-each moment s of the sound; a path π of such choices is a way to say y if y is left when repeats are
-merged and blanks are dropped. The loss is −1/T · log of the probability of all these paths together:
+The encoder learns from a second loss, too. With CTC it says a character, or nothing ("blank"), at
+each of S moments by itself. A path π of such choices says y if y is left when repeats are merged
+and then blanks are dropped. The loss is −1/T · log p(y|x), all its paths together:
 
     p(y|x) = Σ over the paths π of y of Πₛ p(πₛ | x)
 
-Shapes: B recordings in a batch, N samples of sound, S frames of 32 ms of sound that the decoder looks
-at, M mel bands, T characters, C the width, nh heads of size hs = C / nh.
+Shapes: B recordings in a batch, N samples of sound, M mel bands, S moments of 32 ms that the
+decoder looks at, T characters, C the width, nh heads of size hs = C / nh.
 
 Papers: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, whose
-equations and sections are named below; Radford et al. 2022, "Robust speech recognition via
-large-scale weak supervision" (Whisper: spectrogram, two convolutions, Transformer),
-https://arxiv.org/abs/2212.04356; Graves et al. 2006, "Connectionist temporal classification"
-(CTC), https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017, "Hybrid CTC/attention
-architecture" (both at once), https://doi.org/10.1109/JSTSP.2017.2763455; Park et al. 2019,
-"SpecAugment" (bands and moments hidden in training), https://arxiv.org/abs/1904.08779. Our
-departures from Whisper: layers normalise after each sub-layer, as the translator's do; characters in
-place of pieces of words; sound of 8,000 samples in a second in place of 16,000, windows of 32 ms and
-steps of 16 in place of 25 and 10; half a minute of silence is not added.
+equations and sections are named below; Radford et al. 2022 (Whisper: spectrogram, two convolutions,
+Transformer), https://arxiv.org/abs/2212.04356; Graves et al. 2006 (CTC),
+https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017 (both losses at once),
+https://doi.org/10.1109/JSTSP.2017.2763455. Our departures from Whisper: characters in place of
+pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16 ms, not of 25
+every 10; recordings are not filled up to 30 seconds; CTC; and it learns from synthetic speech.
 
     python -m mini.speech                                   sentences, spoken on the spot
     python -m mini.speech sample --wav=me.wav               what is said in it? or --show=attention
-    python -m mini.speech evaluate                          by noise, by beam, by the decoder used
+    python -m mini.speech evaluate                          by noise, by the way of decoding
     python -m mini.speech --ctc=1                           the encoder and CTC alone
     python -m mini.speech --data=digits                     your own: WAV files in a folder per word
 
@@ -285,7 +279,7 @@ class Stem(nn.Module):
         self.conv_2 = nn.Conv1d(cfg.n_embd, cfg.n_embd, kernel_size=3, stride=2, padding=1)
 
     def forward(self, x, inside):
-        """x (B, T, M), inside (B, T), False behind the end -> (B, S, C) with S = T/2, rounded up."""
+        """x (B, T, M) -> (B, S, C), S = T/2, rounded up. inside (B, T): False behind the end."""
         x = x.transpose(1, 2)                                   # (B, T, M) -> (B, M, T)
         x = F.gelu(self.conv_1(x))                              # -> (B, C, T)
         x = x * inside[:, None]         # behind the end as before the start: 0, whatever the batch
@@ -392,8 +386,8 @@ def make_noisy(sound, n, share: float, noises, generator):
 
 
 def change_speed(sound, n, most: float, generator):
-    """The recordings (B, N), played slower or faster by a factor of up to 1 ± `most`, each by its own:
-    as on a tape, so the pitch changes, and the speaker seems larger or smaller (Ko et al. 2015)."""
+    """The recordings (B, N), played slower or faster by a factor of up to 1 ± `most`, each by its
+    own: as on a tape, so the pitch changes, and the speaker seems larger or smaller (Ko et al. 2015)."""
     B, N = sound.shape
     speed = 1 + most * (2 * torch.rand(B, generator=generator) - 1)
     n = (n / speed).long()
@@ -446,7 +440,7 @@ IMPOSSIBLE = -1e30          # log 0, but without NaN in the gradient
 
 def ctc_loss(logits, is_sound, tgt):
     """−log p(y|x) in nats, the mean over all characters, for logits (B, S, V) of what is said at
-    each moment, is_sound (B, S), and transcripts tgt (B, T), without BOS and EOS, filled up with PAD.
+    each moment, is_sound (B, S), and transcripts tgt (B, T), without BOS and EOS.
 
     z is the transcript with blanks before, between and behind its characters: 2T + 1 places. A path
     goes through z from left to right. α(s, j) is the probability of all paths that are at place j
@@ -464,7 +458,7 @@ def ctc_loss(logits, is_sound, tgt):
 
     z = tgt.new_full((B, 2 * T + 1), PAD)                       # PAD is the blank
     z[:, 1::2] = tgt
-    log_p = log_p.gather(2, z[:, None].expand(B, S, 2 * T + 1))         # (B, S, V) -> (B, S, 2T + 1)
+    log_p = log_p.gather(2, z[:, None].expand(B, S, -1))        # (B, S, V) -> (B, S, 2T + 1)
     may_skip = torch.zeros_like(z, dtype=torch.bool)
     may_skip[:, 2:] = (z[:, 2:] != PAD) & (z[:, 2:] != z[:, :-2])
 
@@ -609,7 +603,7 @@ class Config(RunConfig):
     50, seed 1, device auto, matmul medium (how exact products are), compile false, resume false,
     stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
-    data: str = "sentences"     # sentences, or your folder of WAV files, or .tsv: a path, a tab, text
+    data: str = "sentences"     # sentences, or your folder of WAV files, or .tsv: path, tab, text
     n_sentences: int = 6000     # sentences to speak to learn from
     max_seconds: float = 3.2    # the longest recording
     max_len: int = 40           # characters in the longest transcript
@@ -630,7 +624,7 @@ class Config(RunConfig):
     lr: float = 1e-3
     warmup: int = 200           # steps in which the learning rate rises to its peak
     smoothing: float = 0.1      # ε of label smoothing (0: none)
-    ctc: float = 0.3            # λ, the share of CTC in the loss (0: none; 1: CTC alone, no decoder)
+    ctc: float = 0.3            # λ, the share of CTC in the loss (0: none; 1: without a decoder)
     noise: float = 0.5          # the share of the recordings that are learnt from with noise
     speed: float = 0.1          # how much faster or slower recordings are played, at most
     mask_bands: int = 0         # SpecAugment: neighbouring bands that are hidden, at most

@@ -47,7 +47,7 @@ class Segment(NamedTuple):
     F3: float
     voice: float = 0.0          # level of the pulses of the vocal folds
     breath: float = -60.0       # level of noise made in the throat, which all formants shape
-    hiss: float = -60.0         # level of noise made at the teeth or lips, which one resonance shapes
+    hiss: float = -60.0         # level of noise made at teeth or lips, which one resonance shapes
     hiss_at: float = 2500.0     # the frequency of that resonance in Hz
     hiss_width: float = 1000.0  # its bandwidth in Hz
     zero: float = 270.0         # what the nose takes away; 270 Hz: nothing (see synthesiser.py)

@@ -13,7 +13,7 @@ from mini.data.speech.sentences import write_sentences
 from mini.data.speech.synthesiser import RATE, make_voices, speak
 from mini.data.speech.wav import read_sound
 from mini.data.text.tables import read_rows, without_header
-from mini.utils.config import printable, require, require_file
+from mini.utils.config import UserError, printable, require, require_file
 from mini.utils.progress import Progress
 
 N_VOICES = 1000                 # that are learnt from
@@ -177,14 +177,19 @@ def read_table(path) -> list:
 def own_recordings(source: str, longest: float) -> tuple:
     """(training set, {"held out": …}) of what --data names. Where folders are called train and
     test, they are taken as such; else a tenth of the recordings is held out, always the same. Those
-    of more than `longest` seconds, and silent ones, are left out, and a line says how many."""
+    of more than `longest` seconds, silent ones, and files that cannot be read are left out, and a
+    line says how many, and why."""
     found = find_recordings(source)
     progress = Progress("read", len(found))
     sounds, texts, splits = [], [], []
     left_out = Counter()
     for path, text, split in found:
         progress.add()
-        x = read_sound(path, RATE)
+        try:
+            x = read_sound(path, RATE)
+        except UserError as error:
+            left_out[f"that cannot be read, as {error}"] += 1
+            continue
         x = x - x.mean()
         if x.abs().max() <= QUIET:
             left_out["with nothing to be heard in them"] += 1
@@ -196,13 +201,17 @@ def own_recordings(source: str, longest: float) -> tuple:
         sounds.append(to_int16(x[None])[0])
         texts.append(text)
         splits.append(split)
-    for reason, n in left_out.items():
+    for reason, n in left_out.most_common(5):
         print(printable(f"note: {source}: left out: {n:,} recordings {reason}"), flush=True)
+    if len(left_out) > 5:
+        print(printable(f"note: {source}: left out: {len(left_out) - 5:,} more"), flush=True)
     require(len(sounds) > 1, f"{source}: {len(sounds)} recordings to learn from; two are needed, "
                              "one to learn from and one to hold out")
     if "train" in splits:
         train = [i for i, split in enumerate(splits) if split == "train"]
         held_out = [i for i, split in enumerate(splits) if split != "train"]
+        require(train and held_out, f"{source}: nothing in it can be used of one of the folders of "
+                                    "training and held-out recordings")
     else:
         order = torch.randperm(len(sounds), generator=torch.Generator().manual_seed(0)).tolist()
         cut = max(1, len(order) // 10)

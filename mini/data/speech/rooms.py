@@ -20,7 +20,7 @@ def in_rooms(sound, rng):
     """Sounds (B, N), each heard in a room of its own, through a microphone of its own.
 
     The room: what comes straight, and echoes that die away by 60 dB in 0.1 to 0.5 seconds. The
-    microphone: a gain that changes smoothly with the frequency, by 5 dB or so; and nothing very low.
+    microphone: a gain that changes smoothly with the frequency, by 5 dB or so; nothing very low.
     """
     B, N = sound.shape
     size = 2 ** math.ceil(math.log2(N + ECHO))                  # of the FFT: nothing wraps around
@@ -59,7 +59,7 @@ def make_noises(babble, rng):
 
 
 def add_noise(sound, n, snr, noises, rng):
-    """Sounds (B, N) with one of the noises, at a random place of it, snr (B,) dB below the speech."""
+    """Sounds (B, N) with one of the noises, from a random place on, snr (B,) dB below the speech."""
     B, N = sound.shape
     kind = torch.randint(len(noises), (B, 1), generator=rng)
     start = torch.randint(noises.size(1) - N, (B, 1), generator=rng)

@@ -121,7 +121,7 @@ def report(table: dict, n: dict) -> str:
 
 
 def headline(table: dict) -> dict:
-    """The main numbers, for result.json: word error rates on the first set, and what else is there."""
+    """The main numbers, for result.json: word error rates of the model, and of time warping."""
     first, *others = table
     names = {"unseen combinations": "wer_unseen", "10 dB": "wer_10db", "0 dB": "wer_0db"}
     numbers = {"wer": table[first]["model"]["wer"]}

@@ -1,4 +1,4 @@
-"""Sentences of a small world, by a grammar: "mara has seven red lamps", "call tom at four zero one".
+"""Sentences of a small world, by a grammar: "mara has two red lamps", "call tom at four zero one".
 
 Some pairs of neighbouring words are held back (HELD_BACK): no sentence to learn from has one. So it
 can be measured whether a recogniser hears words, or has learnt phrases by heart.

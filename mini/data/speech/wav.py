@@ -4,7 +4,7 @@ A WAV file is a RIFF file: "RIFF", its size, "WAVE", and then chunks, each a nam
 size, and so many bytes (and one more if that is odd). Two of them matter:
 
     fmt     format (1: whole numbers, 3: floating point), channels, samples in a second, bytes in a
-            second, bytes of one sample of all channels, bits; 65534: the format stands further behind
+            second, bytes of one sample of all channels, bits; 65534: the format comes later
     data    the samples, the channels in turn; 8 bits from 0 to 255, all others with a sign
 
 Python's own `wave` writes them, but refuses to read floating point and format 65534, as which many
