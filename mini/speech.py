@@ -21,8 +21,8 @@ equations and sections are named below; Radford et al. 2022 (Whisper: spectrogra
 Transformer), https://arxiv.org/abs/2212.04356; Graves et al. 2006 (CTC),
 https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017 (both losses at once),
 https://doi.org/10.1109/JSTSP.2017.2763455. Our departures from Whisper: characters in place of
-pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16 ms, not of 25
-every 10; recordings are not filled up to 30 seconds; CTC; and it learns from synthetic speech.
+pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16, not of
+25 every 10; recordings are not filled up to 30 seconds; CTC; and it learns from synthetic speech.
 
     python -m mini.speech                                   sentences, spoken on the spot
     python -m mini.speech sample --wav=me.wav               what is said in it? or --show=attention
@@ -387,7 +387,8 @@ def make_noisy(sound, n, share: float, noises, generator):
 
 def change_speed(sound, n, most: float, generator):
     """The recordings (B, N), played slower or faster by a factor of up to 1 ± `most`, each by its
-    own: as on a tape, so the pitch changes, and the speaker seems larger or smaller (Ko et al. 2015)."""
+    own: as on a tape, so the pitch changes, and the speaker seems larger or smaller (Ko et al.
+    2015)."""
     B, N = sound.shape
     speed = 1 + most * (2 * torch.rand(B, generator=generator) - 1)
     n = (n / speed).long()

@@ -59,7 +59,7 @@ def make_noises(babble, rng):
 
 
 def add_noise(sound, n, snr, noises, rng):
-    """Sounds (B, N) with one of the noises, from a random place on, snr (B,) dB below the speech."""
+    """Sounds (B, N) with noise, from a random place of one of the noises, snr (B,) dB below."""
     B, N = sound.shape
     kind = torch.randint(len(noises), (B, 1), generator=rng)
     start = torch.randint(noises.size(1) - N, (B, 1), generator=rng)
