@@ -114,16 +114,16 @@ def clean(text: str) -> str:
 
 def trim(x):
     """A sound (N,) without the silence at both ends, and then 0.1 seconds of it at each. Silence is
-    what is 40 dB less loud than the loudest 10 ms, or less than twice as loud as the quietest."""
+    what is 40 dB less loud than the loudest 10 ms; or 30 dB, if the quietest are as loud as that."""
     block = RATE // 100
     blocks = torch.nn.functional.pad(x, (0, -len(x) % block)).view(-1, block)
     level = blocks.pow(2).mean(dim=1).sqrt()
     quietest = level.quantile(0.05)
-    threshold = max(0.01 * level.max(), min(2 * quietest, 0.1 * level.max()))
+    threshold = max(0.01 * level.max(), min(2 * quietest, 0.03 * level.max()))
     loud = (level > threshold).nonzero()[:, 0]
     if len(loud) > 0:
-        start = max(0, (loud[0].item() - 2) * block)
-        x = x[start:(loud[-1].item() + 3) * block]
+        start = max(0, (loud[0].item() - 5) * block)
+        x = x[start:(loud[-1].item() + 6) * block]
     return torch.nn.functional.pad(x, (MARGIN, MARGIN))
 
 
@@ -181,7 +181,9 @@ def own_recordings(source: str, longest: float) -> tuple:
     line says how many, and why."""
     found = find_recordings(source)
     progress = Progress("read", len(found))
-    sounds, texts, splits = [], [], []
+    sounds = []
+    texts = []
+    splits = []
     left_out = Counter()
     for path, text, split in found:
         progress.add()

@@ -25,7 +25,6 @@ from mini.data.speech.phonemes import SOUNDS, VOWELS, WORDS, Segment
 RATE = 8000                     # samples in a second
 HOP = 40                        # samples in a frame, 5 ms
 N_FFT = 256                     # of a frame: its window, and the ringing of the formants behind it
-CENTS = torch.arange(N_FFT // 2 + 1) * (RATE / N_FFT)           # Hz of each bin of an rfft
 
 SILENCE = Segment(0.1, 500, 1500, 2500, voice=-60.0, stretch=0.0)
 SOUND_NAMES = ["", *SOUNDS]     # number 0 is silence
@@ -93,7 +92,9 @@ def spoken(way: list) -> Spoken:
     """Segments of a pronunciation, [(sound, stressed), …]. F2 of a consonant follows the next vowel
     of the word, or the last one if none comes."""
     vowels = [i for i, (name, _) in enumerate(way) if name in VOWELS]
-    targets, sounds, kinds = [], [], []
+    targets = []
+    sounds = []
+    kinds = []
     for i, (name, stressed) in enumerate(way):
         later = [v for v in vowels if v >= i]
         if later:
@@ -117,7 +118,7 @@ PAUSE = Spoken(np.array([SILENCE], np.float32), np.array([0]), np.array([0]))
 def plan(sentences: list, voices: Voices, rng):
     """Segments of B sentences, filled up with silence: targets (B, K, 12), sounds and kinds (B, K).
     A voice says a word always in the same one of its ways."""
-    rows = []
+    rows = []                                                   # each a list of Spoken
     for words, way in zip(sentences, voices.way.tolist()):
         parts = [PAUSE]
         for i, word in enumerate(words):
@@ -181,7 +182,8 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     B, K, _ = targets.shape
 
     # how long each segment lasts
-    seconds, stretch = targets[:, :, 0], targets[:, :, -1]
+    seconds = targets[:, :, 0]
+    stretch = targets[:, :, -1]
     slow = voices.rate[:, None].log() + 0.08 * normal(B, 1) + 0.10 * normal(B, K)
     slow = slow + torch.tensor([0.0, -0.12, 0.12])[kind]        # stressed vowels are long
     seconds = seconds * (slow * stretch).exp()
@@ -218,8 +220,9 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     semitones = voices.melody[:, None] * semitones + 0.35 * wobble
     pitch = voices.pitch[:, None] * 2 ** (semitones / 12)
 
-    slow_ones = smooth(aim[:, :, 7:10], 0.015)
-    return Frames(formants, *amplitude.unbind(2), *slow_ones.unbind(2), pitch, n)
+    voice, breath, hiss = amplitude.unbind(2)
+    hiss_at, hiss_width, zero = smooth(aim[:, :, 7:10], 0.015).unbind(2)
+    return Frames(formants, voice, breath, hiss, hiss_at, hiss_width, zero, pitch, n)
 
 
 # ---- frames as sound
@@ -296,8 +299,9 @@ def render(frames: Frames, voices: Voices, rng) -> torch.Tensor:
                               * window, N_FFT)
 
     tilt = voices.tilt[:, None, None]
-    angle = 2 * math.pi * CENTS / RATE
-    low_pass = (1 - tilt) / (1 - tilt * torch.polar(torch.ones_like(angle), -angle))
+    angle = 2 * math.pi * torch.arange(N_FFT // 2 + 1) / N_FFT
+    z = torch.polar(torch.ones_like(angle), -angle)             # z⁻¹ = e^(−iω) of each bin
+    low_pass = (1 - tilt) / (1 - tilt * z)
     noise = spectra(noise)
     source = spectra(pulses) * low_pass * frames.voice[:, :, None]
     source = source + noise * frames.breath[:, :, None]
