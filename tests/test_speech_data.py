@@ -409,9 +409,9 @@ def test_a_picture_of_attention():
     attention = torch.eye(10)[:4]
     picture = spectrogram_and_attention(mel, attention, list("ab c"))
     height, width = picture.shape
-    assert height == 40 * 6 + 8 + 4 * 26 and width == 36 + 20 * 6
-    assert picture[(39 - 3) * 6, 36 + 5 * 6] == 0 and picture[0, 36] == 255
-    assert picture[248 + 26 + 5, 36 + 12 + 6] == 0      # "b" looks at the second tenth
+    assert height == 40 * 6 + 8 + 4 * 26 and width == 36 + 20 * 30
+    assert picture[(39 - 3) * 6, 36 + 5 * 30] == 0 and picture[0, 36] == 255
+    assert picture[248 + 26 + 5, 36 + 60 + 30] == 0      # "b" looks at the second tenth
 
 
 def test_sets_that_are_made(monkeypatch):

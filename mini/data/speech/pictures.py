@@ -1,7 +1,9 @@
 """A spectrogram with what each character of its transcript looked at, below it."""
+import math
+
 import numpy as np
 
-from mini.utils.lettering import CELL_HEIGHT, black_on_white, enlarge, paste
+from mini.utils.lettering import CELL_HEIGHT, black_on_white, paste
 
 
 def gray(x) -> np.ndarray:
@@ -11,16 +13,18 @@ def gray(x) -> np.ndarray:
     return np.round(255 * (1 - x)).astype(np.uint8)
 
 
-def spectrogram_and_attention(mel, attention, characters: list, scale: int = 3) -> np.ndarray:
+def spectrogram_and_attention(mel, attention, characters: list, band: int = 6) -> np.ndarray:
     """The picture, uint8 (H, W). mel (T, M): low bands below; attention (len(characters), S), which
-    covers the same time, a row for each character, named on the left."""
+    covers the same time, a row for each character, named on the left. A band is `band` pixels high;
+    a piece of sound as wide, or wider, so that the picture is at least 600 pixels wide."""
     mel = np.asarray(mel)
     T, M = mel.shape
     attention = np.asarray(attention)
     rows, S = attention.shape
     height = CELL_HEIGHT * 2 + 2
     left = 12 * 3
-    above = enlarge(gray(mel.T[::-1]), 2 * scale)               # (2·scale·M, 2·scale·T)
+    wide = max(band, math.ceil(600 / T))
+    above = gray(mel.T[::-1]).repeat(band, axis=0).repeat(wide, axis=1)
     width = above.shape[1]
     sheet = np.full((above.shape[0] + 8 + rows * height, left + width), 255, np.uint8)
     paste(sheet, above, 0, left)
