@@ -60,6 +60,7 @@ SMALLER_DATA = {
     "mini.assistant": dict(n_dialogues=2000, n_test=20),
     "mini.clip": dict(n_images=2000),
     "mini.captioner": dict(n_images=2000, n_test=64),
+    "mini.speech": dict(n_sentences=300, n_test=64),
     "mini.text_to_image": dict(n_images=500, n_test=16, n=2, sample_steps=10),
     "mini.latent_diffusion": dict(n_images=500, n_test=16, n=2, sample_steps=10),
 }
@@ -70,6 +71,7 @@ SMALLER_TO_COMPILE = {                  # what would be compiled for minutes, or
     "mini.translator": dict(n_layer=1),
     "mini.assistant": dict(n_layer=2),
     "mini.captioner": dict(n_layer=1),
+    "mini.speech": dict(n_layer=1),
     "mini.cyclegan": dict(blocks=1),
     "mini.clip": dict(n_layer=1, batch_size=64),
     "mini.music": dict(n_layer=2),
@@ -250,7 +252,8 @@ def flags_of(name: str, device: str) -> list:
 # How long the checks of a script take together, roughly: those that take longest are begun first.
 SECONDS = {"mini.text_to_image": 180, "mini.bert": 150, "mini.clip": 120, "mini.latent_diffusion": 120,
            "mini.cyclegan": 100, "mini.assistant": 90,
-           "train_diffusion": 80, "mini.captioner": 75, "mini.translator": 70, "mini.music": 60, "mini.vae": 55}
+           "train_diffusion": 80, "mini.captioner": 75, "mini.speech": 75,
+           "mini.translator": 70, "mini.music": 60, "mini.vae": 55}
 
 
 def text_to_learn() -> str:

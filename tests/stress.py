@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
+import math
 import os
 import random
 import resource
@@ -32,6 +33,7 @@ import torch
 
 from mini.data.images import image_sets
 from mini.data.music.midi import Note, write_midi
+from mini.data.speech.wav import write_wav
 from mini.utils.png import write_png
 from tests.test_scripts import COMMON, SCRIPTS, small_data
 
@@ -306,6 +308,14 @@ def files_of(tried: Tried, run: Path) -> list:
     if name in ("mini.classifier", "mini.cyclegan", "mini.clip", "mini.captioner"):
         write_png(own / "me.png", np.full((20, 24, 3), 77, np.uint8))
         files += [(own / "me.png", ["sample", f"--image={own / 'me.png'}", *use])]
+    if name == "mini.speech":
+        for word, pitch in (("low", 300), ("high", 900)):
+            (own / f"words/{word}").mkdir(parents=True, exist_ok=True)
+            for i in range(6):
+                tone = torch.sin(torch.arange(3000 + 100 * i) * pitch * 2 * math.pi / 8000)
+                write_wav(own / f"words/{word}/{i}.wav", tone, 8000)
+        files += [(own / "words/low/3.wav", [*train, f"--data={own / 'words'}"])]
+        files += 2 * [(own / "words/high/3.wav", ["sample", f"--wav={own / 'words/high/3.wav'}", *use])]
     if name == "mini.music":
         (own / "midi").mkdir(exist_ok=True)
         for i in range(12):

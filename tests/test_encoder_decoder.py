@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from mini import captioner, translator
+from mini import captioner, speech, translator
 from mini.utils.png import read_png
 from tests.helpers import (as_torch_has_it, close, encoder_decoder, every_dropout_acts, pictures,
                            sentences)
@@ -109,6 +109,30 @@ def test_shared_parts_are_the_same_letter_by_letter():
             differing.append(name)
     assert not differing, (
         f"{', '.join(differing)}: not the same in mini/translator.py and mini/captioner.py. Was a "
+        "mistake corrected, or a name changed, in one of them only? A fork that wants them to "
+        "differ may delete this test")
+
+
+@paper
+def test_the_recogniser_of_speech_has_the_same_parts():
+    """mini/speech.py is the translator with another source, and with a second loss. Its own parts
+    are tested in test_speech.py."""
+    names = ["attention", "attention_weights", "causal_mask", "padding_mask", "MultiHeadAttention",
+             "FeedForward", "EncoderLayer", "DecoderLayer", "positional_encoding", "cut_padding",
+             "translation_loss", "next_word", "greedy_decode", "beam_search", "attention_maps",
+             "CachedSelfAttention", "CachedCrossAttention", "CachedDecoder"]
+    differing = []
+    for name in names:
+        ours = getattr(speech, name.replace("translation_", "transcript_"))
+        text = inspect.getsource(ours).replace("transcript_loss", "translation_loss")
+        if inspect.getsource(getattr(translator, name)) != text:
+            differing.append(name)
+    for name in ("decode", "embed"):
+        ours = inspect.getsource(getattr(speech.Recogniser, name))
+        if inspect.getsource(getattr(translator.Transformer, name)) != ours:
+            differing.append(name)
+    assert not differing, (
+        f"{', '.join(differing)}: not the same in mini/translator.py and mini/speech.py. Was a "
         "mistake corrected, or a name changed, in one of them only? A fork that wants them to "
         "differ may delete this test")
 

@@ -26,9 +26,11 @@ import pytest
 import torch
 
 from mini.data.images import captions, domains, image_sets
+from mini.data.speech import recordings, scores, warping
 from mini.data.text import passages, reviews
 from mini.studies import few_labels
 from mini.studies import llama as llama_study
+from mini.studies import speech as speech_study
 from mini.utils import config, judge
 from mini.utils.config import UserError
 from mini.utils.png import read_png
@@ -152,6 +154,10 @@ SCRIPTS = {
         columns="loss lr right", settings=dict(size=16, patch=8, n_images=60, n_layer=1, n_head=2, n_embd=16, d_ff=32,
                                                batch_size=4, warmup=2, beam=2, n=2, dropout=0.1),
         fixed={"patch": 4}),
+    "mini.speech": Script(
+        columns="loss lr wer", settings=dict(n_sentences=12, n_layer=1, n_head=2, n_embd=16, d_ff=32, n_mels=16,
+                                             batch_size=4, warmup=2, n=2, dropout=0.1, mask_bands=2),
+        fixed={"n_mels": 8}, samples=".txt"),
     "mini.text_to_image": Script(
         columns="stage loss lr val_loss", settings=dict(n_images=40, width=32, levels=1, T=20, batch_size=4,
                                                         warmup=1, n=2, sample_steps=2),
@@ -173,6 +179,11 @@ def small_data(setattr):
     setattr(domains, "HELD_OUT", 24)
     setattr(judge, "STEPS", 2)
     setattr(judge, "TRIAL_STEPS", 2)
+    setattr(recordings, "HELD_OUT", 6)
+    setattr(recordings, "N_VOICES", 20)
+    setattr(warping, "PER_WORD", 1)
+    setattr(scores, "N_WARPING", 2)
+    setattr(speech_study, "N_WARPING", 2)
     for number, n in dict(N_TEST=30, N_POOL=60, N_UNLABELLED=20).items():
         setattr(reviews, number, n)
     for name in ("unlabelled", "unlabelled_reports"):
@@ -533,7 +544,7 @@ def test_all_tensors_meet_on_the_device(name, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(few_labels, "from_few", lambda *_, **__: {})        # it takes long, and trains only judges
     fields = {field.name: field for field in dataclasses.fields(module.Config)}
     uses = [["sample", *run.script.to_sample]]
-    if name not in ("mini.assistant", "mini.captioner", "mini.cyclegan"):   # long, with nothing new in it
+    if name not in ("mini.assistant", "mini.captioner", "mini.cyclegan", "mini.speech"):   # long, with nothing new in it
         uses.append(["evaluate", *(["--n_test=4"] if "n_test" in fields else [])])
     uses += [["sample", *flags] for flags in MORE_TO_SAMPLE.get(name, ())]
     for what in config.choices_of(fields["show"]) if "show" in fields else ():
