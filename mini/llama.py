@@ -9,24 +9,25 @@ GPT-2's back:
 
     1. positions: q and k are rotated; no vector is added to x      --positions=learned
     2. grouped-query attention: fewer heads for k and v than for q  --n_kv_head=4 (as --n_head)
-    3. norms divide by a length, and subtract no mean               --norm=layer
+    3. norms divide by a root mean square, and subtract no mean     --norm=layer
     4. the MLP multiplies two projections (SwiGLU)                  --mlp=gelu
-    5. linear layers have no biases                                 --bias
+    5. linear layers have no biases, nor have norms                 --bias
 
-All else is GPT-2's: git diff --no-index train_gpt.py mini/llama.py.
+All five at once: --preset=gpt2. All else is GPT-2's: git diff --no-index train_gpt.py
+mini/llama.py.
 
 Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs for queries, nkv heads of
 the same size for keys and values, V tokens to choose from.
 
 Papers: Touvron et al. 2023, "LLaMA: Open and Efficient Foundation Language Models",
-https://arxiv.org/abs/2302.13971 (1, 3, 4, 5), and Touvron et al. 2023, "Llama 2: Open Foundation
-and Fine-Tuned Chat Models", https://arxiv.org/abs/2307.09288 (2). Qwen 2.5 adds biases to q, k and
-v, Qwen 3 has norms of q and k in their place; published weights of them switch these on by
-themselves.
+https://arxiv.org/abs/2302.13971 (1, 3, 4; 5 is in its code), and Touvron et al. 2023, "Llama 2:
+Open Foundation and Fine-Tuned Chat Models", https://arxiv.org/abs/2307.09288 (2). Qwen 2 and 2.5
+add biases to q, k and v, Qwen 3 has norms of q and k in their place; published weights of them
+switch these on by themselves.
 
 Our departures: those of train_gpt.py (a small model without dropout, trained by Muon, with another
 schedule of the learning rate); and the head is tied to the embedding, as in the smallest published
-models (Llama's own has a matrix of its own: --tied=false).
+models, Llama 3.2 1B among them (in larger ones the head has a matrix of its own: --tied=false).
 
     python -m mini.llama                                learn to write small stories
     python -m mini.llama sample --prompt="About Pia, her friend Ivan, a red lamp"
@@ -98,13 +99,14 @@ def fused_attention(q, k, v, mask, dropout=None):
 # ---- 1. positions are rotations (RoPE: Su et al. 2021, https://arxiv.org/abs/2104.09864)
 #
 # GPT-2 adds a learnt vector for each position to x: it has to learn each position by itself, and
-# none after the last one it was trained on. RoPE leaves x alone. It turns q and k, two numbers at a
-# time, by an angle that grows with the position, R_m for position m. In attention only the
+# has none after the last one it was trained on. RoPE leaves x alone. It turns q and k, two numbers
+# at a time, by an angle that grows with the position, R_m for position m. In attention only the
 # difference of two positions is left (eq. 16):
 #
 #     (R_m q)ᵀ (R_n k) = qᵀ R_mᵀ R_n k = qᵀ R_{n−m} k
 #
-# so that "the word before" looks the same at every place.
+# so that "the word before" looks the same at every place. (Distances longer than those of training
+# remain unknown to the network. For longer contexts, published models slow the rotations down.)
 
 def rotate(x, cos, sin):
     """x (…, T, hs) with each pair of numbers turned by an angle, given by cos and sin (T, hs/2).
@@ -125,6 +127,7 @@ class Rotary(nn.Module):
         hs = head_size(cfg)
         exponents = torch.arange(0, hs, 2) / hs                 # 0, 2/hs, …, below 1
         frequencies = 1 / cfg.rope_theta ** exponents           # (hs/2,): 1, …, about 1/θ
+        # slower for longer contexts, if published weights say so: else as they are, and scale 1
         frequencies, scale = scaled_frequencies(frequencies, cfg.rope_scaling)
         positions = torch.arange(cfg.block_size)
         angles = positions[:, None] * frequencies               # (T, 1) · (hs/2,) -> (T, hs/2)
@@ -196,12 +199,17 @@ class CausalSelfAttention(nn.Module):
     def attend(self, q, k, v, mask):
         """Attention in every head, the heads' outputs side by side, and a projection: (B, T, C).
 
-        The queries of a group are stacked, as if they were the queries of more tokens: each then
-        finds the keys and values of its group, and none of these has to be copied.
+        With nh = 4 and nkv = 2, heads 1 and 2 of the queries look at head 1 of the keys, heads 3
+        and 4 at head 2. Plainly, each head of keys and values would be copied for its group,
+
+            k = k.repeat_interleave(group, dim=1)               # k₁ k₂ -> k₁ k₁ k₂ k₂
+
+        and likewise v; then attention is GPT-2's. Without copies: the queries of heads 1 and 2 are
+        put one below the other, as if they were one head with 2T tokens. The result is the same.
         """
         B, nh, T, hs = q.shape
         group = nh // self.n_kv_head
-        q = q.reshape(B, self.n_kv_head, group * T, hs)         # (B, nh, T, hs)
+        q = q.reshape(B, self.n_kv_head, group * T, hs)         # (B, nh, T, hs) -> (B, nkv, …, hs)
         mask = mask.repeat(group, 1)                            # (T, S) -> (group · T, S)
         y = self.attention(q, k, v, mask, self.attn_dropout)    # (B, nkv, group · T, hs)
         y = y.reshape(B, nh, T, hs)
@@ -224,13 +232,14 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))            # the gain
 
     def forward(self, x):
-        y = x if x.dtype == torch.float64 else x.float()        # bfloat16 has too few digits here
+        # bfloat16 has too few digits for a sum of squares; float64, of a test, stays
+        y = x if x.dtype == torch.float64 else x.float()
         y = y * torch.rsqrt(y.square().mean(dim=-1, keepdim=True) + self.eps)
         return self.weight * y.type_as(x)
 
 
 def make_norm(cfg, size: int):
-    """The norm of the blocks, and before the head."""
+    """The norm of the blocks, and before the head. (GPT-2's LayerNorm has a bias: --bias.)"""
     if cfg.norm == "layer":
         return nn.LayerNorm(size, cfg.norm_eps, bias=cfg.bias)
     return RMSNorm(size, cfg.norm_eps)
@@ -465,8 +474,8 @@ def nucleus(logits, top_p: float):
 @torch.inference_mode()
 def generate(model, idx, max_new_tokens: int, temperature=1.0, top_k=0, top_p=1.0, generator=None,
              on_token=None, stop=()):
-    """Continue the tokens idx (B, T): returns (B, T + max_new_tokens), or fewer if all texts have
-    come to a token in stop, which is then the last one.
+    """Continue the tokens idx (B, T): returns (B, T + max_new_tokens), or fewer if a token in stop
+    was drawn for each of the B texts at once, which is then the last one. (Chats have B = 1.)
 
     A full context forgets its older half (the appendix says why). If given, on_token is called with
     each new token (B,) as soon as it is drawn, to print it.
@@ -610,8 +619,8 @@ class Config(RunConfig):
     # how exact the weights are, for sample and chat: the fewer bytes, the faster they are read
     weights: Literal["float32", "bfloat16", "int8"] = "float32"
 
-    # Not a setting: the names of those that a resumed run must keep, since its weights depend on
-    # them.
+    # Not a setting (it has no type): the names of those that a resumed run must keep, since its
+    # weights depend on them.
     fixed = ("tokenizer", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd", "d_ff",
              "positions", "norm", "mlp", "bias", "tied", "rope_theta", "head_size", "qkv_bias",
              "qk_norm", "norm_eps", "rank", "alpha")
@@ -889,6 +898,21 @@ def train(cfg: Config, corpus=None) -> dict:
 
 # ---- using what was trained
 
+# Published weights are the same network, with other names for its parts (a table of them is in
+# mini/data/llama_weights.py):
+#
+#     model.embed_tokens              wte             model.norm                      ln_f
+#     …self_attn.q_proj, k_proj, …    attn.c_q, …     …self_attn.o_proj               attn.c_proj
+#     …mlp.gate_proj                  mlp.c_gate      …mlp.up_proj, down_proj     mlp.c_fc, c_proj
+#     …input_layernorm                ln_1            …post_attention_layernorm       ln_2
+#
+# and the text of a conversation has marks, which differ from family to family (see
+# mini/data/text/chat.py). That of SmolLM2 and Qwen is, up to where the model goes on:
+#
+#     <|im_start|>user
+#     How many legs has a spider?<|im_end|>
+#     <|im_start|>assistant
+
 def from_checkpoint(checkpoint: dict, cfg):
     """(model, tokenizer) of a checkpoint.
 
@@ -1019,8 +1043,8 @@ def draw(probs, generator=None):
 
 # The mask hides from a token all that comes after it. So its keys and values never change, and can
 # be kept. For each new token the model then has to read this token alone, not the whole context.
-# (This is why `generate` forgets half of a full context at once: after that every token has another
-# position, and all keys and values must be computed anew.)
+# (This is why `generate` forgets half of a full context at once: the keys of all blocks but the
+# first come from vectors that had read what is forgotten, so all of them must be computed anew.)
 
 class CachedAttention:
     """Attention that keeps the keys and values of the n tokens that it has read."""

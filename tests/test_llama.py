@@ -72,6 +72,20 @@ def rename(name: str) -> str:
     return name
 
 
+def test_groups_of_queries_need_no_copies_of_keys_and_values():
+    """Stacked queries are attention with every head of k and v copied for its group, k₁ k₁ k₂ k₂.
+    (k₁ k₂ k₁ k₂ is the classic mistake: then published weights write nonsense.)"""
+    cfg = llama.Config(n_head=4, n_kv_head=2, n_embd=16, block_size=8)
+    layer = llama.CausalSelfAttention(cfg)
+    torch.manual_seed(0)
+    x = torch.randn(2, 5, 16)
+    q, k, v = layer.qkv(x)
+    k = k.repeat_interleave(2, dim=1)
+    v = v.repeat_interleave(2, dim=1)
+    y = llama.attention(q, k, v, llama.causal_mask(5))
+    close(layer(x), layer.c_proj(y.transpose(1, 2).flatten(2)), 1e-6)
+
+
 # ---- the paper: as transformers has it
 
 def golden_model(name, fused=False):
