@@ -1,24 +1,34 @@
 """Latent diffusion: an autoencoder makes images small, and a Transformer draws the small ones.
 
-Most numbers of an image are detail: where exactly the edge of a shape runs. Diffusion on pixels
-pays for all of them, in every step of training and of sampling. Stable Diffusion shares the work:
+Most numbers of an image say little: within a shape, a pixel is like its neighbours. Diffusion on
+pixels pays for all of them, in every step of training and of sampling. Stable Diffusion shares the
+work:
 
     1  An autoencoder learns to write an image as few numbers, a latent, and to draw it again from
        these: z = encode(x), x̂ = decode(z). 64 × 64 × 3 numbers become 16 × 16 × 8.
     2  A Transformer (DiT) reads a noisy latent in patches, the time, and the words of a prompt.
-    3  A rectified flow: the Transformer learns how fast noise moves to become such a latent.
+    3  A rectified flow: the Transformer learns which way from a latent to noise leads, so that
+       noise can be followed back to a latent.
 
 The autoencoder's loss has three terms. ∂ is the difference between neighbours, right and below; it
-counts blurred edges, and needs no second network. z = μ + σ ε, with μ and σ from the encoder:
+counts blurred edges, and needs no second network. z = μ + σ ε, with μ and σ from the encoder. β is
+tiny: it only keeps latents from growing, and is far from making a VAE to draw from (that is the
+flow's task):
 
-    loss = mean |x̂ − x|  +  λ mean |∂x̂ − ∂x|  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
+    loss = mean |x̂ − x|  +  λ Σ mean |∂x̂ − ∂x|  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
 
-The flow goes from a latent x₀ to noise ε in a straight line. The network says the velocity v at
-x_t. Sampling follows it backwards from noise, from t = 1 to t = 0; then the decoder draws, once:
+A line leads from a latent x₀, at t = 0, to noise ε, at t = 1. The network learns to say the
+velocity at x_t. Many lines cross at x_t, and the network cannot know which is meant. So it learns
+the mean of their velocities: that is enough. Noise that follows the mean velocity, from t = 1 back
+to t = 0, is distributed at each t as the x_t are, and at the end as the latents (Liu et al. 2023,
+theorem 3.3). Its path is no longer straight; the straighter, the fewer steps. Then the decoder
+draws, once:
 
     x_t = (1 − t) x₀ + t ε          dx_t/dt = ε − x₀        t = sigmoid(n), n ~ N(0, 1)
     loss = mean |v(x_t, t, words) − (ε − x₀)|²
     x_s = x_t + (s − t) v(x_t, t, words)                    (Euler's step, from t to s < t)
+
+With v, ε and x₀ are known as well, as in train_diffusion.py: ε = x_t + (1 − t) v, x₀ = x_t − t v.
 
 Shapes: B images in a batch, C colours, S × S pixels; c channels of a latent, H × H places; T
 patches; D numbers in a vector of a patch or a word; L numbers of a prompt; K captions of an image.
@@ -33,13 +43,17 @@ Autoencoder, autoencoder_loss; DiTBlock, DiT; flow_loss, draw_times, euler_step.
 
     autoencoder         the authors add a perceptual loss (features of a trained VGG) and an
                         adversarial one, which draw hair and grass that look right without being
-                        right; edges are enough for flat shapes. Its network begins with squares of
+                        right; our flat shapes make do with edges. Its network begins with squares of
                         pixels, as they are; it has no attention. Latents are scaled channel by
                         channel, and are the encoder's μ, without noise
     text                a small encoder learns with the Transformer; theirs (CLIP, T5) are trained
                         before. Patches attend to words; in Stable Diffusion 3, words and patches
                         are one sequence, and attend to each other. The paper's DiT is told a label
     positions           learnt, not cosines
+    flow                time runs as in Stable Diffusion 3, from data to noise (in Liu et al. the
+                        other way); it is trained once, and not again on its own pairs ("reflow")
+    --image --strength  begin with a noisy picture: Meng et al. 2021, "SDEdit",
+                        https://arxiv.org/abs/2108.01073
     --stratified        the times in a batch are spread evenly
     --optimizer --lr --decay --beta2 --ema          good images after minutes, not days
 
@@ -299,6 +313,19 @@ class TextEncoder(nn.Module):
         return self.norm(x), mask
 
 
+def attention(q, k, v, hs: int, mask=0.0):
+    """softmax(q kᵀ/√hs + mask) v: (B, T, D), in D/hs heads. q (B, T, D); k and v (B, T', D)."""
+    B, T, D = q.shape
+    n_head = D // hs
+    q = q.view(B, T, n_head, hs).transpose(1, 2)            # (B, T, D) -> (B, nh, T, hs)
+    k = k.view(B, -1, n_head, hs).transpose(1, 2)           # -> (B, nh, T', hs)
+    v = v.view(B, -1, n_head, hs).transpose(1, 2)
+    att = q @ k.transpose(2, 3) / math.sqrt(hs)             # (B, nh, T, T')
+    att = F.softmax(att + mask, dim=-1)
+    h = att @ v                                             # (B, nh, T, hs)
+    return h.transpose(1, 2).reshape(B, T, D)               # heads side by side again
+
+
 class DiTBlock(nn.Module):
     """Patches x (B, T, D), e (B, D), words (B, L', D), mask (B, 1, 1, L') -> (B, T, D).
 
@@ -339,19 +366,6 @@ class DiTBlock(nn.Module):
 
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + gate2 * self.fc_proj(F.gelu(self.fc(h)))
-
-
-def attention(q, k, v, hs: int, mask=0.0):
-    """softmax(q kᵀ/√hs + mask) v: (B, T, D), in D/hs heads. q (B, T, D); k and v (B, T', D)."""
-    B, T, D = q.shape
-    n_head = D // hs
-    q = q.view(B, T, n_head, hs).transpose(1, 2)            # (B, T, D) -> (B, nh, T, hs)
-    k = k.view(B, -1, n_head, hs).transpose(1, 2)           # -> (B, nh, T', hs)
-    v = v.view(B, -1, n_head, hs).transpose(1, 2)
-    att = q @ k.transpose(2, 3) / math.sqrt(hs)             # (B, nh, T, T')
-    att = F.softmax(att + mask, dim=-1)
-    h = att @ v                                             # (B, nh, T, hs)
-    return h.transpose(1, 2).reshape(B, T, D)               # heads side by side again
 
 
 class DiT(nn.Module):
@@ -479,7 +493,7 @@ def heun_step(velocity, xt, t: float, s: float):
     Generative Models", algorithm 1)."""
     v = velocity(xt, t)
     if s == 0:
-        return xt + (s - t) * v                             # there are no times 0 in training
+        return xt + (s - t) * v                             # t = 0 is hardly met in training
     v_there = velocity(xt + (s - t) * v, s)
     return xt + (s - t) * (v + v_there) / 2
 
