@@ -119,8 +119,8 @@ def evaluate(cfg) -> dict:
     in study-STEPS.json there: an interrupted study goes on."""
     steps = cfg.study_steps or max(1, cfg.steps // 5)
     n_kv_head = min(cfg.n_kv_head, max(1, cfg.n_head // 2))
-    cfg = replace(cfg, **MODERN, n_kv_head=n_kv_head, rank=0, batch_size=max(1, cfg.batch_size // 2),
-                  steps=steps)
+    batch_size = max(1, cfg.batch_size // 2)
+    cfg = replace(cfg, **MODERN, n_kv_head=n_kv_head, batch_size=batch_size, rank=0, steps=steps)
     settings = variants(cfg)
     file = Path(cfg.out_dir) / f"study-{steps}.json"
     done = {"seconds": {}, "losses": {}}
