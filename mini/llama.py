@@ -740,7 +740,7 @@ def train(cfg: Config, corpus=None) -> dict:
     if cfg.resume:
         cfg, checkpoint = own_checkpoint(cfg, "llama")
     elif cfg.init_from:                                         # weights bring their sizes
-        cfg, pretrained = read_llama(cfg)
+        cfg, pretrained = read_llama(cfg, longest_context=cfg.block_size)
     device = pick_device(cfg.device)
     rank, n_processes = start_processes(device)                 # 0 and 1 without torchrun
     require(cfg.batch_size % (cfg.grad_accum * n_processes) == 0,

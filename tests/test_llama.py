@@ -531,6 +531,9 @@ def test_learning_goes_on_from_published_weights(text_file, tmp_path):
     for name, tensor in checkpoint["model"].items():
         assert torch.equal(tuned["model"][name], tensor), name
     assert llama.main(["sample", f"--out_dir={tmp_path}/run", "--max_new_tokens=5"])
+    preset = llama.Config(init_from=str(tmp_path / "qwen"), **{**llama.PRESETS["lora"], "block_size": 99})
+    preset.given = {"preset", "init_from"}                      # as from the command line: only these were typed
+    assert read_llama(preset, longest_context=preset.block_size)[0].block_size == 99
     assert "--n_layer=5" in refused(lambda: read_llama(llama.Config(init_from=str(tmp_path / "qwen"), n_layer=5)))
     assert "up to 256" in refused(lambda: read_llama(llama.Config(init_from=str(tmp_path / "qwen"), block_size=257)))
 

@@ -58,13 +58,14 @@ SIZES = ("n_layer", "n_head", "n_kv_head", "n_embd", "d_ff", "positions", "norm"
 CONTEXT = 2048
 
 
-def read_llama(cfg):
+def read_llama(cfg, longest_context: int = CONTEXT):
     """(config, checkpoint) of the trained model in cfg.init_from.
 
     That names a checkpoint.pt of mini/llama.py, or the folder of one, or the folder of published
     weights. The returned checkpoint has, like our own, "config" (here only sizes and tokenizer),
-    "model" and "tokenizer"; the returned config is cfg with these sizes. Raises UserError for
-    anything else, and for flags that ask for other sizes.
+    "model" and "tokenizer"; the returned config is cfg with these sizes. A context longer than
+    longest_context is cut, unless --block_size asks for it. Raises UserError for anything else, and
+    for flags that ask for other sizes.
     """
     path = Path(cfg.init_from)
     if (path / "checkpoint.pt").exists():
@@ -87,7 +88,7 @@ def read_llama(cfg):
         vocab_size = reader.vocab_size
 
     given = getattr(cfg, "given", {"block_size"} if cfg.block_size != type(cfg).block_size else ())
-    block_size = min(longest, CONTEXT)
+    block_size = min(longest, longest_context)
     if "block_size" in given:
         own_rotary = path.suffix == ".pt" and sizes["positions"] == "rotary"    # may go beyond
         require(cfg.block_size <= longest or own_rotary,
