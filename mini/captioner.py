@@ -28,7 +28,7 @@ averaged.
     python -m mini.captioner --data=captions.tsv        your own: an image's path, a tab, a caption
 
 Measured times and scores: README.md.
-Read before: mini/translator.py. Read next: train_diffusion.py.
+Read before: mini/translator.py. Read next: mini/speech.py.
 """
 import copy
 import math

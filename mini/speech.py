@@ -30,7 +30,8 @@ pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32
     python -m mini.speech --ctc=1                           the encoder and CTC alone
     python -m mini.speech --data=digits                     your own: WAV files in a folder per word
 
-Measured times and scores: README.md. Read before: mini/translator.py. Read next: mini/bert.py.
+Measured times and scores: README.md.
+Read before: mini/translator.py. Read next: train_diffusion.py.
 """
 import copy
 import math

@@ -114,7 +114,7 @@ def clean(text: str) -> str:
 
 def trim(x):
     """A sound (N,) without the silence at both ends, and then 0.1 seconds of it at each. Silence is
-    what is 40 dB less loud than the loudest 10 ms; or 30 dB, if the quietest are as loud as that."""
+    what is 40 dB below the loudest 10 ms; or 30 dB below, if the quietest are as loud as that."""
     block = RATE // 100
     blocks = torch.nn.functional.pad(x, (0, -len(x) % block)).view(-1, block)
     level = blocks.pow(2).mean(dim=1).sqrt()
