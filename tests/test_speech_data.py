@@ -198,6 +198,13 @@ def test_wav_is_read_as_scipy_reads_it(name):
     assert x.shape == (75,) and x.abs().max() <= 1 and x.abs().max() > 0.5
 
 
+def test_other_chunks_are_passed_over(tmp_path):
+    """One of three bytes is filled up with a fourth, which its size does not count."""
+    whole = (WAV / "pcm_16.wav").read_bytes()
+    (tmp_path / "x.wav").write_bytes(whole[:36] + b"note\x03\0\0\0abc\0" + whole[36:])
+    assert np.array_equal(read_wav(tmp_path / "x.wav")[1], GOLDEN["pcm_16"])
+
+
 def test_bits_do_not_matter():
     """The same sound as 8, 16, 24 and 32 bits: 8 bits have their middle at 128."""
     for dtype, low, high in ((np.uint8, 0, 255), (np.int16, -2**15, 2**15 - 1),
