@@ -9,12 +9,14 @@ characters is, in nats, with label smoothing as in the translator,
 
 The encoder learns from a second loss, too. With CTC it says a character, or nothing ("blank"), at
 each of S moments by itself. A path π of such choices says y if y is left when repeats are merged
-and then blanks are dropped. The loss is −1/T · log p(y|x), all its paths together:
+and then blanks are dropped: "hh–e" and "h–ee", with – for the blank, both say "he". The loss is
+−1/T · log p(y|x), all its paths together:
 
     p(y|x) = Σ over the paths π of y of Πₛ p(πₛ | x)
 
 Shapes: B recordings in a batch, N samples of sound, M mel bands, S moments of 32 ms that the
-decoder looks at, T characters, C the width, nh heads of size hs = C / nh.
+decoder looks at, T characters (up to the stem: T pieces of sound), C the width, nh heads of size
+hs = C / nh. Where the code is that of mini/translator.py, "words" are characters.
 
 Papers: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, whose
 equations and sections are named below; Radford et al. 2022 (Whisper: spectrogram, two convolutions,
@@ -23,6 +25,7 @@ https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017 (both los
 https://doi.org/10.1109/JSTSP.2017.2763455. Our departures from Whisper: characters in place of
 pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16, not of
 25 every 10; recordings are not filled up to 30 seconds; CTC; and it learns from synthetic speech.
+Watanabe et al. use CTC for decoding, too; here the decoder writes alone (but with --ctc=1).
 
     python -m mini.speech                                   sentences, spoken on the spot
     python -m mini.speech sample --wav=me.wav               what is said in it? or --show=attention
@@ -81,7 +84,7 @@ def mel_filters(M: int):
     even = torch.linspace(0, mel(f[-1]).item(), M + 2, dtype=torch.float64)
     edges = 700 * (10 ** (even / 2595) - 1)                     # mel⁻¹
     below, centre, above = edges[:-2], edges[1:-1], edges[2:]   # (M,) each
-    rising = (f[:, None] - below) / (centre - below)            # (bins, M)
+    rising = (f[:, None] - below) / (centre - below)            # (WINDOW/2 + 1, M)
     falling = (above - f[:, None]) / (above - centre)
     return torch.minimum(rising, falling).clamp(min=0).float()
 
@@ -296,7 +299,8 @@ class Recogniser(nn.Module):
         self.cfg = cfg
         self.stem = Stem(cfg)
         self.tgt_embed = nn.Embedding(tgt_vocab_size, cfg.n_embd)
-        longest = max(cfg.max_len + 1, math.ceil(cfg.max_seconds * RATE / HOP / 2) + 16)
+        seconds = cfg.max_seconds / (1 - cfg.speed)             # of a recording that is slowed down
+        longest = max(cfg.max_len + 1, math.ceil(seconds * RATE / HOP / 2) + 16)
         positions = positional_encoding(longest, cfg.n_embd)
         self.register_buffer("positions", positions, persistent=False)
         self.encoder = nn.ModuleList([EncoderLayer(cfg) for _ in range(cfg.n_layer)])
@@ -584,7 +588,8 @@ def beam_search(model, src, k: int, alpha: float = 0.6):
 @torch.inference_mode()
 def ctc_decode(model, src):
     """A transcript for each of B sources, (B, T), by CTC alone: the likeliest character at each
-    moment, repeats merged, blanks dropped."""
+    moment, repeats merged, blanks dropped. (This is the likeliest path, not always the likeliest
+    transcript, to which many paths lead; Graves et al., §3.2.)"""
     was_training = model.training
     model.eval()
     memory, src_mask = model.encode(src)

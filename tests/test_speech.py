@@ -152,6 +152,14 @@ def test_a_share_is_noisy():
         assert low <= changed <= high
 
 
+def test_there_are_positions_for_a_recording_that_is_slowed_down():
+    """A long recording, slowed down, was longer than all positions: training crashed when one came."""
+    model = recogniser(max_seconds=4, speed=0.5)
+    slow = torch.randn(1, 4 * speech.RATE * 2)                  # played at half its speed
+    n = torch.tensor([slow.size(1)])
+    model.encode(speech.features(slow, n, 16))
+
+
 def test_spec_augment_hides_but_does_not_end():
     """What is hidden must not be 0, since that is how the end of a recording is known."""
     x = sounds([20, 12])
