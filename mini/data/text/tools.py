@@ -181,7 +181,7 @@ def lookup(key: str, path=FACTS) -> str:
     """What the file says of a key like "capital of France", NO_ENTRY or NO_FACT.
 
     Differences that `plain` takes away do not matter, nor does a title ("the river Nile"), nor one
-    typing error in a long name ("Kilmanjaro").
+    typing error in a long word ("captial of Germany", "height of Kilmanjaro").
     """
     if len(key) > LONGEST:
         return NO_ENTRY
@@ -191,6 +191,10 @@ def lookup(key: str, path=FACTS) -> str:
         for property_name in (name, *SIZE.get(name, ())):
             if property_name in entry:
                 return entry[property_name]
+    for entry in same:
+        near = [other for other in entry if one_error_apart(other, name)]
+        if len(near) == 1:
+            return entry[near[0]]
     return NO_FACT if same else NO_ENTRY
 
 
@@ -220,8 +224,8 @@ def without_title(entity: str) -> str:
 
 
 def one_error_apart(a: str, b: str) -> bool:
-    """Is b the name a with one letter left out, added, replaced, or swapped with its neighbour? The
-    first letters must be the same, and the shorter of the names must have five."""
+    """Is b the word a with one letter left out, added, replaced, or swapped with its neighbour? The
+    first letters must be the same, and the shorter of the two must have five."""
     if min(len(a), len(b)) < 5 or abs(len(a) - len(b)) > 1 or a[0] != b[0]:
         return False
     i = 0                                               # the letters that are alike at the start
