@@ -121,19 +121,6 @@ class Assistant(GPT):
         return self.lm_head(x)
 
 
-def waves(n: int, C: int):
-    """The positions 0 … n − 1 as vectors (n, C): waves of C/2 lengths (Vaswani et al. 2017, §3.5),
-    as small as all embeddings are at first.
-
-    The vector of a position is that of the one before it, turned: the same turn everywhere. To copy
-    a name, a token has to find the one after an earlier token like itself; with random vectors the
-    network would have to learn for each position which one comes before it.
-    """
-    position = torch.arange(n)[:, None]                         # (n, 1)
-    angle = position / 10000 ** (torch.arange(0, C, 2) / C)     # (n, C/2)
-    return 0.02 * math.sqrt(2) * torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
 def assistant_loss(model, x, y):
     """−log p(y | x) in nats, the mean over the tokens that the assistant writes, for tokens x and
     targets y (B, T)."""
@@ -365,7 +352,6 @@ def make_model(cfg, words: list):
     torch.manual_seed(cfg.seed)
     tokenizer = PieceTokenizer(words)
     model = Assistant(cfg, tokenizer.vocab_size)
-    model.wpe.weight.data.copy_(waves(cfg.block_size, cfg.n_embd))
     model.tokenizer = tokenizer
     return model
 

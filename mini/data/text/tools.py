@@ -79,7 +79,8 @@ def number(node) -> Fraction:
         case ast.BinOp(left=a, op=ast.Pow(), right=b):
             return power(number(a), number(b))
         case ast.BinOp(left=a, op=op, right=b) if type(op) in OPERATORS:
-            return bounded(OPERATORS[type(op)](number(a), number(b)))
+            result = OPERATORS[type(op)](number(a), number(b))
+            return bounded(Fraction(result))
     raise ToolError("not arithmetic")
 
 
