@@ -322,8 +322,16 @@ class Writer:
 
     def said(self, digits: str) -> str:
         """A number as a question may have it: some in words."""
-        if digits in NUMBER_WORDS and self.chance(0.25) and "numbers" not in self.new:
+        if "numbers" in self.new or not self.chance(0.25):
+            return digits
+        if digits in NUMBER_WORDS:
             return NUMBER_WORDS[digits]
+        if re.fullmatch("[2-9][1-9]", digits):                      # twenty-one
+            tens, ones = NUMBER_WORDS[digits[0] + "0"], NUMBER_WORDS[digits[1]]
+            return tens + self.rng.choice("- ") + ones
+        if re.fullmatch("[2-9]00(0)?", digits):
+            large = "hundred" if len(digits) == 3 else "thousand"
+            return f"{NUMBER_WORDS[digits[0]]} {large}"
         return digits
 
     def made_up_name(self) -> str:
@@ -412,7 +420,8 @@ class Writer:
 
     def property_word(self, name: str) -> str:
         """How a question names a property."""
-        return self.rng.choice(SYNONYMS.get(name, [name])) if self.chance(0.4) else name
+        word = self.rng.choice(SYNONYMS.get(name, [name])) if self.chance(0.4) else name
+        return self.mistyped(word) if self.training and self.chance(0.03) else word
 
     # ---- terms: what has a value
 
@@ -497,8 +506,8 @@ class Writer:
         heading, expression = self.rng.choice([
             ("mean", "({a}+{b})/2"), ("mean of three", "({a}+{b}+{c})/3"),
             ("sum of three", "{a}+{b}+{c}"), ("product of three", "{a}*{b}*{c}"),
-            ("rest", "{a}%{b}")])
-        numbers = {name: self.number(4 if name == "a" else 3) for name in "abc"}
+            ("sum of four", "{a}+{b}+{c}+{d}"), ("rest", "{a}%{b}")])
+        numbers = {name: self.number(4 if name == "a" else 3) for name in "abcd"}
         shown = {name: self.said(number) for name, number in numbers.items()}
         text = self.framed(self.phrase(heading, **shown))
         return self.computed("arithmetic", text, expression.format(**numbers))
@@ -587,7 +596,8 @@ class Writer:
         a, b, c = self.number(4), self.number(3), self.number(3)
         second = self.phrase(f"then {then}", c=self.said(c))
         c = c if then in "+-*/" else ""
-        comma = self.rng.choice([", then ", ", then ", " then ", ", ", " and then ", ", and then "])
+        comma = self.rng.choice([", then ", ", then ", " then ", ", ", " and then ", ", and then ",
+                                 " and ", " "])
         if self.chance(0.25) and not self.new:
             term = self.property_term(self.rng.choice(NUMERIC))
             return self.computed("chain", self.framed(term.text + comma + second),
@@ -657,11 +667,17 @@ class Writer:
 
     def in_unit(self) -> Dialogue:
         """The height of … in feet. What to compute follows from the unit of the value."""
-        name = self.rng.choice(["length", "height", "diameter", "area", "size", "size"])
+        name = self.rng.choice(["length", "height", "diameter", "area", "size", "size",
+                                "population"])
         shown, value, steps = self.look_up(name)
+        if name == "population":
+            text = self.phrase("in unit population", E=shown)
+            return self.computed("units", text, f"{amount(value)}/1000000", steps=steps,
+                                 unit=" million people")
         old = unit(value).strip() or self.rng.choice(list(FROM_UNIT))
         new = self.rng.choice(list(FROM_UNIT[old]))
         text = self.phrase(f"in unit {name}", E=shown, u=self.rng.choice(UNIT_NAMES[new]))
+        text = self.framed(text) if self.chance(0.3) else text
         expression = FROM_UNIT[old][new]
         if failed(value) or not expression:                         # it is in this unit already
             return self.looked_up(text, value, steps)
