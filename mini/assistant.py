@@ -314,7 +314,8 @@ class Config(RunConfig):
     n_test: int = 0
     # sampling
     prompt: str = ""            # one question ("": a chat)
-    data: str = "facts"         # facts (ours), or your file: lines of entity, tab, property, tab, value
+    # facts (ours), or your own: a file with lines of entity, tab, property, tab, value
+    data: str = "facts"
     tools: bool = True          # use the tools (false: answer without them)
     max_calls: int = 5          # largest number of calls for one answer
     cache: bool = True          # keep past keys and values: the same text, faster

@@ -153,7 +153,8 @@ def test_the_loop_runs_the_tools_and_feeds_their_answers_back():
     model = Scripted("lookup(capital of france)=", "calculator(2*calculator(3+4))=", "paris\n")
     answer, steps = assistant.respond(model, "  Où  est-ce?\n", no_cache())
     assert answer == "Paris"                                # spelled as the tool did
-    assert steps == [("lookup(capital of france)", "Paris"), ("calculator(2*calculator(3+4))", "14")]
+    assert steps == [("lookup(capital of france)", "Paris"),
+                     ("calculator(2*calculator(3+4))", "14")]
     assert model.has_read() == ("ou est-ce?\nlookup(capital of france)=paris\n"
                                 "calculator(2*calculator(3+4))=14\nparis")
 
@@ -330,7 +331,9 @@ def test_a_chat_goes_on_until_the_input_ends(trained, monkeypatch, capsys):
         if question == "1+1":
             on_call("calculator(1+1)", "2")
             return "2", [("calculator(1+1)", "2")]
-        return ("Hello!", []) if question == "hello" else plain(model, question, cfg, facts, on_call)
+        if question == "hello":
+            return "Hello!", []
+        return plain(model, question, cfg, facts, on_call)
 
     monkeypatch.setattr(assistant, "respond", respond)
     lines = b"hello\n\n  \n" + b"x" * 10000 + b"\n\xff\xfe?\n1+1"

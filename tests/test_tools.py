@@ -1,5 +1,5 @@
-"""mini/data/text/tools.py, pieces.py, questions.py: the calculator against Python itself and against
-mischief; the facts; tokens; and the questions' own rules."""
+"""mini/data/text/tools.py, pieces.py, questions.py: the calculator against Python itself and
+against mischief; the facts; tokens; and the questions' own rules."""
 import json
 import random
 import re
@@ -59,7 +59,8 @@ def test_what_it_cannot_do(expression, why):
 
 def random_expression(rng, depth: int) -> str:
     if depth == 0 or rng.random() < 0.2:
-        return f"{rng.randint(0, 99)}" if rng.random() < 0.8 else f"{rng.randint(0, 99)}.{rng.randint(0, 9)}"
+        decimal = "" if rng.random() < 0.8 else f".{rng.randint(0, 9)}"
+        return f"{rng.randint(0, 99)}{decimal}"
     op = rng.choice([" + ", "-", " * ", "/", "//", "%"])
     text = random_expression(rng, depth - 1) + op + random_expression(rng, depth - 1)
     return rng.choice(["({})", "-({})", "{}"]).format(text)
@@ -145,7 +146,8 @@ def test_one_typing_error_is_forgiven():
                 "height of kilimamjaro", "hieght of kilimanjaro"):
         assert lookup(key) == "5895 m"
     assert lookup("captial of germany") == "Berlin"
-    for key in ("capital of Gambia", "population of Iran", "length of Nils", "height of Kilmanjarro"):
+    for key in ("capital of Gambia", "population of Iran", "length of Nils",
+                "height of Kilmanjarro"):
         assert lookup(key) in (NO_ENTRY, NO_FACT), key          # another name, or two errors
 
 
@@ -292,7 +294,8 @@ def test_a_name_has_the_same_pieces_in_the_question_and_in_the_call():
 
 def test_what_is_read():
     assert as_ascii("  Où est\tla Curaçao\n№ 中? ") == "Ou est la Curacao No ??"
-    for text, read in (("1,234,567 ÷ 8 × 2", "1234567 / 8 * 2"), ("2.5 Million people", "2500000 people"),
+    for text, read in (("1,234,567 ÷ 8 × 2", "1234567 / 8 * 2"),
+                       ("2.5 Million people", "2500000 people"),
                        ("3 thousand", "3000"), ("0.5 million", "500000"), ("5²", "5 squared"),
                        ("2^10", "2**10"), ("1,23", "1,23"), ("what’s", "what's"),
                        ("20 millionaires", "20 millionaires")):

@@ -81,6 +81,10 @@ def expand(text: str, rng) -> str:
 
 # ---- words
 
+SIGN_WORDS = {"**2": "squared", "**3": "cubed", "**": "to the power", "*": "times", "+": "plus",
+              "-": "minus", "/": "divided by"}
+WHOLE = """how what which if add take subtract deduct multiply divide split share increase raise
+    reduce lower decrease double halve square cube""".split()       # so begin whole questions
 THINGS = """apples eggs books coins stamps cards pears bricks nails tickets bottles chairs stones
     seeds oranges marbles pencils sweets cakes fish sheep cows roses letters euros plates""".split()
 FILLERS = """could would can will you please kindly just also now then so well and let me us I we
@@ -109,8 +113,9 @@ def known_words() -> list:
     phrases = [phrase for training, _ in PHRASES.values() for phrase in training]
     phrases = re.sub(r"{\w+}", " ", " ".join([*PHRASES, *phrases]))
     units = [name for names in UNIT_NAMES.values() for name in names]
-    more = ["calculator lookup against error cannot arithmetic too large real entry name fact mount",
-            CANNOT, *SENTENCES, *FILLERS, *THINGS, *NUMBER_WORDS.values(), *units, *PROPERTIES]
+    more = ["calculator lookup against error cannot arithmetic too large real entry name fact",
+            "mount", CANNOT, *SENTENCES, *FILLERS, *THINGS, *NUMBER_WORDS.values(), *units,
+            *PROPERTIES]
     return sorted(set(re.findall("[a-z]{2,}", " ".join([phrases, *more]).lower())))
 
 
@@ -129,7 +134,7 @@ ADJECTIVES = {"length": "long", "height": "high", "diameter": "wide", "size": "b
 OTHER_UNITS = "kg years euros litres hours points degrees dollars tons".split()
 WITH_THE = {"Netherlands", "Philippines", "United States", "United Kingdom", "Czech Republic",
             "Moon", "Sun"}
-OF_COUNTRIES = ("population", "area", "size", "currency")
+OF_COUNTRIES = ("population", "area", "currency")
 
 # How people write the units, the first as in the answers.
 UNIT_NAMES = {
@@ -236,6 +241,20 @@ def plural(noun: str) -> str:
     if noun.startswith("number of"):
         return noun.replace("number", "numbers")
     return noun[:-1] + "ies" if noun.endswith("y") else noun + "s"
+
+
+def entity_of(call: str) -> str:
+    """The entity in a look-up."""
+    return call.partition(" of ")[2].removesuffix(")")
+
+
+def comparable(entity: str, value: str, other) -> bool:
+    """Is this another entity than that of `other`, which Writer.look_up returned, and has its value
+    the same unit?"""
+    _, other_value, steps = other
+    if entity.lower() == entity_of(steps[-1][0]).lower():
+        return False
+    return failed(value) or failed(other_value) or unit(value) == unit(other_value)
 
 
 class Writer:
@@ -391,23 +410,10 @@ class Writer:
     def look_up(self, name: str, other=None):
         """(entity as the question writes it, its value, the steps that look it up). other: what
         this returned for another entity, to which it should be compared."""
-        other_than = unit_of = ""
-        if other:
-            shown, value, steps = other
-            other_than = steps[-1][0].partition(" of ")[2].removesuffix(")").lower()
-            unit_of = "" if failed(value) else unit(value)
         if name in OF_COUNTRIES and self.chance(0.06):
-            city, country = self.entity("country")
-            shown = self.phrase("country then", E=city)
-            first = (f"lookup(country of {city})", country)
-            if failed(country):
-                return shown, country, [first]
-            value = self.made_up_value(name)
-            if not self.chance(self.made_up_share):
-                value = lookup(f"{name} of {country}")
-            return shown, value, [first, (f"lookup({name} of {country})", value)]
+            return self.look_up_by_capital(name)
         entity, value = self.entity(name)
-        while entity.lower() == other_than or unit_of and not failed(value) and unit(value) != unit_of:
+        while other and not comparable(entity, value, other):
             entity, value = self.entity(name)
         shown = entity
         if entity in WITH_THE or name == "length" and self.chance(0.8) or self.chance(0.04):
@@ -417,6 +423,19 @@ class Writer:
             shown = f"the {title} {entity}"
             entity = f"{title} {entity}"
         return shown, value, [(f"lookup({name} of {entity})", value)]
+
+    def look_up_by_capital(self, name: str):
+        """The same for the country whose capital is …: two steps."""
+        city, country = self.entity("country")
+        shown = self.phrase("country then", E=city)
+        steps = [(f"lookup(country of {city})", country)]
+        if failed(country):
+            return shown, country, steps
+        value = lookup(f"{name} of {country}")
+        if self.chance(self.made_up_share):
+            value = self.made_up_value(name)
+        steps.append((f"lookup({name} of {country})", value))
+        return shown, value, steps
 
     def property_word(self, name: str) -> str:
         """How a question names a property."""
@@ -452,9 +471,7 @@ class Writer:
 
     def framed(self, x: str) -> str:
         """What is …? Some phrasings are whole questions, or orders, themselves."""
-        whole = re.match("(how|what|which|if|add|take|subtract|deduct|multiply|divide|split|share|"
-                         "increase|raise|reduce|lower|decrease|double|halve|square|cube|sum up) ", x)
-        if whole and self.chance(0.8):
+        if x.split()[0] in WHOLE and self.chance(0.8):
             return x
         return self.phrase("frame", x=x)
 
@@ -554,8 +571,7 @@ class Writer:
         if self.chance(0.15):
             shown = re.sub(r"(?<!\*)\*(?!\*)", "x", shown)
         elif self.chance(0.2) and "(" not in shown:
-            for sign, word in {"**2": "squared", "**3": "cubed", "**": "to the power", "*": "times", "+": "plus", "-": "minus",
-                               "/": "divided by"}.items():
+            for sign, word in SIGN_WORDS.items():
                 shown = shown.replace(sign, f" {word} ")
         question = self.framed(shown) if self.chance(0.6) else shown
         question += self.rng.choice(["=", " =", " = ?"]) if self.chance(0.1) else ""
@@ -630,9 +646,9 @@ class Writer:
 
     def element_by_number(self) -> Dialogue:
         """Which element has atomic number 79?"""
-        numbers = self.entities["atomic number"].values()
-        n = self.rng.choice(list(numbers))
-        value = lookup(f"element of {n}")
+        known = self.entities["element"]
+        n = self.rng.choice([name for name in known if name.isdecimal()])
+        value = known[n]
         if self.chance(self.made_up_share):
             n = str(self.rng.randint(1, 118))
             value = self.made_up_name() if self.chance(0.9) else NO_ENTRY
@@ -715,8 +731,7 @@ class Writer:
         kind = self.rng.choice(["own", "own", "p", "p", "density"])
         if kind == "density":
             shown, population, steps = self.look_up("population")
-            last = steps[-1][0]
-            place = last.removeprefix("lookup(population of ").removesuffix(")")
+            place = entity_of(steps[-1][0])
             area = self.made_up_value("area")
             if not failed(population) and not failed(lookup(f"area of {place}")):
                 area = lookup(f"area of {place}")
@@ -726,7 +741,8 @@ class Writer:
                                  steps=steps, unit=" people per km2")
         names = [*NUMERIC, "size"] if kind == "own" else NUMERIC
         while True:
-            name, op = self.rng.choice(names), self.rng.choice(["-", "-", "+", "/", "mean", "%", "difference"])
+            name = self.rng.choice(names)
+            op = self.rng.choice(["-", "-", "+", "/", "mean", "%", "difference"])
             heading = f"{name} {op} {name}" if kind == "own" else f"p {op} p"
             if op in ("mean", "%", "difference") and kind == "p":
                 heading = f"p {op}"
@@ -778,7 +794,7 @@ class Writer:
         else:
             text = self.phrase(own, E=one, F=other)
         terms = [Term(one, amount(a), unit(a), steps_1), Term(other, amount(b), unit(b), steps_2)]
-        names = [steps[-1][0].partition(" of ")[2].removesuffix(")") for steps in (steps_1, steps_2)]
+        names = [entity_of(steps[-1][0]) for steps in (steps_1, steps_2)]
         return self.compared(text, heading, terms, names)
 
     def talk(self) -> Dialogue:

@@ -159,7 +159,8 @@ def read_facts(path=FACTS) -> dict:
     seen = set()
     rows = [row for row in read_rows(path) if not row[1][0].startswith("#")]
     for line, fields in without_header(rows, HEADER, path):
-        require(len(fields) == 3 and all(fields), f"{path}, line {line}: not entity, property, value")
+        require(len(fields) == 3 and all(fields),
+                f"{path}, line {line}: not entity, property, value")
         entity, name, value = fields
         key = (plain(entity), plain(name))
         require(key not in seen, f"{path}, line {line}: {name} of {entity} is there already")
