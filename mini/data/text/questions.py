@@ -497,6 +497,9 @@ class Writer:
         if op == "-" and self.chance(0.25):
             text = self.phrase("difference", a=self.said(a), b=self.said(b))
             return self.computed("arithmetic", self.framed(text), f"{a}-{b}", unsigned=True)
+        if op in "+-*/" and self.chance(0.03):
+            text = self.phrase(op, a=self.rng.choice(["-", "minus "]) + a, b=self.said(b))
+            return self.computed("arithmetic", self.framed(text), f"-{a}{op}{b}")
         text = self.phrase(op, a=self.said(a), b=self.said(b))
         return self.computed("arithmetic", self.framed(text), f"{a}{op}{b}")
 
@@ -507,6 +510,9 @@ class Writer:
             return self.computed("arithmetic", self.framed(term.text), term.expression)
         op = self.rng.choice(headings)
         a = self.number(4)
+        if self.chance(0.06):                                       # the root of −4 is no number
+            text = self.phrase(op, a=self.rng.choice(["-", "minus "]) + a)
+            return self.computed("arithmetic", self.framed(text), f"(-{a}){op}")
         text = self.phrase(op, a=self.said(a))
         return self.computed("arithmetic", self.framed(text), f"{a}{op}")
 
