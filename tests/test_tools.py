@@ -106,7 +106,7 @@ def test_nothing_takes_long_and_nothing_escapes():
     rng = random.Random(1)
     alphabet = "0123456789.+-*/%() ,**//((calculatorlookup()of=\n_eExj'\"[]{}:;!é<>"
     start = time.perf_counter()
-    for _ in range(3000):
+    for _ in range(1500):
         text = "".join(rng.choice(alphabet) for _ in range(rng.choice([1, 5, 20, 100, 199, 300])))
         for answer in (calculator(text), run_call(text), run_call(f"calculator({text})"),
                        lookup(text)):
@@ -349,7 +349,7 @@ def test_comparisons_are_right(new):
     """Once "Is the Nile longer than the Amazon?" was answered by 250."""
     writer = Writer(2, new)
     seen = 0
-    for _ in range(3000):
+    for _ in range(1200):
         d = writer.write()
         if d.kind != "comparison" or " against " not in d.answer:
             continue
@@ -361,7 +361,7 @@ def test_comparisons_are_right(new):
         elif numbers[0] != numbers[1]:
             assert (numbers[0] > numbers[1]) == (">" in call), d
         seen += 1
-    assert seen > 100 or new == ("numbers",)
+    assert seen > 50 or new == ("numbers",)
 
 
 @ALL_SETS
@@ -370,7 +370,7 @@ def test_nothing_held_out_is_in_training(new):
     real = {plain(entity): entity for entity, _ in read_facts()}
     second = {plain(a): b for (a, name), b in read_facts().items() if name == SAME}
     seen = 0
-    for _ in range(2000):
+    for _ in range(1000):
         d = writer.write()
         if not new:
             assert not any(map(is_new_number, numbers_in(d.text()))), d
@@ -383,7 +383,7 @@ def test_nothing_held_out_is_in_training(new):
                 of_element = entity.isdecimal() or "country" in call or "element" in call
                 assert not is_held_out(entity) or of_element or len(d.steps) > 1, d
                 seen += 1
-    assert seen > 100 or new
+    assert seen > 50 or new
 
 
 def test_every_question_with_new_numbers_has_some():
@@ -397,9 +397,9 @@ def test_every_question_with_new_numbers_has_some():
         new |= set(numbers)
     training = Writer(0)
     seen = set()
-    for _ in range(6000):
+    for _ in range(3000):
         seen |= set(numbers_in(training.write().text()))
-    assert len(new) > 300 and len(seen) > 5000 and not new & seen
+    assert len(new) > 300 and len(seen) > 2500 and not new & seen
 
 
 def test_held_out_phrasings_are_others():

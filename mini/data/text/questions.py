@@ -300,7 +300,7 @@ class Writer:
         """The text with one of its words left out, or one letter wrong."""
         words = text.split(" ")
         short = [i for i, word in enumerate(words) if word in ("the", "of", "a", "is", "in", "to")]
-        if short and self.chance(0.4):
+        if short and len(words) > 1 and self.chance(0.4):
             del words[self.rng.choice(short)]
             return " ".join(words)
         longer = [i for i, word in enumerate(words) if re.fullmatch("[a-z]{4,}", word)]
@@ -880,6 +880,8 @@ class Writer:
         while True:
             kind = self.rng.choices(list(kinds), list(kinds.values()))[0]
             dialogue = getattr(self, kind)()
+            if not dialogue.question.strip():                       # all of it was left out
+                continue
             dialogue.question = self.dressed(dialogue.question)
             text = dialogue.text()
             if len(text) > LONGEST or len(dialogue.question) > LONGEST_QUESTION:
