@@ -293,7 +293,7 @@ class Config(RunConfig):
     n_head: int = 4             # attention heads in each block
     n_embd: int = 128           # C, the width
     # optimisation
-    steps: int = 2200           # optimiser steps
+    steps: int = 2500           # optimiser steps
     batch_size: int = 64        # dialogues in a step
     muon_lr: float = 0.03       # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.006           # AdamW's peak learning rate, for all other parameters
