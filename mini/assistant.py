@@ -15,9 +15,9 @@ tools write is read, but is never a target. So with M the positions of the assis
 
     L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x₁ … xₜ₋₁)        in nats
 
-The model never has to know a name or a number, it has to copy it. Two things make it learn that:
-most names in its training are made up, and few tokens come twice in a name, so that it is clear
-which one comes next (mini/data/text/pieces.py).
+The model need not know a name or a number: it has to copy it. So most names in its training are
+made up, and a name is spelt in pairs of letters, ki·li·ma·nj·ar·o, few of which come twice in it:
+then it is clear which one comes next (mini/data/text/pieces.py).
 
 Shapes: B dialogues of T tokens in a batch, V tokens to choose from.
 
@@ -329,7 +329,7 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # an hour or less on a GPU: a larger network that sees more dialogues
+    # for a GPU: a larger network that sees more dialogues
     "gpu": dict(n_dialogues=400000, n_layer=6, n_head=6, n_embd=384, batch_size=256, steps=4000),
 }
 
