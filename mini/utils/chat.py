@@ -1,0 +1,16 @@
+"""Questions typed at the terminal, one after the other."""
+import sys
+
+
+def chat_lines(greeting: str):
+    """The lines typed on standard input, until it ends; empty lines are left out."""
+    print(f"{greeting} Ctrl-D ends.")
+    sys.stdin.reconfigure(errors="replace")             # bytes that are no text do no harm
+    while True:
+        print("> ", end="", flush=True)
+        line = sys.stdin.readline()
+        if not line:                                    # the input has ended
+            print()
+            return
+        if line.strip():
+            yield line.strip()
