@@ -5,7 +5,7 @@ pixels pays for all of them, in every step of training and of sampling. Stable D
 work:
 
     1  An autoencoder learns to write an image as few numbers, a latent, and to draw it again from
-       these: z = encode(x), x̂ = decode(z). 64 × 64 × 3 numbers become 16 × 16 × 4.
+       these: z = encode(x), x̂ = decode(z). 64 × 64 × 3 numbers become 16 × 16 × 8.
     2  A Transformer (DiT) reads a noisy latent in patches, the time, and the words of a prompt.
     3  A rectified flow: the Transformer learns which way from a latent to noise leads, so that
        noise can be followed back to a latent.
@@ -43,7 +43,7 @@ Autoencoder, autoencoder_loss; DiTBlock, DiT; flow_loss, draw_times, euler_step.
 
     autoencoder         the authors add a perceptual loss (features of a trained VGG) and an
                         adversarial one, which draw hair and grass that look right without being
-                        right; our flat shapes make do with edges. Its network begins with squares of
+                        right; flat shapes make do with edges. Its network begins with squares of
                         pixels, as they are; it has no attention. Latents are scaled channel by
                         channel, and are the encoder's μ, without noise
     text                a small encoder learns with the Transformer; theirs (CLIP, T5) are trained
@@ -573,7 +573,7 @@ class Config(RunConfig):
     n_images: int = 20000       # number of faces to draw for training
 
     # autoencoder
-    z_channels: int = 4         # numbers at each place of a latent
+    z_channels: int = 8         # numbers at each place of a latent
     stem: int = 4               # its networks see a square of stem × stem pixels as one pixel
     ae_levels: int = 1          # resolutions, each half of the one above; the lowest: the latent's
     ae_width: int = 64          # channels at the highest of them; then 2 ×, then 4 × as many
@@ -593,8 +593,8 @@ class Config(RunConfig):
     times: Literal["logit-normal", "uniform"] = "logit-normal"
     # optimiser steps, of both parts; another number at --resume moves the border between them, so
     # keep it
-    steps: int = 3400
-    ae_share: float = 0.47      # share of the steps for the autoencoder, the first of them
+    steps: int = 3600
+    ae_share: float = 0.6       # share of the steps for the autoencoder, the first of them
     ae_batch_size: int = 16     # images in a step of the autoencoder
     batch_size: int = 64        # latents in a step of the Transformer
     # what trains the weights of hidden layers; Adam trains the rest, or everything

@@ -29,7 +29,7 @@ from tests.helpers import (alike, cheap_judges, close, learnt_by_heart, normal, 
                            read_sheet, refused_by, rng_of)
 
 PAD = Words.PAD
-TINY = dict(size=32, n_images=40, ae_width=16, width=32, depth=2, n_layer=1, ae_batch_size=4,
+TINY = dict(size=32, n_images=40, z_channels=4, ae_width=16, width=32, depth=2, n_layer=1, ae_batch_size=4,
             batch_size=4, steps=6, warmup=1, n=2, sample_steps=3, log_every=1, sample_every=3,
             eval_every=2, device="cpu", matmul="highest")
 C = 3                           # colours
