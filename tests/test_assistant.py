@@ -18,6 +18,7 @@ from mini.data.text.pieces import PieceTokenizer, as_read
 from mini.data.text.questions import (ALONE, NO_SUCH_ENTRY, TOO_LONG, Dialogue, Writer,
                                       known_words)
 from mini.data.text.tools import ERROR, NO_ENTRY
+from mini.studies import assistant as study
 from mini.utils.config import UserError
 from tests.helpers import ROOT, refused_by
 
@@ -309,7 +310,13 @@ def test_end_to_end(tmp_path, capsys):
     assert json.loads((run / "evaluate.json").read_text()) == tables
     shares = tables["answers,_new_all_three"]
     assert set(shares) == {"right", "refused", "wrong"} and sum(shares.values()) == pytest.approx(1)
-    assert "arithmetic" in tables["new_numbers,_by_kind"]
+    assert {"new_numbers,_by_kind", "new_numbers,_by_longest"} <= set(tables)
+
+
+def test_shares_of_groups_that_are_large_enough():
+    right = [True, False] * 6 + [True] * 3
+    found = study.by_group(["a"] * 12 + ["b"] * 3, right, group=lambda dialogue: dialogue)
+    assert found == {"a": 0.5}                                  # three of b say too little
 
 
 # ---- the chat, and bad input: one line, exit status 2, no traceback, nothing lost
