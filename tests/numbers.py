@@ -42,7 +42,7 @@ NUMBERS = [
     ("README.md", "96.8 % of new sentences", "translator", "exact_match/sentences/model"),
     ("README.md", "word by word 1.5 %", "translator", "exact_match/sentences/word by word"),
     ("README.md", "0.141 nats a note event", "music", "val_loss"),
-    ("README.md", ") 0.599, and", "music", "kneser_ney"),
+    ("README.md", "0.599", "music", "kneser_ney"),
     ("README.md", "and 0.415 if", "music", "kneser_ney_cache"),
     ("README.md", "99.6 % of images", "clip", "recall/held out/image to text/@1"),
     ("README.md", "at random 0.5 %", "clip", "recall/held out/image to text/chance@1"),
