@@ -44,7 +44,7 @@ NUMBERS = [
     ("README.md", "0.141 nats a note event", "music", "val_loss"),
     ("README.md", "0.599", "music", "kneser_ney"),
     (GALLERY, "0.3291 nats", "music_evaluate", "loss_by_bar_read_from_the_beginning/bar 1"),
-    (GALLERY, "0.2185, of bar", "music_evaluate", "loss_by_bar_read_from_the_beginning/bar 9"),
+    (GALLERY, "begins) 0.2185", "music_evaluate", "loss_by_bar_read_from_the_beginning/bar 9"),
     ("README.md", "and 0.415 if", "music", "kneser_ney_cache"),
     ("README.md", "99.6 % of images", "clip", "recall/held out/image to text/@1"),
     ("README.md", "at random 0.5 %", "clip", "recall/held out/image to text/chance@1"),
