@@ -49,10 +49,11 @@ import torch.nn.functional as F
 # texts and tokenizers, chats, published weights, the command line, devices, the optimiser Muon,
 # scores, the folder of a run: this file can be followed without reading them
 from mini.data.llama_weights import read_llama, scaled_frequencies
-from mini.data.text.chat import chat_rows, fit_chat, read_chats, stop_tokens, typed_lines
+from mini.data.text.chat import chat_rows, fit_chat, read_chats, stop_tokens
 from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_starts, read_corpus
 from mini.data.text.story_scores import story_report, story_scores, with_reading
 from mini.data.text.tokenizers import load_tokenizer
+from mini.utils.chat import chat_lines
 from mini.utils.config import RunConfig, UserError, command_line, require, require_positive
 from mini.utils.device import (autocast, data_parallel, matmul_precision, my_share, pick_device,
                                start_processes)
@@ -995,7 +996,7 @@ def chat(cfg: Config) -> list:
     reader = CachedLlama(model) if cfg.cache else model
     messages = [{"role": "system", "content": cfg.system}] if cfg.system else []
     with fast_vectors(model, cfg.weights):
-        for question in [cfg.prompt] if cfg.prompt else typed_lines():
+        for question in [cfg.prompt] if cfg.prompt else chat_lines("Ask something;"):
             asked = [*messages, {"role": "user", "content": question}]
             on_token = printer(tokenizer, "", stop_tokens(tokenizer))
             try:

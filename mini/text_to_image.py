@@ -37,7 +37,8 @@ pixels. What else departs from Ho, Jain & Abbeel 2020 (DDPM) is as in train_diff
     python -m mini.text_to_image --data=captions.tsv    your own: an image's path, a tab, a caption
 
 Measured times and scores: README.md.
-Read before: train_diffusion.py and mini/translator.py (cross-attention).
+Read before: train_diffusion.py and mini/translator.py (cross-attention). Read next:
+mini/latent_diffusion.py.
 """
 import copy
 import math

@@ -1,6 +1,8 @@
 """Questions typed at the terminal, one after the other."""
 import sys
 
+from mini.utils.config import printable
+
 
 def chat_lines(greeting: str):
     """The lines typed on standard input, until it ends; empty lines are left out."""
@@ -13,4 +15,4 @@ def chat_lines(greeting: str):
             print()
             return
         if line.strip():
-            yield line.strip()
+            yield printable(line.strip())

@@ -9,7 +9,6 @@ below writes one, and ends with the words that begin an answer.
 import json
 import random
 import re
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import torch
 import torch.nn as nn
 
 from mini.data.text.tables import read_rows, without_header
-from mini.utils.config import UserError, printable, require, require_file
+from mini.utils.config import UserError, require, require_file
 
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
@@ -318,20 +317,6 @@ def chat_rows(chats: list, tokenizer, T: int, ignored: int, device):
     x = pad(x, batch_first=True)
     y = pad(y, batch_first=True, padding_value=ignored)
     return x.to(device), y.to(device)
-
-
-def typed_lines():
-    """Lines typed on standard input, until it ends; empty ones are left out."""
-    print("Ask something; Ctrl-D ends.")
-    sys.stdin.reconfigure(errors="replace")                 # bytes that are no text do no harm
-    while True:
-        print("> ", end="", flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            print()
-            return
-        if line.strip():
-            yield printable(line.strip())
 
 
 # ---- tools
