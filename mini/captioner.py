@@ -47,6 +47,7 @@ from mini.utils.config import RunConfig, command_line, require, require_positive
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import to_float, to_size
 from mini.utils.lettering import labelled
+from mini.utils.outliers import distance_from, fit_typical
 from mini.utils.png import read_image, write_png
 from mini.utils.progress import Progress
 from mini.utils.run import Run, own_checkpoint, restore
@@ -543,8 +544,12 @@ def train(cfg: Config) -> dict:
 
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 if share is not None or stopping:
-                    # checkpoint.pt: settings, weights, optimiser, random states, words
-                    run.save(done, model, [optimizer], data_rng, words=words.state())
+                    # checkpoint.pt: settings, weights, optimiser, random states, words, and what
+                    # its images are like
+                    typical = fit_typical(image_vectors(model, src[:2000]),
+                                          image_vectors(model, held_out["held out"].images))
+                    run.save(done, model, [optimizer], data_rng, words=words.state(),
+                             typical=typical)
 
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume
@@ -571,6 +576,7 @@ def load(cfg):
     """(model, words) of the run in --out_dir; model.cfg has the settings of that run."""
     cfg, checkpoint = own_checkpoint(cfg, "captioner")
     model, words = from_checkpoint(checkpoint, cfg)
+    model.typical = checkpoint.get("typical")                   # None: of an older version
     return model.to(pick_device(cfg.device)), words
 
 
@@ -604,6 +610,32 @@ def score(model, words, held_out: dict, train_set) -> dict:
         ours = write(model, words, part.images, cfg.beam, cfg.alpha)
         table[name] = scores(ours, train_set, part)
     return table
+
+
+@torch.no_grad()
+def image_vectors(model, src):
+    """A vector of each of N images src, uint8 (N, 3, H, W): the mean of what the encoder makes of
+    it, (N, C)."""
+    was_training = model.training
+    model.eval()
+    vectors = []
+    for part in src.split(256):
+        memory, _ = model.encode(to_float(part.to(model.device)))       # (B, S, C)
+        vectors.append(memory.mean(dim=1).float())
+    model.train(was_training)
+    return torch.cat(vectors)
+
+
+def warn_of_others(model, src):
+    """Say which of the images src are unlike those that the model has learnt from. It describes
+    them all the same, as what it knows."""
+    if model.typical is None:
+        return
+    limit = model.typical["limit"]
+    for number, d in enumerate(distance_from(model.typical, image_vectors(model, src)), start=1):
+        if d > limit:
+            print(f"picture {number} is unlike those that it has learnt from: {d:.0f} from their "
+                  f"centre, held-out ones at most {limit:.0f}. Do not believe its caption")
 
 
 @torch.inference_mode()
@@ -680,6 +712,7 @@ def sample(cfg: Config) -> list:
     else:
         _, held_out = load_full_captions(cfg.data, cfg.size, n_faces=1)
         src = held_out["held out"].images[:cfg.n]
+    warn_of_others(model, src)
     texts = write(model, words, src, cfg.beam, cfg.alpha)
     write_png(f"{cfg.out_dir}/samples/captions.png", labelled(src, texts))
     print(*texts, f"look in {cfg.out_dir}/samples: captions.png", sep="\n")

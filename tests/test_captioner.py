@@ -15,6 +15,7 @@ from mini import captioner
 from mini.data.images import caption_scores
 from mini.data.images.captions import Captioned, Words, encode_captions
 from mini.data.images.faces import ATTRIBUTES, WORDINGS, caption, faces
+from mini.utils import outliers
 from mini.utils.lettering import labelled, lettering
 from mini.utils.png import read_png, write_png
 from tests.helpers import close, encoder_decoder, own_captions, pictures, refused_by, sentences
@@ -143,6 +144,35 @@ def test_an_empty_caption_has_no_map(monkeypatch):
 
 
 # ---- scores and pictures
+
+def test_distance_from_the_typical_by_numpy():
+    torch.manual_seed(0)
+    vectors = torch.randn(400, 5) @ torch.randn(5, 5) + 3
+    others = torch.randn(50, 5) + 3
+    typical = outliers.fit_typical(vectors, others)
+    covariance = np.cov(vectors.T.double().numpy(), bias=True)
+    covariance += outliers.RIDGE * np.trace(covariance) / 5 * np.eye(5)
+    centred = others.double().numpy() - vectors.double().numpy().mean(axis=0)
+    expected = [np.sqrt(f @ np.linalg.inv(covariance) @ f) for f in centred]
+    close(outliers.distance_from(typical, others), expected, 1e-4)
+    assert typical["limit"] == pytest.approx(max(expected), rel=1e-4)
+    assert outliers.fit_typical(vectors[:100], others) is None              # too few to say
+
+
+def test_it_says_which_pictures_are_no_faces(capsys):
+    model = captioner.Captioner(captioner.Config(n_embd=32, n_layer=1), 10)
+    images, _ = faces(300, 32)
+    known, others = images[:250], images[250:]
+    model.typical = outliers.fit_typical(captioner.image_vectors(model, known),
+                                         captioner.image_vectors(model, others))
+    white = torch.full_like(images[:1], 255)
+    captioner.warn_of_others(model, torch.cat([others[:4], white]))
+    said = capsys.readouterr().out
+    assert said.startswith("picture 5 is unlike") and said.count("unlike") == 1
+    model.typical = None                                    # of a run with too few images
+    captioner.warn_of_others(model, white)
+    assert capsys.readouterr().out == ""
+
 
 def test_what_full_captions_say_is_read_back():
     values = [torch.arange(len(names)) for names in ATTRIBUTES.values()]

@@ -26,7 +26,8 @@ def cooccurrence_vectors(rows, is_counted, C: int, window: int = 5):
     """
     V = len(is_counted)
     device = rows.device
-    counted = is_counted.to(device)[rows]                               # (N, T)
+    rows = rows.cpu()       # CUDA adds up in another order each time, and each run began elsewhere
+    counted = is_counted.cpu()[rows]                                    # (N, T)
 
     # all pairs of neighbours, each as one number: the pair (a, b) is a · V + b
     pairs = []
@@ -36,7 +37,7 @@ def cooccurrence_vectors(rows, is_counted, C: int, window: int = 5):
         left = rows[:, :-d][both]
         right = rows[:, d:][both]
         pairs += [left * V + right, right * V + left]                   # near is near both ways
-        weights.append(torch.full((2 * len(left),), 1 / d, device=device))
+        weights.append(torch.full((2 * len(left),), 1 / d))
 
     # how often does each pair occur, and how often each token?
     pairs, place = torch.unique(torch.cat(pairs), return_inverse=True)
@@ -54,5 +55,5 @@ def cooccurrence_vectors(rows, is_counted, C: int, window: int = 5):
     occurs = n_a > 0
     vectors = vectors - vectors[occurs].mean(dim=0)                     # what all have in common
     vectors = 0.1 * vectors / vectors[occurs].std().clamp(min=1e-12)
-    random = 0.1 * torch.randn(V, C, device=device)
-    return torch.where(occurs[:, None], vectors, random)
+    random = 0.1 * torch.randn(V, C)
+    return torch.where(occurs[:, None], vectors, random).to(device)
