@@ -66,6 +66,7 @@ EOS = Characters.EOS        # 2, ends a transcript
 
 WINDOW = 256                # samples in a piece of sound: 32 ms, a few periods of a low voice
 HOP = 128                   # samples from one piece to the next: 16 ms
+FLOOR = 4.5                 # log₁₀ of a power: 45 dB. In Whisper it is 80 dB
 
 
 def mel(f):
@@ -103,12 +104,13 @@ def log_mel(sound, M: int):
 def features(sound, n, M: int):
     """What the encoder reads, (B, T, M), of sounds (B, N) of n samples each (B,): the log-mel
     spectrogram of each with mean 0 and variance 1, so that loud and soft voices are alike. What is
-    80 dB below the loudest is as good as silence. Behind the end all numbers are 0."""
+    FLOOR below the loudest is as good as silence: else the stillness of a room would move the mean.
+    Behind the end all numbers are 0."""
     x = log_mel(F.pad(sound, (0, WINDOW)), M)
     T = torch.arange(x.size(1), device=x.device)
     inside = (T * HOP < n[:, None])[:, :, None]                 # (B, T, 1)
     loudest = x.masked_fill(~inside, -math.inf).amax(dim=(1, 2), keepdim=True)
-    x = torch.maximum(x, loudest - 8)                           # a power of 10^−8: −80 dB
+    x = torch.maximum(x, loudest - FLOOR)
     count = inside.sum(dim=1, keepdim=True) * M
     mean = (x * inside).sum(dim=(1, 2), keepdim=True) / count
     variance = ((x - mean) ** 2 * inside).sum(dim=(1, 2), keepdim=True) / count
@@ -612,7 +614,7 @@ class Config(RunConfig):
     # data
     data: str = "sentences"     # sentences, or your folder of WAV files, or .tsv: path, tab, text
     n_sentences: int = 6000     # sentences to speak to learn from
-    max_seconds: float = 3.2    # the longest recording
+    max_seconds: float = 4.0    # the longest recording
     max_len: int = 40           # characters in the longest transcript
 
     # model

@@ -36,6 +36,38 @@ WOMEN = {
     "ER": (500, 1640, 1960),
 }
 
+# Other accents, as far as they differ enough to be heard. Hillenbrand et al. 1995 measured 45 men of
+# Michigan ("Acoustic characteristics of American English vowels", table V); Hawkins & Midgley 2005
+# young men of Southern England ("Formant frequencies of RP monophthongs in four age groups"), F1
+# and F2 of them; F3 is that of Wells 1962. No r is left in their "bird", and in Michigan "had" is
+# near "head". OW, "go", begins there like "bird".
+MICHIGAN = {
+    "IY": (342, 2322, 3000),
+    "IH": (427, 2034, 2684),
+    "EH": (580, 1799, 2605),
+    "AE": (588, 1952, 2601),
+    "AA": (768, 1333, 2522),
+    "AO": (652, 997, 2538),
+    "UH": (469, 1122, 2434),
+    "UW": (378, 997, 2343),
+    "AH": (623, 1200, 2550),
+    "ER": (474, 1379, 1710),
+}
+ENGLAND = {
+    "IY": (276, 2338, 3088),
+    "IH": (393, 2174, 2696),
+    "EH": (600, 1914, 2636),
+    "AE": (917, 1473, 2460),
+    "AA": (604, 1040, 2340),
+    "AO": (392, 630, 2635),
+    "UH": (413, 1285, 2440),
+    "UW": (289, 1616, 2320),
+    "AH": (658, 1208, 2537),
+    "ER": (494, 1373, 2436),
+    "OW": (510, 1330, 2400),
+}
+ACCENTS = [MEN, MICHIGAN, ENGLAND]
+
 # ---- sounds as segments
 
 class Segment(NamedTuple):
@@ -57,6 +89,7 @@ class Segment(NamedTuple):
 
 
 OFF = -60.0
+SHUT = -20.0                    # the voice while the mouth is shut, of "b", "d" and "g"
 
 # A consonant before "ee" is made with the tongue further in front than one before "oo". Lindblom
 # 1963 measured it: where the voice sets in, F2 = locus + slope · (F2 of the vowel − locus), a line
@@ -78,7 +111,7 @@ def stop(place, voiced, burst_at, burst_width, burst) -> list:
     F1, F2, F3, follow = place
     common = dict(follow=follow, hiss_at=burst_at, hiss_width=burst_width)
     if voiced:
-        return [Segment(0.055, F1, F2, F3, voice=-20, stretch=0.5, **common),
+        return [Segment(0.055, F1, F2, F3, voice=SHUT, stretch=0.5, **common),
                 Segment(0.012, F1, F2, F3, voice=-14, hiss=burst - 3, stretch=0, **common)]
     return [Segment(0.065, F1, F2, F3, voice=OFF, stretch=0.5, **common),
             Segment(0.014, F1, F2, F3, voice=OFF, hiss=burst, stretch=0, **common),
@@ -104,11 +137,18 @@ AT_GUM = (200, 1750, 2650, GUM)
 AT_PALATE = (200, 1900, 2300, PALATE)
 
 SOUNDS = {
-    **{name: vowel(0.105, *formants) for name, formants in MEN.items()},
-    "AX": vowel(0.060, 500, 1400, 2400),                        # the first sound of "about"
-    "IH": vowel(0.085, *MEN["IH"]),                             # short vowels
+    # vowels last 0.6 of what Klatt 1979 gives for those before a pause; see FINAL in synthesiser.py
+    "IY": vowel(0.100, *MEN["IY"]),
+    "IH": vowel(0.085, *MEN["IH"]),
     "EH": vowel(0.095, *MEN["EH"]),
+    "AE": vowel(0.135, *MEN["AE"]),
+    "AA": vowel(0.135, *MEN["AA"]),
+    "AO": vowel(0.135, *MEN["AO"]),
+    "UH": vowel(0.095, *MEN["UH"]),
+    "UW": vowel(0.115, *MEN["UW"]),
     "AH": vowel(0.090, *MEN["AH"]),
+    "ER": vowel(0.110, *MEN["ER"]),
+    "AX": vowel(0.060, 500, 1400, 2400),                        # the first sound of "about"
     "EY": glide(0.140, (480, 1800, 2520), (330, 2150, 2650)),   # day
     "AY": glide(0.165, (680, 1180, 2500), (400, 1980, 2550)),   # five
     "OW": glide(0.145, (540, 1050, 2300), (400, 850, 2300)),    # go
@@ -143,6 +183,7 @@ SOUNDS = {
     "Y": approximant(0.055, 270, 2150, 3000),
 }
 
+VOICELESS = {"P", "T", "K", "F", "TH", "S", "SH", "CH"}
 VOWELS = {*MEN, "AX", "EY", "AY", "OW", "AW"}
 
 # ---- words
