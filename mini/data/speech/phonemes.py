@@ -89,6 +89,7 @@ class Segment(NamedTuple):
 
 
 OFF = -60.0
+WEAK = -7.0                     # the voice of "z" and "v" is below it, that of "n" and "l" is not
 SHUT = -20.0                    # the voice while the mouth is shut, of "b", "d" and "g"
 
 # A consonant before "ee" is made with the tongue further in front than one before "oo". Lindblom

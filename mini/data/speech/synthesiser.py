@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mini.data.speech.phonemes import (ACCENTS, OFF, SHUT, SOUNDS, VOICELESS, VOWELS,
+from mini.data.speech.phonemes import (ACCENTS, OFF, SHUT, SOUNDS, VOICELESS, VOWELS, WEAK,
                                          WORDS, Segment)
 
 RATE = 8000                     # samples in a second
@@ -48,6 +48,7 @@ class Voices:
     accent: torch.Tensor        # (n, sounds, 3): factor of F1, F2, F3 of each sound
     loud: torch.Tensor          # (n, sounds) dB: how much louder the hiss of each sound is
     place: torch.Tensor         # (n, sounds): factor of where the hiss of each sound is
+    spread: torch.Tensor        # (n, sounds): factor of how wide that hiss is
     way: torch.Tensor           # a number that picks among the pronunciations of words
 
     def __getitem__(self, i):
@@ -93,6 +94,7 @@ def make_voices(n: int, seed: int) -> Voices:
         accent=accent * (0.05 * normal(n, len(SOUND_NAMES), 3)).clamp(-0.12, 0.12).exp(),
         loud=(4.0 * normal(n, len(SOUND_NAMES))).clamp(-8, 8),
         place=(0.10 * normal(n, len(SOUND_NAMES))).clamp(-0.2, 0.2).exp(),
+        spread=(0.5 * normal(n, len(SOUND_NAMES))).clamp(-0.7, 0.9).exp(),
         way=torch.randint(2**30, (n,), generator=rng),
     )
 
@@ -219,6 +221,9 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     after_pause = F.pad(sound[:, :-1] == 0, (1, 0), value=True)
     shut = after_pause & (targets[:, :, 4] == SHUT) & (torch.rand(B, K, generator=rng) < 0.7)
     targets[:, :, 4] = torch.where(shut, OFF, targets[:, :, 4])
+    # before one, their voice and that of "z" and "v" fades (Docherty 1992)
+    fades = (final == 1) & (kind == 0) & (targets[:, :, 4] < WEAK)
+    targets[:, :, 4] -= fades * 15 * torch.rand(B, 1, generator=rng)
 
     # how long each segment lasts
     seconds = targets[:, :, 0]
@@ -267,6 +272,7 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
 
     voice, breath, hiss = amplitude.unbind(2)
     aim[:, :, 7] = (aim[:, :, 7] * voices.place[who, sound]).clamp(max=3900)
+    aim[:, :, 8] *= voices.spread[who, sound]
     hiss_at, hiss_width, zero = smooth(aim[:, :, 7:10], 0.015).unbind(2)
     return Frames(formants, voice, breath, hiss, hiss_at, hiss_width, zero, pitch, n)
 
