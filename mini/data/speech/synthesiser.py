@@ -209,6 +209,21 @@ class Frames:
     n: torch.Tensor             # (B,) frames of each sentence, without the silence that fills it up
 
 
+def weaken(targets, sound, kind, final, rng):
+    """The segments of `plan` with a weaker voice in the consonants beside pauses. Behind one, "b",
+    "d" and "g" mostly begin without a voice (Lisker & Abramson 1964); before one, their voice and
+    that of "z" and "v" fades (Docherty 1992)."""
+    B, K = sound.shape
+    voice = targets[:, :, 4]
+    after_pause = F.pad(sound[:, :-1] == 0, (1, 0), value=True)
+    silent = after_pause & (voice == SHUT) & (torch.rand(B, K, generator=rng) < 0.7)
+    fades = (final == 1) & (kind == 0) & (voice < WEAK)
+    voice = torch.where(silent, OFF, voice) - fades * 15 * torch.rand(B, 1, generator=rng)
+    targets = targets.clone()
+    targets[:, :, 4] = voice
+    return targets
+
+
 def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     """Parameters over time: durations by speed and stress, targets smoothed, a melody."""
     def normal(*shape):
@@ -217,13 +232,7 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     targets, sound, kind, final = plan(sentences, voices, rng)
     B, K, _ = targets.shape
 
-    # behind a pause, "b", "d" and "g" mostly begin without a voice (Lisker & Abramson 1964)
-    after_pause = F.pad(sound[:, :-1] == 0, (1, 0), value=True)
-    shut = after_pause & (targets[:, :, 4] == SHUT) & (torch.rand(B, K, generator=rng) < 0.7)
-    targets[:, :, 4] = torch.where(shut, OFF, targets[:, :, 4])
-    # before one, their voice and that of "z" and "v" fades (Docherty 1992)
-    fades = (final == 1) & (kind == 0) & (targets[:, :, 4] < WEAK)
-    targets[:, :, 4] -= fades * 15 * torch.rand(B, 1, generator=rng)
+    targets = weaken(targets, sound, kind, final, rng)
 
     # how long each segment lasts
     seconds = targets[:, :, 0]
