@@ -36,11 +36,11 @@ WOMEN = {
     "ER": (500, 1640, 1960),
 }
 
-# Other accents, as far as they differ enough to be heard. Hillenbrand et al. 1995 measured 45 men of
-# Michigan ("Acoustic characteristics of American English vowels", table V); Hawkins & Midgley 2005
-# young men of Southern England ("Formant frequencies of RP monophthongs in four age groups"), F1
-# and F2 of them; F3 is that of Wells 1962. No r is left in their "bird", and in Michigan "had" is
-# near "head". OW, "go", begins there like "bird".
+# Two other accents. Hillenbrand et al. 1995 measured 45 men of Michigan ("Acoustic characteristics
+# of American English vowels", table V); Hawkins & Midgley 2005 young men of Southern England
+# ("Formant frequencies of RP monophthongs in four age groups of speakers"): these are about their
+# F1 and F2, with F3 of Wells 1962. In Michigan "had" is near "head"; in England "had" is open,
+# "who'd" is made further in front, no r is left in "heard", and "go" (OW) begins like that.
 MICHIGAN = {
     "IY": (342, 2322, 3000),
     "IH": (427, 2034, 2684),
@@ -138,7 +138,7 @@ AT_GUM = (200, 1750, 2650, GUM)
 AT_PALATE = (200, 1900, 2300, PALATE)
 
 SOUNDS = {
-    # vowels last 0.6 of what Klatt 1979 gives for those before a pause; see FINAL in synthesiser.py
+    # about 0.6 of the durations of Klatt 1979, who gives them for vowels before a pause
     "IY": vowel(0.100, *MEN["IY"]),
     "IH": vowel(0.085, *MEN["IH"]),
     "EH": vowel(0.095, *MEN["EH"]),

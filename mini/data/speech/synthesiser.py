@@ -9,6 +9,10 @@ quick speech fall short of where they aim. Each frame of the source is then filt
 the frequency domain, and the frames are added up. A batch of sentences is made at once, hundreds of
 seconds of sound in a second of computing.
 
+No two people speak alike, so a voice has a size, a pitch, a speed, an accent between three that
+were measured, a lazy or a quick tongue, and an "s" of its own. What is said before a pause lasts
+longer (Klatt 1979, "Synthesis by rule of segmental durations in English sentences").
+
 The rate is that of the telephone, 8 kHz. Frequencies above 4 kHz are lost; but the first three
 formants are below it, everything takes half the time of 16 kHz, and the best known recordings of
 spoken digits have this rate too.
@@ -35,7 +39,8 @@ SOUND_NAMES = ["", *SOUNDS]     # number 0 is silence
 
 @dataclass
 class Voices:
-    """n speakers. Tensors (n,), if nothing else is said."""
+    """n speakers: tensors (n,), if nothing else is said."""
+    # the voice
     tract: torch.Tensor         # factor of all formants: 1 for Peterson & Barney's men, women 1.17
     pitch: torch.Tensor         # Hz, mean
     melody: torch.Tensor        # how much the pitch moves: 0 monotonous, 1 lively
@@ -45,10 +50,11 @@ class Voices:
     open: torch.Tensor          # the share of a period in which the vocal folds are open
     lazy: torch.Tensor          # 0 to 1: how slowly the tongue moves
     width: torch.Tensor         # factor of the bandwidths of formants
+    # how each sound is made
     accent: torch.Tensor        # (n, sounds, 3): factor of F1, F2, F3 of each sound
-    loud: torch.Tensor          # (n, sounds) dB: how much louder the hiss of each sound is
-    place: torch.Tensor         # (n, sounds): factor of where the hiss of each sound is
-    spread: torch.Tensor        # (n, sounds): factor of how wide that hiss is
+    loud: torch.Tensor          # (n, sounds): how much louder its hiss is, in dB
+    place: torch.Tensor         # (n, sounds): factor of the frequency of its hiss
+    spread: torch.Tensor        # (n, sounds): factor of the bandwidth of its hiss
     way: torch.Tensor           # a number that picks among the pronunciations of words
 
     def __getitem__(self, i):
@@ -102,9 +108,6 @@ def make_voices(n: int, seed: int) -> Voices:
 # ---- words as segments
 
 SHORT = 0.75        # a vowel before a voiceless consonant is shorter: "seat", "seed" (Klatt 1979)
-QUICK = 0.065       # seconds in which a quick tongue goes from one sound to the next
-LAZY = 0.120        # … and a lazy one
-FINAL = 1.5         # before a pause all from the last vowel on is longer (the same)
 
 @dataclass
 class Spoken:
@@ -184,6 +187,11 @@ def hash_of(word: str) -> int:
 
 # ---- segments as frames
 
+FINAL = 1.5         # before a pause all is longer, from the last vowel on (Klatt 1979)
+QUICK = 0.065       # seconds in which a quick tongue goes from one sound to the next
+LAZY = 0.120        # … and a lazy one
+
+
 def smooth(x, seconds: float):
     """Frames (B, T, P), averaged over so many seconds with a Hann window."""
     n = max(1, round(seconds * RATE / HOP)) // 2 * 2 + 1
@@ -230,17 +238,15 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
         return torch.randn(*shape, generator=rng)
 
     targets, sound, kind, final = plan(sentences, voices, rng)
-    B, K, _ = targets.shape
-
     targets = weaken(targets, sound, kind, final, rng)
+    B, K, _ = targets.shape
 
     # how long each segment lasts
     seconds = targets[:, :, 0]
     stretch = targets[:, :, -1]
     slow = voices.rate[:, None].log() + 0.08 * normal(B, 1) + 0.10 * normal(B, K)
     slow = slow + torch.tensor([0.0, -0.12, 0.12])[kind]        # stressed vowels are long
-    final = final * (math.log(FINAL) + 0.2 * normal(B, 1)).clamp(min=0)
-    slow = slow + final
+    slow = slow + final * (math.log(FINAL) + 0.2 * normal(B, 1)).clamp(min=0)
     seconds = seconds * (slow * stretch).exp()
     pause = (sound == 0) & (seconds > 0)
     seconds = torch.where(pause, 0.03 + 0.12 * torch.rand(B, K, generator=rng), seconds)
@@ -257,9 +263,9 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
 
     # the mouth: formants of this voice
     who = torch.arange(B)[:, None]
-    accent = voices.accent[who, sound]                          # (B, T, 3)
-    aims = aim[:, :, 1:4] * accent
-    formants = torch.lerp(smooth(aims, QUICK), smooth(aims, LAZY), voices.lazy[:, None, None])
+    formants = aim[:, :, 1:4] * voices.accent[who, sound]       # (B, T, 3)
+    lazy = voices.lazy[:, None, None]
+    formants = (1 - lazy) * smooth(formants, QUICK) + lazy * smooth(formants, LAZY)
     formants = formants * voices.tract[:, None, None]
 
     # levels, in dB, as amplitudes; stressed vowels are louder
@@ -279,10 +285,14 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     semitones = voices.melody[:, None] * semitones + 0.35 * wobble
     pitch = voices.pitch[:, None] * 2 ** (semitones / 12)
 
+    # the resonance of teeth and lips in this voice
+    hiss_at, hiss_width, zero = aim[:, :, 7:10].unbind(2)
+    hiss_at = (hiss_at * voices.place[who, sound]).clamp(max=3900)
+    hiss_width = hiss_width * voices.spread[who, sound]
+    smoothed = smooth(torch.stack([hiss_at, hiss_width, zero], dim=2), 0.015)
+    hiss_at, hiss_width, zero = smoothed.unbind(2)
+
     voice, breath, hiss = amplitude.unbind(2)
-    aim[:, :, 7] = (aim[:, :, 7] * voices.place[who, sound]).clamp(max=3900)
-    aim[:, :, 8] *= voices.spread[who, sound]
-    hiss_at, hiss_width, zero = smooth(aim[:, :, 7:10], 0.015).unbind(2)
     return Frames(formants, voice, breath, hiss, hiss_at, hiss_width, zero, pitch, n)
 
 
