@@ -184,6 +184,7 @@ SOUNDS = {
     "Y": approximant(0.055, 270, 2150, 3000),
 }
 
+CORONAL = {"T", "D", "N", "L", "S", "SH", "CH", "Y"}            # made with the front of the tongue
 VOICELESS = {"P", "T", "K", "F", "TH", "S", "SH", "CH"}
 VOWELS = {*MEN, "AX", "EY", "AY", "OW", "AW"}
 
@@ -230,7 +231,7 @@ sells    S EH1 L Z
 likes    L AY1 K S
 
 lamp     L AE1 M P
-dog      D AO1 G
+dog      D AO1 G | D AA1 G
 book     B UH1 K
 boat     B OW1 T
 key      K IY1
@@ -238,7 +239,7 @@ shoe     SH UW1
 bird     B ER1 D
 chair    CH EH1 R | CH EH1 AX
 lamps    L AE1 M P S
-dogs     D AO1 G Z
+dogs     D AO1 G Z | D AA1 G Z
 books    B UH1 K S
 boats    B OW1 T S
 keys     K IY1 Z

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mini.data.speech.phonemes import (ACCENTS, OFF, SHUT, SOUNDS, VOICELESS, VOWELS, WEAK,
-                                         WORDS, Segment)
+from mini.data.speech.phonemes import (ACCENTS, CORONAL, OFF, SHUT, SOUNDS, VOICELESS, VOWELS,
+                                         WEAK, WORDS, Segment)
 
 RATE = 8000                     # samples in a second
 HOP = 40                        # samples in a frame, 5 ms
@@ -97,10 +97,10 @@ def make_voices(n: int, seed: int) -> Voices:
         open=uniform(0.45, 0.75),
         lazy=uniform(0.0, 1.0),
         width=uniform(0.7, 1.5),
-        accent=accent * (0.05 * normal(n, len(SOUND_NAMES), 3)).clamp(-0.12, 0.12).exp(),
-        loud=(4.0 * normal(n, len(SOUND_NAMES))).clamp(-8, 8),
-        place=(0.10 * normal(n, len(SOUND_NAMES))).clamp(-0.2, 0.2).exp(),
-        spread=(0.5 * normal(n, len(SOUND_NAMES))).clamp(-0.7, 0.9).exp(),
+        accent=accent * (0.04 * normal(n, len(SOUND_NAMES), 3)).clamp(-0.1, 0.1).exp(),
+        loud=(3.0 * normal(n, len(SOUND_NAMES))).clamp(-6, 6),
+        place=(0.08 * normal(n, len(SOUND_NAMES))).clamp(-0.16, 0.16).exp(),
+        spread=(0.4 * normal(n, len(SOUND_NAMES))).clamp(-0.7, 0.9).exp(),
         way=torch.randint(2**30, (n,), generator=rng),
     )
 
@@ -118,6 +118,17 @@ class Spoken:
     rhyme: np.ndarray           # (K,): 1 in the last vowel and behind it, 0 elsewhere
 
 
+def segments_of(name: str, before: str) -> list:
+    """The segments of a sound. "oo" begins further in front behind a sound like t or sh than behind
+    h (Hillenbrand, Clark & Nearey 2001)."""
+    segments = SOUNDS[name]
+    if name == "UW" and before in CORONAL:
+        vowel = segments[0]
+        half = vowel._replace(seconds=vowel.seconds / 2)
+        segments = [half._replace(F2=1.3 * vowel.F2), half]
+    return segments
+
+
 def spoken(way: list) -> Spoken:
     """Segments of a pronunciation, [(sound, stressed), …]. F2 of a consonant follows the next vowel
     of the word, or the last one if none comes."""
@@ -132,7 +143,7 @@ def spoken(way: list) -> Spoken:
             beside = SOUNDS[way[later[0]][0]][0]                # where the next vowel begins
         else:
             beside = SOUNDS[way[vowels[-1]][0]][-1]             # where the last one ends
-        for segment in SOUNDS[name]:
+        for segment in segments_of(name, before=way[i - 1][0] if i > 0 else ""):
             F2 = segment.F2 + segment.follow * (beside.F2 - segment.F2)
             if name == "HH":                                    # the mouth is at the vowel already
                 segment = segment._replace(F1=beside.F1 + 50, F3=beside.F3)
