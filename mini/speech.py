@@ -614,7 +614,7 @@ class Config(RunConfig):
     # data
     data: str = "sentences"     # sentences, or your folder of WAV files, or .tsv: path, tab, text
     n_sentences: int = 6000     # sentences to speak to learn from
-    max_seconds: float = 4.0    # the longest recording
+    max_seconds: float = 4.5    # the longest recording
     max_len: int = 40           # characters in the longest transcript
 
     # model
