@@ -24,7 +24,8 @@ Transformer), https://arxiv.org/abs/2212.04356; Graves et al. 2006 (CTC),
 https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017 (both losses at once),
 https://doi.org/10.1109/JSTSP.2017.2763455. Our departures from Whisper: characters in place of
 pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16, not of
-25 every 10; recordings are not filled up to 30 seconds; CTC; and it learns from synthetic speech.
+25 every 10; silence is 45 dB below the loudest, not 80; recordings are not filled up to 30 seconds;
+CTC; and it learns from synthetic speech.
 Watanabe et al. use CTC for decoding, too; here the decoder writes alone (but with --ctc=1).
 
     python -m mini.speech                                   sentences, spoken on the spot
