@@ -24,7 +24,7 @@ Transformer), https://arxiv.org/abs/2212.04356; Graves et al. 2006 (CTC),
 https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017 (both losses at once),
 https://doi.org/10.1109/JSTSP.2017.2763455. Our departures from Whisper: characters in place of
 pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16, not of
-25 every 10; silence is 45 dB below the loudest, not 80; recordings are not filled up to 30 seconds;
+25 every 10; silence is 55 dB below the loudest, not 80; recordings are not filled up to 30 seconds;
 CTC; and it learns from synthetic speech.
 Watanabe et al. use CTC for decoding, too; here the decoder writes alone (but with --ctc=1).
 
@@ -67,7 +67,7 @@ EOS = Characters.EOS        # 2, ends a transcript
 
 WINDOW = 256                # samples in a piece of sound: 32 ms, a few periods of a low voice
 HOP = 128                   # samples from one piece to the next: 16 ms
-FLOOR = 4.5                 # log₁₀ of a power: 45 dB. In Whisper it is 80 dB
+FLOOR = 5.5                 # log₁₀ of a power: 55 dB. In Whisper it is 80 dB
 
 
 def mel(f):

@@ -162,17 +162,19 @@ SOUNDS = {
     "K": stop(AT_PALATE, False, 1900, 500, -8),
     "G": stop(AT_PALATE, True, 1900, 500, -10),
 
-    "F": fricative(0.090, 340, 1100, 2100, -24, 1500, 4000, follow=LIPS),
-    "V": fricative(0.055, 220, 1100, 2100, -28, 1500, 4000, True, follow=LIPS),
-    "TH": fricative(0.085, 320, 1350, 2550, -25, 3300, 2500, follow=TEETH),
-    "DH": fricative(0.045, 270, 1350, 2550, -30, 3300, 2500, True, follow=TEETH),
-    "S": fricative(0.105, 320, 1450, 2550, -8, 3850, 500, follow=GUM),
-    "Z": fricative(0.075, 250, 1450, 2550, -13, 3850, 500, True, follow=GUM),
-    "SH": fricative(0.110, 300, 1800, 2700, -5, 2700, 600, follow=GUM),
+    # hiss is so loud that s and f are some 20 to 30 dB below a vowel, below 4 kHz (Jongman et al.
+    # 2000 measured 10 to 20 dB below it, but up to 11 kHz)
+    "F": fricative(0.090, 340, 1100, 2100, -14, 1500, 4000, follow=LIPS),
+    "V": fricative(0.055, 220, 1100, 2100, -22, 1500, 4000, True, follow=LIPS),
+    "TH": fricative(0.085, 320, 1350, 2550, -15, 3300, 2500, follow=TEETH),
+    "DH": fricative(0.045, 270, 1350, 2550, -24, 3300, 2500, True, follow=TEETH),
+    "S": fricative(0.105, 320, 1450, 2550, 2, 3850, 500, follow=GUM),
+    "Z": fricative(0.075, 250, 1450, 2550, -7, 3850, 500, True, follow=GUM),
+    "SH": fricative(0.110, 300, 1800, 2700, 5, 2700, 600, follow=GUM),
     "CH": [*stop(AT_GUM, False, 2900, 700, -7)[:2],
-           *fricative(0.065, 350, 1800, 2700, -6, 2700, 600)],
+           *fricative(0.065, 350, 1800, 2700, 4, 2700, 600)],
     "JH": [*stop(AT_GUM, True, 2900, 700, -9),
-           *fricative(0.045, 260, 1800, 2700, -9, 2700, 600, True)],
+           *fricative(0.045, 260, 1800, 2700, -3, 2700, 600, True)],
     "HH": [Segment(0.060, 450, 1400, 2450, voice=OFF, breath=-12, follow=0.95, stretch=0.6)],
 
     "M": nasal(0.070, 1100, 2150, 420, LIPS),
