@@ -24,7 +24,8 @@ Transformer), https://arxiv.org/abs/2212.04356; Graves et al. 2006 (CTC),
 https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017 (both losses at once),
 https://doi.org/10.1109/JSTSP.2017.2763455. Our departures from Whisper: characters in place of
 pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16, not of
-25 every 10; recordings are not filled up to 30 seconds; CTC; and it learns from synthetic speech.
+25 every 10; silence is 55 dB below the loudest, not 80; recordings are not filled up to 30 seconds;
+CTC; and it learns from synthetic speech.
 Watanabe et al. use CTC for decoding, too; here the decoder writes alone (but with --ctc=1).
 
     python -m mini.speech                                   sentences, spoken on the spot
@@ -66,6 +67,7 @@ EOS = Characters.EOS        # 2, ends a transcript
 
 WINDOW = 256                # samples in a piece of sound: 32 ms, a few periods of a low voice
 HOP = 128                   # samples from one piece to the next: 16 ms
+FLOOR = 5.5                 # log₁₀ of a power: 55 dB. In Whisper it is 80 dB
 
 
 def mel(f):
@@ -103,12 +105,13 @@ def log_mel(sound, M: int):
 def features(sound, n, M: int):
     """What the encoder reads, (B, T, M), of sounds (B, N) of n samples each (B,): the log-mel
     spectrogram of each with mean 0 and variance 1, so that loud and soft voices are alike. What is
-    80 dB below the loudest is as good as silence. Behind the end all numbers are 0."""
+    FLOOR below the loudest is as good as silence: else the stillness of a room would move the mean.
+    Behind the end all numbers are 0."""
     x = log_mel(F.pad(sound, (0, WINDOW)), M)
     T = torch.arange(x.size(1), device=x.device)
     inside = (T * HOP < n[:, None])[:, :, None]                 # (B, T, 1)
     loudest = x.masked_fill(~inside, -math.inf).amax(dim=(1, 2), keepdim=True)
-    x = torch.maximum(x, loudest - 8)                           # a power of 10^−8: −80 dB
+    x = torch.maximum(x, loudest - FLOOR)
     count = inside.sum(dim=1, keepdim=True) * M
     mean = (x * inside).sum(dim=(1, 2), keepdim=True) / count
     variance = ((x - mean) ** 2 * inside).sum(dim=(1, 2), keepdim=True) / count
@@ -612,7 +615,7 @@ class Config(RunConfig):
     # data
     data: str = "sentences"     # sentences, or your folder of WAV files, or .tsv: path, tab, text
     n_sentences: int = 6000     # sentences to speak to learn from
-    max_seconds: float = 3.2    # the longest recording
+    max_seconds: float = 4.5    # the longest recording
     max_len: int = 40           # characters in the longest transcript
 
     # model
@@ -624,7 +627,7 @@ class Config(RunConfig):
     dropout: float = 0.0        # of embeddings, and of what each sub-layer adds to x
 
     # optimisation
-    steps: int = 2000           # optimiser steps
+    steps: int = 2800           # optimiser steps
     batch_size: int = 32        # recordings in a step
     # learning rate at the top of the half cosine; the peak is a little lower, since it comes after
     # the warm-up

@@ -114,6 +114,22 @@ def test_features_do_not_mind_loudness_or_what_is_behind_the_end():
 
 # ---- batches
 
+def test_a_quiet_room_is_as_good_as_silence():
+    """Noise 60 dB below a voice changes hardly anything, though between the words of a synthesiser
+    there is nothing at all: were the floor at 80 dB, the mean of all would move."""
+    sound = 0.5 * torch.sin(torch.arange(8000) * 0.3)[None]
+    sound[:, 2000:6000] = 0
+    room = sound + 0.0004 * torch.randn(1, 8000, generator=rng_of(0))
+    n = torch.tensor([8000])
+    a = speech.features(sound, n, 40)
+    assert (a - speech.features(room, n, 40)).abs().max() < 0.15
+    with_80 = pytest.MonkeyPatch()
+    with_80.setattr(speech, "FLOOR", 8.0)
+    b = speech.features(sound, n, 40)
+    assert (b - speech.features(room, n, 40)).abs().max() > 0.5
+    with_80.undo()
+
+
 def test_a_batch_is_shifted_and_of_about_one_length():
     n = torch.randint(1000, 9000, (300,), generator=rng_of(0))
     sound = torch.zeros(300, 9000, dtype=torch.int16)

@@ -36,6 +36,38 @@ WOMEN = {
     "ER": (500, 1640, 1960),
 }
 
+# Two other accents. Hillenbrand et al. 1995 measured 45 men of Michigan ("Acoustic characteristics
+# of American English vowels", table V); Hawkins & Midgley 2005 young men of Southern England
+# ("Formant frequencies of RP monophthongs in four age groups of speakers"): these are about their
+# F1 and F2, with F3 of Wells 1962. In Michigan "had" is near "head"; in England "had" is open,
+# "who'd" is made further in front, no r is left in "heard", and "go" (OW) begins like that.
+MICHIGAN = {
+    "IY": (342, 2322, 3000),
+    "IH": (427, 2034, 2684),
+    "EH": (580, 1799, 2605),
+    "AE": (588, 1952, 2601),
+    "AA": (768, 1333, 2522),
+    "AO": (652, 997, 2538),
+    "UH": (469, 1122, 2434),
+    "UW": (378, 997, 2343),
+    "AH": (623, 1200, 2550),
+    "ER": (474, 1379, 1710),
+}
+ENGLAND = {
+    "IY": (276, 2338, 3088),
+    "IH": (393, 2174, 2696),
+    "EH": (600, 1914, 2636),
+    "AE": (917, 1473, 2460),
+    "AA": (604, 1040, 2340),
+    "AO": (392, 630, 2635),
+    "UH": (413, 1285, 2440),
+    "UW": (289, 1616, 2320),
+    "AH": (658, 1208, 2537),
+    "ER": (494, 1373, 2436),
+    "OW": (510, 1330, 2400),
+}
+ACCENTS = [MEN, MICHIGAN, ENGLAND]
+
 # ---- sounds as segments
 
 class Segment(NamedTuple):
@@ -57,6 +89,8 @@ class Segment(NamedTuple):
 
 
 OFF = -60.0
+WEAK = -7.0                     # the voice of "z" and "v" is below it, that of "n" and "l" is not
+SHUT = -20.0                    # the voice while the mouth is shut, of "b", "d" and "g"
 
 # A consonant before "ee" is made with the tongue further in front than one before "oo". Lindblom
 # 1963 measured it: where the voice sets in, F2 = locus + slope · (F2 of the vowel − locus), a line
@@ -78,7 +112,7 @@ def stop(place, voiced, burst_at, burst_width, burst) -> list:
     F1, F2, F3, follow = place
     common = dict(follow=follow, hiss_at=burst_at, hiss_width=burst_width)
     if voiced:
-        return [Segment(0.055, F1, F2, F3, voice=-20, stretch=0.5, **common),
+        return [Segment(0.055, F1, F2, F3, voice=SHUT, stretch=0.5, **common),
                 Segment(0.012, F1, F2, F3, voice=-14, hiss=burst - 3, stretch=0, **common)]
     return [Segment(0.065, F1, F2, F3, voice=OFF, stretch=0.5, **common),
             Segment(0.014, F1, F2, F3, voice=OFF, hiss=burst, stretch=0, **common),
@@ -104,11 +138,18 @@ AT_GUM = (200, 1750, 2650, GUM)
 AT_PALATE = (200, 1900, 2300, PALATE)
 
 SOUNDS = {
-    **{name: vowel(0.105, *formants) for name, formants in MEN.items()},
-    "AX": vowel(0.060, 500, 1400, 2400),                        # the first sound of "about"
-    "IH": vowel(0.085, *MEN["IH"]),                             # short vowels
+    # about 0.6 of the durations of Klatt 1979, who gives them for vowels before a pause
+    "IY": vowel(0.100, *MEN["IY"]),
+    "IH": vowel(0.085, *MEN["IH"]),
     "EH": vowel(0.095, *MEN["EH"]),
+    "AE": vowel(0.135, *MEN["AE"]),
+    "AA": vowel(0.135, *MEN["AA"]),
+    "AO": vowel(0.135, *MEN["AO"]),
+    "UH": vowel(0.095, *MEN["UH"]),
+    "UW": vowel(0.115, *MEN["UW"]),
     "AH": vowel(0.090, *MEN["AH"]),
+    "ER": vowel(0.110, *MEN["ER"]),
+    "AX": vowel(0.060, 500, 1400, 2400),                        # the first sound of "about"
     "EY": glide(0.140, (480, 1800, 2520), (330, 2150, 2650)),   # day
     "AY": glide(0.165, (680, 1180, 2500), (400, 1980, 2550)),   # five
     "OW": glide(0.145, (540, 1050, 2300), (400, 850, 2300)),    # go
@@ -121,17 +162,19 @@ SOUNDS = {
     "K": stop(AT_PALATE, False, 1900, 500, -8),
     "G": stop(AT_PALATE, True, 1900, 500, -10),
 
-    "F": fricative(0.090, 340, 1100, 2100, -24, 1500, 4000, follow=LIPS),
-    "V": fricative(0.055, 220, 1100, 2100, -28, 1500, 4000, True, follow=LIPS),
-    "TH": fricative(0.085, 320, 1350, 2550, -25, 3300, 2500, follow=TEETH),
-    "DH": fricative(0.045, 270, 1350, 2550, -30, 3300, 2500, True, follow=TEETH),
-    "S": fricative(0.105, 320, 1450, 2550, -8, 3850, 500, follow=GUM),
-    "Z": fricative(0.075, 250, 1450, 2550, -13, 3850, 500, True, follow=GUM),
-    "SH": fricative(0.110, 300, 1800, 2700, -5, 2700, 600, follow=GUM),
+    # hiss is so loud that s and f are some 20 to 30 dB below a vowel, below 4 kHz (Jongman et al.
+    # 2000 measured 10 to 20 dB below it, but up to 11 kHz)
+    "F": fricative(0.090, 340, 1100, 2100, -14, 1500, 4000, follow=LIPS),
+    "V": fricative(0.055, 220, 1100, 2100, -22, 1500, 4000, True, follow=LIPS),
+    "TH": fricative(0.085, 320, 1350, 2550, -15, 3300, 2500, follow=TEETH),
+    "DH": fricative(0.045, 270, 1350, 2550, -24, 3300, 2500, True, follow=TEETH),
+    "S": fricative(0.105, 320, 1450, 2550, 2, 3850, 500, follow=GUM),
+    "Z": fricative(0.075, 250, 1450, 2550, -7, 3850, 500, True, follow=GUM),
+    "SH": fricative(0.110, 300, 1800, 2700, 5, 2700, 600, follow=GUM),
     "CH": [*stop(AT_GUM, False, 2900, 700, -7)[:2],
-           *fricative(0.065, 350, 1800, 2700, -6, 2700, 600)],
+           *fricative(0.065, 350, 1800, 2700, 4, 2700, 600)],
     "JH": [*stop(AT_GUM, True, 2900, 700, -9),
-           *fricative(0.045, 260, 1800, 2700, -9, 2700, 600, True)],
+           *fricative(0.045, 260, 1800, 2700, -3, 2700, 600, True)],
     "HH": [Segment(0.060, 450, 1400, 2450, voice=OFF, breath=-12, follow=0.95, stretch=0.6)],
 
     "M": nasal(0.070, 1100, 2150, 420, LIPS),
@@ -143,6 +186,8 @@ SOUNDS = {
     "Y": approximant(0.055, 270, 2150, 3000),
 }
 
+CORONAL = {"T", "D", "N", "L", "S", "SH", "CH", "Y"}            # made with the front of the tongue
+VOICELESS = {"P", "T", "K", "F", "TH", "S", "SH", "CH"}
 VOWELS = {*MEN, "AX", "EY", "AY", "OW", "AW"}
 
 # ---- words
@@ -188,7 +233,7 @@ sells    S EH1 L Z
 likes    L AY1 K S
 
 lamp     L AE1 M P
-dog      D AO1 G
+dog      D AO1 G | D AA1 G
 book     B UH1 K
 boat     B OW1 T
 key      K IY1
@@ -196,7 +241,7 @@ shoe     SH UW1
 bird     B ER1 D
 chair    CH EH1 R | CH EH1 AX
 lamps    L AE1 M P S
-dogs     D AO1 G Z
+dogs     D AO1 G Z | D AA1 G Z
 books    B UH1 K S
 boats    B OW1 T S
 keys     K IY1 Z

@@ -9,6 +9,10 @@ quick speech fall short of where they aim. Each frame of the source is then filt
 the frequency domain, and the frames are added up. A batch of sentences is made at once, hundreds of
 seconds of sound in a second of computing.
 
+No two people speak alike, so a voice has a size, a pitch, a speed, an accent between three that
+were measured, a lazy or a quick tongue, and an "s" of its own. What is said before a pause lasts
+longer (Klatt 1979, "Synthesis by rule of segmental durations in English sentences").
+
 The rate is that of the telephone, 8 kHz. Frequencies above 4 kHz are lost; but the first three
 formants are below it, everything takes half the time of 16 kHz, and the best known recordings of
 spoken digits have this rate too.
@@ -20,7 +24,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mini.data.speech.phonemes import SOUNDS, VOWELS, WORDS, Segment
+from mini.data.speech.phonemes import (ACCENTS, CORONAL, OFF, SHUT, SOUNDS, VOICELESS, VOWELS,
+                                         WEAK, WORDS, Segment)
 
 RATE = 8000                     # samples in a second
 HOP = 40                        # samples in a frame, 5 ms
@@ -34,7 +39,8 @@ SOUND_NAMES = ["", *SOUNDS]     # number 0 is silence
 
 @dataclass
 class Voices:
-    """n speakers. All fields but `accent` are tensors (n,)."""
+    """n speakers: tensors (n,), if nothing else is said."""
+    # the voice
     tract: torch.Tensor         # factor of all formants: 1 for Peterson & Barney's men, women 1.17
     pitch: torch.Tensor         # Hz, mean
     melody: torch.Tensor        # how much the pitch moves: 0 monotonous, 1 lively
@@ -42,8 +48,13 @@ class Voices:
     breath: torch.Tensor        # dB, of the breath in the voice
     tilt: torch.Tensor          # 0 to 1: how much of the high harmonics is lost
     open: torch.Tensor          # the share of a period in which the vocal folds are open
+    lazy: torch.Tensor          # 0 to 1: how slowly the tongue moves
     width: torch.Tensor         # factor of the bandwidths of formants
+    # how each sound is made
     accent: torch.Tensor        # (n, sounds, 3): factor of F1, F2, F3 of each sound
+    loud: torch.Tensor          # (n, sounds): how much louder its hiss is, in dB
+    place: torch.Tensor         # (n, sounds): factor of the frequency of its hiss
+    spread: torch.Tensor        # (n, sounds): factor of the bandwidth of its hiss
     way: torch.Tensor           # a number that picks among the pronunciations of words
 
     def __getitem__(self, i):
@@ -51,6 +62,16 @@ class Voices:
 
     def __len__(self):
         return len(self.tract)
+
+
+def accent_factors() -> torch.Tensor:
+    """(accents, sounds, 3): what to multiply F1, F2, F3 of each sound by for each of ACCENTS."""
+    factors = torch.ones(len(ACCENTS), len(SOUND_NAMES), 3)
+    for a, vowels in enumerate(ACCENTS):
+        for name, formants in vowels.items():
+            ours = SOUNDS[name][0][1:4]
+            factors[a, SOUND_NAMES.index(name)] = torch.tensor(formants) / torch.tensor(ours)
+    return factors
 
 
 def make_voices(n: int, seed: int) -> Voices:
@@ -64,21 +85,29 @@ def make_voices(n: int, seed: int) -> Voices:
         return low + (high - low) * torch.rand(n, generator=rng)
 
     kind = torch.multinomial(torch.tensor([0.45, 0.45, 0.10]), n, replacement=True, generator=rng)
+    share = (2 * normal(n, len(ACCENTS))).softmax(dim=1)        # of each accent in each voice
+    accent = torch.einsum("na,asf->nsf", share, accent_factors().log()).exp()
     return Voices(
         tract=torch.tensor([1.0, 1.16, 1.27])[kind] * (0.05 * normal(n)).clamp(-0.1, 0.1).exp(),
         pitch=torch.tensor([118.0, 205.0, 255.0])[kind] * (0.16 * normal(n)).clamp(-0.4, 0.4).exp(),
         melody=uniform(0.2, 1.3),
-        rate=(0.1 + 0.16 * normal(n)).clamp(-0.25, 0.45).exp(),
+        rate=(0.1 + 0.16 * normal(n)).clamp(-0.25, 0.4).exp(),
         breath=uniform(-38, -20),
         tilt=uniform(0.0, 0.5),
         open=uniform(0.45, 0.75),
+        lazy=uniform(0.0, 1.0),
         width=uniform(0.7, 1.5),
-        accent=(0.04 * normal(n, len(SOUND_NAMES), 3)).clamp(-0.1, 0.1).exp(),
+        accent=accent * (0.04 * normal(n, len(SOUND_NAMES), 3)).clamp(-0.1, 0.1).exp(),
+        loud=(3.0 * normal(n, len(SOUND_NAMES))).clamp(-6, 6),
+        place=(0.08 * normal(n, len(SOUND_NAMES))).clamp(-0.16, 0.16).exp(),
+        spread=(0.4 * normal(n, len(SOUND_NAMES))).clamp(-0.7, 0.9).exp(),
         way=torch.randint(2**30, (n,), generator=rng),
     )
 
 
 # ---- words as segments
+
+SHORT = 0.75        # a vowel before a voiceless consonant is shorter: "seat", "seed" (Klatt 1979)
 
 @dataclass
 class Spoken:
@@ -86,6 +115,18 @@ class Spoken:
     targets: np.ndarray         # (K, 12), the numbers of a Segment
     sound: np.ndarray           # (K,), numbers in SOUND_NAMES
     kind: np.ndarray            # (K,): 2 in a stressed vowel, 1 in another vowel, 0 elsewhere
+    rhyme: np.ndarray           # (K,): 1 in the last vowel and behind it, 0 elsewhere
+
+
+def segments_of(name: str, before: str) -> list:
+    """The segments of a sound. "oo" begins further in front behind a sound like t or sh than behind
+    h (Hillenbrand, Clark & Nearey 2001)."""
+    segments = SOUNDS[name]
+    if name == "UW" and before in CORONAL:
+        vowel = segments[0]
+        half = vowel._replace(seconds=vowel.seconds / 2)
+        segments = [half._replace(F2=1.3 * vowel.F2), half]
+    return segments
 
 
 def spoken(way: list) -> Spoken:
@@ -95,29 +136,35 @@ def spoken(way: list) -> Spoken:
     targets = []
     sounds = []
     kinds = []
+    rhyme = []
     for i, (name, stressed) in enumerate(way):
         later = [v for v in vowels if v >= i]
         if later:
             beside = SOUNDS[way[later[0]][0]][0]                # where the next vowel begins
         else:
             beside = SOUNDS[way[vowels[-1]][0]][-1]             # where the last one ends
-        for segment in SOUNDS[name]:
+        for segment in segments_of(name, before=way[i - 1][0] if i > 0 else ""):
             F2 = segment.F2 + segment.follow * (beside.F2 - segment.F2)
             if name == "HH":                                    # the mouth is at the vowel already
                 segment = segment._replace(F1=beside.F1 + 50, F3=beside.F3)
+            if name in VOWELS and i + 1 < len(way) and way[i + 1][0] in VOICELESS:
+                segment = segment._replace(seconds=SHORT * segment.seconds)
             targets.append(segment._replace(F2=F2))
             sounds.append(SOUND_NAMES.index(name))
             kinds.append((2 if stressed else 1) if name in VOWELS else 0)
-    return Spoken(np.array(targets, np.float32), np.array(sounds), np.array(kinds))
+            rhyme.append(1 if i >= vowels[-1] else 0)
+    return Spoken(np.array(targets, np.float32), np.array(sounds), np.array(kinds),
+                  np.array(rhyme))
 
 
 WAYS = {word: [spoken(way) for way in ways] for word, ways in WORDS.items()}
-PAUSE = Spoken(np.array([SILENCE], np.float32), np.array([0]), np.array([0]))
+PAUSE = Spoken(np.array([SILENCE], np.float32), np.array([0]), np.array([0]), np.array([0]))
 
 
 def plan(sentences: list, voices: Voices, rng):
-    """Segments of B sentences, filled up with silence: targets (B, K, 12), sounds and kinds (B, K).
-    A voice says a word always in the same one of its ways."""
+    """Segments of B sentences, filled up with silence: targets (B, K, 12), sounds and kinds (B, K),
+    and `final` (B, K): 1 from the last vowel before a pause on. A voice says a word always in the
+    same one of its ways."""
     rows = []                                                   # each a list of Spoken
     for words, way in zip(sentences, voices.way.tolist()):
         parts = [PAUSE]
@@ -133,12 +180,15 @@ def plan(sentences: list, voices: Voices, rng):
     targets[:, :, 0] = 0                                        # no time at all
     sound = np.zeros((len(rows), longest), np.int64)
     kind = np.zeros((len(rows), longest), np.int64)
+    final = np.zeros((len(rows), longest), np.float32)
     for b, row in enumerate(rows):
         k = sum(len(part.sound) for part in row)
         targets[b, :k] = np.concatenate([part.targets for part in row])
         sound[b, :k] = np.concatenate([part.sound for part in row])
         kind[b, :k] = np.concatenate([part.kind for part in row])
-    return torch.from_numpy(targets), torch.from_numpy(sound), torch.from_numpy(kind)
+        final[b, :k] = np.concatenate([part.rhyme * (after is PAUSE)
+                                       for part, after in zip(row, [*row[1:], PAUSE])])
+    return tuple(map(torch.from_numpy, (targets, sound, kind, final)))
 
 
 def hash_of(word: str) -> int:
@@ -147,6 +197,11 @@ def hash_of(word: str) -> int:
 
 
 # ---- segments as frames
+
+FINAL = 1.5         # before a pause all is longer, from the last vowel on (Klatt 1979)
+QUICK = 0.065       # seconds in which a quick tongue goes from one sound to the next
+LAZY = 0.120        # … and a lazy one
+
 
 def smooth(x, seconds: float):
     """Frames (B, T, P), averaged over so many seconds with a Hann window."""
@@ -173,12 +228,28 @@ class Frames:
     n: torch.Tensor             # (B,) frames of each sentence, without the silence that fills it up
 
 
+def weaken(targets, sound, kind, final, rng):
+    """The segments of `plan` with a weaker voice in the consonants beside pauses. Behind one, "b",
+    "d" and "g" mostly begin without a voice (Lisker & Abramson 1964); before one, their voice and
+    that of "z" and "v" fades (Docherty 1992)."""
+    B, K = sound.shape
+    voice = targets[:, :, 4]
+    after_pause = F.pad(sound[:, :-1] == 0, (1, 0), value=True)
+    silent = after_pause & (voice == SHUT) & (torch.rand(B, K, generator=rng) < 0.7)
+    fades = (final == 1) & (kind == 0) & (voice < WEAK)
+    voice = torch.where(silent, OFF, voice) - fades * 15 * torch.rand(B, 1, generator=rng)
+    targets = targets.clone()
+    targets[:, :, 4] = voice
+    return targets
+
+
 def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     """Parameters over time: durations by speed and stress, targets smoothed, a melody."""
     def normal(*shape):
         return torch.randn(*shape, generator=rng)
 
-    targets, sound, kind = plan(sentences, voices, rng)
+    targets, sound, kind, final = plan(sentences, voices, rng)
+    targets = weaken(targets, sound, kind, final, rng)
     B, K, _ = targets.shape
 
     # how long each segment lasts
@@ -186,6 +257,7 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     stretch = targets[:, :, -1]
     slow = voices.rate[:, None].log() + 0.08 * normal(B, 1) + 0.10 * normal(B, K)
     slow = slow + torch.tensor([0.0, -0.12, 0.12])[kind]        # stressed vowels are long
+    slow = slow + final * (math.log(FINAL) + 0.2 * normal(B, 1)).clamp(min=0)
     seconds = seconds * (slow * stretch).exp()
     pause = (sound == 0) & (seconds > 0)
     seconds = torch.where(pause, 0.03 + 0.12 * torch.rand(B, K, generator=rng), seconds)
@@ -201,14 +273,18 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     kind = kind.gather(1, segment)
 
     # the mouth: formants of this voice
-    accent = voices.accent[torch.arange(B)[:, None], sound]     # (B, T, 3)
-    formants = smooth(aim[:, :, 1:4] * accent, 0.075) * voices.tract[:, None, None]
+    who = torch.arange(B)[:, None]
+    formants = aim[:, :, 1:4] * voices.accent[who, sound]       # (B, T, 3)
+    lazy = voices.lazy[:, None, None]
+    formants = (1 - lazy) * smooth(formants, QUICK) + lazy * smooth(formants, LAZY)
+    formants = formants * voices.tract[:, None, None]
 
     # levels, in dB, as amplitudes; stressed vowels are louder
     level = aim[:, :, 4:7].clone()
     level[:, :, 0] += torch.tensor([0.0, -2.0, 1.0])[kind]
     breathy = level[:, :, 0] + voices.breath[:, None]           # some breath is in every voice
     level[:, :, 1] = torch.maximum(level[:, :, 1], breathy)
+    level[:, :, 2] += voices.loud[who, sound]
     level = smooth(level, 0.020)
     amplitude = 10 ** (level / 20) * (level > -55)
 
@@ -220,8 +296,14 @@ def make_frames(sentences: list, voices: Voices, rng) -> Frames:
     semitones = voices.melody[:, None] * semitones + 0.35 * wobble
     pitch = voices.pitch[:, None] * 2 ** (semitones / 12)
 
+    # the resonance of teeth and lips in this voice
+    hiss_at, hiss_width, zero = aim[:, :, 7:10].unbind(2)
+    hiss_at = (hiss_at * voices.place[who, sound]).clamp(max=3900)
+    hiss_width = hiss_width * voices.spread[who, sound]
+    smoothed = smooth(torch.stack([hiss_at, hiss_width, zero], dim=2), 0.015)
+    hiss_at, hiss_width, zero = smoothed.unbind(2)
+
     voice, breath, hiss = amplitude.unbind(2)
-    hiss_at, hiss_width, zero = smooth(aim[:, :, 7:10], 0.015).unbind(2)
     return Frames(formants, voice, breath, hiss, hiss_at, hiss_width, zero, pitch, n)
 
 
