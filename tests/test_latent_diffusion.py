@@ -153,13 +153,13 @@ def test_autoencoder_loss_by_hand(double):
             for column in range(4):
                 here = (x_hat - x)[b, 0, row, column]
                 if column < 3:
-                    differences["right"].append(((x_hat - x)[b, 0, row, column + 1] - here).abs())
+                    differences["right"].append(((x_hat - x)[b, 0, row, column + 1] - here)**2)
                 if row < 2:
-                    differences["below"].append(((x_hat - x)[b, 0, row + 1, column] - here).abs())
+                    differences["below"].append(((x_hat - x)[b, 0, row + 1, column] - here)**2)
     edges = sum(torch.stack(values).mean() for values in differences.values())
     q = torch.distributions.Normal(mu, (logvar / 2).exp())
     kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).mean()
-    want = (x_hat - x).abs().mean() + 0.5 * edges + 0.1 * kl
+    want = (x_hat - x).square().mean() + 0.5 * edges + 0.1 * kl
     assert math.isclose(loss, want, rel_tol=1e-10)
 
 
@@ -194,6 +194,36 @@ def test_latents_have_variance_1():
 
     again = latent_diffusion.encode_all(autoencoder, images)        # not scaled twice
     close(again, latents, 1e-5)
+
+
+@paper
+@pytest.mark.parametrize("stem, levels", [(4, 1), (2, 2)])
+def test_the_autoencoder_starts_with_principal_components(stem, levels):
+    """Against a singular value decomposition, which no linear code of c numbers can beat (Eckart &
+    Young 1936). A mean that is left out, smallest components in place of the largest, a code that
+    is scaled and not scaled back; convolutions that disturb the start."""
+    cfg = tiny(stem=stem, ae_levels=levels)
+    autoencoder = latent_diffusion.Autoencoder(cfg, C)
+    x = to_float(captions.load_captions("faces", 32, 40)[0].images)
+    latent_diffusion.start_with_principal_components(autoencoder, x)
+    mu, logvar = autoencoder.encoder(x)
+    assert logvar.max() < -5                                        # little noise
+    close(mu.var((0, 2, 3)), torch.ones(4), 1e-2)
+    error = (autoencoder.decoder(mu) - x).square().sum().item()
+
+    squares = x.unfold(2, 4, 4).unfold(3, 4, 4)                     # (n, C, H, H, 4, 4)
+    squares = squares.permute(0, 2, 3, 1, 4, 5).reshape(-1, C * 16).double()
+    singular_values = torch.linalg.svdvals(squares - squares.mean(0))
+    assert math.isclose(error, singular_values[4:].square().sum(), rel_tol=1e-3)
+
+
+def test_more_channels_than_numbers_in_a_square():
+    autoencoder = latent_diffusion.Autoencoder(tiny(stem=1), C)
+    x = normal(2, C, 32, 32, dtype=torch.float32)
+    latent_diffusion.start_with_principal_components(autoencoder, x)
+    mu, _ = autoencoder.encoder(x)
+    assert mu.shape == (2, 4, 32, 32)
+    assert mu.isfinite().all()
 
 
 def test_the_autoencoder_learns_two_images_by_heart():
