@@ -10,12 +10,13 @@ work:
     3  A rectified flow: the Transformer learns which way from a latent to noise leads, so that
        noise can be followed back to a latent.
 
-The autoencoder's loss has three terms. ∂ is the difference between neighbours, right and below; it
-counts blurred edges, and needs no second network. z = μ + σ ε, with μ and σ from the encoder. β is
-tiny: it only keeps latents from growing, and is far from making a VAE to draw from (that is the
-flow's task):
+The autoencoder begins as the best linear one, the principal components of small squares of pixels;
+networks learn to add what these lack. Its loss has three terms. ∂ is the difference between
+neighbours, right and below; it counts blurred edges, and needs no second network. z = μ + σ ε, with
+μ and σ from the encoder. β is tiny: it only keeps latents from growing, and is far from making a
+VAE to draw from (that is the flow's task):
 
-    loss = mean |x̂ − x|  +  λ Σ mean |∂x̂ − ∂x|  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
+    loss = mean (x̂ − x)²  +  λ Σ mean (∂x̂ − ∂x)²  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
 
 A line leads from a latent x₀, at t = 0, to noise ε, at t = 1. The network learns to say the
 velocity at x_t. Many lines cross at x_t, and the network cannot know which is meant. So it learns
@@ -43,9 +44,10 @@ Autoencoder, autoencoder_loss; DiTBlock, DiT; flow_loss, draw_times, euler_step.
 
     autoencoder         the authors add a perceptual loss (features of a trained VGG) and an
                         adversarial one, which draw hair and grass that look right without being
-                        right; flat shapes make do with edges. Its network begins with squares of
-                        pixels, as they are; it has no attention. Latents are scaled channel by
-                        channel, and are the encoder's μ, without noise
+                        right; flat shapes make do with edges. Errors are squared, not absolute. A
+                        linear code, of principal components, stands beside the networks. These
+                        begin with squares of pixels, as they are, and have no attention. Latents
+                        are scaled channel by channel, and are the encoder's μ, without noise
     text                a small encoder learns with the Transformer; theirs (CLIP, T5) are trained
                         before. Patches attend to words; in Stable Diffusion 3, words and patches
                         are one sequence, and attend to each other. The paper's DiT is told a label
@@ -141,9 +143,9 @@ def channels_of_levels(cfg) -> list:
 class Encoder(nn.Module):
     """Images (B, C, S, S) -> mu and logvar of their latents, (B, c, S/f, S/f) each.
 
-    mu is the sum of two codes. One is linear, of each square of f × f pixels by itself, and begins
-    as the best linear code there is (see start_with_principal_components). Convolutions add the
-    other, which is 0 before training.
+    mu is a linear code of each square of f × f pixels by itself (it begins as their principal
+    components), plus what convolutions make of the image, which is 0 before training. Convolutions
+    alone learn late what only differs in colour, as red lips do from brown skin.
 
     They begin by seeing stem × stem pixels as one pixel with more channels, which costs nothing:
     convolutions at full resolution would be most of the work.
@@ -166,7 +168,7 @@ class Encoder(nn.Module):
             self.down.append(nn.ModuleList([block, to_next]))
         self.norm = nn.GroupNorm(8, widths[-1])
         self.last = zero_init(nn.Conv2d(widths[-1], 2 * cfg.z_channels, kernel_size=3, padding=1))
-        nn.init.constant_(self.last.bias[cfg.z_channels:], -6)      # logvar: begin with little noise
+        nn.init.constant_(self.last.bias[cfg.z_channels:], -6)      # logvar: little noise at first
 
     def forward(self, x):
         linear = self.linear(F.pixel_unshuffle(x, self.f))  # (B, C f², S/f, S/f) -> (B, c, …)
@@ -278,7 +280,11 @@ def edges(x):
 
 def autoencoder_loss(autoencoder, x, eps, edge_weight: float, kl_weight: float):
     """The mean squared error of pixels, and of edges, and the KL divergence of each number of a
-    latent."""
+    latent.
+
+    Where the decoder is unsure of something faint, the least absolute error is to leave it out, and
+    the least squared error is to draw it, fainter still.
+    """
     x_hat, mu, logvar = autoencoder(x, eps)
     error = (x_hat - x).square().mean()
     right_hat, below_hat = edges(x_hat)
@@ -638,8 +644,8 @@ class Config(RunConfig):
     times: Literal["logit-normal", "uniform"] = "logit-normal"
     # optimiser steps, of both parts; another number at --resume moves the border between them, so
     # keep it
-    steps: int = 3600
-    ae_share: float = 0.6       # share of the steps for the autoencoder, the first of them
+    steps: int = 2500
+    ae_share: float = 0.4       # share of the steps for the autoencoder, the first of them
     ae_batch_size: int = 16     # images in a step of the autoencoder
     batch_size: int = 64        # latents in a step of the Transformer
     # what trains the weights of hidden layers; Adam trains the rest, or everything
@@ -929,8 +935,8 @@ def train(cfg: Config) -> dict:
     nets, ema = both["nets"], both["ema"]
     autoencoder = nets["autoencoder"]
     if not checkpoint:
-        for part in (nets, ema):
-            start_with_principal_components(part["autoencoder"], to_float(images[:256]))
+        for of_nets in (nets, ema):
+            start_with_principal_components(of_nets["autoencoder"], to_float(images[:256]))
     of_autoencoder = make_optimizers([autoencoder.encoder, autoencoder.decoder], cfg)
     of_flow = make_optimizers([nets["encoder"], nets["dit"]], cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)              # for batches
