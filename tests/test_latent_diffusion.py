@@ -217,13 +217,29 @@ def test_the_autoencoder_starts_with_principal_components(stem, levels):
     assert math.isclose(error, singular_values[4:].square().sum(), rel_tol=1e-3)
 
 
-def test_more_channels_than_numbers_in_a_square():
-    autoencoder = latent_diffusion.Autoencoder(tiny(stem=1), C)
-    x = normal(2, C, 32, 32, dtype=torch.float32)
+@pytest.mark.parametrize("stem, contrast", [(1, 1.0), (4, 0.0)])
+def test_fewer_components_than_channels(stem, contrast):
+    """In squares of one pixel there are only three; in images of one colour there are none."""
+    autoencoder = latent_diffusion.Autoencoder(tiny(stem=stem), C)
+    x = 0.5 + contrast * normal(2, C, 32, 32, dtype=torch.float32)
     latent_diffusion.start_with_principal_components(autoencoder, x)
     mu, _ = autoencoder.encoder(x)
-    assert mu.shape == (2, 4, 32, 32)
     assert mu.isfinite().all()
+    assert autoencoder.decoder(mu).isfinite().all()
+
+
+@paper
+def test_training_starts_with_principal_components(place):
+    """Networks and averages; without a step for the autoencoder they stay."""
+    folder = place / "components"
+    latent_diffusion.train(tiny(out_dir=str(folder), steps=2, ae_share=0.0, stop_after=1))
+    autoencoder = latent_diffusion.Autoencoder(tiny(), C)
+    x = to_float(captions.load_captions("faces", 32, 40)[0].images)
+    latent_diffusion.start_with_principal_components(autoencoder, x)
+    for nets in ("nets", "ema"):
+        for part in ("encoder", "decoder"):
+            weight = saved(folder)["model"][f"{nets}.autoencoder.{part}.linear.weight"]
+            close(weight, getattr(autoencoder, part).linear.weight, 1e-5)
 
 
 def test_the_autoencoder_learns_two_images_by_heart():
