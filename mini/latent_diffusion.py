@@ -10,12 +10,13 @@ work:
     3  A rectified flow: the Transformer learns which way from a latent to noise leads, so that
        noise can be followed back to a latent.
 
-The autoencoder's loss has three terms. ∂ is the difference between neighbours, right and below; it
-counts blurred edges, and needs no second network. z = μ + σ ε, with μ and σ from the encoder. β is
-tiny: it only keeps latents from growing, and is far from making a VAE to draw from (that is the
-flow's task):
+The autoencoder begins as the best linear one, the principal components of small squares of pixels;
+networks learn to add what these lack. Its loss has three terms. ∂ is the difference between
+neighbours, right and below; it counts blurred edges, and needs no second network. z = μ + σ ε, with
+μ and σ from the encoder. β is tiny: it only keeps latents from growing, and is far from making a
+VAE to draw from (that is the flow's task):
 
-    loss = mean |x̂ − x|  +  λ Σ mean |∂x̂ − ∂x|  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
+    loss = mean (x̂ − x)²  +  λ Σ mean (∂x̂ − ∂x)²  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
 
 A line leads from a latent x₀, at t = 0, to noise ε, at t = 1. The network learns to say the
 velocity at x_t. Many lines cross at x_t, and the network cannot know which is meant. So it learns
@@ -43,9 +44,10 @@ Autoencoder, autoencoder_loss; DiTBlock, DiT; flow_loss, draw_times, euler_step.
 
     autoencoder         the authors add a perceptual loss (features of a trained VGG) and an
                         adversarial one, which draw hair and grass that look right without being
-                        right; flat shapes make do with edges. Its network begins with squares of
-                        pixels, as they are; it has no attention. Latents are scaled channel by
-                        channel, and are the encoder's μ, without noise
+                        right; flat shapes make do with edges. Errors are squared, not absolute. A
+                        linear code, of principal components, stands beside the networks. These
+                        begin with squares of pixels, as they are, and have no attention. Latents
+                        are scaled channel by channel, and are the encoder's μ, without noise
     text                a small encoder learns with the Transformer; theirs (CLIP, T5) are trained
                         before. Patches attend to words; in Stable Diffusion 3, words and patches
                         are one sequence, and attend to each other. The paper's DiT is told a label
@@ -128,6 +130,11 @@ class Upsample(nn.Module):
         return F.interpolate(self.conv(x), scale_factor=2, mode="nearest")
 
 
+def pixels_of_a_place(cfg) -> int:
+    """f: a square of f × f pixels becomes one place of a latent."""
+    return cfg.stem * 2 ** (cfg.ae_levels - 1)
+
+
 def channels_of_levels(cfg) -> list:
     """Channels at each resolution of the autoencoder, the highest first."""
     return [min(2**level, 4) * cfg.ae_width for level in range(cfg.ae_levels)]
@@ -136,14 +143,20 @@ def channels_of_levels(cfg) -> list:
 class Encoder(nn.Module):
     """Images (B, C, S, S) -> mu and logvar of their latents, (B, c, S/f, S/f) each.
 
-    f = stem · 2^(levels − 1). The first thing is to see stem × stem pixels as one pixel with more
-    channels, which costs nothing: convolutions at full resolution would be most of the work.
+    mu is a linear code of each square of f × f pixels by itself (it begins as their principal
+    components), plus what convolutions make of the image, which is 0 before training. Convolutions
+    alone learn late what only differs in colour, as red lips do from brown skin.
+
+    They begin by seeing stem × stem pixels as one pixel with more channels, which costs nothing:
+    convolutions at full resolution would be most of the work.
     """
 
     def __init__(self, cfg, C: int):
         super().__init__()
         widths = channels_of_levels(cfg)
         self.stem = cfg.stem
+        self.f = pixels_of_a_place(cfg)
+        self.linear = nn.Conv2d(C * self.f**2, cfg.z_channels, kernel_size=1)
         self.first = nn.Conv2d(C * cfg.stem**2, widths[0], kernel_size=3, padding=1)
         self.down = nn.ModuleList()
         for level, w in enumerate(widths):
@@ -154,9 +167,11 @@ class Encoder(nn.Module):
                 to_next = nn.Identity()
             self.down.append(nn.ModuleList([block, to_next]))
         self.norm = nn.GroupNorm(8, widths[-1])
-        self.last = nn.Conv2d(widths[-1], 2 * cfg.z_channels, kernel_size=3, padding=1)
+        self.last = zero_init(nn.Conv2d(widths[-1], 2 * cfg.z_channels, kernel_size=3, padding=1))
+        nn.init.constant_(self.last.bias[cfg.z_channels:], -6)      # logvar: little noise at first
 
     def forward(self, x):
+        linear = self.linear(F.pixel_unshuffle(x, self.f))  # (B, C f², S/f, S/f) -> (B, c, …)
         h = F.pixel_unshuffle(x, self.stem)                 # (B, C, S, S) -> (B, C stem², S/stem …)
         h = self.first(h)
         for block, to_next in self.down:
@@ -164,17 +179,21 @@ class Encoder(nn.Module):
             h = to_next(h)
         h = self.last(F.silu(self.norm(h)))
         mu, logvar = h.chunk(2, dim=1)
-        return mu.float(), logvar.float().clamp(-20, 10)
+        mu = linear.float() + mu.float()
+        return mu, logvar.float().clamp(-20, 10)
 
 
 class Decoder(nn.Module):
-    """Latents (B, c, S/f, S/f) -> images (B, C, S, S). The encoder backwards, with two blocks at
+    """Latents (B, c, S/f, S/f) -> images (B, C, S, S). The encoder backwards: an image is drawn
+    square by square by a linear layer, and convolutions add what it lacks. They have two blocks at
     each resolution: to draw is harder than to describe."""
 
     def __init__(self, cfg, C: int):
         super().__init__()
         widths = channels_of_levels(cfg)
         self.stem = cfg.stem
+        self.f = pixels_of_a_place(cfg)
+        self.linear = nn.Conv2d(cfg.z_channels, C * self.f**2, kernel_size=1)
         self.first = nn.Conv2d(cfg.z_channels, widths[-1], kernel_size=3, padding=1)
         self.up = nn.ModuleList()
         for level, w in reversed(list(enumerate(widths))):
@@ -186,16 +205,18 @@ class Decoder(nn.Module):
                 to_next = nn.Identity()
             self.up.append(nn.ModuleList([block1, block2, to_next]))
         self.norm = nn.GroupNorm(8, widths[0])
-        self.last = nn.Conv2d(widths[0], C * cfg.stem**2, kernel_size=3, padding=1)
+        self.last = zero_init(nn.Conv2d(widths[0], C * cfg.stem**2, kernel_size=3, padding=1))
 
     def forward(self, z):
+        linear = F.pixel_shuffle(self.linear(z), self.f)    # (B, C f², S/f, S/f) -> (B, C, S, S)
         h = self.first(z)
         for block1, block2, to_next in self.up:
             h = block1(h)
             h = block2(h)
             h = to_next(h)
         h = self.last(F.silu(self.norm(h)))
-        return F.pixel_shuffle(h, self.stem).float()        # -> (B, C, S, S)
+        h = F.pixel_shuffle(h, self.stem)                   # -> (B, C, S, S)
+        return linear.float() + h.float()
 
 
 class Autoencoder(nn.Module):
@@ -225,6 +246,31 @@ class Autoencoder(nn.Module):
         return self.decoder(latents * self.std + self.mean).clamp(-1, 1)
 
 
+@torch.no_grad()
+def start_with_principal_components(autoencoder, images):
+    """Set the linear layers to the linear autoencoder of least squared error, for squares of f × f
+    pixels of images (n, C, S, S).
+
+    The squares vary most along the eigenvectors of their covariance with the largest eigenvalues.
+    A latent says how much of each of these patterns is in a square, in standard deviations. This is
+    computed on the CPU, in float64: the same for all devices.
+    """
+    encode = autoencoder.encoder.linear
+    decode = autoencoder.decoder.linear
+    squares = F.pixel_unshuffle(images.cpu().double(), autoencoder.encoder.f)
+    squares = squares.transpose(0, 1).flatten(1)            # (n, C f², H, H) -> (C f², n H²)
+    mean = squares.mean(1)
+    variances, patterns = torch.linalg.eigh(squares.cov())  # the largest are the last
+    c = min(encode.out_channels, len(mean))                 # there may be fewer patterns
+    patterns = patterns[:, -c:]                             # (C f², c), each of length 1
+    std = variances[-c:].clamp(min=1e-6).sqrt()
+    to_code = (patterns / std).T                            # (c, C f²)
+    encode.weight[:c, :, 0, 0].copy_(to_code)
+    encode.bias[:c].copy_(-to_code @ mean)
+    decode.weight[:, :c, 0, 0].copy_(patterns * std)
+    decode.bias.copy_(mean)
+
+
 def edges(x):
     """The differences between neighbours, right and below, of images (B, C, H, W)."""
     right = x[:, :, :, 1:] - x[:, :, :, :-1]
@@ -233,12 +279,17 @@ def edges(x):
 
 
 def autoencoder_loss(autoencoder, x, eps, edge_weight: float, kl_weight: float):
-    """The mean error of pixels, and of edges, and the KL divergence of each number of a latent."""
+    """The mean squared error of pixels, and of edges, and the KL divergence of each number of a
+    latent.
+
+    Where the decoder is unsure of something faint, the least absolute error is to leave it out, and
+    the least squared error is to draw it, fainter still.
+    """
     x_hat, mu, logvar = autoencoder(x, eps)
-    error = (x_hat - x).abs().mean()
+    error = (x_hat - x).square().mean()
     right_hat, below_hat = edges(x_hat)
     right, below = edges(x)
-    edge_error = (right_hat - right).abs().mean() + (below_hat - below).abs().mean()
+    edge_error = (right_hat - right).square().mean() + (below_hat - below).square().mean()
     kl = (mu**2 + logvar.exp() - 1 - logvar).mean() / 2
     return error + edge_weight * edge_error + kl_weight * kl
 
@@ -578,7 +629,7 @@ class Config(RunConfig):
     ae_levels: int = 1          # resolutions, each half of the one above; the lowest: the latent's
     ae_width: int = 64          # channels at the highest of them; then 2 ×, then 4 × as many
     edge_weight: float = 0.5    # of the error of edges in the loss
-    kl_weight: float = 0.001    # of the KL divergence in the loss
+    kl_weight: float = 2.5e-4   # of the KL divergence in the loss
 
     # transformer
     width: int = 128            # numbers in the vector of a patch, and of a word
@@ -593,8 +644,8 @@ class Config(RunConfig):
     times: Literal["logit-normal", "uniform"] = "logit-normal"
     # optimiser steps, of both parts; another number at --resume moves the border between them, so
     # keep it
-    steps: int = 3600
-    ae_share: float = 0.6       # share of the steps for the autoencoder, the first of them
+    steps: int = 2500
+    ae_share: float = 0.4       # share of the steps for the autoencoder, the first of them
     ae_batch_size: int = 16     # images in a step of the autoencoder
     batch_size: int = 64        # latents in a step of the Transformer
     # what trains the weights of hidden layers; Adam trains the rest, or everything
@@ -646,7 +697,7 @@ PRESETS = {
 
 def latent_size(cfg) -> int:
     """Height and width of a latent."""
-    return cfg.size // (cfg.stem * 2 ** (cfg.ae_levels - 1))
+    return cfg.size // pixels_of_a_place(cfg)
 
 
 def first_flow_step(cfg) -> int:
@@ -664,7 +715,7 @@ def check(cfg):
     require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32, the numbers of a "
             "head of attention")
     require(cfg.ae_levels <= 10, f"--ae_levels={cfg.ae_levels}: at most 10")
-    multiple = cfg.stem * 2 ** (cfg.ae_levels - 1) * cfg.patch
+    multiple = pixels_of_a_place(cfg) * cfg.patch
     require(cfg.size % multiple == 0, f"--size={cfg.size} must be a multiple of {multiple}, for "
             "these --stem, --ae_levels and --patch")
     require(0 <= cfg.prompt_dropout <= 1, f"--prompt_dropout={cfg.prompt_dropout}: from 0 to 1")
@@ -727,13 +778,13 @@ def make_nets(cfg, C: int, V: int, L: int, checkpoint=None):
 
 def make_optimizers(networks, cfg) -> list:
     """[Adam], or [Muon, Adam], for networks that learn together: Muon for matrices and the kernels
-    of convolutions; Adam for vectors, for the first and the last layer, and for embeddings (see
-    train_diffusion.py)."""
+    of convolutions; Adam for vectors, for layers that touch pixels or latents, and for embeddings
+    (see train_diffusion.py)."""
     hidden = []
     others = []
     for network in networks:
         for name, parameter in network.named_parameters():
-            by_adam = name.startswith(("first.", "last.", "embed.", "position."))
+            by_adam = name.startswith(("linear.", "first.", "last.", "embed.", "position."))
             if cfg.optimizer == "muon" and parameter.ndim >= 2 and not by_adam:
                 hidden.append(parameter)
             else:
@@ -883,6 +934,9 @@ def train(cfg: Config) -> dict:
     both = make_nets(cfg, C, len(vocabulary), L, checkpoint)
     nets, ema = both["nets"], both["ema"]
     autoencoder = nets["autoencoder"]
+    if not checkpoint:
+        for of_nets in (nets, ema):
+            start_with_principal_components(of_nets["autoencoder"], to_float(images[:256]))
     of_autoencoder = make_optimizers([autoencoder.encoder, autoencoder.decoder], cfg)
     of_flow = make_optimizers([nets["encoder"], nets["dit"]], cfg)
     data_rng = torch.Generator().manual_seed(cfg.seed)              # for batches
