@@ -627,7 +627,7 @@ class Config(RunConfig):
     dropout: float = 0.0        # of embeddings, and of what each sub-layer adds to x
 
     # optimisation
-    steps: int = 2800           # optimiser steps
+    steps: int = 3600           # optimiser steps
     batch_size: int = 32        # recordings in a step
     # learning rate at the top of the half cosine; the peak is a little lower, since it comes after
     # the warm-up
