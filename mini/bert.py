@@ -4,7 +4,7 @@ There is no causal mask: every position sees the whole text, to its left and to 
 read as tokens, words or pieces of words, with three special ones:
 
     [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text; [PAD] fills up a row
-    [CLS] Where does Ivo live ? [SEP] Ivo moved to Turin . [SEP]      two texts
+    [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [SEP]      two texts
 
 In *pre-training* some words are chosen, most of these are hidden, and the model predicts them. This
 needs no labels. M is the set of the chosen positions, and x̃ the text as it is shown. The loss:
@@ -29,6 +29,9 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures:
   out about them (mini/data/text/cooccurrence.py), so that rare words mean something from the start.
   At first the model reads pairs of reports alone, which tell the same facts in other words: what is
   hidden in one can be looked up in the other.
+- A question stands behind its passage, and ends with a [MASK] for the answer, so that the task is
+  one which the model has practised (`AnswerHead`). So do Schick & Schütze 2021, "Exploiting cloze
+  questions for few shot text classification and natural language inference", with other tasks.
 - The labelled texts of two tasks are also read with their names cut into pieces, as names are that
   the tokenizer does not know (`tasks.encode_both_ways`).
 - The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py. There is no dropout
@@ -222,11 +225,15 @@ class BERT(nn.Module):
             x = block(x, mask)
         return x
 
+    def guess(self, x):
+        """What the model would fill in at positions, from the vectors x (…, C) there: vectors
+        (…, C) like those of the tokens in wte."""
+        return self.ln_f(F.gelu(self.transform(x)))
+
     def mlm_logits(self, x):
         """Logits (…, V) of the token that belongs at a position, from the vectors x (…, C)
         there."""
-        x = self.ln_f(F.gelu(self.transform(x)))
-        return F.linear(x, self.wte.weight, self.bias)
+        return F.linear(self.guess(x), self.wte.weight, self.bias)
 
     @property
     def device(self):
@@ -382,11 +389,11 @@ def set_learning_rate(optimizers: list, factor: float):
 
 # ==== part two: fine-tuning
 
-# ---- three heads, each one linear layer on the vectors x (B, T, C) of the tokens
+# ---- three heads, each one or two linear layers on the vectors x (B, T, C) of the tokens
 
 # They are told where words begin: words (B, T) is n at the first piece of word number n, counted
-# from 1, and 0 at all other tokens. If there are two texts, it counts those of the second alone:
-# of the passage, not of the question.
+# from 1, and 0 at all other tokens. A question behind the text has no numbers; it ends with a
+# [MASK], whose number is GAP.
 
 class SentimentHead(nn.Module):
     """A class for the whole text, from the mean of its words' vectors (those of their first
@@ -435,19 +442,37 @@ class EntityHead(nn.Module):
 
 class AnswerHead(nn.Module):
     """The first and the last word of the answer, each chosen among all words of the passage
-    (§4.2)."""
+    (§4.2).
+
+    The question ends with [MASK], as if the answer had been hidden there:
+
+        [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [MASK] [SEP]
+
+    To fill such a gap from the text before it is what the model has learnt in pre-training. Its
+    guess there, g, is compared with its guesses for the words of the passage, x_t: the logit of
+    word t is x_t · W g / √C, and W begins as the identity. In the paper the logit is x_t · w, with
+    one w for all questions: then x_t itself must say whether word t has been asked for, which the
+    model has never had to know before.
+    """
 
     longest = 8                                                         # words of an answer
 
     def __init__(self, C: int, n_out: int = 2):
         super().__init__()
-        self.linear = nn.Linear(C, n_out)
+        self.first = nn.Linear(C, C, bias=False)
+        self.last = nn.Linear(C, C, bias=False)
+        nn.init.eye_(self.first.weight)
+        nn.init.eye_(self.last.weight)
 
     def forward(self, x, words):
-        """Logits (B, T, 2): is the answer's first word here, and is its last? −∞ where no word of
-        the passage begins."""
-        logits = self.linear(x)
-        return logits.masked_fill((words == 0)[:, :, None], -math.inf)
+        """Logits (B, T, 2), from the model's guesses x (B, T, C): is the answer's first word here,
+        and is its last? −∞ where no word of the passage begins."""
+        C = x.size(2)
+        g = x[words == tasks.GAP]                                       # (B, C), one in each text
+        first = x @ self.first(g)[:, :, None]                           # (B, T, C) -> (B, T, 1)
+        last = x @ self.last(g)[:, :, None]
+        logits = torch.cat([first, last], dim=2) / math.sqrt(C)         # (B, T, 2)
+        return logits.masked_fill((words <= 0)[:, :, None], -math.inf)
 
     def loss(self, logits, y):
         """y (B, 2): where the answer's first and last word are. The mean of two cross-entropies."""
@@ -481,11 +506,14 @@ class FineTuned(nn.Module):
     def __init__(self, bert, task: str, n_out: int):
         super().__init__()
         self.bert = bert
+        self.task = task
         self.head = HEADS[task](bert.cfg.n_embd, n_out)
 
     def forward(self, tokens, pad: int):
         """The head's logits for Tokens (see mini/data/text/tasks.py)."""
         x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
+        if self.task == "answer":
+            x = self.bert.guess(x)                              # what it would fill in
         return self.head(x, tokens.words).float()
 
 
@@ -862,7 +890,7 @@ def do_task(cfg) -> list:
     words = tokenizer.words(cfg.text)
     pair = (words, None)
     if cfg.task == "answer":
-        pair = (tokenizer.words(cfg.question), words)
+        pair = (words, tokenizer.words(cfg.question))
     tokens = tasks.encode([pair], tokenizer, bert.cfg.block_size, cut=False)
     with torch.no_grad():
         logits = model(tokens, tokenizer.pad)

@@ -306,10 +306,10 @@ def test_rows_of_one_text_and_of_two():
     tokenizer = small_tokenizer()
     tokens = encode([(["ab", "c"], None), (["z"], ["x", "ye"])], tokenizer, 20)
     assert [[tokenizer.tokens[i] for i in row] for row in tokens.idx] == [
-        ["[CLS]", "a", "##b", "c", "[SEP]", "[PAD]", "[PAD]"],
-        ["[CLS]", "z", "[SEP]", "x", "y", "##e", "[SEP]"]]
-    assert tokens.token_type_ids.tolist() == [[0] * 7, [0, 0, 0, 1, 1, 1, 1]]
-    assert tokens.words.tolist() == [[0, 1, 0, 2, 0, 0, 0], [0, 0, 0, 1, 2, 0, 0]]
+        ["[CLS]", "a", "##b", "c", "[SEP]", "[PAD]", "[PAD]", "[PAD]"],
+        ["[CLS]", "z", "[SEP]", "x", "y", "##e", "[MASK]", "[SEP]"]]
+    assert tokens.token_type_ids.tolist() == [[0] * 8, [0, 0, 0, 1, 1, 1, 1, 1]]
+    assert tokens.words.tolist() == [[0, 1, 0, 2, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, tasks.GAP, 0]]
     assert torch.equal(token_types(tokens.idx, tokenizer.sep)[1], tokens.token_type_ids[1])
 
 
@@ -319,6 +319,10 @@ def test_long_texts_are_cut_or_refused():
     assert tokens.idx.shape == (1, 10) and tokens.idx[0, -1] == tokenizer.sep
     refused(lambda: encode([(["a"] * 30, None)], tokenizer, 10, cut=False),
             "32 tokens", "10 positions")
+    tokens = encode([(["a"] * 30, ["x", "y"])], tokenizer, 10)         # the question stays whole
+    assert [tokenizer.tokens[i] for i in tokens.idx[0]] == [
+        "[CLS]", *"aaaa", "[SEP]", "x", "y", "[MASK]", "[SEP]"]
+    refused(lambda: encode([(["a"] * 30, ["x"] * 7)], tokenizer, 10), "10 positions")
     refused(lambda: encode([([], None)], tokenizer, 10), "empty")
     refused(lambda: encode([(["a"], [])], tokenizer, 10), "empty")
     rows = pretraining_rows(["abc", "z" * 25], tokenizer, 10)
@@ -348,8 +352,27 @@ def test_the_heads_read_words_alone():
     head = bert.SentimentHead(4, 3)
     close(head(x, words), head.linear(x[:, [1, 2, 4]].mean(dim=1)), 1e-5)
     assert bert.EntityHead(4, 5)(x, words).shape == (2, 9, 5)
-    logits = bert.AnswerHead(4)(x, words)
+    words[0, 6] = words[1, 7] = tasks.GAP
+    head = bert.AnswerHead(4)
+    torch.nn.init.normal_(head.last.weight)
+    logits = head(x, words)
     assert torch.equal(logits.isfinite(), (words > 0)[:, :, None].expand(2, 9, 2))
+    for row, gap in ((0, 6), (1, 7)):                       # at first: how like the guess is it?
+        close(logits[row, [1, 2, 4], 0], x[row, [1, 2, 4]] @ x[row, gap] / 2, 1e-5)
+        want = x[row, [1, 2, 4]] @ (head.last.weight @ x[row, gap]) / 2
+        close(logits[row, [1, 2, 4], 1], want, 1e-5)
+
+
+def test_answers_are_compared_by_what_the_model_would_fill_in():
+    tokenizer = small_tokenizer()
+    model = small_model()
+    tuned = bert.FineTuned(model, "answer", 2).eval()
+    tokens = encode([(["a", "b"], ["x"])], tokenizer, 10)
+    mask = bert.padding_mask(tokens.idx, tokenizer.pad)
+    x = model(tokens.idx, tokens.token_type_ids, mask)
+    guesses = model.ln_f(F.gelu(model.transform(x)))
+    close(model.mlm_logits(x), guesses @ model.wte.weight.T + model.bias, 1e-5)
+    close(tuned(tokens, tokenizer.pad), tuned.head(guesses, tokens.words), 1e-5)
 
 
 def test_the_losses_of_the_heads():

@@ -14,14 +14,17 @@ from mini.utils.config import require
 
 # ---- texts as tokens
 
+GAP = -1        # in Tokens.words, see there
+
 @dataclass
 class Tokens:
     """Texts as tokens, three tensors (N, T).
 
-    idx: the tokens [CLS] first [SEP], or [CLS] first [SEP] second [SEP], filled up with [PAD].
-    token_type_ids: 0 in the first text, 1 in the second.
-    words: n for the first piece of word number n, counted from 1; 0 for all other tokens. If there
-    is a second text, only its words are counted.
+    idx: the tokens [CLS] text [SEP], or [CLS] text [SEP] question [MASK] [SEP], filled up with
+    [PAD]. The [MASK] stands for the answer.
+    token_type_ids: 0 in the text, 1 in the question.
+    words: n for the first piece of word number n of the text, counted from 1; GAP for the [MASK];
+    0 for all other tokens.
     """
     idx: torch.Tensor
     token_type_ids: torch.Tensor
@@ -44,26 +47,30 @@ class Tokens:
 
 def encode(pairs: list, tokenizer, longest: int, cut: bool = True,
            split_names: bool = False) -> Tokens:
-    """The Tokens of pairs (words, words of a second text or None).
+    """The Tokens of pairs (words of a text, words of a question or None).
 
-    split_names: names are cut into pieces, see WordPieceTokenizer.encode_word. A text of more than
-    `longest` tokens is cut, or if not `cut` refused with a UserError. An empty text is always
-    refused.
+    split_names: names are cut into pieces, see WordPieceTokenizer.encode_word. If there are more
+    than `longest` tokens, the text is cut, or if not `cut` refused with a UserError. An empty text
+    is always refused.
     """
     rows = []
-    for first, second in pairs:
-        require(first and (second is None or second),
+    for text, question in pairs:
+        require(text and (question is None or question),
                 "a text is empty; give it at least one word")
         row = [(tokenizer.cls, 0, 0)]
-        row += encode_words(first, tokenizer, 0, second is None, split_names)
-        if second is not None:
-            row += encode_words(second, tokenizer, 1, True, split_names)
-        require(cut or len(row) <= longest,
-                f"the text has {len(row)} tokens, and the model has only {longest} positions: "
-                "shorten it")
-        if len(row) > longest:
-            row = row[:longest - 1] + row[-1:]              # the last one is [SEP]
-        rows.append(torch.tensor(row))                      # (length, 3)
+        row += encode_words(text, tokenizer, 0, True, split_names)
+        row.append((tokenizer.sep, 0, 0))
+        after = []
+        if question is not None:
+            after += encode_words(question, tokenizer, 1, False, split_names)
+            after += [(tokenizer.mask, 1, GAP), (tokenizer.sep, 1, 0)]
+        n = len(row) + len(after)
+        room = longest - len(after)
+        require(n <= longest or (cut and room > 2),
+                f"the text has {n} tokens, and the model has only {longest} positions: shorten it")
+        if n > longest:
+            row = row[:room - 1] + row[-1:]                 # the last one is [SEP]
+        rows.append(torch.tensor(row + after))              # (length, 3)
     filling = torch.tensor([tokenizer.pad, 0, 0])
     width = max(map(len, rows))
     filled = filling.repeat(len(rows), width, 1)            # (N, T, 3)
@@ -73,13 +80,12 @@ def encode(pairs: list, tokenizer, longest: int, cut: bool = True,
 
 
 def encode_words(words: list, tokenizer, token_type: int, counted: bool, split_names: bool) -> list:
-    """(token, token type, number of the word or 0) of each piece of the words, and of [SEP]."""
+    """(token, token type, number of the word or 0) of each piece of the words."""
     row = []
     for n, word in enumerate(words, start=1):
         first, *others = tokenizer.encode_word(word, split_names)
         row.append((first, token_type, n if counted else 0))
         row += [(piece, token_type, 0) for piece in others]
-    row.append((tokenizer.sep, token_type, 0))
     return row
 
 
@@ -195,7 +201,7 @@ def entity_task(cfg, tokenizer) -> Task:
 def answer_task(cfg, tokenizer) -> Task:
     """A question and a passage: which words of the passage are the answer?"""
     learn, test = passages.load_questions(cfg.few or FEW, cfg.seed)
-    learn_pairs = [(q.question, q.passage) for q in learn]
+    learn_pairs = [(q.passage, q.question) for q in learn]
     tokens = encode_both_ways(learn_pairs, tokenizer, cfg.block_size)
     y = []
     for numbers, q in zip(tokens.words.tolist(), learn + learn):
@@ -207,7 +213,7 @@ def answer_task(cfg, tokenizer) -> Task:
     first = [baselines.first_capitalised_span(q.passage, q.question) for q in test]
     after_name = [baselines.capitals_after_name(q.passage, q.question) for q in test]
     found = {"first capitals": first, "after the name": after_name}
-    test_tokens = encode([(q.question, q.passage) for q in test], tokenizer, cfg.block_size)
+    test_tokens = encode([(q.passage, q.question) for q in test], tokenizer, cfg.block_size)
     truth = [(q.start, q.end) for q in test]
     return Task("answer", tokens, torch.tensor(y), test_tokens, truth, found, ["first", "last"])
 
