@@ -193,6 +193,7 @@ def no_tools(tools, name: str):
 
 FORMATS = {"plain": plain, "tinyllama": tinyllama, "smollm2": smollm2, "qwen2.5": qwen2_5,
            "qwen3": qwen3, "llama3": llama3}
+WITH_TOOLS = ("qwen2.5", "qwen3", "llama3")
 
 # With which tokens an answer ends
 ENDS = {"plain": ("\n",), "tinyllama": ("</s>",), "smollm2": ("<|im_end|>", "<|endoftext|>"),
