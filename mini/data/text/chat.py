@@ -206,7 +206,8 @@ SIGNS = (("llama3", "Cutting Knowledge Date: December 2023"),
          ("qwen3", "enable_thinking"),
          ("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
          ("smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
-         ("tinyllama", "<|user|>"))
+         # others (Tulu) begin alike, but have no eos_token behind what the user says
+         ("tinyllama", "'<|user|>\n' + message['content'] + eos_token"))
 
 
 def format_of_folder(folder) -> str:
