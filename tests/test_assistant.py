@@ -544,7 +544,7 @@ def test_a_chat_with_a_published_model(tmp_path, monkeypatch, capsys):
 def test_what_no_published_model_can_do(tmp_path, trained, capsys):
     flag = published_model(tmp_path)
     run = [f"--out_dir={tmp_path}/run", "--device=cpu"]
-    assert "--model is for sample" in refused(capsys, flag, *run)
+    assert "--model is for sample" in refused(capsys, flag, *run, "--steps=1", "--n_dialogues=9")
     assert "--model is for sample" in refused(capsys, "evaluate", flag, trained)
     assert not (tmp_path / "run").exists()
     ask = ["sample", "--prompt=Q", "--device=cpu"]
