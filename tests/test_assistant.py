@@ -504,13 +504,13 @@ def test_a_published_model_stops(tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patched:
         patched.setattr(llama, "generate", generate)
-        answers = [assistant.main([*question, *more])
-                   for more in ([], ["--tools=false"], ["--tools=false", "--cache=false"])]
-    assert lengths == [llama.Config.max_new_tokens] * 3 and answers[1] == answers[2]
+        for more in ([], ["--tools=false"]):
+            assert isinstance(assistant.main([*question, *more]), str)
+    assert lengths == [llama.Config.max_new_tokens] * 2
     capsys.readouterr()
 
     write_this(monkeypatch, as_written("calculator", "qwen2.5", expression="1+1"))
-    assert assistant.main([*question, "--max_calls=3"]) == TOO_LONG
+    assert assistant.main([*question, "--max_calls=3", "--cache=false"]) == TOO_LONG
     assert capsys.readouterr().out.count("    calculator(1+1) = 2\n") == 3
 
 
