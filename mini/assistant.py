@@ -33,6 +33,7 @@ Problems" (its calculator answers at "=", §4), https://arxiv.org/abs/2110.14168
     python -m mini.assistant sample                             a chat; Ctrl-D ends it
     python -m mini.assistant sample --prompt="How high is Mont Blanc in feet?"
     python -m mini.assistant sample --data=my_facts.tsv         other facts, without training again
+    python -m mini.assistant sample --model=Qwen2.5-0.5B-Instruct       published weights answer
     python -m mini.assistant evaluate                           by kind, by number of calls, …
 
 Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/clip.py.
@@ -44,17 +45,22 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# the network, and its way to read each token only once
+# the network, and its way to read each token only once; and for --model a published network
 from train_gpt import GPT, CachedGPT
+from mini import llama
 # dialogues, their tokens, the two tools, the command line, devices, the optimiser Muon, scores, the
 # folder of a run: this file can be followed without reading them
+from mini.data.text.chat import (WITH_TOOLS, answer_with_tools, describe_tool, format_of,
+                                 parse_tool_calls)
 from mini.data.text.pieces import PieceTokenizer, as_read, spelled
 from mini.data.text.questions import ALONE, HELD_OUT, SENTENCES, TOO_LONG, Writer, known_words
 from mini.data.text.tools import FACTS, read_facts, run_call
 from mini.utils import metrics
 from mini.utils.chat import chat_lines
-from mini.utils.config import RunConfig, UserError, command_line, require, require_positive
+from mini.utils.config import (RunConfig, UserError, command_line, printable, require,
+                               require_positive)
 from mini.utils.device import autocast, pick_device
+from mini.utils.fast_vectors import fast_vectors
 from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
 
@@ -318,6 +324,8 @@ class Config(RunConfig):
     data: str = "facts"
     tools: bool = True          # use the tools (false: answer without them)
     max_calls: int = 5          # largest number of calls for one answer
+    # a published chat model that answers in place of ours: a folder, as for mini.llama --init_from
+    model: str = ""
     cache: bool = True          # keep past keys and values: the same text, faster
 
     # Fields that a resumed run must keep as they were, since the saved weights depend on them.
@@ -360,6 +368,7 @@ def make_model(cfg, words: list):
 def train(cfg: Config) -> dict:
     """Train, and return what result.json holds. Raises UserError for input that cannot be used."""
     require(cfg.data == "facts", "--data is for sample: other facts need no training")
+    require(not cfg.model, "--model is for sample: a published model is not trained here")
 
     # settings: a run that goes on keeps its own, but for flags that are typed now
     cfg, checkpoint = own_checkpoint(cfg, "assistant", cfg.resume)
@@ -471,35 +480,117 @@ def load(cfg):
     return model.to(pick_device(cfg.device))
 
 
-def print_call(call: str, value: str):
-    print(f"    {call} = {value}", flush=True)
-
-
 def sample(cfg: Config) -> str:
     """Answer --prompt, or chat: a question on each line, until the input ends. Calls are printed
     as they are made. Returns the last answer."""
-    model = load(cfg)
-    cfg = model.cfg
     facts = FACTS if cfg.data == "facts" else cfg.data
     read_facts(facts)                                           # refuses a file that is none
+    if cfg.model:
+        model, tokenizer = load_published(cfg)
+        with fast_vectors(model):
+            return answer_all(cfg, lambda question: respond_published(
+                model, tokenizer, question, cfg, facts, print_call))
+    model = load(cfg)
+    cfg = model.cfg
+    return answer_all(cfg, lambda question: respond(model, question, cfg, facts, print_call))
+
+
+def answer_all(cfg, ask) -> str:
+    """Print the answers to --prompt, or to all that is typed; returns the last.
+
+    ask(question) -> (answer, calls), as `respond` returns them.
+    """
     if cfg.prompt:
         print(cfg.prompt)
-        answer, _ = respond(model, cfg.prompt, cfg, facts, print_call)
+        answer, _ = ask(cfg.prompt)
         print(f"  {answer}", flush=True)
         return answer
 
     answer = ""
     for question in chat_lines("Ask for a number or a fact; each question stands alone."):
         try:
-            answer, _ = respond(model, question, cfg, facts, print_call)
+            answer, _ = ask(question)
             print(f"  {answer}", flush=True)
         except UserError as error:                              # it does not end a chat
             print(f"  ({error})", flush=True)
     return answer
 
 
+def print_call(call: str, value: str):
+    print(f"    {printable(call)} = {value}", flush=True)
+
+
+# ---- a published chat model in place of ours
+#
+# Such a model has learnt to call any tool, in a format of its family. The tools are described to it
+# before the question, and each of their values is a message of the conversation. That of Qwen 2.5
+# goes on, after the question, with
+#
+#     <|im_start|>assistant
+#     <tool_call>
+#     {"name": "lookup", "arguments": {"key": "length of Nile"}}
+#     </tool_call><|im_end|>
+#     <|im_start|>user
+#     <tool_response>
+#     6650 km
+#     </tool_response><|im_end|>
+
+TOOLS = [
+    describe_tool("calculator", "Computes the value of an arithmetic expression.",
+                  expression="numbers with + - * / // % ** and parentheses, like 12*(3+4); or two "
+                             "of them with < or > between, like 6650>6400"),
+    describe_tool("lookup", "Looks up a fact in an encyclopedia.",
+                  key="a property of an entity, like capital of France, or length of Nile"),
+]
+
+
+def load_published(cfg):
+    """(model, tokenizer) of --model. The model writes the likeliest token, and its cfg is that of
+    mini/llama.py."""
+    model, tokenizer = llama.load(llama.Config(init_from=cfg.model, device=cfg.device,
+                                               temperature=0.0))
+    name = format_of(tokenizer)
+    require(name in WITH_TOOLS or not cfg.tools,
+            f"--model={cfg.model}: its chat format, {name}, has no tools; take a model of Qwen "
+            "2.5, Qwen 3 or Llama 3.2, or add --tools=false")
+    return llama.CachedLlama(model) if cfg.cache else model, tokenizer
+
+
+def respond_published(model, tokenizer, question: str, cfg, facts=FACTS, on_call=None):
+    """What `respond` returns, from a published model. An answer that does not end is cut off after
+    the max_new_tokens of the model's own cfg."""
+    require(question.strip(), "there is no question")
+    chat_format = format_of(tokenizer)
+    steps = []
+
+    def reply(messages, tools):
+        try:
+            return llama.reply(model, tokenizer, messages, tools=tools)
+        except UserError:
+            raise UserError("the question, with all calls, is too long for the context of this "
+                            "model: ask for less") from None
+
+    def run(name, arguments):
+        argument = ", ".join(str(value) for value in arguments.values())
+        call = f"{name}({argument})"                            # as our own model writes it
+        value = run_call(call, facts)
+        steps.append((call, value))
+        if on_call is not None:
+            on_call(call, value)
+        return value
+
+    messages = [{"role": "user", "content": question}]
+    if not cfg.tools:
+        return reply(messages, tools=None), steps
+    answer, _ = answer_with_tools(reply, messages, TOOLS, run, chat_format, cfg.max_calls)
+    if parse_tool_calls(answer, chat_format):                   # it would go on calling
+        answer = TOO_LONG
+    return answer, steps
+
+
 def evaluate(cfg: Config) -> dict:
     """What is right by kind, by number of calls, by …: see mini/studies/assistant.py."""
+    require(not cfg.model, "--model is for sample: our questions are not put to it")
     from mini.studies import assistant  # only this command needs it
     return assistant.evaluate(load(cfg))
 

@@ -16,6 +16,7 @@ is measured beside ours if it is installed; for llama and generate, transformers
 """
 import argparse
 import csv
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -474,45 +475,57 @@ LLAMAS = {      # some 125M parameters, in few wide layers and in many narrow on
 
 def bench_llama(args, new=48, V=49152):
     """Random weights, batch 1, 48 tokens after 64: bytes of weights read in a second, as a share of the bytes that a sum
-    reads in the same run; beside transformers, if it is installed, in float32 and bfloat16."""
+    reads in the same run; in turn with transformers, if it is installed, in float32 and bfloat16. Both with torch's
+    kernel for attention."""
+    with_peer = importlib.util.find_spec("transformers") is not None
+    versions = f"torch {torch.__version__}"
+    if with_peer:
+        versions += f", transformers {importlib.metadata.version('transformers')}"
+    print(f"{versions}, {torch.get_num_threads()} threads")
     for title, sizes in LLAMAS.items():
         torch.manual_seed(0)
-        model = llama.Llama(llama.Config(**sizes, block_size=1024), V)
+        model = llama.Llama(llama.Config(**sizes, block_size=1024, fused=True), V)
         n = sum(p.numel() for p in model.parameters())
+        peer = transformers_llama(sizes, V) if with_peer else None
         print(f"{title}: {n:,} parameters, batch 1, {new} tokens after 64", flush=True)
         for weights, size in (("float32", 4), ("bfloat16", 2), ("int8", 1)):
             if weights != "float32":
                 model = model.bfloat16()
-            rows = []
+            runs = {"ours": (model, llama.generate, llama.CachedLlama)}
+            if with_peer and weights != "int8":
+                assert sum(p.numel() for p in peer.parameters()) == n
+                peer = peer.to(getattr(torch, weights))
+                runs["transformers"] = (peer, transformers_generate, lambda model: model)
+            rows = {name: [] for name in runs}
             with fast_vectors(model, weights):
                 for _ in range(args.pairs):
-                    bandwidth, fast = beside_reading(model, 64, new, llama.generate, llama.CachedLlama)
-                    rows.append((bandwidth / 1e9, fast, fast * n * size / bandwidth))
-            print("    {}: read {:.1f} GB/s; ours {:.1f} tokens/s = {:.2f} of it".format(
-                weights, *(statistics.median(column) for column in zip(*rows))), flush=True)
-        if importlib.util.find_spec("transformers"):
-            bench_transformers(args, sizes, V, n, new)
+                    for name, (network, generate, cached) in runs.items():
+                        bandwidth, rate = beside_reading(network, 64, new, generate, cached)
+                        rows[name].append((bandwidth / 1e9, rate, rate * n * size / bandwidth))
+            for name, of_it in rows.items():
+                bandwidth, rate, share = (statistics.median(column) for column in zip(*of_it))
+                least, most = min(row[2] for row in of_it), max(row[2] for row in of_it)
+                print(f"    {weights}: {name} {rate:.1f} tokens/s = {share:.2f} ({least:.2f} to {most:.2f}) of "
+                      f"{bandwidth:.1f} GB/s", flush=True)
 
 
-def bench_transformers(args, sizes: dict, V: int, n: int, new: int):
+def transformers_llama(sizes: dict, V: int):
     from transformers import LlamaConfig, LlamaForCausalLM
     config = LlamaConfig(vocab_size=V, hidden_size=sizes["n_embd"], intermediate_size=sizes["d_ff"],
                          num_hidden_layers=sizes["n_layer"], num_attention_heads=sizes["n_head"],
-                         num_key_value_heads=sizes["n_kv_head"], max_position_embeddings=1024, tie_word_embeddings=True)
-    peer = LlamaForCausalLM(config).eval()
-    assert sum(p.numel() for p in peer.parameters()) == n
-    for weights in ("float32", "bfloat16"):
-        peer = peer.to(getattr(torch, weights))
-        rates = []
-        for _ in range(args.pairs):
-            text = torch.randint(1000, (1, 64))
-            start = time.perf_counter()
-            peer.generate(text, max_new_tokens=1, do_sample=True, pad_token_id=0)
-            first = time.perf_counter() - start             # to read the prompt: ours is timed after the first token, too
-            start = time.perf_counter()
-            peer.generate(text, max_new_tokens=new, min_new_tokens=new, do_sample=True, pad_token_id=0)
-            rates.append((new - 1) / (time.perf_counter() - start - first))
-        print(f"    transformers, {weights}: {statistics.median(rates):.1f} tokens/s", flush=True)
+                         num_key_value_heads=sizes["n_kv_head"], max_position_embeddings=1024, tie_word_embeddings=True,
+                         eos_token_id=None)                 # it never ends a text
+    return LlamaForCausalLM(config).eval()
+
+
+def transformers_generate(peer, idx, new: int, on_token, temperature: float):
+    """Its own generate, with the arguments of ours."""
+    class Streamer:
+        put = staticmethod(lambda ids: on_token(ids) if ids.ndim == 1 else None)    # (1, T) is the prompt
+        end = staticmethod(lambda: None)
+
+    peer.generate(idx, max_new_tokens=new, do_sample=True, temperature=temperature, top_k=0, pad_token_id=0,
+                  streamer=Streamer())
 
 
 class PlainTransformer(nn.Module):

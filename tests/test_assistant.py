@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import train_gpt
-from mini import assistant
+from mini import assistant, llama
+from mini.data.text import chat
 from mini.data.text.pieces import PieceTokenizer, as_read
 from mini.data.text.questions import (ALONE, NO_SUCH_ENTRY, TOO_LONG, Dialogue, Writer,
                                       known_words)
@@ -21,6 +22,7 @@ from mini.data.text.tools import ERROR, NO_ENTRY
 from mini.studies import assistant as study
 from mini.utils.config import UserError
 from tests.helpers import ROOT, refused_by
+from tests.test_llama import configure, publish
 
 TOKENIZER = PieceTokenizer(known_words())
 TINY = dict(n_layer=1, n_head=2, n_embd=16, n_dialogues=200, batch_size=4, steps=6, eval_every=3,
@@ -397,3 +399,159 @@ def test_bad_sizes(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError):
         assistant.respond(Scripted("x"), "", assistant.Config())
+
+
+# ---- a published chat model in place of ours
+
+def published_model(tmp_path, chat_format="qwen2.5", tokenizer="qwen2", context=2048) -> str:
+    """The flag --model= of a folder with random weights, as it would be downloaded."""
+    folder = tmp_path / chat_format
+    publish(folder, tokenizer)
+    configure(folder, max_position_embeddings=context)
+    template = {"chat_template": dict(chat.SIGNS)[chat_format]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(template))
+    return f"--model={folder}"
+
+
+def write_this(monkeypatch, *texts) -> list:
+    """Let a published model write these texts, one after the other, and then the last again and
+    again. Returns a list to which each prompt is added that it reads, as numbers of tokens."""
+    waiting = list(texts)
+    read = []
+
+    def generate(model, idx, max_new_tokens, stop=(), **_):
+        read.append(idx[0].tolist())
+        text = waiting.pop(0) if len(waiting) > 1 else waiting[0]
+        ids = written_by.encode(text) + [stop[0]]
+        return torch.cat([idx, torch.tensor([ids])], dim=1)
+
+    def load(cfg):
+        nonlocal written_by
+        model, written_by = plain_load(cfg)
+        return model, written_by
+
+    written_by = None
+    plain_load = llama.load
+    monkeypatch.setattr(llama, "load", load)
+    monkeypatch.setattr(llama, "generate", generate)
+    return read
+
+
+def as_written(name: str, chat_format: str, **arguments) -> str:
+    """A call in the words of a family of models."""
+    if chat_format == "llama3":
+        return json.dumps({"name": name, "parameters": arguments})
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+@pytest.mark.parametrize("chat_format, tokenizer", [("qwen2.5", "qwen2"), ("qwen3", "qwen2"),
+                                                    ("llama3", "llama3")])
+def test_a_published_model_uses_the_same_tools(chat_format, tokenizer, tmp_path, monkeypatch,
+                                               capsys):
+    """What is scripted is what the model writes. That it reads its tools, its own calls and their
+    values, each in the words of its family, is the whole thing: a value that is shown to the user
+    and not to the model looks all right until one reads the answer."""
+    call = partial(as_written, chat_format=chat_format)
+    calls = [call("lookup", key="length of Nile"), call("lookup", key="length of the Amazon"),
+             call("calculator", expression="6650-6400")]
+    read = write_this(monkeypatch, *calls, "It is 250 km longer.")
+    flag = published_model(tmp_path, chat_format, tokenizer)
+    question = "How much longer is the Nile than the Amazon?"
+    answer = assistant.main(["sample", flag, f"--prompt={question}", "--device=cpu"])
+    assert answer == "It is 250 km longer."
+    assert capsys.readouterr().out.endswith(
+        f"{question}\n    lookup(length of Nile) = 6650 km\n    lookup(length of the Amazon) = "
+        "6400 km\n    calculator(6650-6400) = 250\n  It is 250 km longer.\n")
+
+    _, reader = llama.load(llama.Config(init_from=flag.removeprefix("--model="), device="cpu"))
+    values = ["6650 km", "6400 km", "250"]
+    messages = [{"role": "user", "content": question}]
+    for ids, text, value in zip(read, calls, values):
+        expected = chat.FORMATS[chat_format](messages, assistant.TOOLS)
+        assert reader.decode(ids) == expected
+        assert question in expected and "6650>6400" in expected         # how a tool is described
+        messages.append({"role": "assistant", "content": "",
+                         "tool_calls": chat.parse_tool_calls(text, chat_format)})
+        messages.append({"role": "tool", "content": value})
+    assert reader.decode(read[3]) == chat.FORMATS[chat_format](messages, assistant.TOOLS)
+
+
+def test_strange_calls_of_a_published_model_get_an_answer(tmp_path, monkeypatch, capsys):
+    """It may name tools that are not there, and give them anything: nothing is run but ours."""
+    call = partial(as_written, chat_format="qwen3")
+    calls = [call("exec", code="1"), call("calculator"), call("calculator", expression=17, x=[3]),
+             call("lookup", key="height of K2\x1b[2J"), call("calculator", expression="9**9**9")]
+    read = write_this(monkeypatch, *calls, "Sorry.")
+    flags = [published_model(tmp_path, "qwen3"), "--prompt=Q", "--device=cpu"]
+    assert assistant.main(["sample", *flags]) == "Sorry."
+    out = capsys.readouterr().out
+    assert f"exec(1) = {ERROR}no such tool" in out and "calculator() = " + ERROR in out
+    assert "calculator(17, [3]) = " + ERROR in out and "\x1b" not in out
+    assert "height of K2\\x1b[2J) = " in out and f"= {ERROR}too large" in out and len(read) == 6
+
+
+def test_a_published_model_stops(tmp_path, monkeypatch, capsys):
+    """Random weights that never end an answer, after max_new_tokens; one that only calls, after
+    --max_calls."""
+    question = ["sample", published_model(tmp_path), "--prompt=Who?", "--device=cpu"]
+    lengths = []
+    plain = llama.generate
+
+    def generate(model, idx, *args, **options):
+        longer = plain(model, idx, *args, **{**options, "stop": ()})
+        lengths.append(longer.size(1) - idx.size(1))
+        return longer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(llama, "generate", generate)
+        for more in ([], ["--tools=false"]):
+            assert isinstance(assistant.main([*question, *more]), str)
+    assert lengths == [llama.Config.max_new_tokens] * 2
+    capsys.readouterr()
+
+    write_this(monkeypatch, as_written("calculator", "qwen2.5", expression="1+1"))
+    assert assistant.main([*question, "--max_calls=3", "--cache=false"]) == TOO_LONG
+    assert capsys.readouterr().out.count("    calculator(1+1) = 2\n") == 3
+
+
+def test_a_published_model_without_tools_is_asked_without(tmp_path, monkeypatch, capsys):
+    """What it writes is the answer then, also if it looks like a call. Formats that have no tools
+    are refused before the first question, unless --tools=false."""
+    text = as_written("calculator", "qwen2.5", expression="1+1")
+    read = write_this(monkeypatch, text)
+    flags = ["sample", published_model(tmp_path), "--prompt=Q", "--device=cpu"]
+    assert assistant.main([*flags, "--tools=false"]) == text
+    _, tokenizer = llama.load(llama.Config(init_from=str(tmp_path / "qwen2.5"), device="cpu"))
+    assert "calculator" not in tokenizer.decode(read[0])
+    flags[1] = published_model(tmp_path, "tinyllama", "tinyllama")
+    assert "tinyllama, has no tools" in refused(capsys, *flags)
+    assert assistant.main([*flags, "--tools=false"]) == text
+
+
+def test_a_chat_with_a_published_model(tmp_path, monkeypatch, capsys):
+    """Each question stands alone, as with ours; one that is too long does not end it."""
+    read = write_this(monkeypatch, "One.", "Two.")
+    typed = io.TextIOWrapper(io.BytesIO(b"first\n" + b"x y z " * 3000 + b"\nsecond\n"))
+    monkeypatch.setattr("sys.stdin", typed)
+    flag = published_model(tmp_path)
+    assert assistant.main(["sample", flag, "--device=cpu"]) == "Two."
+    out = capsys.readouterr().out
+    assert "  One.\n" in out and "(the question, with all calls, is too long" in out
+    _, tokenizer = llama.load(llama.Config(init_from=str(tmp_path / "qwen2.5"), device="cpu"))
+    assert len(read) == 2 and "first" not in tokenizer.decode(read[1])
+
+
+def test_what_no_published_model_can_do(tmp_path, trained, capsys):
+    flag = published_model(tmp_path)
+    run = [f"--out_dir={tmp_path}/run", "--device=cpu"]
+    assert "--model is for sample" in refused(capsys, flag, *run, "--steps=1", "--n_dialogues=9")
+    assert "--model is for sample" in refused(capsys, "evaluate", flag, trained)
+    assert not (tmp_path / "run").exists()
+    ask = ["sample", "--prompt=Q", "--device=cpu"]
+    assert "no question" in refused(capsys, "sample", flag, "--prompt= ", "--device=cpu")
+    (tmp_path / "empty").mkdir()
+    for folder in ("none", "empty"):
+        assert f"{tmp_path}/{folder}" in refused(capsys, *ask, f"--model={tmp_path}/{folder}")
+    own = trained.removeprefix("--out_dir=")
+    assert "assistant" in refused(capsys, *ask, f"--model={own}")
+    assert "no such file" in refused(capsys, *ask, flag, f"--data={tmp_path}/none.tsv")

@@ -16,7 +16,7 @@ HELPERS = [*(ROOT / "mini/utils").rglob("*.py"), *(ROOT / "mini/data").rglob("*.
 SOURCES = [*ROOT.glob("*.py"), *(ROOT / "mini").rglob("*.py")]
 
 # Files whose subject is building on another model, and that model.
-BUILDS_ON = {"mini.finetune": ["train_gpt"], "mini.assistant": ["train_gpt"],
+BUILDS_ON = {"mini.finetune": ["train_gpt"], "mini.assistant": ["train_gpt", "mini.llama"],
              "mini.utils.judge": ["mini.classifier"]}
 
 # What stands at the top, and in mini/: files of Python or of settings, and folders that hold some.

@@ -131,8 +131,10 @@ def test_the_formats_are_known_by_words_of_their_templates(tmp_path):
     for name, sign in chat.SIGNS:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": f"{{% x %}} {sign} {{% y %}}"}))
         assert chat.format_of_folder(tmp_path) == name
-    (tmp_path / "chat_template.jinja").write_text("{{ 'You are Bob.' }}")
-    refused(lambda: chat.format_of_folder(tmp_path), tmp_path, "qwen2.5")
+    # the second is close to TinyLlama's, and the model would be waiting for another end of an answer
+    for other in ("{{ 'You are Bob.' }}", "{{ '<|user|>\n' + message['content'] + '\n' }}"):
+        (tmp_path / "chat_template.jinja").write_text(other)
+        refused(lambda: chat.format_of_folder(tmp_path), tmp_path, "qwen2.5")
     (tmp_path / "chat_template.jinja").unlink()
     (tmp_path / "tokenizer_config.json").write_text("[")
     refused(lambda: chat.format_of_folder(tmp_path), "tokenizer_config.json")

@@ -193,6 +193,7 @@ def no_tools(tools, name: str):
 
 FORMATS = {"plain": plain, "tinyllama": tinyllama, "smollm2": smollm2, "qwen2.5": qwen2_5,
            "qwen3": qwen3, "llama3": llama3}
+WITH_TOOLS = ("qwen2.5", "qwen3", "llama3")
 
 # With which tokens an answer ends
 ENDS = {"plain": ("\n",), "tinyllama": ("</s>",), "smollm2": ("<|im_end|>", "<|endoftext|>"),
@@ -205,7 +206,8 @@ SIGNS = (("llama3", "Cutting Knowledge Date: December 2023"),
          ("qwen3", "enable_thinking"),
          ("qwen2.5", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
          ("smollm2", "You are a helpful AI assistant named SmolLM, trained by Hugging Face"),
-         ("tinyllama", "<|user|>"))
+         # others (Tulu) begin alike, but have no eos_token behind what the user says
+         ("tinyllama", "'<|user|>\n' + message['content'] + eos_token"))
 
 
 def format_of_folder(folder) -> str:
