@@ -47,7 +47,7 @@ Autoencoder, autoencoder_loss; DiTBlock, DiT; flow_loss, draw_times, euler_step.
                         right; flat shapes make do with edges. Errors are squared, not absolute. A
                         linear code, of principal components, stands beside the networks. These
                         begin with squares of pixels, as they are, and have no attention. Latents
-                        are scaled channel by channel, and are the encoder's μ, without noise
+                        are the encoder's μ, without noise, less the mean of each channel
     text                a small encoder learns with the Transformer; theirs (CLIP, T5) are trained
                         before. Patches attend to words; in Stable Diffusion 3, words and patches
                         are one sequence, and attend to each other. The paper's DiT is told a label
@@ -220,15 +220,20 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and Decoder; and the mean and the standard deviation of each of the c channels of its
-    latents, by which `to_latents` scales them to mean 0 and variance 1, like the noise."""
+    """Encoder and Decoder; and by what `to_latents` moves and scales their latents: the mean of each
+    of the c channels, and one standard deviation for all of them, so that the variance is 1 on
+    average, like the noise.
+
+    With one scale, a channel that says little about pixels stays small. The flow's loss counts the
+    errors of all channels alike; so it counts them about as much as they count in pixels.
+    """
 
     def __init__(self, cfg, C: int):
         super().__init__()
         self.encoder = Encoder(cfg, C)
         self.decoder = Decoder(cfg, C)
         self.register_buffer("mean", torch.zeros(1, cfg.z_channels, 1, 1))
-        self.register_buffer("std", torch.ones(1, cfg.z_channels, 1, 1))
+        self.register_buffer("std", torch.ones(1, 1, 1, 1))
 
     def forward(self, x, eps):
         """x̂, mu and logvar of images x; eps ~ N(0, I), of the shape of the latents."""
@@ -252,8 +257,9 @@ def start_with_principal_components(autoencoder, images):
     pixels of images (n, C, S, S).
 
     The squares vary most along the eigenvectors of their covariance with the largest eigenvalues.
-    A latent says how much of each of these patterns is in a square, in standard deviations. This is
-    computed on the CPU, in float64: the same for all devices.
+    A latent says how much of each of these patterns is in a square; all are divided by one number,
+    so that their variances are 1 on average. This is computed on the CPU, in float64: the same for
+    all devices.
     """
     encode = autoencoder.encoder.linear
     decode = autoencoder.decoder.linear
@@ -263,7 +269,7 @@ def start_with_principal_components(autoencoder, images):
     variances, patterns = torch.linalg.eigh(squares.cov())  # the largest are the last
     c = min(encode.out_channels, len(mean))                 # there may be fewer patterns
     patterns = patterns[:, -c:]                             # (C f², c), each of length 1
-    std = variances[-c:].clamp(min=1e-6).sqrt()
+    std = variances[-c:].mean().clamp(min=1e-6).sqrt()
     to_code = (patterns / std).T                            # (c, C f²)
     encode.weight[:c, :, 0, 0].copy_(to_code)
     encode.bias[:c].copy_(-to_code @ mean)
@@ -581,7 +587,7 @@ def velocity_with_guidance(dit, xt, t: float, words, no_words, guidance: float):
 
 @torch.no_grad()
 def generate_latents(nets, prompts, cfg, latents=None, watch=None):
-    """Latents (n, c, H, H) for prompts (n, L), of variance 1. They begin as noise; or, with latents
+    """Latents (n, c, H, H) for prompts (n, L), scaled. They begin as noise; or, with latents
     (n, c, H, H), as these with as much noise as at the time --strength. watch(x_t, t, v), if it is
     given, is called at each step."""
     encoder, dit = nets["encoder"], nets["dit"]
@@ -992,8 +998,9 @@ def train(cfg: Config) -> dict:
 
 @torch.no_grad()
 def encode_all(autoencoder, images, at_once: int = 256):
-    """The latents (N, c, H, H) of images uint8 (N, C, S, S). They are scaled to mean 0 and variance
-    1 in each channel, as the noise is; the autoencoder keeps by how much."""
+    """The latents (N, c, H, H) of images uint8 (N, C, S, S). They are moved and scaled, so
+    that each channel has mean 0, and all of them on average variance 1, as the noise has; the
+    autoencoder keeps by how much."""
     autoencoder.mean.zero_()
     autoencoder.std.fill_(1)
     progress = metrics.Progress("encoded", len(images))
@@ -1003,7 +1010,8 @@ def encode_all(autoencoder, images, at_once: int = 256):
         progress.add(len(x))
     latents = torch.cat(parts)
     autoencoder.mean.copy_(latents.mean((0, 2, 3), keepdim=True))
-    autoencoder.std.copy_(latents.std((0, 2, 3), keepdim=True).clamp(min=1e-6))
+    variances = latents.var((0, 2, 3))                              # (c,)
+    autoencoder.std.copy_(variances.mean().sqrt().clamp(min=1e-6))
     return (latents - autoencoder.mean) / autoencoder.std
 
 
