@@ -162,8 +162,7 @@ SOUNDS = {
     "K": stop(AT_PALATE, False, 1900, 500, -8),
     "G": stop(AT_PALATE, True, 1900, 500, -10),
 
-    # hiss is so loud that s and f are some 20 to 30 dB below a vowel, below 4 kHz (Jongman et al.
-    # 2000 measured 10 to 20 dB below it, but up to 11 kHz)
+    # hiss is so loud that s and f are some 20 to 30 dB below a vowel, below 4 kHz
     "F": fricative(0.090, 340, 1100, 2100, -14, 1500, 4000, follow=LIPS),
     "V": fricative(0.055, 220, 1100, 2100, -22, 1500, 4000, True, follow=LIPS),
     "TH": fricative(0.085, 320, 1350, 2550, -15, 3300, 2500, follow=TEETH),
