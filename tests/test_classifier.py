@@ -480,6 +480,12 @@ def trained(monkeypatch):
     return folders
 
 
+@torch.no_grad()
+def test_a_judge_is_trained_also_where_gradients_are_off(data, trained):
+    """As while a study draws images: a traceback, once."""
+    assert judge(*data).model is not None and len(trained) == 1
+
+
 def test_a_judge_is_trained_once(data, monkeypatch, capsys):
     """Guards against half a minute of training before each run, and a second judge that judges otherwise."""
     first = judge(*data)

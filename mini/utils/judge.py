@@ -208,7 +208,8 @@ def trained_classifier(cfg, train_set, held_out):
               flush=True)
         began = time.perf_counter()
         unfinished = (folder / "checkpoint.pt").exists()
-        result = classifier.train(replace(own, resume=unfinished), (train_set, held_out))
+        with torch.enable_grad():                       # also where images are drawn without
+            result = classifier.train(replace(own, resume=unfinished), (train_set, held_out))
         if "interrupted" in result:
             print(f"the run in {cfg.out_dir} is trained, but not scored: go on with --resume "
                   f"--out_dir={cfg.out_dir}", flush=True)
