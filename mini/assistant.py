@@ -484,10 +484,10 @@ def sample(cfg: Config) -> str:
     """Answer --prompt, or chat: a question on each line, until the input ends. Calls are printed
     as they are made. Returns the last answer."""
     facts = FACTS if cfg.data == "facts" else cfg.data
-    read_facts(facts)                                           # refuses a file that is none
+    read_facts(facts)                                           # a UserError, if it is no such file
     if cfg.model:
         model, tokenizer = load_published(cfg)
-        with fast_vectors(model):
+        with fast_vectors(model):                               # the same numbers, sooner
             return answer_all(cfg, lambda question: respond_published(
                 model, tokenizer, question, cfg, facts, print_call))
     model = load(cfg)
@@ -523,8 +523,8 @@ def print_call(call: str, value: str):
 # ---- a published chat model in place of ours
 #
 # Such a model has learnt to call any tool, in a format of its family. The tools are described to it
-# before the question, and each of their values is a message of the conversation. That of Qwen 2.5
-# goes on, after the question, with
+# before the question, and each of their values is a message of the conversation. A conversation
+# with Qwen 2.5, from the first call to its value:
 #
 #     <|im_start|>assistant
 #     <tool_call>
@@ -537,8 +537,8 @@ def print_call(call: str, value: str):
 
 TOOLS = [
     describe_tool("calculator", "Computes the value of an arithmetic expression.",
-                  expression="numbers with + - * / // % ** and parentheses, like 12*(3+4); or two "
-                             "of them with < or > between, like 6650>6400"),
+                  expression="numbers with + - * / // % ** and parentheses, like 12*(3+4); or a "
+                             "comparison of two such expressions, like 6650>6400"),
     describe_tool("lookup", "Looks up a fact in an encyclopedia.",
                   key="a property of an entity, like capital of France, or length of Nile"),
 ]
@@ -557,8 +557,8 @@ def load_published(cfg):
 
 
 def respond_published(model, tokenizer, question: str, cfg, facts=FACTS, on_call=None):
-    """What `respond` returns, from a published model. An answer that does not end is cut off after
-    the max_new_tokens of the model's own cfg."""
+    """As `respond`, with a published model. But an answer is cut off after the max_new_tokens of
+    the model's own cfg; it is TOO_LONG only if cfg.max_calls calls are not enough."""
     require(question.strip(), "there is no question")
     chat_format = format_of(tokenizer)
     steps = []
@@ -589,7 +589,8 @@ def respond_published(model, tokenizer, question: str, cfg, facts=FACTS, on_call
 
 
 def evaluate(cfg: Config) -> dict:
-    """What is right by kind, by number of calls, by …: see mini/studies/assistant.py."""
+    """The share of right answers by kind of question, by number of calls, and more: see
+    mini/studies/assistant.py."""
     require(not cfg.model, "--model is for sample: our questions are not put to it")
     from mini.studies import assistant  # only this command needs it
     return assistant.evaluate(load(cfg))

@@ -4,7 +4,7 @@ There is no causal mask: every position sees the whole text, to its left and to 
 read as tokens, words or pieces of words, with three special ones:
 
     [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text; [PAD] fills up a row
-    [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [SEP]      two texts
+    [CLS] Ivo moved to Turin . [SEP] Ivo lives in Turin now . [SEP]   two texts
 
 In *pre-training* some words are chosen, most of these are hidden, and the model predicts them. This
 needs no labels. M is the set of the chosen positions, and x̃ the text as it is shown. The loss:
@@ -27,15 +27,17 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures:
   is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
 - The vectors of positions begin as waves (`sinusoids`), those of tokens with what counting finds
   out about them (mini/data/text/cooccurrence.py), so that rare words mean something from the start.
-  At first the model reads pairs of reports alone, which tell the same facts in other words: what is
-  hidden in one can be looked up in the other.
+  In the first 30 % of the steps the model reads pairs of made-up passages ("reports") alone, which
+  tell the same facts in other words: what is hidden in one can be looked up in the other.
 - A question stands behind its passage, and ends with a [MASK] for the answer, so that the task is
-  one which the model has practised (`AnswerHead`). So do Schick & Schütze 2021, "Exploiting cloze
-  questions for few shot text classification and natural language inference", with other tasks.
-- The labelled texts of two tasks are also read with their names cut into pieces, as names are that
-  the tokenizer does not know (`tasks.encode_both_ways`).
+  close to one which the model has practised (`AnswerHead`). So do Schick & Schütze 2021,
+  "Exploiting cloze questions for few shot text classification and natural language inference",
+  with other tasks.
+- In two tasks each labelled text is read in two ways: as it is, and with its names cut into pieces,
+  as the tokenizer will cut the unknown names of held-out texts (`tasks.encode_both_ways`).
 - The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py. There is no dropout
-  in pre-training. The learning rates stay at their peak for a while, then fall in a line to 0.
+  in pre-training by default. The learning rates stay at their peak for a while, then fall in a line
+  to 0.
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
@@ -197,9 +199,9 @@ class BERT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Embeddings are drawn from N(0, 0.02²), biases are 0. The matrices of the blocks are drawn
-        so that x W is about as large as x, for any width; 0.02, as in the paper, does this for the
-        paper's C = 768 only. The positions begin as waves."""
+        """Embeddings and `transform` are drawn from N(0, 0.02²), biases are 0. The matrices of the
+        blocks are drawn so that x W is about as large as x, for any width; 0.02, as in the authors'
+        code, would make it 0.55 times as large for their C = 768. The positions begin as waves."""
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
@@ -226,8 +228,9 @@ class BERT(nn.Module):
         return x
 
     def guess(self, x):
-        """What the model would fill in at positions, from the vectors x (…, C) there: vectors
-        (…, C) like those of the tokens in wte."""
+        """A vector (…, C) for each vector x (…, C) of a position. Its product with a token's vector
+        in wte is, but for a bias, the token's logit: it is the model's guess of what stands there.
+        """
         return self.ln_f(F.gelu(self.transform(x)))
 
     def mlm_logits(self, x):
@@ -389,7 +392,7 @@ def set_learning_rate(optimizers: list, factor: float):
 
 # ==== part two: fine-tuning
 
-# ---- three heads, each one or two linear layers on the vectors x (B, T, C) of the tokens
+# ---- three heads on the vectors x (B, T, C) of the tokens; the third on guesses made from them
 
 # They are told where words begin: words (B, T) is n at the first piece of word number n, counted
 # from 1, and 0 at all other tokens. A question behind the text has no numbers; it ends with a
@@ -448,11 +451,15 @@ class AnswerHead(nn.Module):
 
         [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [MASK] [SEP]
 
-    To fill such a gap from the text before it is what the model has learnt in pre-training. Its
-    guess there, g, is compared with its guesses for the words of the passage, x_t: the logit of
-    word t is x_t · W g / √C, and W begins as the identity. In the paper the logit is x_t · w, with
-    one w for all questions: then x_t itself must say whether word t has been asked for, which the
-    model has never had to know before.
+    To look up a hidden word in the text before it is what the model has practised, with reports.
+    That a gap behind a question stands for its answer, it learns from the labelled questions. Its
+    guess at the gap, g, is compared with its guess g_t at each word t of the passage. Word t is in
+    sight, and the guess much like it: in pre-training some of the chosen words stay in sight. The
+    logit of word t is g_t · W g / √C, with one W for the first word and one for the last; both
+    begin as the identity.
+
+    In the paper it is x_t · w, with x_t from the last block and one w for all questions. Then x_t
+    itself must say whether word t was asked for, which the model has never had to know before.
     """
 
     longest = 8                                                         # words of an answer
@@ -465,8 +472,8 @@ class AnswerHead(nn.Module):
         nn.init.eye_(self.last.weight)
 
     def forward(self, x, words):
-        """Logits (B, T, 2), from the model's guesses x (B, T, C): is the answer's first word here,
-        and is its last? −∞ where no word of the passage begins."""
+        """Logits (B, T, 2), from the model's guesses x (B, T, C) at all tokens: is the answer's
+        first word here, and is its last? −∞ where no word of the passage begins."""
         C = x.size(2)
         g = x[words == tasks.GAP]                                       # (B, C), one in each text
         first = x @ self.first(g)[:, :, None]                           # (B, T, C) -> (B, T, 1)
@@ -476,7 +483,8 @@ class AnswerHead(nn.Module):
 
     def loss(self, logits, y):
         """y (B, 2): where the answer's first and last word are. The mean of two cross-entropies."""
-        return F.cross_entropy(logits, y)       # logits (B, T, 2): for each of the two, one of T
+        # the T places are the classes: softmax over dim 1, for the first and for the last word
+        return F.cross_entropy(logits, y)
 
     def predict(self, logits, words) -> list:
         """For each text the answer as (start, end): the words start, …, end − 1 of the passage. Of
@@ -485,6 +493,7 @@ class AnswerHead(nn.Module):
         first = logits[:, :, 0]                                         # (B, T)
         last = logits[:, :, 1]
         total = first[:, :, None] + last[:, None, :]                    # (B, T, T)
+        # from word i to word j; where no word begins, total is −∞ already
         n_words = words[:, None, :] - words[:, :, None] + 1             # (B, T, T)
         allowed = (n_words >= 1) & (n_words <= self.longest)
         total = total.masked_fill(~allowed, -math.inf)
@@ -525,8 +534,8 @@ TUNE_PASSES = 4             # or so many passes over its labelled texts, if thes
 
 def tune_steps(cfg, n_texts: int) -> int:
     """The number of optimiser steps for a task with so many labelled texts: --tune_steps, or if
-    that is 0, as the two constants say. But a short trial of pre-training is not followed by more
-    steps than it had itself. (With --steps=0, for published weights, it took place elsewhere.)"""
+    that is 0, the larger of TUNE_STEPS and TUNE_PASSES passes over the texts; but no more than
+    --steps, so that a short trial stays short. (--steps=0, for published weights, is no limit.)"""
     if cfg.tune_steps > 0:
         return cfg.tune_steps
     steps = max(TUNE_STEPS, TUNE_PASSES * n_texts // cfg.tune_batch)

@@ -626,16 +626,17 @@ def image_vectors(model, src):
     return torch.cat(vectors)
 
 
-def warn_of_others(model, src):
-    """Say which of the images src are unlike those that the model has learnt from. It describes
-    them all the same, as what it knows."""
+def warn_of_unlike(model, src):
+    """Say which of the images src are unlike those that the model has learnt from. They are
+    described nevertheless, as if they were like them."""
     if model.typical is None:
         return
     limit = model.typical["limit"]
     for number, d in enumerate(distance_from(model.typical, image_vectors(model, src)), start=1):
         if d > limit:
-            print(f"picture {number} is unlike those that it has learnt from: {d:.0f} from their "
-                  f"centre, held-out ones at most {limit:.0f}. Do not believe its caption")
+            print(f"picture {number} is unlike those that it has learnt from: its distance from "
+                  f"their centre is {d:.1f}, that of held-out images at most {limit:.1f}. Do not "
+                  "believe its caption")
 
 
 @torch.inference_mode()
@@ -712,7 +713,7 @@ def sample(cfg: Config) -> list:
     else:
         _, held_out = load_full_captions(cfg.data, cfg.size, n_faces=1)
         src = held_out["held out"].images[:cfg.n]
-    warn_of_others(model, src)
+    warn_of_unlike(model, src)
     texts = write(model, words, src, cfg.beam, cfg.alpha)
     write_png(f"{cfg.out_dir}/samples/captions.png", labelled(src, texts))
     print(*texts, f"look in {cfg.out_dir}/samples: captions.png", sep="\n")

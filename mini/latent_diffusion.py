@@ -10,11 +10,12 @@ work:
     3  A rectified flow: the Transformer learns which way from a latent to noise leads, so that
        noise can be followed back to a latent.
 
-The autoencoder begins as the best linear one, the principal components of small squares of pixels;
-networks learn to add what these lack. Its loss has three terms. ∂ is the difference between
-neighbours, right and below; it counts blurred edges, and needs no second network. z = μ + σ ε, with
-μ and σ from the encoder. β is tiny: it only keeps latents from growing, and is far from making a
-VAE to draw from (that is the flow's task):
+Encoder and decoder are each a linear layer plus a network, side by side. The linear layers begin as
+the principal components of squares of 4 × 4 pixels, the networks at 0; then all are trained. The
+loss has three terms. ∂ is the difference between neighbours, right and below; it counts blurred
+edges, and needs no second network. z = μ + σ ε, with μ and σ from the encoder. β is tiny: it keeps
+latents from growing and σ from becoming 0, and is far too small for a VAE whose latents could be
+drawn from N(0, 1) (that is the flow's task):
 
     loss = mean (x̂ − x)²  +  λ Σ mean (∂x̂ − ∂x)²  +  β mean KL(N(μ, σ²) ‖ N(0, 1))
 
@@ -46,8 +47,8 @@ Autoencoder, autoencoder_loss; DiTBlock, DiT; flow_loss, draw_times, euler_step.
                         adversarial one, which draw hair and grass that look right without being
                         right; flat shapes make do with edges. Errors are squared, not absolute. A
                         linear code, of principal components, stands beside the networks. These
-                        begin with squares of pixels, as they are, and have no attention. Latents
-                        are the encoder's μ, without noise, less the mean of each channel
+                        have no attention, and no layer at full resolution. Latents are the
+                        encoder's μ, without noise, less the mean of each channel
     text                a small encoder learns with the Transformer; theirs (CLIP, T5) are trained
                         before. Patches attend to words; in Stable Diffusion 3, words and patches
                         are one sequence, and attend to each other. The paper's DiT is told a label
@@ -147,8 +148,8 @@ class Encoder(nn.Module):
     components), plus what convolutions make of the image, which is 0 before training. Convolutions
     alone learn late what only differs in colour, as red lips do from brown skin.
 
-    They begin by seeing stem × stem pixels as one pixel with more channels, which costs nothing:
-    convolutions at full resolution would be most of the work.
+    The convolutions see stem × stem pixels as one pixel with more channels (pixel_unshuffle): at
+    full resolution they would be most of the work.
     """
 
     def __init__(self, cfg, C: int):
@@ -168,7 +169,7 @@ class Encoder(nn.Module):
             self.down.append(nn.ModuleList([block, to_next]))
         self.norm = nn.GroupNorm(8, widths[-1])
         self.last = zero_init(nn.Conv2d(widths[-1], 2 * cfg.z_channels, kernel_size=3, padding=1))
-        nn.init.constant_(self.last.bias[cfg.z_channels:], -6)      # logvar: little noise at first
+        nn.init.constant_(self.last.bias[cfg.z_channels:], -6)      # logvar; σ = e^−3 = 0.05
 
     def forward(self, x):
         linear = self.linear(F.pixel_unshuffle(x, self.f))  # (B, C f², S/f, S/f) -> (B, c, …)
@@ -220,12 +221,12 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Encoder and Decoder; and by what `to_latents` moves and scales their latents: the mean of each
-    of the c channels, and one standard deviation for all of them, so that the variance is 1 on
-    average, like the noise.
+    """Encoder and Decoder, and two buffers: the mean of each channel of the latents, and one
+    standard deviation for all channels. With these `to_latents` makes their variance 1 on average,
+    as that of the noise is.
 
-    With one scale, a channel that says little about pixels stays small. The flow's loss counts the
-    errors of all channels alike; so it counts them about as much as they count in pixels.
+    Why one? The flow's loss weighs all channels alike. A channel that changes pixels little has
+    small numbers, so its errors weigh little, too.
     """
 
     def __init__(self, cfg, C: int):
@@ -288,8 +289,8 @@ def autoencoder_loss(autoencoder, x, eps, edge_weight: float, kl_weight: float):
     """The mean squared error of pixels, and of edges, and the KL divergence of each number of a
     latent.
 
-    Where the decoder is unsure of something faint, the least absolute error is to leave it out, and
-    the least squared error is to draw it, fainter still.
+    Why squares? If a detail is there with probability p < 1/2, absolute errors are least without it
+    (the median), squared errors with it drawn p times as strong (the mean): it is not lost.
     """
     x_hat, mu, logvar = autoencoder(x, eps)
     error = (x_hat - x).square().mean()

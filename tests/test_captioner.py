@@ -166,11 +166,11 @@ def test_it_says_which_pictures_are_no_faces(capsys):
     model.typical = outliers.fit_typical(captioner.image_vectors(model, known),
                                          captioner.image_vectors(model, others))
     white = torch.full_like(images[:1], 255)
-    captioner.warn_of_others(model, torch.cat([others[:4], white]))
+    captioner.warn_of_unlike(model, torch.cat([others[:4], white]))
     said = capsys.readouterr().out
     assert said.startswith("picture 5 is unlike") and said.count("unlike") == 1
     model.typical = None                                    # of a run with too few images
-    captioner.warn_of_others(model, white)
+    captioner.warn_of_unlike(model, white)
     assert capsys.readouterr().out == ""
 
 

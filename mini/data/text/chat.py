@@ -353,7 +353,7 @@ def parse_tool_calls(text: str, chat_format: str) -> list:
 
 def answer_with_tools(reply, messages: list, tools: list, run, chat_format: str, most: int = 5):
     """(answer, [(call, its value), …]): the model's calls are run, and it is told their values,
-    until it answers without a call, or has made `most` of them.
+    until it answers without a call, or calls again after `most` of them or more.
 
     reply(messages, tools) -> the model's next answer; run(name, arguments) -> the value of a call,
     as a text.

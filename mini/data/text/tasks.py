@@ -50,8 +50,8 @@ def encode(pairs: list, tokenizer, longest: int, cut: bool = True,
     """The Tokens of pairs (words of a text, words of a question or None).
 
     split_names: names are cut into pieces, see WordPieceTokenizer.encode_word. If there are more
-    than `longest` tokens, the text is cut, or if not `cut` refused with a UserError. An empty text
-    is always refused.
+    than `longest` tokens, the end of the text is cut off; with cut=False, it is a UserError. An
+    empty text is always one.
     """
     rows = []
     for text, question in pairs:
