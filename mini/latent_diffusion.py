@@ -5,7 +5,9 @@ pixels pays for all of them, in every step of training and of sampling. Stable D
 work:
 
     1  An autoencoder learns to write an image as few numbers, a latent, and to draw it again from
-       these: z = encode(x), x̂ = decode(z). 64 × 64 × 3 numbers become 16 × 16 × 8.
+       these: z = encode(x), x̂ = decode(z). 64 × 64 × 3 numbers become 16 × 16 × 8. A step of
+       training then costs 0.61 GFLOP an image; on pixels, the same Transformer would need 2.8 (in
+       patches of 4 × 4) or 18 (of 2 × 2).
     2  A Transformer (DiT) reads a noisy latent in patches, the time, and the words of a prompt.
     3  A rectified flow: the Transformer learns which way from a latent to noise leads, so that
        noise can be followed back to a latent.

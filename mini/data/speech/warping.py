@@ -6,7 +6,7 @@ template, never going back, so that the sum of their distances is as small as it
 1968, Sakoe & Chiba 1978). The one-pass algorithm (Vintsyuk 1971, Ney 1984) does it for all words
 of a sentence at once: where a template ends, any other may begin. Distances are those of cepstra
 and of how they change (Davis & Mermelstein 1980, Furui 1986), which were the rule: with log-mel
-spectrograms themselves, twice as many words are wrong (66 %, not 34 %, of 167).
+spectrograms themselves, more words are wrong (69 %, not 40 %, of 167).
 """
 import math
 
