@@ -58,6 +58,7 @@ NUMBERS = [
     ("README.md", "time warping 37.2 %", "speech", "wer_warping"),
     (GALLERY, "| 4.8 % (3.1 %)", "speech_seed_2", "wer"),
     (GALLERY, "on a GPU) | 8.8 %", "speech_without_ctc", "wer"),
+    (GALLERY, "the distances 18.95", "latent_diffusion_seed_3", "scores/held out/Fréchet"),
     (GALLERY, "distances are 19.15", "latent_diffusion_seed_2", "scores/held out/Fréchet"),
     (GALLERY, "| 4.3 % (2.9 %)", "speech", "wer_unseen"),
     ("README.md", "as asked for in 100 %", "diffusion", "accuracy/mouth"),
