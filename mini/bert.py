@@ -454,7 +454,7 @@ class AnswerHead(nn.Module):
     To look up a hidden word in the text before it is what the model has practised, with reports.
     That a gap behind a question stands for its answer, it learns from the labelled questions. Its
     guess at the gap, g, is compared with its guess g_t at each word t of the passage. Word t is in
-    sight, and the guess much like it: in pre-training some of the chosen words stay in sight. The
+    sight, so the guess should be like it: in pre-training some chosen words stay in sight. The
     logit of word t is g_t · W g / √C, with one W for the first word and one for the last; both
     begin as the identity.
 

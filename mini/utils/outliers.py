@@ -1,5 +1,5 @@
 """Is an input like those that a network was trained on (out-of-distribution detection)? Shown a
-digit, a captioner of faces describes a face, and its probabilities hardly give that away."""
+digit, a captioner of faces describes a face, and need not be unsure of it."""
 import torch
 
 FEWEST = 200        # vectors that must be there, to know what is typical
