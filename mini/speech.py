@@ -22,11 +22,12 @@ Papers: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/
 equations and sections are named below; Radford et al. 2022 (Whisper: spectrogram, two convolutions,
 Transformer), https://arxiv.org/abs/2212.04356; Graves et al. 2006 (CTC),
 https://www.cs.toronto.edu/~graves/icml_2006.pdf; Watanabe et al. 2017 (both losses at once),
-https://doi.org/10.1109/JSTSP.2017.2763455. Our departures from Whisper: characters in place of
+https://doi.org/10.1109/JSTSP.2017.2763455; Hori, Watanabe & Hershey 2017 (both when writing, too),
+https://aclanthology.org/P17-1048. Our departures from Whisper: characters in place of
 pieces of words; post-norm; 8,000 samples in a second, not 16,000; windows of 32 ms every 16, not of
 25 every 10; silence is 55 dB below the loudest, not 80; recordings are not filled up to 30 seconds;
-CTC; and it learns from synthetic speech.
-Watanabe et al. use CTC for decoding, too; here the decoder writes alone (but with --ctc=1).
+CTC; and it learns from synthetic speech. Beam search is the decoder's alone, and CTC then chooses
+among the transcripts that it has found; Watanabe et al. let both lead the search.
 
     python -m mini.speech                                   sentences, spoken on the spot
     python -m mini.speech sample --wav=me.wav               what is said in it? or --show=attention
@@ -447,9 +448,10 @@ def transcript_loss(logits, tgt, smoothing: float = 0.0):
 IMPOSSIBLE = -1e30          # log 0, but without NaN in the gradient
 
 
-def ctc_loss(logits, is_sound, tgt):
-    """−log p(y|x) in nats, the mean over all characters, for logits (B, S, V) of what is said at
-    each moment, is_sound (B, S), and transcripts tgt (B, T), without BOS and EOS.
+def ctc_log_p(logits, is_sound, tgt):
+    """log p(y|x) in nats, (B,), for logits (B, S, V) of what is said at each moment, is_sound
+    (B, S), and transcripts tgt (B, T), without BOS and EOS. If there are too few moments for one,
+    it is IMPOSSIBLE.
 
     z is the transcript with blanks before, between and behind its characters: 2T + 1 places. A path
     goes through z from left to right. α(s, j) is the probability of all paths that are at place j
@@ -483,10 +485,19 @@ def ctc_loss(logits, is_sound, tgt):
         log_alpha = torch.where(is_sound[:, s, None], new, log_alpha)
 
     # and it ends with the last character, place 2n − 1, or with the blank behind it
-    last = torch.stack([2 * n - 1, 2 * n], dim=1)
-    log_p_y = log_alpha.gather(1, last).logsumexp(dim=1)        # (B,)
-    possible = log_p_y > IMPOSSIBLE / 2                         # not if there are too few moments
-    return -log_p_y[possible].sum() / n[possible].sum().clamp(min=1)
+    character = log_alpha.gather(1, (2 * n - 1).clamp(min=0)[:, None])
+    character = character.masked_fill(n[:, None] == 0, IMPOSSIBLE)      # nothing is said
+    blank = log_alpha.gather(1, 2 * n[:, None])
+    return torch.cat([character, blank], dim=1).logsumexp(dim=1)        # (B,)
+
+
+def ctc_loss(logits, is_sound, tgt):
+    """−log p(y|x) in nats, the mean over all characters, for logits (B, S, V), is_sound (B, S) and
+    tgt (B, T), as above. What cannot be said in so few moments is left out."""
+    log_p = ctc_log_p(logits, is_sound, tgt)                    # (B,)
+    n = (tgt != PAD).sum(dim=1)                                 # characters in each transcript
+    possible = log_p > IMPOSSIBLE / 2
+    return -log_p[possible].sum() / n[possible].sum().clamp(min=1)
 
 
 def both_losses(output, tgt, cfg):
@@ -541,8 +552,8 @@ def greedy_decode(model, src):
 
 @torch.inference_mode()
 def beam_search(model, src, k: int, alpha: float = 0.6):
-    """A sentence for each of B sources, (B, T). The likeliest sentence need not begin with the
-    likeliest word, so for each source the k best beginnings are followed at once.
+    """k sentences for each of B sources, (B, k, T), the best first. The likeliest sentence need not
+    begin with the likeliest word, so for each source the k best beginnings are followed at once.
 
     A beginning, or a sentence that has ended, is scored by log p(y|x) / ((5 + |y|) / 6)^alpha
     (Wu et al. 2016, eq. 14; here §6.1). Without the divisor, short sentences would win.
@@ -585,7 +596,37 @@ def beam_search(model, src, k: int, alpha: float = 0.6):
             model.reorder(row)                                  # what it remembers moves along
 
     model.train(was_training)
-    return tgt.view(B, k, -1)[:, 0, 1:]                         # of each sentence the best
+    return tgt.view(B, k, -1)[:, :, 1:]                         # without BOS
+
+
+@torch.inference_mode()
+def rescore(model, src, candidates, weight: float):
+    """For each of B sources the best of k transcripts (B, k, T): (B, T). It has the largest
+
+        (1 − weight) · log p(y|x) by the decoder + weight · log p(y|x) by CTC
+
+    The decoder may skip a word, or write one that is likely but was not said. For CTC, all that was
+    said must be in the transcript, in order (Hori et al. 2017, who call this rescoring).
+    """
+    was_training = model.training
+    model.eval()
+    memory, src_mask = model.encode(src)
+    ctc_logits = model.ctc_head(memory)
+    is_sound = src_mask[:, 0, 0]                                # (B, 1, 1, S) -> (B, S)
+
+    scores = []
+    for tgt in candidates.unbind(dim=1):                        # (B, T)
+        tgt_in = F.pad(tgt[:, :-1], (1, 0), value=BOS)          # the same one character later
+        logits = model.decode(tgt_in, memory, src_mask).float()         # (B, T, V)
+        logits[:, :, PAD] = -math.inf
+        log_p = F.log_softmax(logits, dim=2).gather(2, tgt[:, :, None])[:, :, 0]    # (B, T)
+        log_p = log_p.masked_fill(tgt == PAD, 0.0).sum(dim=1)           # (B,)
+        said = tgt.masked_fill(tgt == EOS, PAD)
+        scores.append((1 - weight) * log_p + weight * ctc_log_p(ctc_logits, is_sound, said))
+
+    model.train(was_training)
+    best = torch.stack(scores, dim=1).argmax(dim=1)             # (B, k) -> (B,)
+    return candidates[torch.arange(len(src), device=src.device), best]
 
 
 @torch.inference_mode()
@@ -614,7 +655,7 @@ class Config(RunConfig):
     stop_after 0 (leave after so many steps, as if interrupted)."""
     # data
     data: str = "sentences"     # sentences, or your folder of WAV files, or .tsv: path, tab, text
-    n_sentences: int = 6000     # sentences to speak to learn from
+    n_sentences: int = 12000    # sentences to speak to learn from
     max_seconds: float = 4.5    # the longest recording
     max_len: int = 40           # characters in the longest transcript
 
@@ -627,11 +668,11 @@ class Config(RunConfig):
     dropout: float = 0.0        # of embeddings, and of what each sub-layer adds to x
 
     # optimisation
-    steps: int = 3600           # optimiser steps
+    steps: int = 3200           # optimiser steps
     batch_size: int = 32        # recordings in a step
     # learning rate at the top of the half cosine; the peak is a little lower, since it comes after
     # the warm-up
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     warmup: int = 200           # steps in which the learning rate rises to its peak
     smoothing: float = 0.1      # ε of label smoothing (0: none)
     ctc: float = 0.3            # λ, the share of CTC in the loss (0: none; 1: without a decoder)
@@ -651,7 +692,9 @@ class Config(RunConfig):
     n: int = 8                  # held-out recordings to write down
     # attention: draw where in the sound each character looked, for the first one
     show: Literal["text", "attention"] = "text"
-    beam: int = 1               # k, transcripts that beam search follows at once (1: greedy)
+    # k, transcripts that beam search follows at once, and among which CTC chooses (1: greedy, then
+    # CTC has no say)
+    beam: int = 4
     alpha: float = 0.6          # of beam search: how much it favours longer ones (0: not at all)
 
     # Not a setting: the names of those that a resumed run must keep, since its weights depend on
@@ -810,9 +853,10 @@ def features_of(model, recordings):
     return features(sound.to(model.device), recordings.n.to(model.device), model.cfg.n_mels)
 
 
-def listen(model, recordings, beam: int = 1, alpha: float = 0.6, at_once: int = 64) -> list:
-    """Transcripts of Recordings as lists of numbers up to EOS: by beam search (beam 1: greedy), or,
-    if the model has learnt by CTC alone, by that."""
+def listen(model, recordings, beam: int = 1, alpha: float = 0.6, weight: float = 0.0,
+           at_once: int = 64) -> list:
+    """Transcripts of Recordings as lists of numbers up to EOS: by beam search (beam 1: greedy),
+    with some weight for CTC; or, if the model has learnt by CTC alone, by that."""
     cached = CachedDecoder(model)                               # the same words: see the appendix
     progress = Progress("written down", len(recordings))
     rows = []
@@ -824,21 +868,23 @@ def listen(model, recordings, beam: int = 1, alpha: float = 0.6, at_once: int = 
         elif beam == 1:
             tgt = greedy_decode(cached, src)
         else:
-            tgt = beam_search(cached, src, beam, alpha)
+            candidates = beam_search(cached, src, beam, alpha)  # (B, k, T)
+            tgt = rescore(model, src, candidates, weight) if weight > 0 else candidates[:, 0]
         rows += [[i for i in row if i != PAD] for row in tgt.tolist()]
         progress.add(len(part))
     return rows
 
 
-def write(model, characters, recordings, beam: int = 1, alpha: float = 0.6) -> list:
+def write(model, characters, recordings, beam: int = 1, alpha: float = 0.6,
+          weight: float = 0.0) -> list:
     """The same as strings."""
-    return [characters.decode(row) for row in listen(model, recordings, beam, alpha)]
+    return [characters.decode(row) for row in listen(model, recordings, beam, alpha, weight)]
 
 
 def score(model, characters, held_out: dict, train_set) -> dict:
     """{set: scores}, beside those of the most frequent word, and of time warping."""
     cfg = model.cfg
-    outputs = {name: write(model, characters, part, cfg.beam, cfg.alpha)
+    outputs = {name: write(model, characters, part, cfg.beam, cfg.alpha, cfg.ctc)
                for name, part in held_out.items()}
 
     def to_features(sound, n):
@@ -851,8 +897,8 @@ def show(model, characters, recordings) -> str:
     """What the model writes down of Recordings, and what was said if that differs."""
     cfg = model.cfg
     text = ""
-    for line, right in zip(write(model, characters, recordings, cfg.beam, cfg.alpha),
-                           recordings.texts):
+    lines = write(model, characters, recordings, cfg.beam, cfg.alpha, cfg.ctc)
+    for line, right in zip(lines, recordings.texts):
         text += f"{line}\n"
         if right not in ("", line):
             text += f"    said: {right}\n"
@@ -894,7 +940,7 @@ def draw_attention(model, characters, recordings) -> bool:
     can be drawn."""
     cfg = model.cfg
     one = recordings.first(1)
-    ids = [i for i in listen(model, one, cfg.beam, cfg.alpha)[0] if i != EOS]
+    ids = [i for i in listen(model, one, cfg.beam, cfg.alpha, cfg.ctc)[0] if i != EOS]
     if cfg.ctc == 1 or not ids:                                 # CTC has no attention over time
         return False
     src = features_of(model, one)

@@ -125,7 +125,11 @@ def test_the_recogniser_of_speech_has_the_same_parts():
     for name in names:
         ours = getattr(speech, name.replace("translation_", "transcript_"))
         text = inspect.getsource(ours).replace("transcript_loss", "translation_loss")
-        if inspect.getsource(getattr(translator, name)) != text:
+        theirs = inspect.getsource(getattr(translator, name))
+        if name == "beam_search":                   # in speech.py it returns all k, for `rescore`
+            text = text.split('"""')[2].rsplit("return", 1)[0]
+            theirs = theirs.split('"""')[2].rsplit("return", 1)[0]
+        if theirs != text:
             differing.append(name)
     for name in ("decode", "embed"):
         ours = inspect.getsource(getattr(speech.Recogniser, name))

@@ -360,6 +360,44 @@ def test_ctc_leaves_out_what_cannot_be():
     assert speech.ctc_loss(logits[:1], is_sound[:1], tgt[:1]) == 0
 
 
+def test_ctc_of_nothing_said():
+    """Of an empty transcript there is one path: blanks alone."""
+    logits = normal(2, 3, V, dtype=torch.float32)
+    is_sound = torch.tensor([[True] * 3, [True, True, False]])
+    tgt = torch.tensor([[PAD, PAD], [5, PAD]])
+    log_p = speech.ctc_log_p(logits, is_sound, tgt)
+    blanks = F.log_softmax(logits[0], dim=1)[:, PAD]
+    close(log_p[0], blanks.sum(), 1e-6)
+    close(log_p[1:], speech.ctc_log_p(logits[1:], is_sound[1:], tgt[1:, :1]), 1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_best_of_some_transcripts(weight):
+    """The likelihoods of decoder and CTC, added up for each of them alone: by F.cross_entropy and
+    F.ctc_loss."""
+    model = recogniser()
+    src = sounds([30, 24, 27])
+    candidates = torch.tensor([[[5, 6, EOS, PAD], [7, EOS, PAD, PAD], [8, 8, 8, EOS]],
+                               [[9, EOS, PAD, PAD], [5, 5, EOS, PAD], [6, 7, EOS, PAD]],
+                               [[EOS, PAD, PAD, PAD], [4, 5, 6, EOS], [4, 5, EOS, PAD]]])
+    want = []
+    for b in range(3):
+        memory, src_mask = model.encode(src[b:b + 1])
+        n = int(src_mask.sum())
+        log_p = F.log_softmax(model.ctc_head(memory), dim=2).transpose(0, 1)
+        scores = []
+        for tgt in candidates[b]:
+            tgt = tgt[tgt != PAD]
+            tgt_in = torch.cat([torch.tensor([BOS]), tgt[:-1]])[None]
+            logits = model.decode(tgt_in, memory, src_mask)[0, :, 1:]
+            by_decoder = -F.cross_entropy(logits, tgt - 1, reduction="sum").item()
+            by_ctc = -F.ctc_loss(log_p, tgt[None, :-1], [n], [len(tgt) - 1], reduction="sum").item()
+            scores.append((1 - weight) * by_decoder + weight * by_ctc)
+        want.append(candidates[b, scores.index(max(scores))].tolist())
+    assert speech.rescore(model, src, candidates, weight).tolist() == want
+
+
 def test_ctc_decoding_by_hand(monkeypatch):
     model = recogniser()
     said = torch.tensor([[3, 3, 0, 3, 4, 4, 0], [0, 5, 5, 0, 0, 7, 8]])
@@ -443,7 +481,8 @@ def test_end_to_end(tmp_path, capsys):
     assert text.count("\n") == 1
     tables = speech.main(["evaluate", *arguments, "--n_test=2"])
     assert json.loads((run / "evaluate.json").read_text()) == tables
-    assert set(tables["words_wrong,_20 dB"]) == {"beam of 1", "beam of 4", "CTC", "warping"}
+    assert set(tables["words_wrong,_20 dB"]) == {
+        "beam of 1", "beam of 4", "beam of 4, CTC chooses", "CTC alone", "warping"}
 
 
 def test_attention_is_drawn(tmp_path, capsys):
@@ -492,7 +531,7 @@ def test_ctc_alone(tmp_path):
     result = speech.train(tiny(tmp_path, data=own, steps=2, ctc=1.0))
     assert "wer_warping" in result and not (tmp_path / "run/samples/attention.png").exists()
     tables = speech.main(["evaluate", f"--out_dir={tmp_path}/run", "--device=cpu"])
-    assert set(tables["words_wrong,_held out"]) == {"CTC", "warping"}
+    assert set(tables["words_wrong,_held out"]) == {"CTC alone", "warping"}
 
 
 def test_recordings_are_sorted_back():

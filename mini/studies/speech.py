@@ -1,5 +1,5 @@
-"""What mini/speech.py gets wrong by noise and by decoder: attention, with and without beam search,
-and CTC; beside time warping.
+"""What mini/speech.py gets wrong by noise and by the way of writing down: the decoder, with and
+without beam search; the decoder and CTC; CTC alone; beside time warping.
 """
 from mini.data.speech.recordings import load_held_out, load_speech, noisy
 from mini.data.speech.scores import N_WARPING, to_score, word_errors
@@ -42,9 +42,12 @@ def evaluate(model, characters) -> dict:
             for k in (1, 4):
                 texts = write(model, characters, part, k, cfg.alpha)
                 row[f"beam of {k}"] = word_errors(texts, part.texts)
+        if 0 < cfg.ctc < 1:
+            texts = write(model, characters, part, 4, cfg.alpha, cfg.ctc)
+            row["beam of 4, CTC chooses"] = word_errors(texts, part.texts)
         if cfg.ctc > 0:
             texts = write_by_ctc(model, characters, part)
-            row["CTC"] = word_errors(texts, part.texts)
+            row["CTC alone"] = word_errors(texts, part.texts)
         part = part.first(N_WARPING)
         print(f"time warping, on {len(part):,} of them …", flush=True)
         row["warping"] = word_errors(warping.write(part, to_features), part.texts)
