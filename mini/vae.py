@@ -1,42 +1,41 @@
 """VAE: an encoder turns an image x into a short vector z, a decoder turns z back into an image.
 
-A new image is made by decoding a z that is drawn from the prior, p(z) = N(0, I). So the decoder
-gives p(x|z), and it should make the training images probable: log p(x) should be high. But
-p(x) = ∫ p(x|z) p(z) dz, and nobody can compute this integral over all z. So a second network, the
-encoder, looks at x and says from which z it may have come:
+A new image is made by decoding a z that is drawn from the prior, p(z) = N(0, I). So the decoder,
+which gives p(x|z), should make the training images probable: log p(x) should be high. But this is
+intractable: p(x) = ∫ p(x|z) p(z) dz is an integral over all z. So a second network, the encoder,
+looks at x, and approximates the posterior p(z|x), which says from which z it may have come:
 
     encoder     q(z|x) = N(μ, diag(σ²))         μ and σ² are computed from x
-    sample      z = μ + σ ε,  ε ~ N(0, I)       so gradients reach μ and σ
-    decoder     p(x|z)                          the distribution of each pixel, computed from z
+    sample      z = μ + σ ε,  ε ~ N(0, I)       the reparameterisation: gradients reach μ and σ
+    decoder     p(x|z)                          the distribution of the pixels, computed from z
 
-Training raises the ELBO (evidence lower bound), which is at most log p(x), and can be computed:
+Training raises the ELBO (evidence lower bound), which can be computed, and is at most log p(x):
 
-    log p(x) ≥ ELBO = E log p(x|z) − KL(q(z|x) ‖ p(z))          E: the mean over z ~ q   (eq. 3)
+    ELBO = E log p(x|z) − KL(q(z|x) ‖ p(z))     E: the mean over z ~ q(z|x)             (eq. 3)
+    log p(x) = ELBO + KL(q(z|x) ‖ p(z|x))       a KL is never negative                  (eq. 1)
 
-    loss = KL(q(z|x) ‖ p(z)) − log p(x|z)                       −ELBO, with one z in place of E
+    loss = −log p(x|z) + β KL(q(z|x) ‖ p(z))    one z in place of E; with β = 1, −ELBO
 
-The second term of the loss is the error of the reconstruction: x should be probable, given its own
-z. The first, the regularisation, keeps q(z|x) near the prior, so that the decoder can make an image
-of a z that is drawn from there. Both are sums, over all pixels and over all numbers of z: a mean in
-place of one of them would change their balance.
+The first term of the loss is the error of the reconstruction: x should be probable, given its z.
+The second, the regularisation, keeps q(z|x) near the prior, so that the decoder can make an image
+of a z that is drawn from there. The first is a sum over all pixels, the second over all numbers of
+z: a mean in place of one of these sums would change their balance. In the paper β, --beta, is 1; a
+larger one makes a β-VAE (Higgins et al. 2017).
 
 Shapes: B images in a batch, C colours, size × size pixels.
 
 Paper: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
-(the equation numbers). The file begins with it: networks, loss, sampling, then `train`.
---preset=paper has its networks, batch and prior, but Adam in place of Adagrad, which needs more
-steps. By default we depart from it in what stands in the appendix, at the end of the file, to draw
-coloured faces well in minutes on a CPU:
+(the equation numbers). The file begins with it: networks, loss, sampling, settings, training.
+--preset=paper has its networks, batch and prior. But weights begin as torch draws them and do not
+decay, and the optimiser is Adam, not Adagrad. By default there is also what stands in the appendix,
+at the end of the file, to draw coloured faces well in minutes on a CPU:
 
     --network=conv          convolutions; the paper's networks have one hidden layer
-    --likelihood=gaussian   one variance for all pixels, as in Rybkin et al. 2021; the paper's
-                            decoder is Bernoulli for digits, and for faces computes a variance of
-                            each pixel
+    --likelihood=gaussian   one variance for all pixels; the paper's decoder is Bernoulli for
+                            digits, and for faces computes a variance of each pixel
     --optimizer=muon        Muon for the kernels of convolutions, Adam for the rest
     --prior=mixture         samples come from a mixture of normal distributions, which is fitted to
                             the z of training images; the paper draws z from N(0, I)
-
---beta multiplies the KL. The paper's is 1; a larger one makes a β-VAE (Higgins et al. 2017).
 
     python -m mini.vae                                  faces, drawn on the spot
     python -m mini.vae --preset=paper --data=mnist --size=0 --likelihood=bernoulli      the paper's
@@ -45,7 +44,7 @@ coloured faces well in minutes on a CPU:
     python -m mini.vae sample --show=arithmetic --glasses=round
     python -m mini.vae evaluate                         tighter bounds; scores of arithmetic
 
-Measured times and scores: README.md. Read before: train_gan.py. Read next: mini/lstm.py.
+Measured times and scores: README.md. Read next: mini/lstm.py.
 """
 import math
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 class MLPEncoder(nn.Module):
     """Images x (B, C, size, size) -> mu and logvar, (B, z_dim) each: μ and log σ² of q(z|x)
-    (appendix C.2). The network computes log σ², not σ², since that may be any number."""
+    (appendix C.2). It computes log σ², since a layer's output may be any number, and σ² may not."""
 
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
@@ -94,8 +93,8 @@ class MLPEncoder(nn.Module):
 def reparameterize(mu, logvar, eps):
     """z ~ N(μ, σ²), made from eps ~ N(0, I) (§2.4). All are (B, z_dim).
 
-    As a function of μ and σ it has gradients for them. A sample that is simply drawn from N(μ, σ²)
-    has none.
+    Like this z is a function of μ and σ, so gradients reach them. Through a sample that is simply
+    drawn from N(μ, σ²) none would.
     """
     sigma = (logvar / 2).exp()
     return mu + sigma * eps
@@ -121,8 +120,8 @@ class MLPDecoder(nn.Module):
 class VAE(nn.Module):
     """Encoder and decoder of images (B, C, size, size) in [-1, 1].
 
-    For other networks, write two classes that are made and called as these are, add a branch here
-    and its name to Config.network.
+    For other networks, write classes that are made and called like these, a branch here, and its
+    name in Config.network. (Muon asks for their `layers`; --optimizer=adam does not.)
     """
 
     def __init__(self, cfg, C: int, size: int):
@@ -135,20 +134,20 @@ class VAE(nn.Module):
         else:                                                   # see the appendix
             self.encoder = ConvEncoder(C, size, cfg.width, cfg.z_dim)
             self.decoder = ConvDecoder(C, size, cfg.width, cfg.z_dim)
-        # of a Gaussian p(x|z), the variance of every pixel (see the appendix)
+        # the variance of a pixel, if p(x|z) is Gaussian (see the appendix)
         self.register_buffer("var", torch.tensor(1.0))
 
     def encode(self, x):
         """mu and logvar, (B, z_dim) each."""
         mu, logvar = self.encoder(x)
-        return mu.float(), logvar.float()                       # from bfloat16, if it was that
+        return mu.float(), logvar.float()                       # float32, also under autocast
 
     def decode(self, z):
         """x_hat (B, C, size, size)."""
         return self.decoder(z).float()
 
     def forward(self, x, eps):
-        """(x_hat, mu, logvar), with z made from eps (B, z_dim), which is drawn outside."""
+        """(x_hat, mu, logvar). eps (B, z_dim) ~ N(0, I) is drawn outside, as in g(ε, x) of §2.4."""
         mu, logvar = self.encode(x)
         z = reparameterize(mu, logvar, eps)
         x_hat = self.decode(z)
@@ -166,10 +165,10 @@ def kl_divergence(mu, logvar):
 
 
 def log_bernoulli(x, logits):
-    """log p(x|z) of each image: (B,), if a pixel is white with probability p, else black, where
-    p = sigmoid(logit) (appendix C.1). Greys count as between the two.
+    """log p(x|z) of each image: (B,), if a pixel is white (1) with probability p = sigmoid(logit),
+    and else black (0) (appendix C.1). Greys lie between the two.
 
-        log p(x|z) = Σ (x log p + (1 − x) log(1 − p))           x from 0, black, to 1, white
+        log p(x|z) = Σ (x log p + (1 − x) log(1 − p))           a sum over pixels
     """
     white = (x + 1) / 2                                         # from [-1, 1] to [0, 1]
     log_p = -F.binary_cross_entropy_with_logits(logits, white, reduction="none")
@@ -179,25 +178,28 @@ def log_bernoulli(x, logits):
 def log_normal(x, mean, var):
     """log N(x; mean, var) of each image: (B,) (appendix C.2).
 
-        log N = −½ Σ ((x − mean)² / var + log 2π var)
+        log N = −½ Σ ((x − mean)² / var + log(2π var))          a sum over pixels
 
-    This is a density, which may be above 1. So its logarithm may be positive, the loss negative.
+    A density may be above 1. Then its logarithm is positive, and the loss may be negative.
     """
     log_p = -((x - mean) ** 2 / var + (2 * math.pi * var).log()) / 2
     return log_p.flatten(1).sum(dim=1)
 
 
 def log_likelihood(x, x_hat, pixel_var, likelihood: str):
-    """log p(x|z) of each image: (B,). For another distribution, write a function such as
-    log_normal, a branch here, and its name in Config.likelihood."""
+    """log p(x|z) of each image: (B,). pixel_var: the variance of a pixel, if it is Gaussian.
+
+    For another distribution, write a function such as log_normal, a branch here, and its name in
+    Config.likelihood. If x_hat is not its mean, add a branch in `generate`, too.
+    """
     if likelihood == "bernoulli":
         return log_bernoulli(x, logits=x_hat)
     return log_normal(x, x_hat, pixel_var)
 
 
 def vae_loss(x, x_hat, mu, logvar, pixel_var, cfg):
-    """(loss, log_p, kl), means over a batch. With beta = 1 the loss is −ELBO, with one z for each
-    image (eq. 7, L = 1). Its unit is nats per image."""
+    """(loss, log_p, kl), each a mean over the images of a batch, in nats (bits times ln 2). For
+    beta = 1 the loss is −ELBO with one z for each image (eq. 7, L = 1)."""
     log_p = log_likelihood(x, x_hat, pixel_var, cfg.likelihood).mean()
     kl = kl_divergence(mu, logvar).mean()
     loss = cfg.beta * kl - log_p
@@ -205,6 +207,14 @@ def vae_loss(x, x_hat, mu, logvar, pixel_var, cfg):
 
 
 # ---- sampling
+
+def sample_z(cfg, mixture, n: int):
+    """z (n, z_dim) of new images, the same at every call: from the prior N(0, I) of the paper, or
+    from a mixture, which is fitted to the z of training images (see the appendix)."""
+    if cfg.prior == "standard":
+        return noise(n, cfg.z_dim, cfg.seed)
+    return mixture.sample(n, cfg.seed)
+
 
 @torch.no_grad()
 def generate(model, z):
@@ -217,16 +227,8 @@ def generate(model, z):
     x_hat = torch.cat([model.decode(part).cpu() for part in z.to(model.var.device).split(256)])
     model.train(was_training)
     if model.cfg.likelihood == "bernoulli":
-        x_hat = 2 * x_hat.sigmoid() - 1                         # logits -> [0, 1] -> [-1, 1]
+        x_hat = 2 * x_hat.sigmoid() - 1                         # p, and then from [0, 1] to [-1, 1]
     return x_hat.clamp(-1, 1)
-
-
-def sample_z(cfg, mixture, n: int):
-    """z (n, z_dim) of new images, the same at every call: drawn from the prior N(0, I), or from the
-    mixture of the appendix."""
-    if cfg.prior == "standard":
-        return noise(n, cfg.z_dim, cfg.seed)
-    return mixture.sample(n, cfg.seed)
 
 
 # ---- settings
@@ -301,7 +303,8 @@ def check(cfg):
 # ---- training
 
 def train(cfg: Config) -> dict:
-    """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
+    """Train (algorithm 1 of the paper); returns what result.json holds. Raises UserError for input
+    that cannot be used."""
     # settings: a run that goes on keeps its own, but for flags that are typed now
     cfg, checkpoint = own_checkpoint(cfg, "vae", cfg.resume)
     device = pick_device(cfg.device)
@@ -310,7 +313,7 @@ def train(cfg: Config) -> dict:
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     images = train_set.images.to(device)
     N, C, size, _ = images.shape
-    shape = (C, size, train_set.attributes)
+    shape = (C, size, train_set.attributes)                     # saved with a checkpoint
     check_shape(checkpoint, *shape)
 
     # model and optimisers
@@ -322,8 +325,7 @@ def train(cfg: Config) -> dict:
     model = model.to(device, memory_format=conv_layout(cfg.compile))
     if cfg.optimizer == "adam":
         optimizers = [torch.optim.Adam(model.parameters(), cfg.lr)]
-    else:
-        # in far fewer steps it learns what is small in an image, such as a mouth
+    else:                                                       # see the appendix
         optimizers = muon_and_adam(model.encoder, model.decoder, cfg.muon_lr, cfg.lr)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches and eps
     if checkpoint:
@@ -342,7 +344,7 @@ def train(cfg: Config) -> dict:
             for optimizer in optimizers:
                 optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * (1 - step / cfg.steps)
 
-            # batch
+            # batch, and a sample of ε for each image (L = 1)
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
             x = to_float(images[i])                                     # (B, C, size, size)
             eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
@@ -375,7 +377,7 @@ def train(cfg: Config) -> dict:
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 saving = stopping or val_elbo is not None
                 if sampling or saving:
-                    # until the end, it is enough to fit the mixture to some of the images
+                    # the mixture to sample from (see the appendix): until the end, of some images
                     n_fitted = N if done == cfg.steps else 2048
                     mixture = fit_prior(model, train_set.images[:n_fitted], cfg.components)
                 if sampling:
@@ -505,9 +507,8 @@ def evaluate(cfg: Config) -> dict:
 
 # ---- appendix: what is not in the paper
 
-# --network=conv. The layers are those of train_gan.py, the other way round. Muon needs them: it
-# trains the kernels of `layers`, but for those that touch pixels, the first of the encoder and the
-# last of the decoder.
+# --network=conv. The encoder is like D of train_gan.py, the decoder like its G, with BatchNorm in
+# both.
 
 class ConvEncoder(nn.Module):
     """Images x (B, C, size, size) -> mu and logvar, (B, z_dim) each.
@@ -523,7 +524,7 @@ class ConvEncoder(nn.Module):
         layers = []
         c_in = C
         c_out = width
-        # H × H -> H/2 × H/2 pixels, down to 4 × 4
+        # H × H -> H/2 × H/2 pixels, down to 4 × 4, with width · S/8 channels
         while c_out <= width * S // 8:
             layers += [
                 nn.Conv2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
@@ -578,10 +579,15 @@ class ConvDecoder(nn.Module):
         return crop(h, self.size)                               # -> (B, C, size, size)
 
 
-# --likelihood=gaussian. All pixels have one variance, s². It is not learnt by gradients, but always
-# the best one (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated Decoders",
-# https://arxiv.org/abs/2006.13202). A fixed s² would be a weight of the reconstruction in the loss,
-# and would have to be tuned.
+# --optimizer=muon. A gradient has strong directions, such as the colours of large areas, and weak
+# ones. Muon makes all of them equally strong (Jordan et al. 2024; mini/utils/optim.py). It trains
+# the kernels of convolutions, but for those next to pixels: in the encoder's first layer, and in
+# the decoder's last.
+
+# --likelihood=gaussian. All pixels have one variance, s²: always the one with which log p(x|z) is
+# highest (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated Decoders", σ-VAE,
+# https://arxiv.org/abs/2006.13202). A variance that is chosen by hand would be a weight of the
+# reconstruction in the loss, as β is one of the KL.
 
 LEAST_VAR = 5e-6    # the smallest s²: (2/255)²/12, the variance of rounding to one of 256 shades
 
@@ -620,9 +626,9 @@ def encode_and_sample(model, images):
 
 
 def fit_prior(model, images, n_components: int) -> Mixture:
-    """A mixture of normal distributions, fitted to a z ~ q(z|x) of each of the images (N, C, size,
-    size). To fit one of them takes at least ten z for each number in z: if there are too few for
-    n_components, it has fewer."""
+    """A mixture of normal distributions, fitted to a z ~ q(z|x) of each image (N, C, size, size).
+    Each of them takes ten z or more for every number in z: if there are too few for n_components,
+    it has fewer."""
     z = encode_and_sample(model, images)
     can_be_fitted = len(z) // (10 * z.size(1))
     return fit_mixture(z, max(1, min(n_components, can_be_fitted)), model.cfg.seed)
