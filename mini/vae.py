@@ -121,7 +121,7 @@ class VAE(nn.Module):
     """Encoder and decoder of images (B, C, size, size) in [-1, 1].
 
     For other networks, write classes that are made and called like these, a branch here, and its
-    name in Config.network. (Muon asks for their `layers`; --optimizer=adam does not.)
+    name in Config.network.
     """
 
     def __init__(self, cfg, C: int, size: int):
