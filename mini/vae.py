@@ -22,7 +22,7 @@ of a z that is drawn from there. The first is a sum over all pixels, the second 
 z: a mean in place of one of these sums would change their balance. In the paper β, --beta, is 1; a
 larger one makes a β-VAE (Higgins et al. 2017).
 
-Shapes: B images in a batch, C colours, size × size pixels.
+Shapes: B images in a batch, C colours, size × size pixels; z has z_dim numbers.
 
 Paper: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
 (the equation numbers). The file begins with it: networks, loss, sampling, settings, training.
@@ -38,7 +38,7 @@ at the end of the file, to draw coloured faces well in minutes on a CPU:
                             the z of training images; the paper draws z from N(0, I)
 
     python -m mini.vae                                  faces, drawn on the spot
-    python -m mini.vae --preset=paper --data=mnist --size=0 --likelihood=bernoulli      the paper's
+    python -m mini.vae --preset=paper --data=mnist --size=0 --likelihood=bernoulli      digits
     python -m mini.vae sample                           new images; --prior=standard as in the paper
     python -m mini.vae sample --show=reconstruct        or walk; with --z_dim=2 also map
     python -m mini.vae sample --show=arithmetic --glasses=round
@@ -73,7 +73,7 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
 class MLPEncoder(nn.Module):
     """Images x (B, C, size, size) -> mu and logvar, (B, z_dim) each: μ and log σ² of q(z|x)
-    (appendix C.2). It computes log σ², since a layer's output may be any number, and σ² may not."""
+    (appendix C.2). A layer's output may be any number, so it is log σ²: σ² must be positive."""
 
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
@@ -202,7 +202,7 @@ def vae_loss(x, x_hat, mu, logvar, pixel_var, cfg):
     beta = 1 the loss is −ELBO with one z for each image (eq. 7, L = 1)."""
     log_p = log_likelihood(x, x_hat, pixel_var, cfg.likelihood).mean()
     kl = kl_divergence(mu, logvar).mean()
-    loss = cfg.beta * kl - log_p
+    loss = -log_p + cfg.beta * kl
     return loss, log_p, kl
 
 
@@ -222,10 +222,14 @@ def generate(model, z):
 
     BatchNorm uses its running means and variances, so no image depends on the others.
     """
+    device = model.var.device
     was_training = model.training
     model.eval()
-    x_hat = torch.cat([model.decode(part).cpu() for part in z.to(model.var.device).split(256)])
+    parts = []
+    for z_i in z.to(device).split(256):
+        parts.append(model.decode(z_i).cpu())
     model.train(was_training)
+    x_hat = torch.cat(parts)
     if model.cfg.likelihood == "bernoulli":
         x_hat = 2 * x_hat.sigmoid() - 1                         # p, and then from [0, 1] to [-1, 1]
     return x_hat.clamp(-1, 1)
