@@ -156,7 +156,7 @@ def standard_normal(z_dim: int):
     """N(0, 1) as a mixture of one."""
     one = torch.ones(1, dtype=torch.float64)
     return Mixture(weights=one, means=torch.zeros(1, z_dim).double(),
-                       covs=torch.eye(z_dim).double()[None])
+                   covs=torch.eye(z_dim).double()[None])
 
 
 def compare_priors(model, judge, train_set, validation_images, components=(1, 10, 30, 60)):
