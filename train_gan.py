@@ -187,9 +187,11 @@ def generate(G, z):
     device = next(G.parameters()).device
     was_training = G.training
     G.eval()
-    images = torch.cat([G(part).float().cpu() for part in z.to(device).split(256)])
+    images = []
+    for z_i in z.to(device).split(256):
+        images.append(G(z_i).float().cpu())
     G.train(was_training)
-    return images
+    return torch.cat(images)
 
 
 # ---- settings
@@ -372,7 +374,8 @@ def train(cfg: Config) -> dict:
                                      "D(G(z))": fake_logits.sigmoid().mean().item(),
                                      "accuracy": correct.float().mean().item()})
                 if run.due(done, cfg.sample_every):
-                    picture = sheet(generate(ema, noise(cfg.n, cfg.z_dim, cfg.seed)))
+                    z = noise(cfg.n, cfg.z_dim, cfg.seed)
+                    picture = sheet(generate(ema, z))
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 if stopping or run.due(done, cfg.eval_every):

@@ -36,13 +36,12 @@ from torch.nn.utils.parametrize import register_parametrization
 
 # images and their grids, the command line, devices, the scores of images, the folder of a run: this
 # file can be followed without reading them
-from mini.data.images.image_sets import ImageSet, LabelConfig, draw_labels, load_images, one_hot
+from mini.data.images.image_sets import LabelConfig, draw_labels, load_images, one_hot
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
 from mini.utils.image_metrics import image_report
 from mini.utils.images import crop, noise, pad, padded_size, sheet, to_float
 from mini.utils.judge import Judge
-from mini.utils.metrics import print_tables
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -468,18 +467,10 @@ def sample(cfg: Config):
 
 
 def evaluate(cfg: Config) -> dict:
-    """Data augmentation: the accuracy of classifiers that learn from few real images, without and
-    with 4,000 generated ones. (The generator has seen all real images, so it passes on what it
-    learnt from them.) Also in evaluate.json."""
-    from mini.studies.few_labels import from_few  # only this command needs it
+    """Do generated images help a classifier that has few real ones? See mini/studies/cgan.py."""
+    from mini.studies import cgan  # only this command needs it
     G, attributes, cfg = load(cfg)
-    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    require(train_set.attributes == attributes, f"--data={cfg.data}: the model knows other labels")
-    labels = train_set.labels[:4000]
-    z = noise(len(labels), cfg.z_dim, cfg.seed + 3)
-    new = generate(G, z, one_hot(labels, attributes))
-    generated = ImageSet(((new + 1) * 127.5).round().byte(), labels, attributes)
-    return print_tables(cfg, mean_accuracy_from=from_few(cfg, train_set, held_out, generated))
+    return cgan.evaluate(G, attributes, cfg)
 
 
 # ---- appendix: what is not in the paper

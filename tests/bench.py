@@ -654,7 +654,7 @@ def bench_families(args):
             images = train_gan.generate(nets["ema"], noise(n, cfg.z_dim, cfg.seed))
         elif name == "vae":
             model, mixture, _ = vae.load(vae.Config(**own))
-            images = vae.draw(model, vae.new_z(model.cfg, mixture, n))
+            images = vae.generate(model, vae.sample_z(model.cfg, mixture, n))
         else:
             net, cfg, (C, S, _) = train_diffusion.load(train_diffusion.Config(**own))
             require(cfg.label_dropout == 1, f"{folder}: train it without labels, with --label_dropout=1")

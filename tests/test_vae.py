@@ -362,8 +362,8 @@ def test_network(C, size, S, likelihood, double):
     for p in net.decoder.layers[-1].parameters():          # drawn are means in [-1, 1], of a coin 2 p − 1
         p.data *= 30
     x_hat = 30 * written.decode(eps, size)
-    close(vae.draw(net, eps), (x_hat / 2).tanh() if likelihood == "bernoulli" else x_hat.clamp(-1, 1))
-    assert (x_hat.abs() > 1).any() and vae.draw(net, eps).shape == x.shape
+    close(vae.generate(net, eps), (x_hat / 2).tanh() if likelihood == "bernoulli" else x_hat.clamp(-1, 1))
+    assert (x_hat.abs() > 1).any() and vae.generate(net, eps).shape == x.shape
 
 
 @pytest.mark.paper
@@ -529,6 +529,17 @@ def test_every_weight_is_trained_once(network):
     trained = [p for each in muon_and_adam(net.encoder, net.decoder, 0.1, 0.1)
                for group in each.param_groups for p in group["params"]]
     assert sorted(map(id, trained)) == sorted(map(id, net.parameters()))
+
+
+def test_muon_trains_all_kernels_but_those_next_to_pixels():
+    """Of a network of your own, too, whatever its layers are called."""
+    conv = functools.partial(torch.nn.Conv2d, kernel_size=3)
+    encoder = torch.nn.Sequential(conv(1, 2), conv(2, 3), torch.nn.Flatten(), torch.nn.Linear(3, 4))
+    decoder = torch.nn.Sequential(conv(4, 3), torch.nn.Sequential(conv(3, 2), conv(2, 1)), torch.nn.Tanh())
+    muon, adam = ([p for group in each.param_groups for p in group["params"]]
+                  for each in muon_and_adam(encoder, decoder, 0.1, 0.1))
+    assert list(map(id, muon)) == list(map(id, (encoder[1].weight, decoder[0].weight, decoder[1][0].weight)))
+    assert len(adam) == 12 - 3
 
 
 def test_overfits_one_batch():

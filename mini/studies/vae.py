@@ -52,7 +52,7 @@ def show(model, attributes):
     if cfg.show == "map":
         require(cfg.z_dim == 2, f"z has {cfg.z_dim} numbers; for a map, train with --z_dim=2")
         z, columns = plane(cfg.n)
-        return sheet(vae.draw(model, z), columns)
+        return sheet(vae.generate(model, z), columns)
 
     train_set, held_out = vae.load_data(model, attributes)
     n_rows = max(1, cfg.n // 8)                                 # of 8 images
@@ -62,10 +62,10 @@ def show(model, attributes):
     z = codes(model, x)
 
     if cfg.show == "reconstruct":
-        pairs = zip(to_float(x).split(n_rows), vae.draw(model, z).split(n_rows))
+        pairs = zip(to_float(x).split(n_rows), vae.generate(model, z).split(n_rows))
         return sheet(film(list(pairs)))
     if cfg.show == "walk":
-        return sheet(vae.draw(model, walks(z)))
+        return sheet(vae.generate(model, walks(z)))
     wanted = draw_labels(cfg, attributes, len(labels), otherwise=labels)
     return show_arithmetic(model, train_set, z, labels, wanted, n_rows)
 
@@ -80,7 +80,7 @@ def show_arithmetic(model, train_set, z, labels, wanted, n_rows: int):
     change = change_of_z(means, labels[changing], wanted[changing], train_set.attributes)
     share = torch.arange(8)[:, None] / 5                        # (8, 1)
     z = z[changing, None] + share * change[:, None]             # (rows, 8, z_dim)
-    images = vae.draw(model, z.flatten(0, 1))                   # -> (rows · 8, z_dim)
+    images = vae.generate(model, z.flatten(0, 1))                   # -> (rows · 8, z_dim)
     return sheet(images, column_names=[f"{i}/5" for i in range(8)])
 
 
@@ -143,7 +143,7 @@ def score_arithmetic(model, judge, train_set, z, labels):
             wanted = labels[chosen].clone()
             wanted[:, a] = new
             change = change_of_z(means, labels[chosen], wanted, attributes)
-            read = judge.accuracy(vae.draw(model, z[chosen] + change), wanted)
+            read = judge.accuracy(vae.generate(model, z[chosen] + change), wanted)
 
             row = f"{name}: {values[old]} → {values[new]}"
             changed[row] = read.pop(name)
@@ -156,7 +156,7 @@ def standard_normal(z_dim: int):
     """N(0, 1) as a mixture of one."""
     one = torch.ones(1, dtype=torch.float64)
     return Mixture(weights=one, means=torch.zeros(1, z_dim).double(),
-                       covs=torch.eye(z_dim).double()[None])
+                   covs=torch.eye(z_dim).double()[None])
 
 
 def compare_priors(model, judge, train_set, validation_images, components=(1, 10, 30, 60)):
@@ -171,13 +171,13 @@ def compare_priors(model, judge, train_set, validation_images, components=(1, 10
         print(f"a mixture of {K} is fitted to codes", flush=True)
         priors[f"K = {K}"] = vae.fit_prior(model, train_set.images, K)
 
-    z = vae.sampled_codes(model, validation_images).double()
+    z = vae.encode_and_sample(model, validation_images).double()
     log_p = {}
     distance = {}
     for name, prior in priors.items():
         log_p[name] = prior.log_prob(z).mean().item()
         if judge.n > 0:
-            distance[name] = judge.frechet(vae.draw(model, prior.sample(judge.n, cfg.seed)))
+            distance[name] = judge.frechet(vae.generate(model, prior.sample(judge.n, cfg.seed)))
     return log_p, distance
 
 
@@ -197,7 +197,7 @@ def evaluate(model, train_set, held_out, n: int = 2048) -> dict:
     log_p, distance = compare_priors(model, judge, train_set, validation_images)
     tables["log_p(z)_of_validation_codes"] = log_p
     if judge.n > 0:
-        decoded = vae.draw(model, z)
+        decoded = vae.generate(model, z)
         distance["encoded and decoded"] = judge.frechet(decoded)
         tables["Fréchet_distance"] = distance
         tables["read_right_if_only_decoded"] = judge.accuracy(decoded, labels)

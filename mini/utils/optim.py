@@ -67,19 +67,27 @@ def update(parameters: list, states: list, lr: float, momentum: float, weight_de
         p.sub_(change, alpha=lr * scale)
 
 
-def muon_and_adam(encoder, decoder, muon_lr: float, lr: float) -> list:
-    """[Muon for the kernels of convolutions, Adam for all other parameters], for two networks whose
-    layers are in `.layers`. If there are no kernels, Adam trains everything.
+def layers_with_weights(network) -> list:
+    """The layers of a network that have parameters of their own, in the order in which they are
+    made."""
+    return [layer for layer in network.modules() if list(layer.parameters(recurse=False))]
 
-    As Muon's authors advise for the first and the last layer, Adam trains those that touch pixels.
+
+def muon_and_adam(encoder, decoder, muon_lr: float, lr: float) -> list:
+    """[Muon for the kernels of convolutions, Adam for all other parameters], for two networks. If
+    there are no kernels, Adam trains everything.
+
+    As Muon's authors advise for the first and the last layer, Adam trains those next to pixels: the
+    first layer of the encoder and the last of the decoder, in the order in which they are made.
     """
-    touch_pixels = {id(p) for p in [*encoder.layers[0].parameters(),
-                                    *decoder.layers[-1].parameters()]}
+    first_layer = layers_with_weights(encoder)[0]
+    last_layer = layers_with_weights(decoder)[-1]
+    next_to_pixels = {id(p) for layer in (first_layer, last_layer) for p in layer.parameters()}
     kernels = []
     others = []
     for network in (encoder, decoder):
         for p in network.parameters():
-            is_kernel = p.ndim == 4 and id(p) not in touch_pixels
+            is_kernel = p.ndim == 4 and id(p) not in next_to_pixels
             (kernels if is_kernel else others).append(p)
     adam = torch.optim.Adam(others, lr)
     return [Muon(kernels, muon_lr, momentum=0.9), adam] if kernels else [adam]
