@@ -1166,15 +1166,13 @@ class CachedLlama(nn.Module):
     def rotation(self, n: int):
         """cos and ± sin (nh + 2 nkv, hs) for the heads of q, k and v at position n: those of v are
         not rotated, so cos is 1, and sin 0."""
+        nh = self.cfg.n_head
         nkv = self.cfg.n_kv_head
         rotary = self.model.h[0].attn.rotary
-        cos = rotary.cos[n]                                     # (hs/2,)
-        sin = rotary.sin[n]
-        cos = torch.cat([cos, cos]).repeat(self.cfg.n_head + 2 * nkv, 1)
-        sin = torch.cat([-sin, sin]).repeat(self.cfg.n_head + 2 * nkv, 1)
-        cos[-nkv:] = 1
-        sin[-nkv:] = 0
-        return cos, sin
+        cos = rotary.cos[n].repeat(2)                           # (hs/2,) -> (hs,)
+        sin = torch.cat([-rotary.sin[n], rotary.sin[n]])
+        rotated = torch.arange(nh + 2 * nkv)[:, None] < nh + nkv
+        return torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
 
     def n_known(self, idx) -> int:
         """How many tokens at the beginning of idx it has read; never all, since the last one has to

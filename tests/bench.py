@@ -16,6 +16,7 @@ is measured beside ours if it is installed; for llama and generate, transformers
 """
 import argparse
 import csv
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -43,7 +44,7 @@ from mini.data.text.corpus import encode, make_tokenizer, read_corpus
 from mini.data.text.pairs import encode_pairs, make_vocabularies, write_pairs
 from mini.utils.config import require
 from mini.utils.device import autocast
-from mini.utils.fast_vectors import fast_vectors
+from mini.utils.fast_vectors import fast_vectors, in_huge_pages
 from mini.utils.images import noise, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.png import write_png
@@ -158,9 +159,10 @@ def beside_reading(model, prompt: int, new: int, generate=train_gpt.generate, ca
     return bandwidth(), 1 / statistics.median(clock.times)
 
 
-def reader():
-    """(a function that sums half a gigabyte, one that says at how many bytes per second: the median)."""
-    x, times = torch.randn(125_000_000), []
+def reader(huge=False):
+    """(a function that sums half a gigabyte, one that says at how many bytes per second: the median). huge: of memory in
+    pages of 2 MB, as the tables of fast_vectors have it."""
+    x, times = half_a_gigabyte(huge), []
 
     def read():
         start = time.perf_counter()
@@ -169,11 +171,21 @@ def reader():
     return read, lambda: x.numel() * 4 / statistics.median(times)
 
 
+@functools.cache
+def half_a_gigabyte(huge: bool):
+    """The same memory for all that is compared: how fast it is read depends on where it lies."""
+    n = 125_000_000
+    return in_huge_pages(4 * n).view(torch.float32).normal_() if huge else torch.randn(n)
+
+
 @torch.inference_mode()
 def products_beside_reading(model, times: int):
     """(bytes per second of a sum, tokens per second), if a token were the products of fast_vectors alone."""
-    products = [(module.product, torch.randn(getattr(module, "in_features", model.cfg.n_embd)).type_as(model.wte.weight))
-                for module in model.modules() if "product" in module.__dict__]
+    products = []
+    for module in model.modules():
+        if "product" in module.__dict__:
+            x = torch.randn(getattr(module, "in_features", model.cfg.n_embd))
+            products.append((module.product, x.type_as(model.wte.weight)))
     read, bandwidth = reader()
     clock = Clock(before=read)
     clock(None)
@@ -502,6 +514,13 @@ def bench_llama(args, new=48, V=49152):
     if with_peer:
         versions += f", transformers {importlib.metadata.version('transformers')}"
     print(f"{versions}, {torch.get_num_threads()} threads")
+    speeds = []
+    for huge in (False, True):
+        read, bandwidth = reader(huge)
+        for _ in range(20):
+            read()
+        speeds.append(bandwidth() / 1e9)
+    print("a sum reads {:.1f} GB/s; in pages of 2 MB, as our tables lie, {:.1f}".format(*speeds))
     for title, sizes in LLAMAS.items():
         torch.manual_seed(0)
         model = llama.Llama(llama.Config(**sizes, block_size=1024, fused=True), V)

@@ -171,7 +171,8 @@ def in_huge_pages(n: int):
     """n bytes, uninitialised, that begin with a page of 2 MB, if there are such pages."""
     huge = 2**21
     memory = torch.empty(n + huge, dtype=torch.uint8)
-    memory = memory[-memory.data_ptr() % huge:]
+    start = -memory.data_ptr() % huge
+    memory = memory[start:start + n]
     if sys.platform == "linux":
         MADV_HUGEPAGE = 14
         libc = ctypes.CDLL(None)
