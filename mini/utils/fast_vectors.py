@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 
-# layers of one module that multiply the same vector (those of mini/llama.py): one product does
+# Layers of one module that multiply the same vector, in mini/llama.py: one product does for them.
 JOINED = (("c_q", "c_k", "c_v"), ("c_gate", "c_fc"))
 
 
@@ -64,7 +64,7 @@ def unchanged(x):
 
 
 def make_forward(linear):
-    """A forward function for an nn.Linear that has a `product`, which it uses for single vectors."""
+    """A forward function for an nn.Linear with a `product`, which it takes for single vectors."""
     plain_forward = linear.forward
 
     def forward(x):
@@ -89,7 +89,7 @@ def make_product(layers: list, weights: str, memory):
     weight = torch.cat([layer.weight.detach() for layer in layers]).float()
     bias = torch.cat([bias_of(layer) for layer in layers])
     O, I = weight.shape
-    slabs, width = cut(O, weights)
+    slabs, width = cut(O)
     missing = slabs * width - O                             # outputs that fill up the last slab
 
     weight = F.pad(weight, (0, 0, 0, missing))              # (slabs · width, I)
@@ -132,7 +132,7 @@ def bias_of(linear):
     return linear.bias.detach().float()
 
 
-def cut(O: int, weights: str):
+def cut(O: int):
     """(slabs, width): how O outputs are cut, the same number of slabs for each thread. Without a
     rest, if there is a way: else the last slab is filled up."""
     threads = torch.get_num_threads()
