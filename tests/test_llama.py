@@ -344,6 +344,11 @@ def test_fast_vectors_in_fewer_bytes(weights, tolerance):
         close(found.float(), want, tolerance)
 
 
+def test_probabilities_that_are_none_are_refused():
+    for bad in (math.nan, math.inf):
+        refused(lambda: llama.draw(torch.tensor([[0.5, 0.5, 0.0], [0.5, bad, 0.5]])), "--lr")
+
+
 @every_variant
 @torch.no_grad()
 def test_one_token_in_fewer_calls(variant):
@@ -353,6 +358,7 @@ def test_one_token_in_fewer_calls(variant):
     tokens = random_tokens(2, 16)
     one, two = model(tokens[:1]), model(tokens)
     with fast_vectors(model):
+        assert "forward" not in model.h[0].attn.c_q.__dict__        # its weights are kept once more, and not twice
         for first in (1, 5):
             cached = llama.CachedLlama(model)
             ways = []
