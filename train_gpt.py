@@ -681,8 +681,9 @@ def draw(probs, generator=None):
     token is drawn. torch.multinomial draws a random number for each token, and takes seven times as
     long at GPT-2's 50,257 tokens.
     """
-    require(probs.isfinite().all(), "probabilities are not finite: training went wrong; lower --lr")
     sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
+    require(sums[:, -1].isfinite().all(),                       # else one of them is not finite
+            "probabilities are not finite: training went wrong; lower --lr")
     u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
     return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
 

@@ -1036,8 +1036,9 @@ def draw(probs, generator=None):
     token is drawn. torch.multinomial draws a random number for each token, and takes seven times as
     long at GPT-2's 50,257 tokens.
     """
-    require(probs.isfinite().all(), "probabilities are not finite: training went wrong; lower --lr")
     sums = probs.double().cumsum(dim=-1)                        # (B, V); the last sum is nearly 1
+    require(sums[:, -1].isfinite().all(),                       # else one of them is not finite
+            "probabilities are not finite: training went wrong; lower --lr")
     u = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64) * sums[:, -1:]
     return torch.searchsorted(sums, u, right=True).squeeze(1)   # (B, 1) -> (B,)
 
@@ -1050,18 +1051,16 @@ def draw(probs, generator=None):
 class CachedAttention:
     """Attention that keeps the keys and values of the n tokens that it has read."""
 
-    def __init__(self, attn, block_size: int):
+    def __init__(self, attn, kv):
         self.attn = attn
-        self.block_size = block_size
+        self.k = kv[0]                                          # (B, nkv, block_size, hs)
+        self.v = kv[1]
         self.n = 0
 
     def __call__(self, x):
         """(B, T, C) -> (B, T, C) for T new tokens, which look at all n + T tokens."""
+        T = x.size(1)
         q, k, v = self.attn.qkv(x, start=self.n)                # of the new tokens
-        B, nkv, T, hs = k.shape
-        if self.n == 0:
-            self.k = k.new_empty(B, nkv, self.block_size, hs)
-            self.v = k.new_empty(B, nkv, self.block_size, hs)
         end = self.n + T
         self.k[:, :, self.n:end] = k
         self.v[:, :, self.n:end] = v
@@ -1069,6 +1068,16 @@ class CachedAttention:
         mask = causal_mask(T, x.device, before=self.n)          # (T, n + T)
         self.n = end
         return self.attn.attend(q, self.k[:, :, :end], self.v[:, :, :end], mask)
+
+
+def normed(norm, x):
+    """norm(x) for a single vector x (C,): if it is an RMSNorm, with a number in place of tensors of
+    one number each."""
+    if isinstance(norm, nn.LayerNorm):
+        return norm(x)
+    length = torch.linalg.vector_norm(x, dtype=torch.float32).item()
+    mean_square = length * length / x.numel()
+    return norm.weight * (x * (1 / math.sqrt(mean_square + norm.eps)))
 
 
 class CachedLlama(nn.Module):
@@ -1089,16 +1098,81 @@ class CachedLlama(nn.Module):
         """Logits (B, 1, V) of the token after idx (B, T)."""
         n = self.n_known(idx)
         if n == 0:
-            T = self.cfg.block_size
-            self.attns = [CachedAttention(block.attn, T) for block in self.model.h]
-        for attn in self.attns:
-            attn.n = n                                          # forget what comes after them
-
-        x = self.model.embed(idx[:, n:], start=n)
-        for block, attn in zip(self.model.h, self.attns):
-            x = block(x, attn)
+            self.forget(B=len(idx))
+        new = idx[:, n:]
         self.read = idx
+        fast = hasattr(self.model.h[0].attn, "product")         # inside of fast_vectors
+        if fast and new.numel() == 1:
+            x = self.read_one(new, n)
+        else:
+            x = self.read_all(new, n)
         return self.model.lm_head(self.model.ln_f(x[:, -1:]))
+
+    def forget(self, B: int):
+        """Make place for the keys and values of B texts."""
+        cfg = self.cfg
+        self.kv = self.model.wte.weight.new_empty(cfg.n_layer, 2, B, cfg.n_kv_head, cfg.block_size,
+                                                  head_size(cfg))
+        self.attns = [CachedAttention(block.attn, self.kv[i])
+                      for i, block in enumerate(self.model.h)]
+
+    def read_all(self, new, n: int):
+        """The vectors (B, T, C) after all blocks of T new tokens, which follow n known ones."""
+        x = self.model.embed(new, start=n)
+        for block, attn in zip(self.model.h, self.attns):
+            attn.n = n                                          # forget what comes after them
+            x = block(x, attn)
+        return x
+
+    def read_one(self, token, n: int):
+        """The vector (1, 1, C) after all blocks of one new token (1, 1) of the only text, which
+        follows n known ones: the same, with the products of fast_vectors.
+
+        For a single vector most calls of torch's cost more than what they compute. So here are
+        fewer of them. And one product does for q, k and v, and one for the two halves of SwiGLU.
+        """
+        nh = self.cfg.n_head
+        nkv = self.cfg.n_kv_head
+        hs = head_size(self.cfg)
+        if self.cfg.positions == "rotary":
+            cos, sin = self.rotation(n)                         # (nh + 2 nkv, hs)
+        new_kv = self.kv[..., n, :]                             # (n_layer, 2, 1, nkv, hs)
+        all_kv = self.kv[..., :n + 1, :]                        # (n_layer, 2, 1, nkv, n + 1, hs)
+
+        x = self.model.embed(token, start=n).view(-1)           # (C,)
+        for block, kv, (k, v) in zip(self.model.h, new_kv, all_kv):
+            attn = block.attn
+            heads = attn.product(normed(block.ln_1, x)).view(-1, hs)    # (nh + 2 nkv, hs)
+            if attn.q_norm is not None:
+                q, new_k, new_v = heads.split([nh, nkv, nkv])
+                heads = torch.cat([attn.q_norm(q), attn.k_norm(new_k), new_v])
+            if self.cfg.positions == "rotary":                  # x cos ± (its other half) sin
+                heads = torch.addcmul(heads * cos, heads.roll(hs // 2, dims=1), sin)
+            kv.copy_(heads[nh:].view(kv.shape))
+            q = heads[:nh].view(1, nkv, -1, hs)                 # in groups, as in `attend`
+            y = F.scaled_dot_product_attention(q, k, v)         # the newest token looks at all
+            x = x + attn.c_proj.product(y.view(-1))
+
+            mlp = block.mlp
+            hidden = normed(block.ln_2, x)
+            if mlp.c_gate is not None:
+                gate, hidden = mlp.product(hidden).chunk(2)
+                hidden = F.silu(gate) * hidden
+            else:
+                hidden = F.gelu(mlp.c_fc.product(hidden), approximate="tanh")
+            x = x + mlp.c_proj.product(hidden)
+        return x.view(1, 1, -1)
+
+    def rotation(self, n: int):
+        """cos and ± sin (nh + 2 nkv, hs) for the heads of q, k and v at position n: those of v are
+        not rotated, so cos is 1, and sin 0."""
+        nh = self.cfg.n_head
+        nkv = self.cfg.n_kv_head
+        rotary = self.model.h[0].attn.rotary
+        cos = rotary.cos[n].repeat(2)                           # (hs/2,) -> (hs,)
+        sin = torch.cat([-rotary.sin[n], rotary.sin[n]])
+        rotated = torch.arange(nh + 2 * nkv)[:, None] < nh + nkv
+        return torch.where(rotated, cos, 1), torch.where(rotated, sin, 0)
 
     def n_known(self, idx) -> int:
         """How many tokens at the beginning of idx it has read; never all, since the last one has to

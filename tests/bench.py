@@ -16,6 +16,7 @@ is measured beside ours if it is installed; for llama and generate, transformers
 """
 import argparse
 import csv
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -43,7 +44,7 @@ from mini.data.text.corpus import encode, make_tokenizer, read_corpus
 from mini.data.text.pairs import encode_pairs, make_vocabularies, write_pairs
 from mini.utils.config import require
 from mini.utils.device import autocast
-from mini.utils.fast_vectors import fast_vectors
+from mini.utils.fast_vectors import fast_vectors, in_huge_pages
 from mini.utils.images import noise, sheet, to_float
 from mini.utils.judge import Judge
 from mini.utils.png import write_png
@@ -152,16 +153,47 @@ def tokens_per_second(model, prompt: int, new: int, cache=True) -> float:
 def beside_reading(model, prompt: int, new: int, generate=train_gpt.generate, cached=train_gpt.CachedGPT):
     """(bytes per second of summing half a gigabyte of float32, tokens per second): medians of one sum and one token
     in turn, since the memory's speed on a shared machine changes from second to second."""
-    x, reading = torch.randn(125_000_000), []
+    read, bandwidth = reader()
+    clock = Clock(before=read)
+    generate(cached(model), torch.randint(1000, (1, prompt)), new, on_token=clock, temperature=0.8)
+    return bandwidth(), 1 / statistics.median(clock.times)
+
+
+def reader(huge=False):
+    """(a function that sums half a gigabyte, one that says at how many bytes per second: the median). huge: of memory in
+    pages of 2 MB, as the tables of fast_vectors have it."""
+    x, times = half_a_gigabyte(huge), []
 
     def read():
         start = time.perf_counter()
         x.sum()
-        reading.append(time.perf_counter() - start)
+        times.append(time.perf_counter() - start)
+    return read, lambda: x.numel() * 4 / statistics.median(times)
 
+
+@functools.cache
+def half_a_gigabyte(huge: bool):
+    """The same memory for all that is compared: how fast it is read depends on where it lies."""
+    n = 125_000_000
+    return in_huge_pages(4 * n).view(torch.float32).normal_() if huge else torch.randn(n)
+
+
+@torch.inference_mode()
+def products_beside_reading(model, times: int):
+    """(bytes per second of a sum, tokens per second), if a token were the products of fast_vectors alone."""
+    products = []
+    for module in model.modules():
+        if "product" in module.__dict__:
+            x = torch.randn(getattr(module, "in_features", model.cfg.n_embd))
+            products.append((module.product, x.type_as(model.wte.weight)))
+    read, bandwidth = reader()
     clock = Clock(before=read)
-    generate(cached(model), torch.randint(1000, (1, prompt)), new, on_token=clock, temperature=0.8)
-    return x.numel() * 4 / statistics.median(reading), 1 / statistics.median(clock.times)
+    clock(None)
+    for _ in range(times):
+        for product, x in products:
+            product(x)
+        clock(None)
+    return bandwidth(), 1 / statistics.median(clock.times)
 
 
 def bench_generate(args):
@@ -476,12 +508,19 @@ LLAMAS = {      # some 125M parameters, in few wide layers and in many narrow on
 def bench_llama(args, new=48, V=49152):
     """Random weights, batch 1, 48 tokens after 64: bytes of weights read in a second, as a share of the bytes that a sum
     reads in the same run; in turn with transformers, if it is installed, in float32 and bfloat16. Both with torch's
-    kernel for attention."""
+    kernel for attention. And what there would be if nothing but the products took time."""
     with_peer = importlib.util.find_spec("transformers") is not None
     versions = f"torch {torch.__version__}"
     if with_peer:
         versions += f", transformers {importlib.metadata.version('transformers')}"
     print(f"{versions}, {torch.get_num_threads()} threads")
+    speeds = []
+    for huge in (False, True):
+        read, bandwidth = reader(huge)
+        for _ in range(20):
+            read()
+        speeds.append(bandwidth() / 1e9)
+    print("a sum reads {:.1f} GB/s; in pages of 2 MB, as our tables lie, {:.1f}".format(*speeds))
     for title, sizes in LLAMAS.items():
         torch.manual_seed(0)
         model = llama.Llama(llama.Config(**sizes, block_size=1024, fused=True), V)
@@ -498,9 +537,14 @@ def bench_llama(args, new=48, V=49152):
                 runs["transformers"] = (peer, transformers_generate, lambda model: model)
             rows = {name: [] for name in runs}
             with fast_vectors(model, weights):
+                rows["our products alone"] = []
                 for _ in range(args.pairs):
-                    for name, (network, generate, cached) in runs.items():
-                        bandwidth, rate = beside_reading(network, 64, new, generate, cached)
+                    for name in rows:
+                        if name in runs:
+                            network, generate, cached = runs[name]
+                            bandwidth, rate = beside_reading(network, 64, new, generate, cached)
+                        else:
+                            bandwidth, rate = products_beside_reading(model, new)
                         rows[name].append((bandwidth / 1e9, rate, rate * n * size / bandwidth))
             for name, of_it in rows.items():
                 bandwidth, rate, share = (statistics.median(column) for column in zip(*of_it))

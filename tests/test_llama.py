@@ -344,6 +344,63 @@ def test_fast_vectors_in_fewer_bytes(weights, tolerance):
         close(found.float(), want, tolerance)
 
 
+def test_probabilities_that_are_none_are_refused():
+    for bad in (math.nan, math.inf):
+        refused(lambda: llama.draw(torch.tensor([[0.5, 0.5, 0.0], [0.5, bad, 0.5]])), "--lr")
+
+
+@every_variant
+@torch.no_grad()
+def test_one_token_in_fewer_calls(variant):
+    """With the products of fast_vectors a single token goes its own way through the blocks: after a text that was read
+    at once, at every position, after another text, and not when there are two texts."""
+    model = make_model(**VARIANTS[variant]).eval()
+    tokens = random_tokens(2, 16)
+    one, two = model(tokens[:1]), model(tokens)
+    with fast_vectors(model):
+        assert "forward" not in model.h[0].attn.c_q.__dict__        # its weights are kept once more, and not twice
+        for first in (1, 5):
+            cached = llama.CachedLlama(model)
+            ways = []
+            read_one = cached.read_one
+            cached.read_one = lambda token, n: ways.append(n) or read_one(token, n)
+            for t in range(first, 17):
+                close(cached(tokens[:1, :t]), one[:, t - 1:t], 1e-5)
+            assert ways == [n for n in range(16) if n == 0 and first == 1 or n >= first]
+            close(cached(tokens[1:, :9]), two[1:, 8:9], 1e-5)
+            close(cached(tokens[:, :9]), two[:, 8:9], 1e-5)
+            close(cached(tokens[:, :10]), two[:, 9:10], 1e-5)
+        prompt = tokens[:1, :3]
+        fast = llama.generate(llama.CachedLlama(model), prompt, 40, temperature=0)
+    assert torch.equal(fast, llama.generate(model, prompt, 40, temperature=0))
+    assert not any(name in module.__dict__ for module in model.modules() for name in ("forward", "product"))
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+@torch.no_grad()
+def test_one_token_in_fewer_calls_as_transformers_has_it(name):
+    want = golden(name)
+    model = golden_model(name).eval()
+    tokens = want["tokens"][:1].long()
+    with fast_vectors(model):
+        cached = llama.CachedLlama(model)
+        found = torch.cat([cached(tokens[:, :t + 1]) for t in range(tokens.size(1))], dim=1)
+    close(found, want["logits"][:1], 1e-5)
+
+
+@torch.no_grad()
+def test_one_token_in_bfloat16_is_as_exact_as_the_plain_way():
+    model = make_model(n_embd=64, n_layer=3).eval()
+    tokens = random_tokens(1, 16)
+    exact = model(tokens)[0]
+    model = model.bfloat16()
+    plain = (model(tokens)[0] - exact).square().mean()
+    with fast_vectors(model, "bfloat16"):
+        cached = llama.CachedLlama(model)
+        found = torch.cat([cached(tokens[:, :t + 1])[0] for t in range(16)])
+    assert found.dtype == torch.bfloat16 and (found - exact).square().mean() < 1.5 * plain
+
+
 # ---- rotations for longer contexts
 
 def test_scalings_slow_rotations_down():
