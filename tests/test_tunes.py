@@ -145,6 +145,7 @@ def test_folders_that_are_no_corpus(tmp_path):
     refused(lambda: read_corpus(str(tmp_path), 0), tmp_path, "no MIDI file in the folder")
     (tmp_path / "a.mid").write_text("Dear diary")
     refused(lambda: read_corpus(str(tmp_path), 0), "at least 2", "a.mid", "not a MIDI file")
+    refused(lambda: read_corpus(str(tmp_path / "a.mid"), 0), tmp_path / "a.mid", "name the folder")
     write_midi(tmp_path / "b.mid", compose(0)[0], BEAT)
     write_midi(tmp_path / "c.mid", compose(0)[0], BEAT)
     refused(lambda: read_corpus(str(tmp_path), 0), "at least 2", "the same notes as another", "c.mid")

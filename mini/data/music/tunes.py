@@ -260,6 +260,7 @@ def read_folder(source: str) -> tuple:
     so is a piece that is there twice. Raises UserError if there are not two pieces.
     """
     folder = Path(source)
+    require(not folder.is_file(), f"--data={source}: a file; name the folder of .mid files in which it lies")
     require(folder.is_dir(), f"--data={source}: no such folder of .mid files (by name there is: tunes)")
     paths = list_files(folder, (".mid", ".midi"), "MIDI file")
     found = []                                                  # (piece, seconds per beat, split, name)
