@@ -89,7 +89,7 @@ def bars_of_events(tokens: list, bar: float):
 
 
 def bar_1_again(pieces: list, beat: float) -> dict:
-    """{"bar 5": share, …}: the mean overlap of a bar with bar 1, as sets of (sixteenth, pitch), over
+    """{"bar 5": share, …}: the mean overlap of a bar with bar 1, as sets of (sixteenth, pitch), of
     all pieces that have this bar."""
     overlaps = {f"bar {number}": [] for number in PHRASES}
     for notes in pieces:
