@@ -469,8 +469,24 @@ def test_the_bars_of_events_and_the_bars_that_come_back():
         begins = [int(note.start / BEAT / beats + 1e-6) for note in notes]
         keys_down = [bar for bar, token in zip(bars.tolist(), tokens) if token < midi.NOTE_OFF]
         assert sorted(keys_down) == sorted(begins) and set(keys_down) == set(range(16))
-        assert study.returning_bars([notes, []], BEAT) == {
-            "bar 5 with 1": 1, "bar 13 with 5": 1, "bar 13 with 1": 1}
+        again = study.bar_1_again([notes, []], BEAT)
+        assert (again["bar 5"], again["bar 13"]) == (1, 1) and again["bar 9"] < 1
+        assert list(again) == ["bar 5", "bar 9", "bar 13"]      # our tunes end with bar 16
+
+
+def test_in_a_folk_tune_of_repeated_halves_bar_9_is_bar_1():
+    """AABB, with eight bars in each part, and an upbeat of a quaver."""
+    def part(low):
+        return [(i * 0.5, low + i % 7 + i // 16) for i in range(64)]
+
+    notes = []
+    for repeat, low in enumerate((60, 60, 72, 72)):
+        notes += [midi.Note(32 * repeat + at, 32 * repeat + at + 0.5, pitch, 64)
+                  for at, pitch in part(low)]
+    again = study.bar_1_again([notes], 1.0)
+    assert again["bar 9"] == 1 and max(again[f"bar {i}"] for i in (5, 13, 17, 25)) < 1
+    model = music.MusicTransformer(music.Config(**{**TINY, "block_size": 256})).eval()
+    assert list(study.loss_by_bar(model, [notes], 1.0)) == [f"bar {i}" for i in range(1, 33)]
 
 
 # ---- the script

@@ -111,11 +111,44 @@ def test_a_folder_of_midi_files(tmp_path, capsys):
     assert sorted(encode(piece) for piece in training + held_out) == wanted
 
 
+def test_what_is_held_out_of_a_folder_is_not_learnt_from_under_another_folder(tmp_path, capsys):
+    """Whole pieces, beside them their melodies and their chords, as data sets of folk tunes have them;
+    and one piece twice."""
+    for i in range(20):
+        notes = compose(i)[0]
+        middle = 60
+        parts = {"all": notes, "melody": [n for n in notes if n.pitch > middle],
+                 "chords": [n for n in notes if n.pitch <= middle]}
+        for folder, part in parts.items():
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_midi(tmp_path / folder / f"{i}.mid", part, BEAT)
+    (tmp_path / "all/again.mid").write_bytes((tmp_path / "all/3.mid").read_bytes())
+    training, held_out, _ = read_corpus(str(tmp_path), 0)
+    assert "1 of 61 files hold the same notes as another" in capsys.readouterr().out
+    assert (len(training), len(held_out)) == (54, 6)
+    whole = [tuple(encode(compose(i)[0])) for i in range(20)]
+    held = {whole.index(tuple(encode(piece))) for piece in held_out if tuple(encode(piece)) in whole}
+    assert len(held) == 2                                       # two names, with three pieces each
+    melodies = {tuple(n.pitch for n in compose(i)[0] if n.pitch > 60) for i in held}
+    assert not melodies & {tuple(n.pitch for n in piece) for piece in training}
+
+
+def test_tempos_that_differ_are_told(tmp_path, capsys):
+    for i, beat in enumerate((0.5, 0.5, 0.75)):
+        write_midi(tmp_path / f"{i}.mid", compose(i)[0], beat)
+    assert read_corpus(str(tmp_path), 0)[2] == 0.5
+    assert "from 80 to 120 beats a minute; scores of beats and bars take 120" in capsys.readouterr().out
+
+
 def test_folders_that_are_no_corpus(tmp_path):
     refused(lambda: read_corpus(str(tmp_path / "missing"), 0), tmp_path / "missing", "tunes")
     refused(lambda: read_corpus(str(tmp_path), 0), tmp_path, "no MIDI file in the folder")
     (tmp_path / "a.mid").write_text("Dear diary")
     refused(lambda: read_corpus(str(tmp_path), 0), "at least 2", "a.mid", "not a MIDI file")
+    refused(lambda: read_corpus(str(tmp_path / "a.mid"), 0), tmp_path / "a.mid", "name the folder")
+    write_midi(tmp_path / "b.mid", compose(0)[0], BEAT)
+    write_midi(tmp_path / "c.mid", compose(0)[0], BEAT)
+    refused(lambda: read_corpus(str(tmp_path), 0), "at least 2", "the same notes as another", "c.mid")
     refused(lambda: read_corpus("tunes", 1), "--pieces=1")
 
 

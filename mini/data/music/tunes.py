@@ -255,13 +255,17 @@ def read_folder(source: str) -> tuple:
     """(training pieces, held-out pieces, the median of their seconds per beat) of a folder of MIDI files.
 
     They are put in a random, but fixed order. Held out are the pieces in sub-folders called val and test, if
-    there are such beside one called train; otherwise a tenth. A file that cannot be read is left out, and a line
-    says so. Raises UserError if there are not two pieces.
+    there are such beside one called train; otherwise a tenth, where files of one name (the whole piece in one
+    sub-folder, its melody in another) stay together. A file that cannot be read is left out, and a line says so;
+    so is a piece that is there twice. Raises UserError if there are not two pieces.
     """
     folder = Path(source)
+    require(not folder.is_file(), f"--data={source}: a file; name the folder of .mid files in which it lies")
     require(folder.is_dir(), f"--data={source}: no such folder of .mid files (by name there is: tunes)")
     paths = list_files(folder, (".mid", ".midi"), "MIDI file")
-    found = []                                                  # (piece, seconds per beat, split)
+    found = []                                                  # (piece, seconds per beat, split, name)
+    copies = []
+    known = set()                                               # the notes of each piece
     broken = []
     shortened = []
     progress = Progress("MIDI files read:", len(paths))
@@ -273,26 +277,50 @@ def read_folder(source: str) -> tuple:
                 shortened.append(place.path)
             begin = notes[0].start
             piece = [n._replace(start=n.start - begin, end=n.end - begin) for n in notes]
-            found.append((piece, beat, place.split))
+            events = tuple(encode(piece))
+            if events in known:
+                copies.append(place.path)
+            else:
+                known.add(events)
+                found.append((piece, beat, place.split, place.path.stem.lower()))
         except UserError as error:
             broken.append(str(error))
         progress.add()
     why = f"; {len(broken)} cannot be read, the first: {broken[0]}" if broken else ""
-    require(len(found) > 1, f"--data={source}: at least 2 .mid files are needed, one held out{why}")
+    why += f"; {len(copies)} hold the same notes as another, the first: {copies[0]}" if copies else ""
+    require(len(found) > 1, printable(f"--data={source}: at least 2 .mid files are needed, one held out{why}"))
     if broken:
         print(f"note: {len(broken)} of {len(paths)} files cannot be read and are left out, the first: {broken[0]}")
+    if copies:
+        print(f"note: {len(copies)} of {len(paths)} files hold the same notes as another and are left out, the "
+              f"first: {printable(str(copies[0]))}")
     if shortened:
         print(f"note: {len(shortened)} of {len(paths)} files hold more than {LONGEST_SILENCE:.0f} s without a key "
               f"going down or up, which are shortened to that, the first: {printable(str(shortened[0]))}")
     random.Random(0).shuffle(found)
-    beats = sorted(beat for _, beat, _ in found)
+    beats = sorted(beat for _, beat, _, _ in found)
     beat = beats[len(beats) // 2]
-    training = [piece for piece, _, split in found if split == "train"]
-    held_out = [piece for piece, _, split in found if split in ("val", "test")]
+    if beats[-1] > 1.01 * beats[0]:
+        print(f"note: the files have from {60 / beats[-1]:.0f} to {60 / beats[0]:.0f} beats a minute; scores of "
+              f"beats and bars take {60 / beat:.0f} for all, so they mean little for the others")
+    training = [piece for piece, _, split, _ in found if split == "train"]
+    held_out = [piece for piece, _, split, _ in found if split in ("val", "test")]
     if training and held_out:
         print(f"note: {printable(source)}: held out are the {len(held_out)} pieces in its folders val and test")
         return training, held_out, beat
-    return *hold_out_a_tenth([piece for piece, _, _ in found]), beat
+    return *hold_out_names(found), beat
+
+
+def hold_out_names(found: list) -> tuple:
+    """(training pieces, held-out pieces) of [(piece, beat, split, name of the file), …]: a tenth of the names is
+    held out, with all pieces of these names. If all have one name, it is a tenth of the pieces."""
+    names = list(dict.fromkeys(name for _, _, _, name in found))
+    if len(names) == 1:
+        return hold_out_a_tenth([piece for piece, _, _, _ in found])
+    held_out_names = set(hold_out_a_tenth(names)[1])
+    training = [piece for piece, _, _, name in found if name not in held_out_names]
+    held_out = [piece for piece, _, _, name in found if name in held_out_names]
+    return training, held_out
 
 
 def to_tokens(pieces, device):
