@@ -9,11 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 import train_diffusion
 from mini import latent_diffusion
 from mini.data.images.captions import Words
+from mini.data.images.faces import caption
 from mini.utils import image_metrics, metrics
 from mini.utils.config import require
 from mini.utils.device import autocast, pick_device
 from mini.utils.images import sheet, to_float
-from mini.utils.judge import judge_of_faces
+from mini.utils.judge import images_with_labels, judge_of_faces
 from mini.utils.png import write_png
 from mini.utils.run import write_json
 
@@ -109,14 +110,53 @@ def evaluate(nets, checkpoint, cfg) -> dict:
     print(f"reconstructions: {psnr:.2f} dB; read as before: "
           + ", ".join(f"{name} {share:.1%}" for name, share in as_before.items()))
 
+    matched = with_the_same_attributes(nets, checkpoint, cfg)
+    print(metrics.table(matched, {"mean"}))
     changes = change_pictures(nets, judge, parts[1], prompts, cfg)
     print(metrics.table(changes, {"as prompted", "as before"}))
     costs = cost_table(nets, checkpoint, cfg)
     print(metrics.table(costs))
-    result = {"scores": rows, "psnr": psnr, "read_as_before": as_before, "changes": changes,
-              "costs": costs}
+    result = {"scores": rows, "psnr": psnr, "read_as_before": as_before, "matched": matched,
+              "changes": changes, "costs": costs}
     write_json(f"{cfg.out_dir}/evaluate.json", result)
     return result
+
+
+def with_the_same_attributes(nets, checkpoint, cfg) -> dict:
+    """{images: {…}}: 512 images drawn for full captions of just those real images with which they
+    are then compared. That is what `train_diffusion.py --size=64` does with labels, so the scores
+    of both can be compared."""
+    judge = judge_of_faces(cfg, 512, cfg.n_images)
+    labels = judge.labels
+    words = Words(checkpoint["words"])
+    L = checkpoint["shape"][3]
+    rows = [words.encode(caption(y, wording), L - 1) for wording, y in enumerate(labels)]
+    prompts = torch.tensor([row + [Words.PAD] * (L - len(row)) for row in rows])
+    prompts = prompts.to(pick_device(cfg.device))
+
+    def draw(guidance: float, steps: int):
+        print(f"drawing {judge.n} images with the attributes of the real ones", flush=True)
+        own = replace(cfg, guidance=guidance, sampler="euler", sample_steps=steps)
+        with autocast(pick_device(cfg.device), cfg.matmul):
+            return latent_diffusion.generate(nets, prompts, own)
+
+    real = judge.held_out.images[:judge.n]
+    images = {
+        "w 1, 20 calls": draw(1.0, 20),
+        f"w {cfg.guidance:g}, 20 calls": draw(cfg.guidance, 20),
+        f"w {cfg.guidance:g}, 10 calls": draw(cfg.guidance, 10),
+        "decoded": latent_diffusion.reconstruct(nets["autoencoder"], real, cfg),
+        "other real ones": images_with_labels(judge.train_set, labels),
+    }
+    rows = {}
+    for name, drawn in images.items():
+        reading = judge.read(drawn)
+        shares = judge.accuracy_of(reading, labels)
+        diversity = judge.diversity_of(reading)
+        rows[name] = {"mean": sum(shares.values()) / len(shares),
+                      "Fréchet": judge.frechet_of(reading),
+                      "diversity": 0.0 if diversity is None else diversity}
+    return rows
 
 
 def change_pictures(nets, judge, part, prompts, cfg) -> dict:
