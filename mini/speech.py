@@ -599,11 +599,23 @@ def beam_search(model, src, k: int, alpha: float = 0.6):
     return tgt.view(B, k, -1)[:, :, 1:]                         # without BOS
 
 
+def joint_log_p(model, tgt, memory, src_mask, weight: float):
+    """(1 − weight) · log p(y|x) by the decoder + weight · log p(y|x) by CTC, (B,), of transcripts
+    tgt (B, T) that end with EOS."""
+    tgt_in = F.pad(tgt[:, :-1], (1, 0), value=BOS)              # the same one character later
+    logits = model.decode(tgt_in, memory, src_mask).float()     # (B, T, V)
+    logits[:, :, PAD] = -math.inf                               # it is no word
+    log_p = F.log_softmax(logits, dim=2).gather(2, tgt[:, :, None])[:, :, 0]        # (B, T)
+    by_decoder = log_p.masked_fill(tgt == PAD, 0.0).sum(dim=1)  # (B,)
+
+    said = tgt.masked_fill(tgt == EOS, PAD)                     # CTC knows no EOS
+    by_ctc = ctc_log_p(model.ctc_head(memory), src_mask[:, 0, 0], said)
+    return (1 - weight) * by_decoder + weight * by_ctc
+
+
 @torch.inference_mode()
 def rescore(model, src, candidates, weight: float):
-    """For each of B sources the best of k transcripts (B, k, T): (B, T). It has the largest
-
-        (1 − weight) · log p(y|x) by the decoder + weight · log p(y|x) by CTC
+    """For each of B sources the best of k transcripts (B, k, T), by decoder and CTC: (B, T).
 
     The decoder may skip a word, or write one that is likely but was not said. For CTC, all that was
     said must be in the transcript, in order (Hori et al. 2017, who call this rescoring).
@@ -611,21 +623,10 @@ def rescore(model, src, candidates, weight: float):
     was_training = model.training
     model.eval()
     memory, src_mask = model.encode(src)
-    ctc_logits = model.ctc_head(memory)
-    is_sound = src_mask[:, 0, 0]                                # (B, 1, 1, S) -> (B, S)
-
-    scores = []
-    for tgt in candidates.unbind(dim=1):                        # (B, T)
-        tgt_in = F.pad(tgt[:, :-1], (1, 0), value=BOS)          # the same one character later
-        logits = model.decode(tgt_in, memory, src_mask).float()         # (B, T, V)
-        logits[:, :, PAD] = -math.inf
-        log_p = F.log_softmax(logits, dim=2).gather(2, tgt[:, :, None])[:, :, 0]    # (B, T)
-        log_p = log_p.masked_fill(tgt == PAD, 0.0).sum(dim=1)           # (B,)
-        said = tgt.masked_fill(tgt == EOS, PAD)
-        scores.append((1 - weight) * log_p + weight * ctc_log_p(ctc_logits, is_sound, said))
-
-    model.train(was_training)
+    scores = [joint_log_p(model, tgt, memory, src_mask, weight)
+              for tgt in candidates.unbind(dim=1)]              # k × (B,)
     best = torch.stack(scores, dim=1).argmax(dim=1)             # (B, k) -> (B,)
+    model.train(was_training)
     return candidates[torch.arange(len(src), device=src.device), best]
 
 

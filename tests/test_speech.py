@@ -382,6 +382,9 @@ def test_the_best_of_some_transcripts(weight):
                                [[9, EOS, PAD, PAD], [5, 5, EOS, PAD], [6, 7, EOS, PAD]],
                                [[EOS, PAD, PAD, PAD], [4, 5, 6, EOS], [4, 5, EOS, PAD]]])
     want = []
+    all_memory, all_src_mask = model.encode(src)
+    ours = [speech.joint_log_p(model, tgt, all_memory, all_src_mask, weight)
+            for tgt in candidates.unbind(dim=1)]
     for b in range(3):
         memory, src_mask = model.encode(src[b:b + 1])
         n = int(src_mask.sum())
@@ -394,6 +397,7 @@ def test_the_best_of_some_transcripts(weight):
             by_decoder = -F.cross_entropy(logits, tgt - 1, reduction="sum").item()
             by_ctc = -F.ctc_loss(log_p, tgt[None, :-1], [n], [len(tgt) - 1], reduction="sum").item()
             scores.append((1 - weight) * by_decoder + weight * by_ctc)
+        close(torch.stack(ours)[:, b], torch.tensor(scores), 1e-4)
         want.append(candidates[b, scores.index(max(scores))].tolist())
     assert speech.rescore(model, src, candidates, weight).tolist() == want
 
