@@ -20,6 +20,7 @@ from mini.data.speech import recordings as data
 from mini.data.speech.recordings import Recordings
 from mini.data.speech.rooms import make_noises
 from mini.data.speech.wav import read_wav, write_wav
+from mini.studies import espeak
 from mini.utils.png import read_png
 from tests.helpers import (ROOT, as_torch_has_it, close, every_dropout_acts, learnt_by_heart,
                            normal, refused_by, rng_of, same_end, sentences)
@@ -583,3 +584,25 @@ def test_bad_recordings(tmp_path, capsys):
                         (golden / "ima_adpcm.wav", "IMA ADPCM"), (golden / "a_law.wav", "A-law")):
         error = refused(capsys, *use, f"--wav={tmp_path / name}")
         assert words in error and str(name) in error
+
+
+def test_words_by_another_synthesiser(tmp_path, capsys, monkeypatch):
+    """Without espeak-ng one line says what is missing. With it (here a stand-in that writes the
+    same sound for all) each word is said by each voice, and written down."""
+    speech.train(tiny(tmp_path, steps=1))
+    flags = [f"--out_dir={tmp_path}/run", f"--files={tmp_path}/files"]
+    monkeypatch.setattr(espeak.shutil, "which", lambda _: None)
+    with pytest.raises(SystemExit):
+        espeak.main(flags)
+    assert "espeak-ng is not installed" in capsys.readouterr().err
+
+    def run(command, check):
+        write_wav(command[command.index("-w") + 1], torch.sin(torch.arange(4000) / 8), 8000)
+
+    monkeypatch.setattr(espeak.shutil, "which", lambda _: "espeak-ng")
+    monkeypatch.setattr(espeak.subprocess, "run", run)
+    monkeypatch.setattr(espeak, "WORDS", ["red", "lamp"])
+    monkeypatch.setattr(espeak, "VOICES", {"one": ["en-us", "en-gb"], "two": ["en-029"]})
+    rows = espeak.main(flags)
+    assert {name: row["words"] for name, row in rows.items()} == {"voices one": 4, "voices two": 2}
+    assert len(list((tmp_path / "files/one").glob("*.wav"))) == 4
