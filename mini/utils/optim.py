@@ -1,5 +1,6 @@
 """Muon, the optimiser of the weight matrices in train_gpt.py, train_diffusion.py, mini/bert.py,
-mini/music.py, mini/assistant.py, mini/vae.py, mini/text_to_image.py and mini/latent_diffusion.py.
+mini/music.py, mini/assistant.py, mini/clip.py, mini/vae.py, mini/text_to_image.py and
+mini/latent_diffusion.py.
 
 torch.optim.Muon (torch ≥ 2.9) was tried in its place: after 200 steps of a small GPT the loss was
 the same (0.468). But it computes in bfloat16 on every processor. On a CPU that has instructions for
