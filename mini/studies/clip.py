@@ -1,5 +1,5 @@
-"""What mini/clip.py finds: among how many images, by how much a text says; and what it takes for
-what where it is blind."""
+"""What mini/clip.py finds: among how many images, by how much a text says; and what it reads where
+two values never occurred together."""
 import torch
 
 from mini.clip import classify, embed_images, embed_texts, retrieval
