@@ -435,21 +435,16 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
-        S = padded_size(size)
+        n_halvings = int(math.log2(padded_size(size) / 4))      # from S × S to 4 × 4 pixels
+        channels = [C] + [width * 2**i for i in range(n_halvings)]
         layers = []
-        c_in = C
-        c_out = width
-        # H × H -> H/2 × H/2 pixels, down to 4 × 4, with width · S/8 channels
-        while c_out <= width * S // 8:
+        for c_in, c_out in zip(channels, channels[1:]):         # H × H -> H/2 × H/2 pixels
             layers += [
                 nn.Conv2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(c_out),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-            c_in = c_out
-            c_out = 2 * c_in
-        # 4 × 4 -> 1 × 1 pixels
-        layers += [nn.Conv2d(c_in, 2 * z_dim, kernel_size=4)]
+        layers += [nn.Conv2d(channels[-1], 2 * z_dim, kernel_size=4)]   # 4 × 4 -> 1 × 1 pixels
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x):
@@ -459,7 +454,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """z (B, z_dim) -> x_hat (B, C, size, size): of each pixel the mean of p(x|z), or its logit.
+    """z (B, z_dim) -> x_hat (B, C, size, size): of each pixel the mean or the logit of p(x|z).
 
     The first layer makes 4 × 4 pixels, each further one doubles height and width, and halves the
     channels. For S = 32 and width = 32: 128 × 4 × 4, 64 × 8 × 8, 32 × 16 × 16, 16 × 32 × 32, and
@@ -469,23 +464,20 @@ class ConvDecoder(nn.Module):
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
         self.size = size
-        c_in = width * padded_size(size) // 8                   # channels at 4 × 4 pixels
-        # 1 × 1 -> 4 × 4 pixels
-        layers = [
-            nn.ConvTranspose2d(z_dim, c_in, kernel_size=4, bias=False),
-            nn.BatchNorm2d(c_in),
+        n_doublings = int(math.log2(padded_size(size) / 4))     # from 4 × 4 to S × S pixels
+        channels = [width * 2**i for i in reversed(range(n_doublings))] + [width // 2]
+        layers = [                                              # 1 × 1 -> 4 × 4 pixels
+            nn.ConvTranspose2d(z_dim, channels[0], kernel_size=4, bias=False),
+            nn.BatchNorm2d(channels[0]),
             nn.ReLU(inplace=True),
         ]
-        # H × H -> 2H × 2H pixels, up to S × S
-        while c_in > width // 2:
-            c_out = c_in // 2
+        for c_in, c_out in zip(channels, channels[1:]):         # H × H -> 2H × 2H pixels
             layers += [
                 nn.ConvTranspose2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(c_out),
                 nn.ReLU(inplace=True),
             ]
-            c_in = c_out
-        layers += [nn.Conv2d(c_in, C, kernel_size=3, padding=1)]
+        layers += [nn.Conv2d(width // 2, C, kernel_size=3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z):
