@@ -197,7 +197,7 @@ def train(cfg) -> dict:
     images = train_set.images.to(device)                        # uint8 (N, C, size, size)
     N, C, size, _ = images.shape
 
-    # model and optimiser; net is the model as training calls it: faster
+    # model and optimiser; net is the model made faster: compiled, with products in bfloat16
     torch.manual_seed(cfg.seed)
     model = VAE(cfg, C, size).to(device, memory_format=conv_layout(cfg.compile))
     net = compile_convolutions(model) if cfg.compile else model
@@ -207,10 +207,12 @@ def train(cfg) -> dict:
     if checkpoint:
         go_on_from(checkpoint, train_set, model, optimizer, data_rng)
 
-    run = Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], checkpoint)   # its folder
+    # run keeps the folder out_dir: it prints, logs and saves
+    run = Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], checkpoint)
     with run:
         for step in range(run.first, cfg.steps):
-            optimizer.set_lr(1 - step / cfg.steps)              # of its first value; it falls to 0
+            # the learning rate falls to 0 in a straight line
+            optimizer.set_lr(1 - step / cfg.steps)
 
             # a batch, and a sample of ε for each image (L = 1)
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
@@ -240,7 +242,7 @@ def sample_z(model, n: int):
     """z (n, z_dim) of new images, the same at every call: from the prior, N(0, I); or, with
     --prior=mixture, from the mixture at the end of the file."""
     if model.mixture is None:
-        return noise(n, model.cfg.z_dim, model.cfg.seed)
+        return noise(n, model.cfg.z_dim, model.cfg.seed)        # ~ N(0, I)
     return model.mixture.sample(n, model.cfg.seed)
 
 

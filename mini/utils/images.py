@@ -46,10 +46,9 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def in_batches(model, function, *inputs, size: int = 256):
-    """What function(*inputs) returns, a tensor or several, computed for `size` rows at a time on the
-    model's device, and brought to the CPU. uint8 images become floats first. The model is in
-    evaluation mode: BatchNorm uses its running means and variances, so that no image depends on the
-    others."""
+    """What function(*inputs) returns, a tensor or several, on the CPU: computed on the model's
+    device, for so many rows at a time. uint8 images become floats first. The model is in evaluation
+    mode: BatchNorm uses its running means and variances, so no image depends on the others."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
