@@ -337,8 +337,9 @@ def test_network(C, size, S, likelihood, double):
                         torch.autograd.grad((want * mix).sum(), [other, *written.weights])):
             close(a, b, 1e-9)
         assert not any(buffer.requires_grad for buffer in net.buffers())
-        for name, _ in net.named_buffers():
-            close(net.state_dict()[name], written.p[name]) if "num_batches" not in name else None
+        for name, buffer in net.named_buffers():
+            if "num_batches" not in name:
+                close(buffer, written.p[name])
     mu, logvar = written.encode(x)
     close(torch.cat(net.encode(x)), torch.cat([mu, logvar]))
     q, log_w, _ = Normal(mu, (logvar / 2).exp()), [], rng.manual_seed(5)
@@ -372,10 +373,11 @@ def test_the_papers_network(C, size, double):
 
 @pytest.mark.paper
 def test_the_papers_preset(arrays):
-    """Its network is trained; Muon, which has no kernel to train there, is left out."""
-    assert vae.PRESETS["paper"]["data"] == "mnist"
+    """Its network is trained, with one flag; Muon, which has no kernel to train there, is left out."""
+    paper = vae.PRESETS["paper"]
+    assert paper["likelihood"] == "bernoulli" and paper["prior"] == "standard" and paper["data"] == "mnist"
     gray = dict(data=f"{arrays}/gray.npy", size=0)
-    for flags in (dict(vae.PRESETS["paper"], batch_size=8, **gray), dict(network="mlp", optimizer="muon", **gray)):
+    for flags in (dict(paper, batch_size=8, **gray), dict(network="mlp", optimizer="muon", **gray)):
         result = vae.train(tiny(arrays, **flags))
         assert math.isfinite(result["elbo"])
     command(arrays / "run", "sample", "--prior=standard")
@@ -600,6 +602,22 @@ def test_samples(lively, capsys, monkeypatch):
     assert got.std(0).mean() > 0.05                 # these weights draw different pictures, here and below
 
 
+def test_a_mixture_that_was_not_asked_for_in_training(tmp_path, monkeypatch):
+    """It is fitted only to be drawn from: not in a run with --prior=standard, but when `sample` asks for it, also to go on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(vae, "fit_prior", lambda *_: pytest.fail("nobody has asked for a mixture"))
+        vae.train(tiny(tmp_path, steps=3, prior="standard"))
+        command(tmp_path / "run", "sample")
+    net, state = loaded(tmp_path / "run")
+    assert state["mixture"] is None and alike(read_sheet(tmp_path / "run/samples/samples.png")[0], net.decode(noise(8, 3, 1)))
+    command(tmp_path / "run", "sample", "--prior=mixture")
+    z = vae.fit_prior(net, load()[0].images, vae.Config.components).sample(8, 1)
+    assert alike(read_sheet(tmp_path / "run/samples/samples.png")[0], net.decode(z))
+    vae.main(["--resume", "--prior=mixture", f"--out_dir={tmp_path}/run", "--steps=3"])      # only the scores
+    vae.main(["--resume", "--prior=mixture", f"--out_dir={tmp_path}/run", "--steps=4"])
+    assert loaded(tmp_path / "run")[1]["mixture"]
+
+
 def test_reconstructions(lively, tmp_path):
     """Held-out images, exact, each above what is decoded from its μ. What to show may have been said in training."""
     command(lively, "sample", "--show=reconstruct", "--n=24")
@@ -721,7 +739,7 @@ def test_flags_and_data_that_do_not_fit(trained, arrays, capsys):
     del older["mixture"]
     (arrays / "older").mkdir()
     torch.save(older, arrays / "older/checkpoint.pt")
-    assert "older" in refused_by_main(capsys, "sample", f"--out_dir={arrays}/older")
+    assert "no 'mixture'" in refused_by_main(capsys, "sample", f"--out_dir={arrays}/older")
     for args in (["sample", "--show=walk"], ["evaluate"], ["--resume"]):
         args = *args, f"--out_dir={trained[0]}", f"--data={arrays}/gray.npz"
         assert "another size" in refused_by_main(capsys, *args)
