@@ -31,11 +31,11 @@ Paper: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.o
     python -m mini.vae                      faces, drawn on the spot
     python -m mini.vae sample               new images, after the training
 
-The preset differs from the paper in the optimiser alone: Adam, not Adagrad; its rate falls to 0;
-weights begin as torch draws them, and do not decay. The default run goes beyond the paper, to draw
-coloured faces well in minutes on a CPU. In a first reading, leave out what it adds. It stands at
-the end of the file, in this order: --network=conv, --likelihood=gaussian, --optimizer=muon,
---prior=mixture.
+The preset differs from the paper in how it is optimised: by Adam, not Adagrad; at a rate that
+falls to 0; from weights as torch draws them, which do not decay. The default run goes beyond the
+paper, to draw coloured faces well in minutes on a CPU, by --network=conv, --likelihood=gaussian,
+--optimizer=muon and --prior=mixture. They stand at the end of the file, in this order; leave them
+out in a first reading.
 
 More commands, measured times and scores: mini/gallery/README.md. Read next: mini/lstm.py.
 """
@@ -92,8 +92,8 @@ def reparameterize(mu, logvar, eps):
 
 
 class MLPDecoder(nn.Module):
-    """z (B, z_dim) -> x_hat (B, C, size, size), which says what p(x|z) is. For black and white
-    pixels it is the logit of p, the probability of white: p = sigmoid(x_hat) (appendix C.1)."""
+    """z (B, z_dim) -> x_hat (B, C, size, size), which says what p(x|z) is. For images in black and
+    white it is the logit of each pixel (appendix C.1; see Bernoulli)."""
 
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
@@ -128,7 +128,7 @@ class VAE(nn.Module):
             self.likelihood = Bernoulli()
         else:                                                   # at the end of the file
             self.likelihood = Gaussian()
-        self.mixture = None                                     # only for --prior=mixture
+        self.mixture = None                                     # for --prior=mixture
 
     def encode(self, x):
         """mu and logvar, (B, z_dim) each; in float32, even if the network computes in bfloat16."""
@@ -150,11 +150,11 @@ class VAE(nn.Module):
 # ---- the loss
 
 class Bernoulli(nn.Module):
-    """p(x|z) of images in black and white: x_hat is the logit of each pixel (appendix C.1)."""
+    """p(x|z) of images in black and white: each pixel is white with a probability p of its own,
+    p = sigmoid(x_hat) (appendix C.1)."""
 
     def log_prob(self, x, x_hat):
-        """log p(x|z) of each image: (B,), if a pixel is white (1) with probability p, else black
-        (0). Greys lie between the two.
+        """log p(x|z) of each image: (B,). x is 1 for white and 0 for black; greys lie between.
 
             log p(x|z) = Σ (x log p + (1 − x) log(1 − p))       a sum over pixels
         """
@@ -202,7 +202,7 @@ def train(cfg) -> dict:
     model = VAE(cfg, C, size).to(device, memory_format=conv_layout(cfg.compile))
     net = compile_convolutions(model) if cfg.compile else model
     net = mixed_precision(net, device, cfg.matmul)
-    optimizer = make_optimizer(model, device)
+    optimizer = make_optimizer(model, device)                   # Adam, or Muon with it
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches and for ε
     if checkpoint:
         go_on_from(checkpoint, train_set, model, optimizer, data_rng)
@@ -306,8 +306,8 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # the paper's model of digits (§5, appendix C). MNIST is downloaded; if you have it, name one of
-    # its files of images, or their folder: --data=train-images-idx3-ubyte.gz
+    # the paper's model of digits (§5, appendix C). All 70,000 of MNIST are downloaded, and a tenth
+    # is held out. Without a network, name a file that you have: --data=train-images-idx3-ubyte.gz
     "paper": dict(data="mnist", size=0, network="mlp", width=500, z_dim=20, likelihood="bernoulli",
                   optimizer="adam", lr=1e-3, batch_size=100, prior="standard"),
     # larger images and networks: one GPU
@@ -323,7 +323,7 @@ def check(cfg):
     require(cfg.beta >= 0, f"--beta={cfg.beta} must be at least 0")
 
 
-# ---- the ELBO of held-out images; a run that is watched, stopped and resumed
+# ---- during and after the training: scores, pictures, checkpoints
 
 def elbo_terms(model, x, eps):
     """(log p(x|z), KL) of each image x, (B,) each: the ELBO is their difference."""

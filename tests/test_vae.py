@@ -574,14 +574,17 @@ def test_one_attribute_with_a_value_that_is_not_held_out(arrays):
 
 
 def test_presets_and_bfloat16(tmp_path, monkeypatch):
-    """The preset fits the network; sums stay in float32."""
-    cfg, dtypes, forward = vae.Config(**vae.PRESETS["gpu"]), set(), vae.VAE.forward
+    """The preset fits the network. In training its products are in bfloat16, in evaluation not; sums stay in float32."""
+    cfg, outside, inside = vae.Config(**vae.PRESETS["gpu"]), set(), set()
     assert vae.VAE(cfg, 3, cfg.size).encode(torch.zeros(2, 3, 64, 64))[0].shape == (2, cfg.z_dim)
     monkeypatch.setattr(device, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    forward, decode = vae.VAE.forward, vae.ConvDecoder.forward
     monkeypatch.setattr(vae.VAE, "forward",
-                        lambda *args: (out := forward(*args), dtypes.update(x.dtype for x in out))[0])
+                        lambda *args: (out := forward(*args), outside.update(x.dtype for x in out))[0])
+    monkeypatch.setattr(vae.ConvDecoder, "forward",
+                        lambda net, z: (out := decode(net, z), inside.add((net.training, out.dtype)))[0])
     vae.train(tiny(tmp_path, steps=2))
-    assert dtypes == {torch.float32}
+    assert outside == {torch.float32} and inside == {(True, torch.bfloat16), (False, torch.float32)}
 
 
 # ---- sample and evaluate
