@@ -154,9 +154,11 @@ class Bernoulli(nn.Module):
     p = sigmoid(x_hat) (appendix C.1)."""
 
     def log_prob(self, x, x_hat):
-        """log p(x|z) of each image: (B,). x is 1 for white and 0 for black; greys lie between.
+        """log p(x|z) of each image: (B,).
 
             log p(x|z) = Σ (x log p + (1 − x) log(1 − p))       a sum over pixels
+
+        There x is 1 for white and 0 for black; greys lie between.
         """
         white = (x + 1) / 2                                     # from [-1, 1] to [0, 1]
         log_p = -F.binary_cross_entropy_with_logits(x_hat, white, reduction="none")
@@ -197,12 +199,13 @@ def train(cfg) -> dict:
     images = train_set.images.to(device)                        # uint8 (N, C, size, size)
     N, C, size, _ = images.shape
 
-    # model and optimiser; net is the model made faster: compiled, with products in bfloat16
+    # model and optimiser; net is the model made faster, by --compile, and by products in bfloat16
+    # on devices that are faster at them
     torch.manual_seed(cfg.seed)
     model = VAE(cfg, C, size).to(device, memory_format=conv_layout(cfg.compile))
     net = compile_convolutions(model) if cfg.compile else model
     net = mixed_precision(net, device, cfg.matmul)
-    optimizer = make_optimizer(model, device)                   # Adam, or Muon with it
+    optimizer = make_optimizer(model, device)                   # Adam, or Adam and Muon as one
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches and for ε
     if checkpoint:
         go_on_from(checkpoint, train_set, model, optimizer, data_rng)
