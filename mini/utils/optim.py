@@ -12,6 +12,8 @@ import math
 
 import torch
 
+from mini.utils.device import autocast
+
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural
@@ -92,6 +94,30 @@ def muon_and_adam(encoder, decoder, muon_lr: float, lr: float) -> list:
             (kernels if is_kernel else others).append(p)
     adam = torch.optim.Adam(others, lr)
     return [Muon(kernels, muon_lr, momentum=0.9), adam] if kernels else [adam]
+
+
+class Together(list):
+    """A list of optimisers that is used as if it were one."""
+
+    def __init__(self, optimizers: list, device: torch.device, matmul: str):
+        super().__init__(optimizers)
+        self.device = device
+        self.matmul = matmul
+
+    def set_lr(self, factor: float):
+        """Set every learning rate to this fraction of the one that it was made with."""
+        for optimizer in self:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * factor
+
+    def zero_grad(self):
+        for optimizer in self:
+            optimizer.zero_grad()
+
+    def step(self):
+        with autocast(self.device, self.matmul):            # for Muon's products of matrices
+            for optimizer in self:
+                optimizer.step()
 
 
 def newton_schulz(G, steps: int = 5):
