@@ -34,8 +34,9 @@ Paper: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.o
 The preset differs from the paper in how it is optimised: by Adam, not Adagrad; at a rate that
 falls to 0; from weights as torch draws them, which do not decay. The default run goes beyond the
 paper, to draw coloured faces well in minutes on a CPU, by --network=conv, --likelihood=gaussian,
---optimizer=muon and --prior=mixture. They stand at the end of the file, in this order; leave them
-out in a first reading.
+--optimizer=muon and --prior=mixture. They stand at the end of the file, in this order. A first
+reading ends before the settings: what follows is settings, bookkeeping, and what goes beyond the
+paper.
 
 More commands, measured times and scores: mini/gallery/README.md. Read next: mini/lstm.py.
 """
@@ -50,7 +51,8 @@ import torch.nn.functional as F
 
 # Images and their grids, the command line, devices, the folder of a run: this file can be followed
 # without reading them. to_float turns uint8 into [-1, 1], noise(n, k, seed) are n rows of k normal
-# random numbers, which only depend on the seed, and sheet lays images out in a grid.
+# random numbers, which only depend on the seed, in_batches calls a model in evaluation mode on some
+# images at a time, and sheet lays images out in a grid.
 from mini.data.images.image_sets import LabelConfig, load_images
 from mini.utils.config import command_line, require, require_positive
 from mini.utils.device import compile_convolutions, conv_layout, mixed_precision, pick_device
@@ -215,7 +217,7 @@ def train(cfg) -> dict:
     with run:
         for step in range(run.first, cfg.steps):
             # the learning rate falls to 0 in a straight line
-            optimizer.set_lr(1 - step / cfg.steps)
+            optimizer.scale_lr(1 - step / cfg.steps)
 
             # a batch, and a sample of ε for each image (L = 1)
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)

@@ -104,8 +104,8 @@ class Together(list):
         self.device = device
         self.matmul = matmul
 
-    def set_lr(self, factor: float):
-        """Set every learning rate to this fraction of the one that it was made with."""
+    def scale_lr(self, factor: float):
+        """Make every learning rate this fraction of what it was at first."""
         for optimizer in self:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
