@@ -20,8 +20,9 @@ supervision" (CLIP), https://arxiv.org/abs/2103.00020, whose sections are named 
 et al. 2021, "An image is worth 16×16 words" (ViT), https://arxiv.org/abs/2010.11929; for a switch,
 Yuksekgonul et al. 2023, "When and why vision-language models behave like bags-of-words, and what to
 do about it" (NegCLIP), https://arxiv.org/abs/2210.01936. Our departures: if a batch holds the same
-caption twice, neither is a wrong answer for the image of the other (see same_caption); Muon trains
-the weight matrices of the blocks (--optimizer=adamw: AdamW trains all, as in the paper); GELU, not
+caption twice, neither is a wrong answer for the image of the other (see same_caption); the text
+encoder waits for some steps before it learns (--text_wait; 0 as in the paper); Muon trains the
+weight matrices of the blocks (--optimizer=adamw: AdamW trains all, as in the paper); GELU, not
 the approximation x·σ(1.702 x) of the published code; whole words, not pieces of words; images in
 [−1, 1], not cropped at random (§2.3); the initial weights of the text Transformer in both; sizes,
 batch, rates and weight decay are our own, for much smaller networks.
@@ -499,6 +500,8 @@ class Config(RunConfig):
     muon_lr: float = 0.02       # Muon's peak learning rate
     lr: float = 1e-3            # AdamW's peak learning rate
     warmup: int = 100           # steps in which the learning rates rise; then they fall to 0
+    # steps in which the image encoder learns alone (at most a quarter of --steps): see train
+    text_wait: int = 150
     weight_decay: float = 0.1   # of matrices and embeddings that AdamW trains
 
     # run
@@ -523,7 +526,8 @@ class Config(RunConfig):
 PRESETS = {
     # larger faces, wider and deeper networks, and a batch with more wrong answers, for one GPU
     "gpu": dict(size=64, patch=8, n_images=100000, n_layer=8, n_head=8, n_embd=512, n_joint=256,
-                batch_size=1024, steps=10000, optimizer="adamw", lr=5e-4, warmup=1000),
+                batch_size=1024, steps=10000, optimizer="adamw", lr=5e-4, warmup=1000,
+                text_wait=1000),
 }
 
 
@@ -546,7 +550,8 @@ def make_optimizers(model, cfg) -> list:
 
     A gradient has strong directions, such as the colours of hair and background, and weak ones,
     such as the few pixels of a mouth. Muon makes all directions of a step equally long (U S Vᵀ ->
-    U Vᵀ), so that the weak ones are learnt, too; see mini/utils/optim.py.
+    U Vᵀ), so that the weak ones are learnt, too; see mini/utils/optim.py. What has no gradient, as
+    the text encoder while it waits, is left as it is by both.
     """
     if cfg.optimizer == "adamw":
         return [make_adamw(list(model.parameters()), cfg)]
@@ -632,6 +637,12 @@ def train(cfg: Config) -> dict:
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = factor * optimizer.defaults["lr"]     # its peak
+
+            # At first the text encoder waits. Its random weights tell all words apart, but the image
+            # encoder sees little more than colours. If both learnt, the vectors of texts would lose
+            # what those of images do not have yet, such as the mouth; then there would be no reason
+            # to look for it in the images, and often neither would ever learn it.
+            model.text_encoder.requires_grad_(step >= min(cfg.text_wait, cfg.steps // 4))
 
             # batch
             x, texts = get_batch(images, captions, cfg.batch_size, data_rng, negatives)

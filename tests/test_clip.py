@@ -159,6 +159,31 @@ def test_muon_trains_the_matrices_of_both_transformers_and_nothing_else():
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("steps, text_wait, waits", [(8, 1, 1), (8, 5, 2), (8, 0, 0)])
+def test_the_text_encoder_waits(steps, text_wait, waits, optimizer, monkeypatch):
+    """So many steps, at most a quarter of all; the image encoder learns from the first on."""
+    seen = []
+    same = clip.same_caption
+
+    def record(texts, B):
+        seen.append({name: p.clone() for name, p in model[0].named_parameters()})
+        return same(texts, B)
+
+    model = []
+    make = clip.make_optimizers
+    monkeypatch.setattr(clip, "make_optimizers", lambda m, cfg: model.append(m) or make(m, cfg))
+    monkeypatch.setattr(clip, "same_caption", record)
+    clip.train(tiny(steps=steps, text_wait=text_wait, optimizer=optimizer))
+    for step in range(1, steps):
+        for name in ("token_embedding.weight", "blocks.0.attn.qkv.weight", "projection.weight"):
+            before = seen[step - 1][f"text_encoder.{name}"]
+            changed = not torch.equal(before, seen[step][f"text_encoder.{name}"])
+            assert changed == (step > waits), (step, name)
+        before = seen[step - 1]["image_encoder.projection.weight"]
+        assert not torch.equal(before, seen[step]["image_encoder.projection.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_all_learning_rates_rise_and_fall(optimizer):
     """The rates of the last of five steps, of all groups, by the schedule."""
     clip.train(tiny(steps=5, warmup=2, optimizer=optimizer, muon_lr=0.03, lr=0.004))

@@ -38,7 +38,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             of_shape = {}                               # shape: [parameters]
             for p in group["params"]:
-                of_shape.setdefault(p.shape, []).append(p)
+                if p.grad is not None:                  # frozen, or not used in this step
+                    of_shape.setdefault(p.shape, []).append(p)
             for parameters in of_shape.values():        # together: on a GPU that is faster
                 states = [self.state[p] for p in parameters]
                 update(parameters, states, group["lr"], group["momentum"], group["weight_decay"],
