@@ -333,6 +333,7 @@ def test_what_is_even_stays_even(script, trained):
             assert pattern > 0.01 if i == 0 else pattern < 1e-5, (net, i, pattern)
 
 
+@pytest.mark.paper
 @both
 def test_remove_checkerboard_changes_as_little_as_it_can(script):
     """The sums become alike, their mean and all differences inside a part stay, layers of other strides too."""
@@ -372,6 +373,7 @@ def test_losses_by_hand(script):
     close(torch.autograd.grad(loss, fake)[0].double(), slope(fake, 1), 1e-6)
 
 
+@pytest.mark.paper
 @both
 def test_the_switches(script):
     """What --preset=paper turns off must be off: the images reach D as they are."""
@@ -959,6 +961,7 @@ def test_the_study_pairs_runs_of_one_seed(tmp_path, monkeypatch, capsys):
     assert rows["BatchNorm in D"]["D right"] == 0.75 and "BatchNorm in D" in capsys.readouterr().out
 
 
+@pytest.mark.paper
 def test_the_variants_of_the_study_are_settings():
     """Each can be made, and differs from the default in what it says."""
     default = dataclasses.asdict(train_gan.Config())
