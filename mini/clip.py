@@ -501,7 +501,7 @@ class Config(RunConfig):
     lr: float = 1e-3            # AdamW's peak learning rate
     warmup: int = 100           # steps in which the learning rates rise; then they fall to 0
     # steps in which the image encoder learns alone (at most a quarter of --steps): see train
-    text_wait: int = 150
+    text_wait: int = 300
     weight_decay: float = 0.1   # of matrices and embeddings that AdamW trains
 
     # run
