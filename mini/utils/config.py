@@ -67,8 +67,8 @@ def require_positive(cfg, *names: str):
 
 
 # What a value may be, for fields that mean the same in every script that has them.
-NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after", "warmup", "text_wait",
-                "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
+NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after", "warmup",
+                "text_wait", "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
 FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
 MAY_BE_ONE = {"label_dropout", "prompt_dropout"}
 MAY_BE_INFINITE = {"max_weight"}
