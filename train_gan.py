@@ -528,7 +528,7 @@ def remove_checkerboard(G):
     by which one depends on whether its row and its column are odd or even. If the input is the same
     everywhere, the output is a checkerboard wherever the sums of the quarters differ. Afterwards
     they are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard
-    Artifacts". They resize, then convolve, in place of it.)
+    Artifacts". They resize, then convolve, in place of it.) A G without such layers stays as it is.
     """
     for layer in G.modules():
         if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):

@@ -15,7 +15,8 @@ heads of size hs = C / nh.
 
 Paper: Vaswani et al. 2017, "Attention is all you need", https://arxiv.org/abs/1706.03762, whose
 equations and sections are named below. Our departures: each language has whole words of its own,
-where the paper has pieces of words that both share; and no checkpoints are averaged.
+where the paper has pieces of words that both share; and a moving average of the weights is what
+translates, where the paper takes the mean of the last five checkpoints (§6.1).
 
     python -m mini.translator                                   sentences of a small grammar
     python -m mini.translator sample --text="The old man is reading a letter."
@@ -320,6 +321,20 @@ def learning_rate(step: int, cfg) -> float:
     return cfg.lr * cfg.n_embd**-0.5 * min(step**-0.5, step * warmup**-1.5)
 
 
+@torch.no_grad()
+def update_ema(ema, model, step: int, decay: float):
+    """ema ← decay · ema + (1 − decay) · model, for all weights.
+
+    The learning rate never falls to 0, so the weights keep moving about those that they look for.
+    Their average is nearer. At first decay is step / (step + 10): step 0 copies the model, and then
+    the average is mostly of the last tenth of the steps, so that the start is soon forgotten. Once
+    this is more than --ema, decay is --ema.
+    """
+    decay = min(decay, step / (step + 10))
+    for average, parameter in zip(ema.parameters(), model.parameters()):
+        average.lerp_(parameter, 1 - decay)
+
+
 # ---- translating
 
 def next_word(model, tgt, memory, src_mask):
@@ -428,6 +443,7 @@ class Config(RunConfig):
     # steps in which the learning rate rises to its peak, which is lower the longer it rises: see lr
     warmup: int = 400
     smoothing: float = 0.1      # ε of label smoothing (0: none)
+    ema: float = 0.998          # weight of the old average in the moving average of the weights
 
     # run
     out_dir: str = "runs/translator"    # folder of the run
@@ -487,6 +503,9 @@ def train(cfg: Config) -> dict:
         words = make_vocabularies(train_pairs, cfg.vocab_size)
         model = Transformer(cfg, len(words[0]), len(words[1]))
     model = model.to(device)
+    ema = copy.deepcopy(model).requires_grad_(False).eval()     # the moving average of its weights
+    if cfg.resume:
+        ema.load_state_dict(checkpoint["ema"])
 
     # sentences as numbers: src (N, S), tgt (N, T + 1); pairs with rare words are left out
     src, tgt, pairs = encode_pairs(train_pairs, words, cfg.max_len)
@@ -529,25 +548,27 @@ def train(cfg: Config) -> dict:
 
             # step
             optimizer.step()
+            update_ema(ema, model, step, cfg.ema)
 
             # evaluate, log, sample and save, each when it is due
             done = step + 1
             with run.untimed():                                 # this is not training time
                 share = None
                 if run.due(done, cfg.eval_every):               # also after the last step
-                    share = share_right(model, words, test["sentences"], n=256)
+                    share = share_right(ema, words, test["sentences"], n=256)
 
                 if share is not None or run.due(done, cfg.log_every):
                     run.log(done, loss=loss.item(), lr=lr, exact_match=share)
 
                 if run.due(done, cfg.sample_every):
-                    run.write_sample(done, ".txt", show(model, words, examples, beam=1))
+                    run.write_sample(done, ".txt", show(ema, words, examples, beam=1))
 
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 if share is not None or stopping:
-                    # checkpoint.pt: settings, weights, optimiser, random states, words, examples
-                    run.save(done, model, [optimizer], data_rng, examples=examples,
-                             **save_vocabularies(words))
+                    # checkpoint.pt: settings, weights and their average, optimiser, random states,
+                    # words, examples
+                    run.save(done, model, [optimizer], data_rng, ema=ema.state_dict(),
+                             examples=examples, **save_vocabularies(words))
 
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume
@@ -555,9 +576,9 @@ def train(cfg: Config) -> dict:
         # scores, beside those of copying the source, and of replacing word by word
         n = {name: len(kept) for name, (_, _, kept) in test.items()}
         run.say(f"translating {sum(n.values()):,} held-out sentences with a beam of {cfg.beam} …")
-        scores = score(model, words, test, src, tgt)
-        draw_attention(model, words, test["sentences"][0][:1])
-        run.say("\n" + show(model, words, examples, cfg.beam, cfg.alpha))
+        scores = score(ema, words, test, src, tgt)
+        draw_attention(ema, words, test["sentences"][0][:1])
+        run.say("\n" + show(ema, words, examples, cfg.beam, cfg.alpha))
         run.say(translation_report(**scores, n=n))
         return run.finish(n=n, **scores)                        # result.json
 
@@ -573,10 +594,11 @@ def from_checkpoint(checkpoint: dict, cfg):
 
 
 def load(cfg):
-    """(model, words, checkpoint) of the run in --out_dir; model.cfg has the settings of that run.
-    """
+    """(model, words, checkpoint) of the run in --out_dir. The model has the moving average of the
+    weights, and the settings of that run: model.cfg."""
     cfg, checkpoint = own_checkpoint(cfg, "translator")
     model, words = from_checkpoint(checkpoint, cfg)
+    model.load_state_dict(checkpoint["ema"])
     return model.to(pick_device(cfg.device)), words, checkpoint
 
 

@@ -14,58 +14,51 @@ Training raises the ELBO (evidence lower bound), which can be computed, and is a
     ELBO = E log p(x|z) − KL(q(z|x) ‖ p(z))     E: the mean over z ~ q(z|x)             (eq. 3)
     log p(x) = ELBO + KL(q(z|x) ‖ p(z|x))       a KL is never negative                  (eq. 1)
 
-    loss = −log p(x|z) + β KL(q(z|x) ‖ p(z))    one z in place of E; with β = 1, −ELBO
+    loss = −log p(x|z) + KL(q(z|x) ‖ p(z))      −ELBO, with one z ~ q(z|x) in place of E
 
 The first term of the loss is the error of the reconstruction: x should be probable, given its z.
 The second, the regularisation, keeps q(z|x) near the prior, so that the decoder can make an image
 of a z that is drawn from there. The first is a sum over all pixels, the second over all numbers of
-z: a mean in place of one of these sums would change their balance. In the paper β, --beta, is 1; a
-larger one makes a β-VAE (Higgins et al. 2017).
+z: a mean in place of one of these sums would change their balance. To change it on purpose, --beta
+multiplies the KL: above 1, the model is a β-VAE (Higgins et al. 2017).
 
 Shapes: B images in a batch, C colours, size × size pixels; z has z_dim numbers.
 
 Paper: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.org/abs/1312.6114
-(the equation numbers). The file begins with it: networks, loss, sampling, settings, training.
---preset=paper has its networks, batch and prior. But weights begin as torch draws them and do not
-decay, and the optimiser is Adam, not Adagrad. By default there is also what stands in the appendix,
-at the end of the file, to draw coloured faces well in minutes on a CPU:
+(the numbers of equations, sections and appendices).
 
-    --network=conv          convolutions; the paper's networks have one hidden layer
-    --likelihood=gaussian   one variance for all pixels; the paper's decoder is Bernoulli for
-                            digits, and for faces computes a variance of each pixel
-    --optimizer=muon        Muon for the kernels of convolutions, Adam for the rest
-    --prior=mixture         samples come from a mixture of normal distributions, which is fitted to
-                            the z of training images; the paper draws z from N(0, I)
+    python -m mini.vae --preset=paper       the paper's model of digits; MNIST is downloaded
+    python -m mini.vae                      faces, drawn on the spot
+    python -m mini.vae sample               new images, after the training
 
-    python -m mini.vae                                  faces, drawn on the spot
-    python -m mini.vae --preset=paper --data=mnist --size=0 --likelihood=bernoulli      digits
-    python -m mini.vae sample                           new images; --prior=standard as in the paper
-    python -m mini.vae sample --show=reconstruct        or walk; with --z_dim=2 also map
-    python -m mini.vae sample --show=arithmetic --glasses=round
-    python -m mini.vae evaluate                         tighter bounds; scores of arithmetic
+The preset differs from the paper in how it is optimised: by Adam, not Adagrad; at a rate that
+falls to 0; from weights as torch draws them, which do not decay. The default run goes beyond the
+paper, to draw coloured faces well in minutes on a CPU, by --network=conv, --likelihood=gaussian,
+--optimizer=muon and --prior=mixture. They stand at the end of the file, in this order. A first
+reading ends before the settings: what follows is settings, bookkeeping, and what goes beyond the
+paper.
 
-Measured times and scores: README.md. Read next: mini/lstm.py.
+More commands, measured times and scores: mini/gallery/README.md. Read next: mini/lstm.py.
 """
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# images and their grids, the command line, devices, the scores of images, the folder of a run: this
-# file can be followed without reading them. to_float turns uint8 into [-1, 1]. noise(n, k, seed)
-# are n rows of k normal random numbers, which only depend on the seed. sheet lays images out in a
-# grid. Judge is a classifier that compares generated images with real ones.
+# Images and their grids, the command line, devices, the folder of a run: this file can be followed
+# without reading them. to_float turns uint8 into [-1, 1], noise(n, k, seed) are n rows of k normal
+# random numbers, which only depend on the seed, in_batches calls a model in evaluation mode on some
+# images at a time, and sheet lays images out in a grid.
 from mini.data.images.image_sets import LabelConfig, load_images
 from mini.utils.config import command_line, require, require_positive
-from mini.utils.device import autocast, compile_convolutions, conv_layout, pick_device
-from mini.utils.image_metrics import image_report
-from mini.utils.images import crop, noise, pad, padded_size, sheet, to_float
-from mini.utils.judge import Judge
+from mini.utils.device import compile_convolutions, conv_layout, mixed_precision, pick_device
+from mini.utils.images import crop, in_batches, noise, pad, padded_size, sheet, to_float
 from mini.utils.mixture import Mixture, fit_mixture
-from mini.utils.optim import muon_and_adam
+from mini.utils.optim import Together, muon_and_adam
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
@@ -101,8 +94,8 @@ def reparameterize(mu, logvar, eps):
 
 
 class MLPDecoder(nn.Module):
-    """z (B, z_dim) -> x_hat (B, C, size, size), which says what p(x|z) is: of each pixel the mean,
-    or the logit if p(x|z) is Bernoulli (appendix C.1, C.2)."""
+    """z (B, z_dim) -> x_hat (B, C, size, size), which says what p(x|z) is. For images in black and
+    white it is the logit of each pixel (appendix C.1; see Bernoulli)."""
 
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
@@ -120,30 +113,32 @@ class MLPDecoder(nn.Module):
 class VAE(nn.Module):
     """Encoder and decoder of images (B, C, size, size) in [-1, 1].
 
-    For other networks, write classes that are made and called like these, a branch here, and its
-    name in Config.network.
+    For other networks, or another p(x|z), write classes that are made and called like these, a
+    branch here, and its name in Config.network or Config.likelihood.
     """
 
     def __init__(self, cfg, C: int, size: int):
         super().__init__()
         self.cfg = cfg
-        self.size = size
         if cfg.network == "mlp":
             self.encoder = MLPEncoder(C, size, cfg.width, cfg.z_dim)
             self.decoder = MLPDecoder(C, size, cfg.width, cfg.z_dim)
-        else:                                                   # see the appendix
+        else:                                                   # at the end of the file
             self.encoder = ConvEncoder(C, size, cfg.width, cfg.z_dim)
             self.decoder = ConvDecoder(C, size, cfg.width, cfg.z_dim)
-        # the variance of a pixel, if p(x|z) is Gaussian (see the appendix)
-        self.register_buffer("var", torch.tensor(1.0))
+        if cfg.likelihood == "bernoulli":
+            self.likelihood = Bernoulli()
+        else:                                                   # at the end of the file
+            self.likelihood = Gaussian()
+        self.mixture = None                                     # for --prior=mixture
 
     def encode(self, x):
-        """mu and logvar, (B, z_dim) each."""
+        """mu and logvar, (B, z_dim) each; in float32, even if the network computes in bfloat16."""
         mu, logvar = self.encoder(x)
-        return mu.float(), logvar.float()                       # float32, also under autocast
+        return mu.float(), logvar.float()
 
     def decode(self, z):
-        """x_hat (B, C, size, size)."""
+        """x_hat (B, C, size, size), in float32, too."""
         return self.decoder(z).float()
 
     def forward(self, x, eps):
@@ -156,83 +151,111 @@ class VAE(nn.Module):
 
 # ---- the loss
 
+class Bernoulli(nn.Module):
+    """p(x|z) of images in black and white: each pixel is white with a probability p of its own,
+    p = sigmoid(x_hat) (appendix C.1)."""
+
+    def log_prob(self, x, x_hat):
+        """log p(x|z) of each image: (B,).
+
+            log p(x|z) = Σ (x log p + (1 − x) log(1 − p))       a sum over pixels
+
+        There x is 1 for white and 0 for black; greys lie between.
+        """
+        white = (x + 1) / 2                                     # from [-1, 1] to [0, 1]
+        log_p = -F.binary_cross_entropy_with_logits(x_hat, white, reduction="none")
+        return log_p.flatten(1).sum(dim=1)
+
+    def mean(self, x_hat):
+        """The mean image: p, taken back from [0, 1] to [-1, 1]."""
+        return 2 * x_hat.sigmoid() - 1
+
+
 def kl_divergence(mu, logvar):
-    """KL(N(μ, σ²) ‖ N(0, I)) of each image: (B,), from mu and logvar (B, z_dim) (appendix B).
+    """KL(N(μ, σ²) ‖ N(0, I)) of each image: (B,), from mu and logvar (B, z_dim). Appendix B gives
+    its negative.
 
         KL = ½ Σ (μ² + σ² − 1 − log σ²)         a sum over the numbers of z
     """
     return (mu**2 + logvar.exp() - 1 - logvar).sum(dim=1) / 2
 
 
-def log_bernoulli(x, logits):
-    """log p(x|z) of each image: (B,), if a pixel is white (1) with probability p = sigmoid(logit),
-    and else black (0) (appendix C.1). Greys lie between the two.
-
-        log p(x|z) = Σ (x log p + (1 − x) log(1 − p))           a sum over pixels
-    """
-    white = (x + 1) / 2                                         # from [-1, 1] to [0, 1]
-    log_p = -F.binary_cross_entropy_with_logits(logits, white, reduction="none")
-    return log_p.flatten(1).sum(dim=1)
-
-
-def log_normal(x, mean, var):
-    """log N(x; mean, var) of each image: (B,) (appendix C.2).
-
-        log N = −½ Σ ((x − mean)² / var + log(2π var))          a sum over pixels
-
-    A density may be above 1. Then its logarithm is positive, and the loss may be negative.
-    """
-    log_p = -((x - mean) ** 2 / var + (2 * math.pi * var).log()) / 2
-    return log_p.flatten(1).sum(dim=1)
-
-
-def log_likelihood(x, x_hat, pixel_var, likelihood: str):
-    """log p(x|z) of each image: (B,). pixel_var: the variance of a pixel, if it is Gaussian.
-
-    For another distribution, write a function such as log_normal, a branch here, and its name in
-    Config.likelihood. If x_hat is not its mean, add a branch in `generate`, too.
-    """
-    if likelihood == "bernoulli":
-        return log_bernoulli(x, logits=x_hat)
-    return log_normal(x, x_hat, pixel_var)
-
-
-def vae_loss(x, x_hat, mu, logvar, pixel_var, cfg):
+def vae_loss(x, x_hat, mu, logvar, likelihood, beta):
     """(loss, log_p, kl), each a mean over the images of a batch, in nats (bits times ln 2). For
-    beta = 1 the loss is −ELBO with one z for each image (eq. 7, L = 1)."""
-    log_p = log_likelihood(x, x_hat, pixel_var, cfg.likelihood).mean()
+    beta = 1 the loss is −ELBO with one z for each image (eq. 10, L = 1)."""
+    log_p = likelihood.log_prob(x, x_hat).mean()
     kl = kl_divergence(mu, logvar).mean()
-    loss = -log_p + cfg.beta * kl
+    loss = -log_p + beta * kl
     return loss, log_p, kl
+
+
+# ---- training
+
+def train(cfg) -> dict:
+    """Train by algorithm 1 of the paper; returns what result.json holds. cfg is a Config (below).
+    Raises UserError for input that cannot be used."""
+    # settings (with --resume, those of the run that goes on) and images
+    cfg, checkpoint = own_checkpoint(cfg, "vae", cfg.resume)
+    device = pick_device(cfg.device)
+    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    images = train_set.images.to(device)                        # uint8 (N, C, size, size)
+    N, C, size, _ = images.shape
+
+    # model and optimiser; net is the model made faster, by --compile, and by products in bfloat16
+    # on devices that are faster at them
+    torch.manual_seed(cfg.seed)
+    model = VAE(cfg, C, size).to(device, memory_format=conv_layout(cfg.compile))
+    net = compile_convolutions(model) if cfg.compile else model
+    net = mixed_precision(net, device, cfg.matmul)
+    optimizer = make_optimizer(model, device)                   # Adam, or Adam and Muon as one
+    data_rng = torch.Generator().manual_seed(cfg.seed)          # for the batches and for ε
+    if checkpoint:
+        go_on_from(checkpoint, train_set, model, optimizer, data_rng)
+
+    # run keeps the folder out_dir: it prints, logs and saves
+    run = Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], checkpoint)
+    with run:
+        for step in range(run.first, cfg.steps):
+            # the learning rate falls to 0 in a straight line
+            optimizer.scale_lr(1 - step / cfg.steps)
+
+            # a batch, and a sample of ε for each image (L = 1)
+            i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
+            x = to_float(images[i])                             # (B, C, size, size)
+            eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
+
+            # encode, sample z, decode; then the loss, and a step down its gradient
+            x_hat, mu, logvar = net(x, eps)
+            loss, log_p, kl = vae_loss(x, x_hat, mu, logvar, model.likelihood, cfg.beta)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+            losses = {"loss": loss, "log_p": log_p, "kl": kl}
+            if report_and_save(run, step, losses, model, optimizer, data_rng, train_set, held_out):
+                return run.leave(step + 1)                      # says how to resume
+
+        from mini.studies import vae as study                   # scores, each beside its baseline
+        scores = study.score(model, train_set, held_out)
+        run.say(study.report(scores))
+        return run.finish(**scores)                             # result.json
 
 
 # ---- sampling
 
-def sample_z(cfg, mixture, n: int):
-    """z (n, z_dim) of new images, the same at every call: from the prior N(0, I) of the paper, or
-    from a mixture, which is fitted to the z of training images (see the appendix)."""
-    if cfg.prior == "standard":
-        return noise(n, cfg.z_dim, cfg.seed)
-    return mixture.sample(n, cfg.seed)
+def sample_z(model, n: int):
+    """z (n, z_dim) of new images, the same at every call: from the prior, N(0, I); or, with
+    --prior=mixture, from the mixture at the end of the file."""
+    if model.mixture is None:
+        return noise(n, model.cfg.z_dim, model.cfg.seed)        # ~ N(0, I)
+    return model.mixture.sample(n, model.cfg.seed)
 
 
 @torch.no_grad()
 def generate(model, z):
-    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim), on the CPU: the means of p(x|z).
-
-    BatchNorm uses its running means and variances, so no image depends on the others.
-    """
-    device = model.var.device
-    was_training = model.training
-    model.eval()
-    parts = []
-    for z_i in z.to(device).split(256):
-        parts.append(model.decode(z_i).cpu())
-    model.train(was_training)
-    x_hat = torch.cat(parts)
-    if model.cfg.likelihood == "bernoulli":
-        x_hat = 2 * x_hat.sigmoid() - 1                         # p, and then from [0, 1] to [-1, 1]
-    return x_hat.clamp(-1, 1)
+    """Images (n, C, size, size) in [-1, 1] from z (n, z_dim), on the CPU: the means of p(x|z)."""
+    x_hat = in_batches(model, model.decode, z)
+    return model.likelihood.mean(x_hat).clamp(-1, 1)
 
 
 # ---- settings
@@ -288,9 +311,10 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # as in the paper (§5): for digits, with --data=mnist --size=0 --likelihood=bernoulli
-    "paper": dict(network="mlp", width=500, z_dim=20, optimizer="adam", lr=1e-3,
-                  batch_size=100, prior="standard"),
+    # the paper's model of digits (§5, appendix C). All 70,000 of MNIST are downloaded, and a tenth
+    # is held out. Without a network, name a file that you have: --data=train-images-idx3-ubyte.gz
+    "paper": dict(data="mnist", size=0, network="mlp", width=500, z_dim=20, likelihood="bernoulli",
+                  optimizer="adam", lr=1e-3, batch_size=100, prior="standard"),
     # larger images and networks: one GPU
     "gpu": dict(size=64, z_dim=64, width=64, batch_size=128, lr=2e-3, steps=20000),
 }
@@ -304,215 +328,109 @@ def check(cfg):
     require(cfg.beta >= 0, f"--beta={cfg.beta} must be at least 0")
 
 
-# ---- training
+# ---- during and after the training: scores, pictures, checkpoints
 
-def train(cfg: Config) -> dict:
-    """Train (algorithm 1 of the paper); returns what result.json holds. Raises UserError for input
-    that cannot be used."""
-    # settings: a run that goes on keeps its own, but for flags that are typed now
-    cfg, checkpoint = own_checkpoint(cfg, "vae", cfg.resume)
-    device = pick_device(cfg.device)
-
-    # images: uint8 (N, C, size, size); those that are held out only score
-    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    images = train_set.images.to(device)
-    N, C, size, _ = images.shape
-    shape = (C, size, train_set.attributes)                     # saved with a checkpoint
-    check_shape(checkpoint, *shape)
-
-    # model and optimisers
-    torch.manual_seed(cfg.seed)
-    model = VAE(cfg, C, size)
-    untrained = VAE(cfg, C, size)                               # the baseline of the scores
-    if checkpoint:
-        model.load_state_dict(checkpoint["model"])
-    model = model.to(device, memory_format=conv_layout(cfg.compile))
-    if cfg.optimizer == "adam":
-        optimizers = [torch.optim.Adam(model.parameters(), cfg.lr)]
-    else:                                                       # see the appendix
-        optimizers = muon_and_adam(model.encoder, model.decoder, cfg.muon_lr, cfg.lr)
-    data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches and eps
-    if checkpoint:
-        restore(checkpoint, optimizers, data_rng)
-        mixture = Mixture(**checkpoint["mixture"])
-
-    # the network as training calls it: with --compile, made into fewer, larger kernels
-    net = compile_convolutions(model) if cfg.compile else model
-
-    # the judge will score the images; run keeps the folder out_dir
-    judge = Judge(cfg, train_set, held_out, n=512)
-    run = Run(cfg, "vae", model, ["loss", "log_p", "kl", "val_elbo"], checkpoint)
-    with run:
-        for step in range(run.first, cfg.steps):
-            # learning rates: they fall to 0 in a straight line
-            for optimizer in optimizers:
-                optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * (1 - step / cfg.steps)
-
-            # batch, and a sample of ε for each image (L = 1)
-            i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
-            x = to_float(images[i])                                     # (B, C, size, size)
-            eps = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
-
-            # encode, sample z, decode. Products are in bfloat16, if that is faster on this device;
-            # weights and the loss stay in float32.
-            with autocast(device, cfg.matmul):
-                x_hat, mu, logvar = net(x, eps)
-
-            # loss, backward, step
-            pixel_var = update_variance(model, x, x_hat)        # ours: see the appendix
-            loss, log_p, kl = vae_loss(x, x_hat, mu, logvar, pixel_var, cfg)
-            run.check_finite(step, loss=loss.item())            # NaN stops here
-            model.zero_grad(set_to_none=True)
-            loss.backward()
-            with autocast(device, cfg.matmul):                  # Muon multiplies matrices, too
-                for optimizer in optimizers:
-                    optimizer.step()
-
-            # evaluate, log, sample and save, each when it is due
-            done = step + 1
-            val_elbo = None
-            with run.untimed():                                 # this is not training time
-                if run.due(done, cfg.eval_every):
-                    val_elbo = mean_elbo(model, held_out.images[:1024])["elbo"]
-                if val_elbo is not None or run.due(done, cfg.log_every):
-                    run.log(done, loss=loss.item(), log_p=log_p.item(), kl=kl.item(),
-                            val_elbo=val_elbo)
-                sampling = run.due(done, cfg.sample_every)
-                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
-                saving = stopping or val_elbo is not None
-                if sampling or saving:
-                    # the mixture to sample from (see the appendix): until the end, of some images
-                    n_fitted = N if done == cfg.steps else 2048
-                    mixture = fit_prior(model, train_set.images[:n_fitted], cfg.components)
-                if sampling:
-                    picture = sheet(generate(model, sample_z(cfg, mixture, cfg.n)))
-                    write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
-                if saving:
-                    run.save(done, model, optimizers, data_rng, shape=shape,
-                             mixture=mixture.state())
-            if stopping and done < cfg.steps:
-                return run.leave(done)                          # says how to resume
-
-        # scores, each beside its baseline
-        scores = score(model, untrained, mixture, judge, train_set, held_out)
-        run.say("held-out ELBO {elbo:.1f} nats per image, log p(x|z) {log_p:.1f} − KL {kl:.1f}; of "
-                "the mean image, without z, {mean_image:.1f}".format(**scores))
-        run.say(image_report(scores))
-        return run.finish(**scores)                             # result.json
+def elbo_terms(model, x, eps):
+    """(log p(x|z), KL) of each image x, (B,) each: the ELBO is their difference."""
+    x_hat, mu, logvar = model(x, eps)
+    return model.likelihood.log_prob(x, x_hat), kl_divergence(mu, logvar)
 
 
-# ---- scores
-
-def score(model, untrained, mixture, judge, train_set, held_out) -> dict:
-    """What result.json says: the ELBO of held-out images, beside a model without z; the judge's
-    scores of new images, beside those of a model that has learnt nothing."""
-    cfg = model.cfg
-    scores = mean_elbo(model, held_out.images)
-    scores["mean_image"] = log_p_of_mean_image(cfg, train_set, held_out)
-    if judge.n > 0:                                             # there are labels to judge by
-        z = sample_z(cfg, mixture, judge.n)
-        scores |= judge.scores(generate(model, z), generate(untrained, z))
-    return scores
-
-
+@torch.no_grad()
 def mean_elbo(model, images) -> dict:
     """{"elbo", "log_p", "kl"} of images (N, C, size, size), in nats per image; the same at every
     call."""
     eps = noise(len(images), model.cfg.z_dim, model.cfg.seed)
-    log_p, kl = in_batches(model, lambda x, eps: elbo_terms(model, x, eps), images, eps)
+    log_p, kl = in_batches(model, partial(elbo_terms, model), images, eps)
     log_p = log_p.double().mean().item()
     kl = kl.double().mean().item()
     return {"elbo": log_p - kl, "log_p": log_p, "kl": kl}
 
 
-def elbo_terms(model, x, eps):
-    """(log p(x|z), KL) of each image x, (B,) each: the ELBO is their difference."""
-    x_hat, mu, logvar = model(x, eps)
-    log_p = log_likelihood(x, x_hat, model.var, model.cfg.likelihood)
-    return log_p, kl_divergence(mu, logvar)
+def report_and_save(run, step, losses, model, optimizer, data_rng, train_set, held_out) -> bool:
+    """Evaluate, log, sample and save, each if it is due after this step. True if the run should
+    end here, before its last step: after Ctrl-C, or --stop_after."""
+    cfg = model.cfg
+    done = step + 1
+    run.check_finite(step, loss=losses["loss"].item())          # NaN stops here: it is not saved
+    with run.untimed():                                         # this is not training time
+        val_elbo = None
+        if run.due(done, cfg.eval_every):                       # also after the last step
+            val_elbo = mean_elbo(model, held_out.images[:1024])["elbo"]
+        if val_elbo is not None or run.due(done, cfg.log_every):
+            numbers = {name: value.item() for name, value in losses.items()}
+            run.log(done, **numbers, val_elbo=val_elbo)
+
+        sampling = run.due(done, cfg.sample_every)
+        stopping = run.stopping(done)
+        saving = stopping or val_elbo is not None
+        if cfg.prior == "mixture" and (sampling or saving):
+            n_fitted = len(train_set.images) if done == cfg.steps else 2048
+            model.mixture = fit_prior(model, train_set.images[:n_fitted], cfg.components)
+        if sampling:
+            picture = sheet(generate(model, sample_z(model, cfg.n)))
+            write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
+        if saving:
+            mixture = model.mixture.state() if model.mixture else None
+            run.save(done, model, optimizer, data_rng, shape=train_set.shape(), mixture=mixture)
+    return stopping and done < cfg.steps
 
 
-@torch.no_grad()
-def in_batches(model, function, *inputs):
-    """What function(*inputs) returns, a tensor or several, computed for 256 rows at a time, on the
-    CPU. uint8 images become floats first. BatchNorm uses its running means and variances, so no
-    image depends on the others."""
-    was_training = model.training
-    model.eval()
-    outputs = []
-    for start in range(0, len(inputs[0]), 256):
-        rows = [x[start:start + 256].to(model.var.device) for x in inputs]
-        rows = [to_float(x) if x.dtype == torch.uint8 else x for x in rows]
-        outputs.append(function(*rows))
-    model.train(was_training)
-    if torch.is_tensor(outputs[0]):
-        return torch.cat(outputs).cpu()
-    return [torch.cat(parts).cpu() for parts in zip(*outputs)]
+def go_on_from(checkpoint, train_set, model, optimizer, data_rng):
+    """Put everything back as it was when the checkpoint was saved."""
+    check_shape(checkpoint, *train_set.shape())
+    load_weights(model, checkpoint)
+    restore(checkpoint, optimizer, data_rng)
 
 
-def log_p_of_mean_image(cfg, train_set, held_out) -> float:
-    """The mean log p(x) of held-out images, in nats, if a decoder without z always gave the mean of
-    the training images."""
-    train_images = to_float(train_set.images)
-    x = to_float(held_out.images)
-    mean = train_images.mean(dim=0, keepdim=True)               # (1, C, size, size)
-    if cfg.likelihood == "bernoulli":
-        p_white = (mean + 1) / 2
-        logits = p_white.logit(eps=1e-4)                        # not infinite where all are black
-        return log_bernoulli(x, logits.expand_as(x)).mean().item()
-    pixel_var = mean_squared_error(train_images, mean)
-    return log_normal(x, mean, pixel_var).mean().item()
+def load_weights(model, checkpoint):
+    """Give the model what a checkpoint holds. If it has no mixture to draw z from, since it was
+    trained with --prior=standard, but one is wanted now, that is fitted."""
+    cfg = model.cfg
+    model.load_state_dict(checkpoint["model"])
+    if cfg.prior == "mixture" and checkpoint["mixture"]:
+        model.mixture = Mixture(**checkpoint["mixture"])
+    elif cfg.prior == "mixture":
+        train_set, _ = load_images(cfg.data, cfg.size, cfg.n_images)
+        model.mixture = fit_prior(model, train_set.images, cfg.components)
 
-
-# ---- using what was trained
 
 def load(cfg):
-    """(model, mixture, attributes) as trained in --out_dir. model.cfg has the settings of the
+    """(model, shape of the images) as trained in --out_dir. model.cfg has the settings of the
     training, with the flags that were typed put over them."""
     cfg, checkpoint = own_checkpoint(cfg, "vae")
-    require("mixture" in checkpoint, f"{cfg.out_dir}: made by an older mini/vae.py; train anew")
-    C, size, attributes = checkpoint["shape"]
-    model = VAE(cfg, C, size)
-    model.load_state_dict(checkpoint["model"])
-    mixture = Mixture(**checkpoint["mixture"])
-    return model.to(pick_device(cfg.device)), mixture, attributes
+    shape = checkpoint["shape"]                                 # (C, size, attributes)
+    model = VAE(cfg, *shape[:2]).to(pick_device(cfg.device))
+    load_weights(model, checkpoint)
+    return model, shape
 
 
-def load_data(model, attributes):
-    """(train_set, held_out) that the model has learnt from, or that --data names."""
+def sample(cfg):
+    """Draw n new images into samples/. Or what else --show says, see mini/studies/vae.py."""
+    model, shape = load(cfg)
     cfg = model.cfg
-    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    C, size = train_set.images.shape[1:3]
-    check_shape({"shape": (C, model.size, attributes)}, C, size, train_set.attributes)
-    return train_set, held_out
-
-
-def sample(cfg: Config):
-    """Draw n images into samples/. Or what else --show says, see mini/studies/vae.py."""
-    model, mixture, attributes = load(cfg)
-    cfg = model.cfg
-    if cfg.show != "samples":
-        from mini.studies import vae as study  # only these pictures need it
-        picture = study.show(model, attributes)
+    if cfg.show == "samples":
+        picture = sheet(generate(model, sample_z(model, cfg.n)))
     else:
-        picture = sheet(generate(model, sample_z(cfg, mixture, cfg.n)))
+        from mini.studies import vae as study                   # only these pictures need it
+        picture = study.show(model, shape)
     path = f"{cfg.out_dir}/samples/{cfg.show}.png"
     write_png(path, picture)
     print(f"wrote {path}")
 
 
-def evaluate(cfg: Config) -> dict:
+def evaluate(cfg) -> dict:
     """Bounds on log p(x), how much of z is used, scores of arithmetic. See mini/studies/vae.py."""
-    from mini.studies import vae as study  # only this command needs it
-    model, _, attributes = load(cfg)
-    train_set, held_out = load_data(model, attributes)
+    from mini.studies import vae as study                       # only this command needs it
+    model, shape = load(cfg)
+    train_set, held_out = study.load_data(model.cfg, shape)
     return study.evaluate(model, train_set, held_out)
 
 
-# ---- appendix: what is not in the paper
-
-# --network=conv. The encoder is like D of train_gan.py, the decoder like its G, with BatchNorm in
-# both.
+# ---- beyond the paper: --network=conv
+#
+# The encoder is like the discriminator of train_gan.py, the decoder like its generator, with
+# BatchNorm in both.
 
 class ConvEncoder(nn.Module):
     """Images x (B, C, size, size) -> mu and logvar, (B, z_dim) each.
@@ -524,21 +442,16 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
-        S = padded_size(size)
+        n_halvings = int(math.log2(padded_size(size) / 4))      # from S × S to 4 × 4 pixels
+        channels = [C] + [width * 2**i for i in range(n_halvings)]
         layers = []
-        c_in = C
-        c_out = width
-        # H × H -> H/2 × H/2 pixels, down to 4 × 4, with width · S/8 channels
-        while c_out <= width * S // 8:
+        for c_in, c_out in zip(channels, channels[1:]):         # H × H -> H/2 × H/2 pixels
             layers += [
                 nn.Conv2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(c_out),
                 nn.LeakyReLU(0.2, inplace=True),
             ]
-            c_in = c_out
-            c_out = 2 * c_in
-        # 4 × 4 -> 1 × 1 pixels
-        layers += [nn.Conv2d(c_in, 2 * z_dim, kernel_size=4)]
+        layers += [nn.Conv2d(channels[-1], 2 * z_dim, kernel_size=4)]   # 4 × 4 -> 1 × 1 pixels
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x):
@@ -548,7 +461,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """z (B, z_dim) -> x_hat (B, C, size, size): of each pixel the mean of p(x|z), or its logit.
+    """z (B, z_dim) -> x_hat (B, C, size, size): of each pixel the mean or the logit of p(x|z).
 
     The first layer makes 4 × 4 pixels, each further one doubles height and width, and halves the
     channels. For S = 32 and width = 32: 128 × 4 × 4, 64 × 8 × 8, 32 × 16 × 16, 16 × 32 × 32, and
@@ -558,23 +471,20 @@ class ConvDecoder(nn.Module):
     def __init__(self, C: int, size: int, width: int, z_dim: int):
         super().__init__()
         self.size = size
-        c_in = width * padded_size(size) // 8                   # channels at 4 × 4 pixels
-        # 1 × 1 -> 4 × 4 pixels
-        layers = [
-            nn.ConvTranspose2d(z_dim, c_in, kernel_size=4, bias=False),
-            nn.BatchNorm2d(c_in),
+        n_doublings = int(math.log2(padded_size(size) / 4))     # from 4 × 4 to S × S pixels
+        channels = [width * 2**i for i in reversed(range(n_doublings))] + [width // 2]
+        layers = [                                              # 1 × 1 -> 4 × 4 pixels
+            nn.ConvTranspose2d(z_dim, channels[0], kernel_size=4, bias=False),
+            nn.BatchNorm2d(channels[0]),
             nn.ReLU(inplace=True),
         ]
-        # H × H -> 2H × 2H pixels, up to S × S
-        while c_in > width // 2:
-            c_out = c_in // 2
+        for c_in, c_out in zip(channels, channels[1:]):         # H × H -> 2H × 2H pixels
             layers += [
                 nn.ConvTranspose2d(c_in, c_out, kernel_size=4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(c_out),
                 nn.ReLU(inplace=True),
             ]
-            c_in = c_out
-        layers += [nn.Conv2d(c_in, C, kernel_size=3, padding=1)]
+        layers += [nn.Conv2d(width // 2, C, kernel_size=3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z):
@@ -583,21 +493,53 @@ class ConvDecoder(nn.Module):
         return crop(h, self.size)                               # -> (B, C, size, size)
 
 
-# --optimizer=muon. A gradient has strong directions, such as the colours of large areas, and weak
-# ones. Muon makes all of them equally strong (Jordan et al. 2024; mini/utils/optim.py). It trains
-# the kernels of convolutions, but for those next to pixels: in the encoder's first layer, and in
-# the decoder's last.
-
-# --likelihood=gaussian. All pixels have one variance, s²: always the one with which log p(x|z) is
-# highest (Rybkin et al. 2021, "Simple and Effective VAE Training with Calibrated Decoders", σ-VAE,
+# ---- beyond the paper: --likelihood=gaussian
+#
+# All pixels have one variance, s²: always the one with which log p(x|z) is highest (Rybkin et al.
+# 2021, "Simple and Effective VAE Training with Calibrated Decoders", σ-VAE,
 # https://arxiv.org/abs/2006.13202). A variance that is chosen by hand would be a weight of the
-# reconstruction in the loss, as β is one of the KL.
+# reconstruction in the loss, as β is one of the KL. The paper's decoder of faces computes a
+# variance for each pixel (appendix C.2).
 
 LEAST_VAR = 5e-6    # the smallest s²: (2/255)²/12, the variance of rounding to one of 256 shades
 
 
+def log_normal(x, mean, var):
+    """log N(x; mean, var) of each image: (B,) (appendix C.2).
+
+        log N = −½ Σ ((x − mean)² / var + log(2π var))          a sum over pixels
+
+    A density may be above 1. Then its logarithm is positive, and the loss may be negative.
+    """
+    log_p = -((x - mean) ** 2 / var + (2 * math.pi * var).log()) / 2
+    return log_p.flatten(1).sum(dim=1)
+
+
+class Gaussian(nn.Module):
+    """p(x|z) = N(x_hat, s²): x_hat is the mean of each pixel, s² the variance of all of them.
+
+    As BatchNorm does, it computes s² from the batch in training, and keeps a running average for
+    images that are not learnt from.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("var", torch.tensor(1.0))          # the running average of s²
+
+    def log_prob(self, x, x_hat):
+        """log p(x|z) of each image: (B,)."""
+        var = self.var
+        if self.training:
+            var = best_variance(x, x_hat)
+            self.var.lerp_(var, 0.05)                           # 0.95 · average + 0.05 · s²
+        return log_normal(x, x_hat, var)
+
+    def mean(self, x_hat):
+        return x_hat
+
+
 @torch.no_grad()
-def mean_squared_error(x, x_hat):
+def best_variance(x, x_hat):
     """s², the variance of the pixels with which log p(x|z) is highest (Rybkin et al., eq. 6).
 
     log p = −½ Σ ((x − x̂)² / s² + log 2πs²), and its derivative by s² is 0 where s² is the mean of
@@ -606,22 +548,32 @@ def mean_squared_error(x, x_hat):
     return (x - x_hat).square().mean().clamp(min=LEAST_VAR)
 
 
-def update_variance(model, x, x_hat):
-    """s² of this batch, or None if p(x|z) is Bernoulli, which has none. model.var, the running
-    average, is for images that are not learnt from, as BatchNorm's are."""
-    if model.cfg.likelihood == "bernoulli":
-        return None
-    pixel_var = mean_squared_error(x, x_hat)
-    model.var.lerp_(pixel_var, 0.05)                            # 0.95 · average + 0.05 · s²
-    return pixel_var
+# ---- beyond the paper: --optimizer=muon
+#
+# A gradient has strong directions, such as the colours of large areas, and weak ones. Muon makes
+# all of them equally strong (Jordan et al. 2024; mini/utils/optim.py). It trains the kernels of
+# convolutions, but for those next to pixels: in the encoder's first layer, and in the decoder's
+# last. Adam trains the rest.
+
+def make_optimizer(model, device):
+    """Adam, or Muon and Adam together, which are then used as one."""
+    cfg = model.cfg
+    if cfg.optimizer == "adam":
+        optimizers = [torch.optim.Adam(model.parameters(), cfg.lr)]
+    else:
+        optimizers = muon_and_adam(model.encoder, model.decoder, cfg.muon_lr, cfg.lr)
+    return Together(optimizers, device, cfg.matmul)
 
 
-# --prior=mixture. The KL brings the z of the images near N(0, I), but they do not fill it. Most z
-# that are drawn from N(0, I) are unlike all that the decoder has learnt from, and it draws no face.
-# So after training, another p(z) takes the place of N(0, I), one that is high where the z of images
-# are. This is ex-post density estimation (Ghosh et al. 2020, "From variational to deterministic
+# ---- beyond the paper: --prior=mixture
+#
+# The KL brings the z of the images near N(0, I), but they do not fill it. Most z that are drawn
+# from N(0, I) are unlike all that the decoder has learnt from, and it draws no face. So after
+# training, another p(z) takes the place of N(0, I), one that is high where the z of images are.
+# This is ex-post density estimation (Ghosh et al. 2020, "From variational to deterministic
 # autoencoders", §4). The ELBO is still that of N(0, I).
 
+@torch.no_grad()
 def encode_and_sample(model, images):
     """z ~ q(z|x) of each image: (N, z_dim), the same at every call."""
     mu, logvar = in_batches(model, model.encode, images)

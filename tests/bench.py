@@ -697,8 +697,8 @@ def bench_families(args):
             nets, cfg = train_gan.load(train_gan.Config(**own))
             images = train_gan.generate(nets["ema"], noise(n, cfg.z_dim, cfg.seed))
         elif name == "vae":
-            model, mixture, _ = vae.load(vae.Config(**own))
-            images = vae.generate(model, vae.sample_z(model.cfg, mixture, n))
+            model, _ = vae.load(vae.Config(**own))
+            images = vae.generate(model, vae.sample_z(model, n))
         else:
             net, cfg, (C, S, _) = train_diffusion.load(train_diffusion.Config(**own))
             require(cfg.label_dropout == 1, f"{folder}: train it without labels, with --label_dropout=1")

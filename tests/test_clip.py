@@ -121,13 +121,13 @@ def test_the_scale_never_exceeds_100(monkeypatch):
 
 @pytest.mark.paper
 def test_learning_rate_and_adamw_as_in_the_paper():
-    cfg = clip.Config(steps=1000, warmup=100, lr=0.5)
-    assert clip.learning_rate(0, cfg) == pytest.approx(0.5 / 101)
-    assert clip.learning_rate(100, cfg) == pytest.approx(0.5)
-    assert clip.learning_rate(550, cfg) == pytest.approx(0.25)
-    assert clip.learning_rate(999, cfg) < 1e-5
+    cfg = clip.Config(steps=1000, warmup=100)
+    assert clip.lr_factor(0, cfg) == pytest.approx(1 / 101)
+    assert clip.lr_factor(100, cfg) == pytest.approx(1.0)
+    assert clip.lr_factor(550, cfg) == pytest.approx(0.5)
+    assert clip.lr_factor(999, cfg) < 1e-5
 
-    clip.train(tiny())
+    clip.train(tiny(optimizer="adamw"))
     checkpoint = torch.load("run/checkpoint.pt", weights_only=True)
     groups = checkpoint["optimizers"][0]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
@@ -135,6 +135,63 @@ def test_learning_rate_and_adamw_as_in_the_paper():
     flat = [name for name, value in checkpoint["model"].items() if value.ndim < 2]
     assert len(groups[1]["params"]) == len(flat)
     assert "logit_scale" in flat
+
+
+def test_muon_trains_the_matrices_of_both_transformers_and_nothing_else():
+    model = clip.CLIP(tiny(n_layer=3), 20, 8)
+    muon, adamw = clip.make_optimizers(model, tiny(muon_lr=0.03, lr=0.004))
+    names = {id(p): name for name, p in model.named_parameters()}
+    matrices, qkv = muon.param_groups
+    assert matrices["n_matrices"] == 1 and qkv["n_matrices"] == 3
+    blocks = [f"{encoder}.blocks.{i}" for encoder in ("image_encoder", "text_encoder")
+              for i in range(3)]
+    assert ({names[id(p)] for p in qkv["params"]}
+            == {f"{block}.attn.qkv.weight" for block in blocks})
+    assert ({names[id(p)] for p in matrices["params"]}
+            == {f"{block}.{layer}.weight" for block in blocks
+                for layer in ("attn.out", "mlp.fc_1", "mlp.fc_2")})
+    by_adamw = {names[id(p)] for group in adamw.param_groups for p in group["params"]}
+    by_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    assert by_adamw | by_muon == set(names.values())
+    assert not by_adamw & by_muon
+    assert muon.defaults["lr"] == 0.03
+    assert adamw.defaults["lr"] == 0.004
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+@pytest.mark.parametrize("steps, text_wait, waits", [(8, 1, 1), (8, 5, 2), (8, 0, 0)])
+def test_the_text_encoder_waits(steps, text_wait, waits, optimizer, monkeypatch):
+    """So many steps, at most a quarter of all; the image encoder learns from the first on."""
+    seen = []
+    same = clip.same_caption
+
+    def record(texts, B):
+        seen.append({name: p.clone() for name, p in model[0].named_parameters()})
+        return same(texts, B)
+
+    model = []
+    make = clip.make_optimizers
+    monkeypatch.setattr(clip, "make_optimizers", lambda m, cfg: model.append(m) or make(m, cfg))
+    monkeypatch.setattr(clip, "same_caption", record)
+    clip.train(tiny(steps=steps, text_wait=text_wait, optimizer=optimizer))
+    for step in range(1, steps):
+        for name in ("token_embedding.weight", "blocks.0.attn.qkv.weight", "projection.weight"):
+            before = seen[step - 1][f"text_encoder.{name}"]
+            changed = not torch.equal(before, seen[step][f"text_encoder.{name}"])
+            assert changed == (step > waits), (step, name)
+        before = seen[step - 1]["image_encoder.projection.weight"]
+        assert not torch.equal(before, seen[step]["image_encoder.projection.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_all_learning_rates_rise_and_fall(optimizer):
+    """The rates of the last of five steps, of all groups, by the schedule."""
+    clip.train(tiny(steps=5, warmup=2, optimizer=optimizer, muon_lr=0.03, lr=0.004))
+    checkpoint = torch.load("run/checkpoint.pt", weights_only=True)
+    rates = [group["lr"] for state in checkpoint["optimizers"] for group in state["param_groups"]]
+    factor = (1 + math.cos(math.pi * 2 / 3)) / 2            # two of three steps have passed
+    peaks = {"muon": [0.03, 0.03, 0.004, 0.004], "adamw": [0.004, 0.004]}
+    assert rates == pytest.approx([factor * peak for peak in peaks[optimizer]])
 
 
 @pytest.mark.paper
@@ -492,6 +549,35 @@ def test_the_nearest_come_first_and_are_the_right_ones(faces):
     assert read == {"black": 0, "brown": 1, "blond": 0, "red": 0}
 
 
+def test_what_the_vectors_hold():
+    """Vectors that hold the hair and nothing else, and captions that hold nothing."""
+    learn, test, _ = load_captions("faces", 8, 300)
+
+    def hair(part):
+        return torch.eye(4)[part.labels[:, 0]] @ torch.randn(4, 6, generator=torch.manual_seed(0))
+
+    by_images = {len(learn.images): hair(learn), len(test.images): hair(test)}
+    one = torch.manual_seed(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "embed_images", lambda model, images: by_images[len(images)])
+        patch.setattr(study, "embed_texts", lambda model, words, texts: torch.rand(len(texts), 6, generator=one))
+        tables = study.what_the_vectors_hold(None, None, learn, test)
+    images = tables["read_linearly_in_the_vectors_of_images"]
+    captions = tables["read_linearly_in_the_vectors_of_captions"]
+    assert images["hair"] == 1
+    assert all(images[name] < 0.5 for name in list(ATTRIBUTES)[1:])
+    assert all(share < 0.5 for share in captions.values())
+
+
+def test_linear_classifier():
+    """Three classes around the corners of a triangle that does not lie about 0."""
+    rng = torch.manual_seed(0)
+    y = torch.arange(90) % 3
+    corners = torch.tensor([[5.0, 5.0], [6.0, 5.0], [5.0, 6.0]])
+    X = corners[y] + 0.02 * torch.randn(90, 2, generator=rng)
+    assert torch.equal(study.linear_classifier(X[:60], y[:60], X[60:]), y[60:])
+
+
 # ---- training, and using what was trained
 
 def test_learns_one_batch_by_heart():
@@ -505,16 +591,17 @@ def test_learns_one_batch_by_heart():
     torch.manual_seed(0)
     cfg = tiny(n_embd=32, lr=3e-3, weight_decay=0.0)
     model = clip.CLIP(cfg, len(words), max_len)
-    optimizer = clip.make_optimizer(model, cfg)
+    optimizers = clip.make_optimizers(model, cfg)
     images = train_set.images / 127.5 - 1
     first = None
     for _ in range(150):
         u, v = model(images, tokens)
         loss = clip.clip_loss(u, v, model.logit_scale, clip.same_caption(tokens, 12))
         first = first or loss.item()
-        optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
     assert loss.item() < 0.1 * first
     found = clip.nearest(model, words, texts, train_set.images, 1)
     assert torch.equal(found, train_set.images)

@@ -73,8 +73,8 @@ def test_a_model_stands_alone(path):
     for name in of_project(imported(tree)) - set(allowed):
         in_study = name.startswith("mini.studies.") and name in in_evaluate
         assert name.startswith(("mini.utils.", "mini.data.")) or in_study, (
-            f"{path.name} imports {name}: copy what it needs, or move what no paper is about to mini/utils. Studies "
-            "are imported inside evaluate() alone; what builds on another model is named in BUILDS_ON in "
+            f"{path.name} imports {name}: copy what it needs, or move what no paper is about to mini/utils. A study "
+            "is imported inside evaluate(), and other functions that need it; what builds on another model is named in BUILDS_ON in "
             "tests/test_house.py")
 
 

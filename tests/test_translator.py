@@ -100,6 +100,39 @@ def test_training_uses_the_schedule_and_the_papers_adam(pairs_file, tmp_path):
     assert group["lr"] == pytest.approx(want[-1])
 
 
+def test_a_moving_average_of_the_weights_translates(pairs_file, tmp_path, monkeypatch):
+    """decay · ema + (1 − decay) · model, where decay is step / (step + 10), and at most --ema;
+    written out here once more. Scores, samples and what is loaded are those of the average."""
+    made = []
+    update = translator.update_ema
+
+    def record(ema, model, step, decay):
+        update(ema, model, step, decay)
+        made.append((ema, {name: weight.clone() for name, weight in model.state_dict().items()}))
+
+    used = []
+    write = translator.write
+    monkeypatch.setattr(translator, "update_ema", record)
+    monkeypatch.setattr(translator, "write", lambda model, *args: used.append(model) or write(model, *args))
+    translator.train(tiny(pairs_file, tmp_path, ema=0.25, sample_every=3, eval_every=3))
+    assert len(made) == 6
+    assert used and all(model is made[0][0] for model in used)
+    assert not made[0][0].training
+
+    want = {}
+    for step, (_, weights) in enumerate(made):
+        decay = [0, 1 / 11, 2 / 12, 3 / 13, 0.25, 0.25][step]
+        for name, weight in weights.items():
+            want[name] = decay * want.get(name, 0) + (1 - decay) * weight.double()
+    checkpoint = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)
+    loaded = translator.load(tiny(pairs_file, tmp_path))[0].state_dict()
+    for name, weight in checkpoint["ema"].items():
+        torch.testing.assert_close(weight.double(), want[name], rtol=1e-6, atol=1e-7)
+        assert torch.equal(weight, loaded[name])
+    assert any(not torch.equal(weight, checkpoint["model"][name])
+               for name, weight in checkpoint["ema"].items())
+
+
 # ---- masks and batches
 
 def test_padding_mask():

@@ -17,7 +17,8 @@ from torch.distributions import (Bernoulli, Categorical, MixtureSameFamily, Mult
 from mini import vae
 from mini.data.images import image_sets
 from mini.studies import vae as study
-from mini.utils.images import noise, plane, to_float
+from mini.utils import device
+from mini.utils.images import in_batches, noise, plane, to_float
 from mini.utils.judge import Judge
 from mini.utils.mixture import Mixture, em_step, fit_mixture
 from mini.utils.optim import muon_and_adam, newton_schulz
@@ -109,16 +110,6 @@ def log_prob(x, x_hat, var, likelihood):
     return p.log_prob(x if likelihood == "gaussian" else (x + 1) / 2).sum((1, 2, 3))
 
 
-def terms_in_training(net, x, eps):
-    """(log p(x|z), KL) of each image, with the variance of this batch; the running one moves."""
-    x_hat, mu, logvar = net(x, eps)
-    var = None
-    if net.cfg.likelihood == "gaussian":
-        var = vae.mean_squared_error(x, x_hat)
-        net.var.lerp_(var, 0.05)
-    return vae.log_likelihood(x, x_hat, var, net.cfg.likelihood), vae.kl_divergence(mu, logvar)
-
-
 # ---- the two terms
 def test_both_terms_equal_torch_distributions():
     """For each image sums over all pixels, or all of z: a mean would shift the balance. KL is 0 only for N(0, 1)."""
@@ -129,7 +120,7 @@ def test_both_terms_equal_torch_distributions():
         close(vae.log_normal(x, mean, var), want)
         close(vae.log_normal(x.float(), mean.float(), var.float()), want.float(), 1e-5)
     for shades in (x, x.sign()):
-        close(vae.log_bernoulli(shades, mean), log_prob(shades, mean, None, "bernoulli"))
+        close(vae.Bernoulli().log_prob(shades, mean), log_prob(shades, mean, None, "bernoulli"))
     mu = normal(6, 5)
     logvar = 2 * normal(6, 5, seed=1)
     want = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1)
@@ -144,12 +135,10 @@ POSTERIORS = {"another": (lambda x: 0.3 + 0.2 * x, 0.5), "exact": (lambda x: 1.3
 
 class Line:
     """The model in place of a VAE; q(z|x) is normal, with this mean and variance."""
-    cfg = SimpleNamespace(likelihood="gaussian")
-    var = torch.tensor(0.25, dtype=torch.float64)
-    training = False
-
     def __init__(self, q="another"):
         self.mu_of, self.var_of_q = POSTERIORS[q]
+        self.likelihood = vae.Gaussian().eval()
+        self.likelihood.var = torch.tensor(0.25, dtype=torch.float64)
 
     def encode(self, x):
         return self.mu_of(x), torch.full_like(x, math.log(self.var_of_q))
@@ -322,10 +311,10 @@ class Written:
 
     def terms(self, x, eps):
         mu, logvar = self.encode(x)
-        x_hat, var = self.decode(mu + eps * logvar.exp()**0.5, x.size(2)), self.p["var"]
+        x_hat, var = self.decode(mu + eps * logvar.exp()**0.5, x.size(2)), self.p.get("likelihood.var")
         if self.training and self.cfg.likelihood == "gaussian":
             var = ((x - x_hat)**2).mean().detach()
-            self.p["var"] = 0.95 * self.p["var"] + 0.05 * var
+            self.p["likelihood.var"] = 0.95 * self.p["likelihood.var"] + 0.05 * var
         rate = kl_divergence(Normal(mu, (logvar / 2).exp()), Normal(0.0, 1.0)).sum(1)
         return log_prob(x, x_hat, var, self.cfg.likelihood), rate
 
@@ -342,21 +331,21 @@ def test_network(C, size, S, likelihood, double):
     for training in (True, False):
         written = Written(net.train(training), cfg, S)
         mix, own, other = normal(2, 3, seed=9), eps.clone().requires_grad_(), eps.clone().requires_grad_()
-        terms = terms_in_training if training else vae.elbo_terms
-        got, want = torch.stack(terms(net, x, own)), torch.stack(written.terms(x, other))
+        got, want = torch.stack(vae.elbo_terms(net, x, own)), torch.stack(written.terms(x, other))
         close(got, want)
         for a, b in zip(torch.autograd.grad((got * mix).sum(), [own, *net.parameters()]),
                         torch.autograd.grad((want * mix).sum(), [other, *written.weights])):
             close(a, b, 1e-9)
         assert not any(buffer.requires_grad for buffer in net.buffers())
-        for name in ("var", "encoder.layers.1.running_mean", "encoder.layers.1.running_var", "decoder.layers.1.running_var"):
-            close(net.state_dict()[name], written.p[name])
+        for name, buffer in net.named_buffers():
+            if "num_batches" not in name:
+                close(buffer, written.p[name])
     mu, logvar = written.encode(x)
     close(torch.cat(net.encode(x)), torch.cat([mu, logvar]))
     q, log_w, _ = Normal(mu, (logvar / 2).exp()), [], rng.manual_seed(5)
     for _ in range(2):
         z = q.mean + q.stddev * torch.randn(3, 3, generator=rng)
-        log_p = log_prob(x, written.decode(z, size), written.p["var"], likelihood)
+        log_p = log_prob(x, written.decode(z, size), written.p.get("likelihood.var"), likelihood)
         log_w.append(log_p + (Normal(0.0, 1.0).log_prob(z) - q.log_prob(z)).sum(1))
     close(study.tighter_bound(net, x, 2, rng.manual_seed(5)), torch.stack(log_w).logsumexp(0) - math.log(2))
     for p in net.decoder.layers[-1].parameters():          # drawn are means in [-1, 1], of a coin 2 p − 1
@@ -384,9 +373,12 @@ def test_the_papers_network(C, size, double):
 
 @pytest.mark.paper
 def test_the_papers_preset(arrays):
-    """Its network is trained; Muon, which has no kernel to train there, is left out."""
-    for flags in (dict(vae.PRESETS["paper"], batch_size=8), dict(network="mlp", optimizer="muon")):
-        result = vae.train(tiny(arrays, data=f"{arrays}/gray.npy", size=0, likelihood="bernoulli", **flags))
+    """Its network is trained, with one flag; Muon, which has no kernel to train there, is left out."""
+    paper = vae.PRESETS["paper"]
+    assert paper["likelihood"] == "bernoulli" and paper["prior"] == "standard" and paper["data"] == "mnist"
+    gray = dict(data=f"{arrays}/gray.npy", size=0)
+    for flags in (dict(paper, batch_size=8, **gray), dict(network="mlp", optimizer="muon", **gray)):
+        result = vae.train(tiny(arrays, **flags))
         assert math.isfinite(result["elbo"])
     command(arrays / "run", "sample", "--prior=standard")
 
@@ -395,11 +387,11 @@ def test_s2_is_the_best_of_all(double):
     """Rybkin et al. 2021: with more than the batch's mean squared error, or less, log p(x|z) is lower."""
     net, x, eps = vae.VAE(tiny(), 3, 16), normal(4, 3, 16, 16).tanh(), normal(4, 3)
     net.decode = lambda z: x / 2
-    log_p, mse = terms_in_training(net, x, eps)[0], (x / 2).square().mean()
+    log_p, mse = vae.elbo_terms(net, x, eps)[0], (x / 2).square().mean()
     close(log_p, log_prob(x, x / 2, mse, "gaussian"))
     assert all(log_prob(x, x / 2, mse * by, "gaussian").sum() < log_p.sum() for by in (0.98, 1.02))
     net.decode = lambda z: x                        # no error at all: s² is that of rounding to one of 256 shades
-    close(terms_in_training(net, x, eps)[0], torch.full((4,), -3 * 16 * 16 * math.log(2 * math.pi * vae.LEAST_VAR) / 2))
+    close(vae.elbo_terms(net, x, eps)[0], torch.full((4,), -3 * 16 * 16 * math.log(2 * math.pi * vae.LEAST_VAR) / 2))
     assert vae.LEAST_VAR == pytest.approx((2 / 255)**2 / 12, rel=0.03)
 
 
@@ -408,9 +400,9 @@ def test_no_image_depends_on_the_others(double):
     net = spread(vae.VAE(tiny(), 1, 16))
     images = torch.randint(0, 256, (600, 1, 16, 16)).byte()
     eps = normal(600, 3)
-    terms_in_training(net, normal(4, 1, 16, 16), normal(4, 3))
+    vae.elbo_terms(net, normal(4, 1, 16, 16), normal(4, 3))
     before = {name: x.clone() for name, x in net.named_buffers()}
-    together = vae.in_batches(net, lambda x, eps: vae.elbo_terms(net, x, eps), images, eps)
+    together = in_batches(net, lambda x, eps: vae.elbo_terms(net, x, eps), images, eps)
     assert net.training and len(together) == 2 and not any(terms.requires_grad for terms in together)
     net.eval()
     for i in (0, 255, 256, 599):
@@ -551,7 +543,7 @@ def test_overfits_one_batch():
     optimizer = torch.optim.Adam(net.parameters(), 0.005)
     errors = []
     while len(errors) < 800 and not (errors and errors[-1] < 0.1 * errors[0]):
-        log_p, kl = terms_in_training(net, x, eps)
+        log_p, kl = vae.elbo_terms(net, x, eps)
         optimizer.zero_grad()
         (0.1 * kl - log_p).mean().backward()        # little, so that no network forgets z at the start
         optimizer.step()
@@ -582,14 +574,17 @@ def test_one_attribute_with_a_value_that_is_not_held_out(arrays):
 
 
 def test_presets_and_bfloat16(tmp_path, monkeypatch):
-    """The preset fits the network; sums stay in float32."""
-    cfg, dtypes, forward = vae.Config(**vae.PRESETS["gpu"]), set(), vae.VAE.forward
+    """The preset fits the network. In training its products are in bfloat16, in evaluation not; sums stay in float32."""
+    cfg, outside, inside = vae.Config(**vae.PRESETS["gpu"]), set(), set()
     assert vae.VAE(cfg, 3, cfg.size).encode(torch.zeros(2, 3, 64, 64))[0].shape == (2, cfg.z_dim)
-    monkeypatch.setattr(vae, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    monkeypatch.setattr(device, "autocast", lambda *_: torch.autocast("cpu", torch.bfloat16))
+    forward, decode = vae.VAE.forward, vae.ConvDecoder.forward
     monkeypatch.setattr(vae.VAE, "forward",
-                        lambda *args: (out := forward(*args), dtypes.update(x.dtype for x in out))[0])
+                        lambda *args: (out := forward(*args), outside.update(x.dtype for x in out))[0])
+    monkeypatch.setattr(vae.ConvDecoder, "forward",
+                        lambda net, z: (out := decode(net, z), inside.add((net.training, out.dtype)))[0])
     vae.train(tiny(tmp_path, steps=2))
-    assert dtypes == {torch.float32}
+    assert outside == {torch.float32} and inside == {(True, torch.bfloat16), (False, torch.float32)}
 
 
 # ---- sample and evaluate
@@ -608,6 +603,22 @@ def test_samples(lively, capsys, monkeypatch):
     command(lively, "sample", "--prior=standard", "--n=16")
     assert alike(read_sheet(path).flatten(0, 1), net.decode(noise(16, 3, 1)))
     assert got.std(0).mean() > 0.05                 # these weights draw different pictures, here and below
+
+
+def test_a_mixture_that_was_not_asked_for_in_training(tmp_path, monkeypatch):
+    """It is fitted only to be drawn from: not in a run with --prior=standard, but when `sample` asks for it, also to go on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(vae, "fit_prior", lambda *_: pytest.fail("nobody has asked for a mixture"))
+        vae.train(tiny(tmp_path, steps=3, prior="standard"))
+        command(tmp_path / "run", "sample")
+    net, state = loaded(tmp_path / "run")
+    assert state["mixture"] is None and alike(read_sheet(tmp_path / "run/samples/samples.png")[0], net.decode(noise(8, 3, 1)))
+    command(tmp_path / "run", "sample", "--prior=mixture")
+    z = vae.fit_prior(net, load()[0].images, vae.Config.components).sample(8, 1)
+    assert alike(read_sheet(tmp_path / "run/samples/samples.png")[0], net.decode(z))
+    vae.main(["--resume", "--prior=mixture", f"--out_dir={tmp_path}/run", "--steps=3"])      # only the scores
+    vae.main(["--resume", "--prior=mixture", f"--out_dir={tmp_path}/run", "--steps=4"])
+    assert loaded(tmp_path / "run")[1]["mixture"]
 
 
 def test_reconstructions(lively, tmp_path):
@@ -731,7 +742,7 @@ def test_flags_and_data_that_do_not_fit(trained, arrays, capsys):
     del older["mixture"]
     (arrays / "older").mkdir()
     torch.save(older, arrays / "older/checkpoint.pt")
-    assert "older" in refused_by_main(capsys, "sample", f"--out_dir={arrays}/older")
+    assert "no 'mixture'" in refused_by_main(capsys, "sample", f"--out_dir={arrays}/older")
     for args in (["sample", "--show=walk"], ["evaluate"], ["--resume"]):
         args = *args, f"--out_dir={trained[0]}", f"--data={arrays}/gray.npz"
         assert "another size" in refused_by_main(capsys, *args)

@@ -1,6 +1,7 @@
-"""What mini/clip.py finds: among how many images, by how much a text says; and what it takes for
-what where it is blind."""
+"""What mini/clip.py finds: among how many images, by how much a text says; what its vectors hold;
+and what it reads where two values never occurred together."""
 import torch
+import torch.nn.functional as F
 
 from mini.clip import classify, embed_images, embed_texts, retrieval
 from mini.data.images.captions import FULL, HELD_BACK, fits, has_pair, load_captions
@@ -10,14 +11,16 @@ from mini.utils.metrics import print_tables
 
 NUMBERS = (16, 64, 256, 1024)       # of images to choose from
 NEAREST = 10
+N_PROBE = 4000                      # faces that the linear classifiers learn from
 
 
 def evaluate(model, words) -> dict:
     """Tables, also in evaluate.json: recall@1 from text to image, by the number of images to choose
     from; for faces also the share of the ten images nearest to a partial caption that fit it, by
-    the number of attributes that it names; and what is read in faces with a held-back pair."""
+    the number of attributes that it names; what linear classifiers read in the vectors; and what is
+    read in faces with a held-back pair."""
     cfg = model.cfg
-    _, held_out, unseen = load_captions(cfg.data, cfg.size, n_faces=1)
+    train_set, held_out, unseen = load_captions(cfg.data, cfg.size, n_faces=N_PROBE)
     parts = {"held_out": held_out, "never_seen": unseen}
     tables = {}
     for name, part in parts.items():
@@ -40,7 +43,8 @@ def evaluate(model, words) -> dict:
             tables[f"{name}:_{title}"] = found
             tables[f"{name}:_the_same_by_chance"] = chance
 
-    if unseen.attributes:
+    if held_out.attributes:
+        tables.update(what_the_vectors_hold(model, words, train_set, held_out))
         tables.update(what_is_read(model, words, unseen))
     return print_tables(cfg, **tables)
 
@@ -70,6 +74,35 @@ def partial_captions(model, words, part, k: int = NEAREST) -> tuple:
             shares[str(n)] = found[rows].mean().item()
             shares_by_chance[str(n)] = by_chance[rows].mean().item()
     return shares, shares_by_chance
+
+
+def what_the_vectors_hold(model, words, train_set, held_out) -> dict:
+    """How often a linear classifier reads each attribute of held-out faces right: one of the
+    vectors of their images, and one of the vectors of captions that name all attributes."""
+    vectors = {}
+    for name, part in (("learn", train_set), ("test", held_out)):
+        texts = [captions[0] for captions in part.captions]
+        vectors[name] = {"images": embed_images(model, part.images),
+                         "captions": embed_texts(model, words, texts)}
+    tables = {}
+    for what in ("images", "captions"):
+        shares = {}
+        for a, attribute in enumerate(ATTRIBUTES):
+            read = linear_classifier(vectors["learn"][what], train_set.labels[:, a],
+                                     vectors["test"][what])
+            shares[attribute] = (read == held_out.labels[:, a]).double().mean().item()
+        tables[f"read_linearly_in_the_vectors_of_{what}"] = shares
+    return tables
+
+
+def linear_classifier(X, y, X_test):
+    """The classes (M,) of vectors X_test (M, D): those whose number 1, in place of 0, is most
+    nearly said by a linear function that was fitted, by least squares, to X (N, D) and y (N,)."""
+    one_hot = F.one_hot(y).double()                             # (N, classes)
+    X = F.pad(X.double(), (0, 1), value=1.0)                    # (N, D + 1): with a constant
+    X_test = F.pad(X_test.double(), (0, 1), value=1.0)
+    weights = torch.linalg.lstsq(X, one_hot).solution           # (D + 1, classes)
+    return (X_test @ weights).argmax(dim=1)
 
 
 def what_is_read(model, words, unseen) -> dict:

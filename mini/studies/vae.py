@@ -1,23 +1,79 @@
-"""What can be done with z, and how much does a VAE know? The pictures of `sample --show=…`; and the
-tables of `evaluate`: bounds on log p(x), how much of z is used, which z to draw, arithmetic."""
+"""What can be done with z, and how much does a VAE know? The scores at the end of a training; the
+pictures of `sample --show=…`; and the tables of `evaluate`: bounds on log p(x), how much of z is
+used, which z to draw, arithmetic."""
 import math
 
 import torch
 
 from mini import vae
-from mini.data.images.image_sets import draw_labels, one_hot
+from mini.data.images.image_sets import draw_labels, load_images, one_hot
 from mini.utils.config import require
-from mini.utils.images import film, plane, sheet, to_float, walks
+from mini.utils.image_metrics import image_report
+from mini.utils.images import film, in_batches, plane, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.metrics import print_tables
 from mini.utils.mixture import Mixture
+from mini.utils.run import check_shape
+
+
+# ---- scores at the end of a training
+
+def score(model, train_set, held_out) -> dict:
+    """What result.json says: the ELBO of held-out images, beside a model without z; the judge's
+    scores of new images, beside those of a model that has learnt nothing."""
+    scores = vae.mean_elbo(model, held_out.images)
+    scores["mean_image"] = log_p_of_mean_image(model.cfg, train_set, held_out)
+    judge = Judge(model.cfg, train_set, held_out, n=512)
+    if judge.n > 0:                                             # there are labels to judge by
+        z = vae.sample_z(model, judge.n)
+        untrained = untrained_like(model, train_set)
+        scores |= judge.scores(vae.generate(model, z), vae.generate(untrained, z))
+    return scores
+
+
+def report(scores: dict) -> str:
+    """The scores in words, each beside its baseline."""
+    text = ("held-out ELBO {elbo:.1f} nats per image, log p(x|z) {log_p:.1f} − KL {kl:.1f}; of the "
+            "mean image, without z, {mean_image:.1f}\n")
+    return text.format(**scores) + image_report(scores)
+
+
+def log_p_of_mean_image(cfg, train_set, held_out) -> float:
+    """The mean log p(x) of held-out images, in nats, if a decoder without z always gave the mean of
+    the training images."""
+    train_images = to_float(train_set.images)
+    x = to_float(held_out.images)
+    mean = train_images.mean(dim=0, keepdim=True)               # (1, C, size, size)
+    if cfg.likelihood == "bernoulli":
+        p_white = (mean + 1) / 2
+        logits = p_white.logit(eps=1e-4)                        # not infinite where all are black
+        return vae.Bernoulli().log_prob(x, logits.expand_as(x)).mean().item()
+    variance = vae.best_variance(train_images, mean)
+    return vae.log_normal(x, mean, variance).mean().item()
+
+
+def untrained_like(model, train_set):
+    """A VAE that has learnt nothing. The first weights that are drawn with this seed are those that
+    were trained; these are the second."""
+    C, size, _ = train_set.shape()
+    torch.manual_seed(model.cfg.seed)
+    vae.VAE(model.cfg, C, size)
+    return vae.VAE(model.cfg, C, size)
+
+
+def load_data(cfg, shape):
+    """(train_set, held_out) that a model has learnt from, or that --data names. shape: of the
+    images that it has learnt from, (C, size, attributes)."""
+    train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
+    check_shape({"shape": shape}, *train_set.shape())
+    return train_set, held_out
 
 
 # ---- pictures
 
 def codes(model, images):
     """μ of q(z|x) of each image: (N, z_dim)."""
-    mu, _ = vae.in_batches(model, model.encode, images)
+    mu, _ = in_batches(model, model.encode, images)
     return mu
 
 
@@ -40,7 +96,7 @@ def change_of_z(means, labels, wanted, attributes):
     return added @ means                                        # (n, V) @ (V, z_dim)
 
 
-def show(model, attributes):
+def show(model, shape):
     """The picture, uint8 (H, W, C), that --show asks for:
 
     map           images over the plane of z
@@ -54,7 +110,7 @@ def show(model, attributes):
         z, columns = plane(cfg.n)
         return sheet(vae.generate(model, z), columns)
 
-    train_set, held_out = vae.load_data(model, attributes)
+    train_set, held_out = load_data(cfg, shape)
     n_rows = max(1, cfg.n // 8)                                 # of 8 images
     chosen = torch.arange(8 * n_rows) % len(held_out.images)    # from the first again, if too few
     x = held_out.images[chosen]
@@ -66,7 +122,7 @@ def show(model, attributes):
         return sheet(film(list(pairs)))
     if cfg.show == "walk":
         return sheet(vae.generate(model, walks(z)))
-    wanted = draw_labels(cfg, attributes, len(labels), otherwise=labels)
+    wanted = draw_labels(cfg, train_set.attributes, len(labels), otherwise=labels)
     return show_arithmetic(model, train_set, z, labels, wanted, n_rows)
 
 
@@ -100,7 +156,7 @@ def tighter_bound(model, x, k: int, rng):
     for _ in range(k):
         eps = torch.randn(mu.shape, generator=rng, dtype=mu.dtype).to(mu.device)
         z = vae.reparameterize(mu, logvar, eps)
-        log_p_x = vae.log_likelihood(x, model.decode(z), model.var, model.cfg.likelihood)
+        log_p_x = model.likelihood.log_prob(x, model.decode(z))
         log_p_z = vae.log_normal(z, torch.zeros_like(z), torch.ones_like(z))
         log_q_z = vae.log_normal(z, mu, logvar.exp())
         log_w.append(log_p_x + log_p_z - log_q_z)
@@ -113,7 +169,7 @@ def bounds(model, images, seed: int) -> dict:
     table = {}
     for k in (1, 5, 50, 500):
         print(f"bounds on log p(x), k = {k}", flush=True)
-        bound = vae.in_batches(model, lambda x: tighter_bound(model, x, k, rng), images)
+        bound = in_batches(model, lambda x: tighter_bound(model, x, k, rng), images)
         table[f"k = {k}"] = bound.mean().item()
     return table
 

@@ -68,7 +68,7 @@ def require_positive(cfg, *names: str):
 
 # What a value may be, for fields that mean the same in every script that has them.
 NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after", "warmup",
-                "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
+                "text_wait", "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
 FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
 MAY_BE_ONE = {"label_dropout", "prompt_dropout"}
 MAY_BE_INFINITE = {"max_weight"}
@@ -146,7 +146,7 @@ def check_size(name: str, value):
         limit = LIMIT_OF_FRACTIONS
         require(value == 0 or abs(value) >= SMALLEST,
                 f"--{name}={value} is too close to 0; the limit is {SMALLEST}")
-    elif name.endswith(("steps", "_every")) or name in ("warmup", "stop_after"):
+    elif name.endswith(("steps", "_every")) or name in ("warmup", "stop_after", "text_wait"):
         limit = LIMIT_OF_STEPS
     require(abs(value) <= limit, f"--{name}={value} is too much; the limit is {limit:,}")
 

@@ -35,6 +35,14 @@ def autocast(device: torch.device, matmul: str):
     return torch.autocast(device.type, torch.bfloat16, enabled)
 
 
+def mixed_precision(function, device: torch.device, matmul: str):
+    """The function as it is called in training: under `autocast`, on this device."""
+    def call(*inputs):
+        with autocast(device, matmul):
+            return function(*inputs)
+    return call
+
+
 def conv_layout(compiled: bool):
     """The order in memory of images and of the weights of convolutions: channels last, which is
     faster; compiled networks choose their own."""

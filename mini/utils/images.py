@@ -44,6 +44,25 @@ def to_float(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
+@torch.no_grad()
+def in_batches(model, function, *inputs, size: int = 256):
+    """What function(*inputs) returns, a tensor or several, on the CPU: computed on the model's
+    device, for so many rows at a time. uint8 images become floats first. The model is in evaluation
+    mode: BatchNorm uses its running means and variances, so no image depends on the others."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    outputs = []
+    for start in range(0, len(inputs[0]), size):
+        rows = [x[start:start + size].to(device) for x in inputs]
+        rows = [to_float(x) if x.dtype == torch.uint8 else x for x in rows]
+        outputs.append(function(*rows))
+    model.train(was_training)
+    if torch.is_tensor(outputs[0]):
+        return torch.cat(outputs).cpu()
+    return [torch.cat(parts).cpu() for parts in zip(*outputs)]
+
+
 def padded_size(size: int) -> int:
     """The smallest power of two that is at least `size` and 16: a network can halve it until 4 is
     left."""

@@ -1,5 +1,6 @@
 """Muon, the optimiser of the weight matrices in train_gpt.py, train_diffusion.py, mini/bert.py,
-mini/music.py, mini/assistant.py, mini/vae.py, mini/text_to_image.py and mini/latent_diffusion.py.
+mini/music.py, mini/assistant.py, mini/clip.py, mini/vae.py, mini/text_to_image.py and
+mini/latent_diffusion.py.
 
 torch.optim.Muon (torch ≥ 2.9) was tried in its place: after 200 steps of a small GPT the loss was
 the same (0.468). But it computes in bfloat16 on every processor. On a CPU that has instructions for
@@ -10,6 +11,8 @@ ONEDNN_MAX_CPU_ISA=AVX2).
 import math
 
 import torch
+
+from mini.utils.device import autocast
 
 
 class Muon(torch.optim.Optimizer):
@@ -35,7 +38,8 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             of_shape = {}                               # shape: [parameters]
             for p in group["params"]:
-                of_shape.setdefault(p.shape, []).append(p)
+                if p.grad is not None:                  # frozen, or not used in this step
+                    of_shape.setdefault(p.shape, []).append(p)
             for parameters in of_shape.values():        # together: on a GPU that is faster
                 states = [self.state[p] for p in parameters]
                 update(parameters, states, group["lr"], group["momentum"], group["weight_decay"],
@@ -91,6 +95,30 @@ def muon_and_adam(encoder, decoder, muon_lr: float, lr: float) -> list:
             (kernels if is_kernel else others).append(p)
     adam = torch.optim.Adam(others, lr)
     return [Muon(kernels, muon_lr, momentum=0.9), adam] if kernels else [adam]
+
+
+class Together(list):
+    """A list of optimisers that is used as if it were one."""
+
+    def __init__(self, optimizers: list, device: torch.device, matmul: str):
+        super().__init__(optimizers)
+        self.device = device
+        self.matmul = matmul
+
+    def scale_lr(self, factor: float):
+        """Make every learning rate this fraction of what it was at first."""
+        for optimizer in self:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * factor
+
+    def zero_grad(self):
+        for optimizer in self:
+            optimizer.zero_grad()
+
+    def step(self):
+        with autocast(self.device, self.matmul):            # for Muon's products of matrices
+            for optimizer in self:
+                optimizer.step()
 
 
 def newton_schulz(G, steps: int = 5):

@@ -75,6 +75,10 @@ class ImageSet:
         return replace(self, images=self.images[index], labels=self.labels[index],
                        nuisances=nuisances, held_out=None)
 
+    def shape(self) -> tuple:
+        """What a model of these images depends on: (C, H, attributes)."""
+        return self.images.size(1), self.images.size(2), self.attributes
+
     def has_classes(self) -> bool:
         """Is there an attribute with at least two values?"""
         return any(len(names) > 1 for names in self.attributes.values())
