@@ -638,11 +638,12 @@ def train(cfg: Config) -> dict:
                 for group in optimizer.param_groups:
                     group["lr"] = factor * optimizer.defaults["lr"]     # its peak
 
-            # At first the text encoder waits. Its random weights tell all words apart, but the image
-            # encoder sees little more than colours. If both learnt, the vectors of texts would lose
-            # what those of images do not have yet, such as the mouth; then there would be no reason
-            # to look for it in the images, and often neither would ever learn it.
-            model.text_encoder.requires_grad_(step >= min(cfg.text_wait, cfg.steps // 4))
+            # At first the text encoder waits. Its random weights tell all words apart, but the
+            # image encoder sees little more than colours. If both learnt, the vectors of texts
+            # would lose what those of images do not have yet, such as the mouth; then there would
+            # be no reason to look for it in the images, and often neither would ever learn it.
+            waits = step < min(cfg.text_wait, cfg.steps // 4)
+            model.text_encoder.requires_grad_(not waits)
 
             # batch
             x, texts = get_batch(images, captions, cfg.batch_size, data_rng, negatives)
