@@ -257,7 +257,7 @@ class CLIP(nn.Module):
         return F.normalize(self.text_encoder(tokens), dim=1)
 
     def forward(self, images, tokens):
-        """Vectors of images and of texts: figure 3 of the paper up to its logits."""
+        """Vectors of images and of texts, of which clip_loss makes the logits (figure 3)."""
         return self.encode_image(images), self.encode_text(tokens)
 
     @property
@@ -425,15 +425,12 @@ def classify_by_prompts(model, words, image_features):
 # Two pairs of values, such as red hair and round glasses, never occur together in training. Which
 # value does the model read in a new face that has both?
 #
-# The loss does not decide it. If vectors could have any inner product, it would be lowest where
-# s u·v is, up to a constant for each image or text, ln[p(image, text) / (p(image) p(text))]
-# (van den Oord et al. 2018, §2.3). For a red-haired face of training and the prompt "round glasses"
-# this ratio is 0: they never belong together. A model can get there by looking at the glasses,
-# which are square or missing in all of these faces; or by taking red hair as a sign that speaks
-# against the prompt. Both are right about every face of training, and only the first is right about
-# new ones. Which of them is learnt depends on the networks, the optimiser and the seed. The scores
-# show it for each pair, on faces that have it. The two functions below are for this test alone: to
-# use CLIP, nobody needs them.
+# The loss does not decide it. In training, "round glasses" never belongs to a red-haired face, and
+# the loss pushes the two apart. A model can do that because it sees square glasses or none in these
+# faces; or, at least in part, because it takes red hair as a sign that speaks against the prompt.
+# Both lower the loss of the faces of training, but only the first is right about new ones. Which of
+# them is learnt depends on the networks, the optimiser and the seed. The scores show it for each
+# pair, on faces that have it.
 
 def all_descriptions():
     """(combinations, texts): all labels (M, A) that a face can have, and a full caption of each."""
@@ -500,7 +497,8 @@ class Config(RunConfig):
     muon_lr: float = 0.02       # Muon's peak learning rate
     lr: float = 1e-3            # AdamW's peak learning rate
     warmup: int = 100           # steps in which the learning rates rise; then they fall to 0
-    # steps in which the image encoder learns alone (at most a quarter of --steps): see train
+    # steps in which the image encoder learns alone, at most a quarter of --steps (so that the text
+    # encoder learns in short runs, too): see train
     text_wait: int = 300
     weight_decay: float = 0.1   # of matrices and embeddings that AdamW trains
 
@@ -524,7 +522,8 @@ class Config(RunConfig):
 
 
 PRESETS = {
-    # larger faces, wider and deeper networks, and a batch with more wrong answers, for one GPU
+    # larger faces, wider and deeper networks, and a batch with more wrong answers, for one GPU; the
+    # optimiser is the paper's (not tried by us)
     "gpu": dict(size=64, patch=8, n_images=100000, n_layer=8, n_head=8, n_embd=512, n_joint=256,
                 batch_size=1024, steps=10000, optimizer="adamw", lr=5e-4, warmup=1000,
                 text_wait=1000),
@@ -548,10 +547,12 @@ def check(cfg):
 def make_optimizers(model, cfg) -> list:
     """[Muon for the weight matrices of the blocks, AdamW for the rest], or [AdamW for all].
 
-    A gradient has strong directions, such as the colours of hair and background, and weak ones,
-    such as the few pixels of a mouth. Muon makes all directions of a step equally long (U S Vᵀ ->
-    U Vᵀ), so that the weak ones are learnt, too; see mini/utils/optim.py. What has no gradient, as
-    the text encoder while it waits, is left as it is by both.
+    Muon averages the gradients of a matrix, as momentum does, and makes all singular values of this
+    average equal (U S Vᵀ -> U Vᵀ), so that a few strong directions, such as the colours of hair and
+    background, do not drown the others; see mini/utils/optim.py. What has no gradient, as the text
+    encoder while it waits, is left as it is by both.
+
+    An encoder of your own is trained by AdamW, but for what it calls `blocks`.
     """
     if cfg.optimizer == "adamw":
         return [make_adamw(list(model.parameters()), cfg)]
@@ -630,7 +631,7 @@ def train(cfg: Config) -> dict:
         B = min(cfg.batch_size, len(images))
         run.say(f"{len(images):,} images to learn from, with {captions.size(1)} captions each, of "
                 f"{len(words)} words")
-        run.say(f"a model that knows nothing has loss ln B = ln {B} = {math.log(B):.3f}")
+        run.say(f"a model that knows nothing has a loss of about ln B = ln {B} = {math.log(B):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rates
             factor = lr_factor(step, cfg)
@@ -638,10 +639,10 @@ def train(cfg: Config) -> dict:
                 for group in optimizer.param_groups:
                     group["lr"] = factor * optimizer.defaults["lr"]     # its peak
 
-            # At first the text encoder waits. Its random weights tell all words apart, but the
-            # image encoder sees little more than colours. If both learnt, the vectors of texts
-            # would lose what those of images do not have yet, such as the mouth; then there would
-            # be no reason to look for it in the images, and often neither would ever learn it.
+            # At first the image encoder learns alone. The vectors of texts, made by random weights,
+            # depend on all words, but those of images on little more than colours. We think that if
+            # both learnt, the text encoder would soon drop the words for what the other does not
+            # see yet, such as the mouth; then neither would have a reason to learn it.
             waits = step < min(cfg.text_wait, cfg.steps // 4)
             model.text_encoder.requires_grad_(not waits)
 
