@@ -158,7 +158,7 @@ NUMBERS = [
     (GALLERY, "| 97.0 % |", "clip", "held_back/red hair, round glasses/glasses/descriptions"),
     (GALLERY, "pink | 36.5 %", "clip", "held_back/curly style, pink background/style/prompts"),
     (GALLERY, "| 72.2 % |", "clip", "held_back/curly style, pink background/style/descriptions"),
-    (GALLERY, "are right in 99.2 %", "clip", "zero_shot/held out/all six/prompts"),
+    (GALLERY, "together in 99.2 %", "clip", "zero_shot/held out/all six/prompts"),
     (GALLERY, "| 98.3 % (99.8)", "captioner", "scores/unseen combinations/model/right"),
     (GALLERY, "33.8 % (87.4)", "captioner", "scores/held out/nearest image/right"),
     (GALLERY, "faces | 3.9 |", "diffusion", "frechet"),
