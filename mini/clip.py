@@ -552,7 +552,7 @@ def make_optimizers(model, cfg) -> list:
     background, do not drown the others; see mini/utils/optim.py. What has no gradient, as the text
     encoder while it waits, is left as it is by both.
 
-    An encoder of your own is trained by AdamW, but for what it calls `blocks`.
+    In an encoder of your own, Muon trains the matrices in `blocks`, and AdamW all others.
     """
     if cfg.optimizer == "adamw":
         return [make_adamw(list(model.parameters()), cfg)]

@@ -325,8 +325,8 @@ def learning_rate(step: int, cfg) -> float:
 def update_ema(ema, model, step: int, decay: float):
     """ema ← decay · ema + (1 − decay) · model, for all weights.
 
-    The learning rate never falls to 0, so the weights keep moving about those that they look for.
-    Their average is nearer. At first decay is step / (step + 10): step 0 copies the model, and then
+    The learning rate never falls to 0, so the weights keep moving around a good place. Their
+    average is nearer to it. At first decay is step / (step + 10): step 0 copies the model, and then
     the average is mostly of the last tenth of the steps, so that the start is soon forgotten. Once
     this is more than --ema, decay is --ema.
     """

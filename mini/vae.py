@@ -32,11 +32,11 @@ Paper: Kingma & Welling 2014, "Auto-Encoding Variational Bayes", https://arxiv.o
     python -m mini.vae sample               new images, after the training
 
 The preset differs from the paper in how it is optimised: by Adam, not Adagrad; at a rate that
-falls to 0; from weights as torch draws them, which do not decay. The default run goes beyond the
-paper, to draw coloured faces well in minutes on a CPU, by --network=conv, --likelihood=gaussian,
---optimizer=muon and --prior=mixture. They stand at the end of the file, in this order. A first
-reading ends before the settings: what follows is settings, bookkeeping, and what goes beyond the
-paper.
+falls to 0; without weight decay; and the first weights are drawn as torch does it. The default run
+goes beyond the paper, to draw coloured faces well in minutes on a CPU, by --network=conv,
+--likelihood=gaussian, --optimizer=muon and --prior=mixture. They stand at the end of the file, in
+this order. A first reading ends before the settings: what follows is settings, bookkeeping, and
+what goes beyond the paper.
 
 More commands, measured times and scores: mini/gallery/README.md. Read next: mini/lstm.py.
 """

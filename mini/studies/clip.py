@@ -96,8 +96,9 @@ def what_the_vectors_hold(model, words, train_set, held_out) -> dict:
 
 
 def linear_classifier(X, y, X_test):
-    """The classes (M,) of vectors X_test (M, D): those whose number 1, in place of 0, is most
-    nearly said by a linear function that was fitted, by least squares, to X (N, D) and y (N,)."""
+    """The classes (M,) that a linear function finds for vectors X_test (M, D). It has an output for
+    each class, and is fitted by least squares to X (N, D) with classes y (N,): 1 for the right
+    class, 0 for the others."""
     one_hot = F.one_hot(y).double()                             # (N, classes)
     X = F.pad(X.double(), (0, 1), value=1.0)                    # (N, D + 1): with a constant
     X_test = F.pad(X_test.double(), (0, 1), value=1.0)
