@@ -419,6 +419,7 @@ def test_each_process_goes_on_with_its_own_dropout(tmp_path):
     ("--steps=-3", "must not be negative"), ("--dropout=2", "below 1"), ("--momentum=1", "below 1"),
     ("--temperature=-1", "must not be negative"), ("--log_every=-5", "must not be negative"),
     ("--lr=1e308", "limit is 1,000,000,000"), ("--top_p=1e-320", "limit is 1e-30"), (f"--n_embd={2**62}", "limit is 10,000,000"),
+    ("--top_p=90", "at most 1"),            # 90 %? It cut off nothing
     (f"--batch_size={2**63}", "limit is 10,000,000"), ("--n_layer=100000000", "limit is 10,000\n"),
     ("--num_samples=100000000", "limit is 10,000\n"), (f"--steps={2**62}", "limit is 1,000,000,000,000")])
 def test_values_that_no_run_can_use(flag, words, tmp_path, capsys):

@@ -71,6 +71,7 @@ NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after"
                 "text_wait", "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
 FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
 MAY_BE_ONE = {"label_dropout", "prompt_dropout"}
+PROBABILITIES = {"top_p"}                   # above 0 (see require_positive), and at most 1
 MAY_BE_INFINITE = {"max_weight"}
 TEXTS = {"prompt", "text", "question"}      # what begins with ~/ in all others is a path
 
@@ -132,6 +133,8 @@ class RunConfig:
                 require(value >= 0, f"--{name}={value} must not be negative")
             if name in FRACTIONS or name.endswith("dropout") and name not in MAY_BE_ONE:
                 require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
+            if name in PROBABILITIES:       # 90, for 90 %, would cut off nothing
+                require(value <= 1, f"--{name}={value} must be at most 1: it is a probability")
             if isinstance(value, (int, float)) and value != math.inf:
                 check_size(name, value)
         require(self.out_dir.strip(), "--out_dir is empty; name a folder, like runs/mine")
