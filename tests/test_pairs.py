@@ -369,6 +369,7 @@ def test_a_file_of_pairs(tmp_path):
     ("English\tFrançais\nGo.\tVa !\nRun.\tCours !\n", "names"), ("12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "1, 3 of 4"),
     ("12\tGo.\tVa !\n13\tRun.\tCours !\n", "1 of 3"), ('"Go.","Va !"\n"Run.","Cours !"\n', "separated by commas"),
     ("id\ten\tid\tfr\n12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "en, fr"),
+    ("Go.\tVa !\nRun.\tCours !\nGo.\tMarche !\n", "left out: 1"),
     ("Go.;Va !\rRun.;Cours !\r", "separated by semicolons"), ("Go.\tVa !\rRun.\tCours !\r", "")], ids=repr)
 def test_headers_and_numbers_are_left_out_and_that_is_said(tmp_path, capsys, content, said):
     path = tmp_path / "pairs.tsv"
