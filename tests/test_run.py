@@ -433,6 +433,14 @@ def test_a_tiny_temperature_is_as_good_as_0():
         assert script.sample_token(logits, temperature=1e-40).item() == 1
 
 
+def test_a_run_that_goes_on_with_fewer_steps_than_it_has_says_how_many_it_has(tmp_path, capsys):
+    """result.json gave the scores of two steps, and said that they are those of one."""
+    train_gpt.main(run_in(tmp_path / "run"))
+    capsys.readouterr()
+    result = train_gpt.main(["--resume", "--steps=1", f"--out_dir={tmp_path / 'run'}", "--device=cpu"])
+    assert result["steps"] == 2 and "all 2 steps are done" in capsys.readouterr().out
+
+
 def test_a_preset_does_not_pretend_to_change_a_run_that_goes_on(tmp_path, capsys):
     """It was ignored without a word."""
     train_gpt.main(run_in(tmp_path / "run"))
