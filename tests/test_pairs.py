@@ -410,7 +410,7 @@ def test_a_tenth_of_a_file_is_held_out(tmp_path):
     path.write_text("a\tb\nc\td\n")
     assert [len(part) for part in (load_pairs(str(path), 0)[0], load_pairs(str(path), 0)[1]["sentences"])] == [1, 1]
     refused(lambda: load_pairs("pears", 0), "--data=pears", "no such file", "grammar, en-fr")
-    refused(lambda: load_pairs(str(tmp_path), 0), "no such file")
+    refused(lambda: load_pairs(str(tmp_path), 0), "a folder, where a file belongs (by name there are")
 
 
 def test_en_fr(tmp_path, monkeypatch):

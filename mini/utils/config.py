@@ -52,8 +52,9 @@ def require_file(path, missing: str = ""):
     somebody writes into it, and reading /dev/zero never ends. missing: what to say if no file
     is there."""
     path = Path(path)
-    require(path.exists(), missing or f"{path}: no such file")
-    require(not path.is_dir(), missing or f"{path}: a folder, where a file belongs")
+    missing = missing or f"{path}: no such file"
+    require(path.exists(), missing)
+    require(not path.is_dir(), missing.replace("no such file", "a folder, where a file belongs"))
     require(path.is_file(), f"{path}: a pipe or a device, where a file belongs; copy what comes "
                             "out of it to a file first")
 
