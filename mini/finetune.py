@@ -642,10 +642,13 @@ def evaluate(cfg: Config) -> dict:
     """Accuracy with other random labelled texts, and with fewer and more of them; also in
     evaluate.json."""
     cfg, _ = own_checkpoint(cfg, "finetune")
-    few = cfg.few or len(load_reviews(cfg.reviews, few=0).learn)
+    n_all = len(load_reviews(cfg.reviews, few=0).learn)         # there are no more
+    few = min(cfg.few or n_all, n_all)
     third = max(1, few // 3)
+    thrice = min(3 * few, n_all)
     tables = {}
-    for n, seed in ((few, 1), (few, 2), (few, 3), (third, 1), (3 * few, 1)):
+    parts = [(few, 1), (few, 2), (few, 3), (third, 1), (thrice, 1)]
+    for n, seed in dict.fromkeys(parts):                        # each only once
         print(f"{n} labelled texts, seed {seed}", flush=True)
         folder = f"{cfg.out_dir}/few{n}-seed{seed}"
         own = replace(cfg, few=n, seed=seed, resume=False, out_dir=folder)

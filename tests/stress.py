@@ -1,14 +1,15 @@
-"""python -m tests.stress all: kills, signals, full disks, shared folders, broken files and strange flags, for minutes.
+"""python -m tests.stress all: kills, signals, full disks, shared folders, broken files, your own data, strange flags.
 
     python -m tests.stress all                              every script; prints a table: tried, lost, tracebacks, hangs
     python -m tests.stress train_gpt mini.vae               some scripts
     python -m tests.stress all --only=kills,broken_files    some parts
     python -m tests.stress all --kills=20 --files=200 --seed=1
+    python -m tests.stress all --patience=60                where other programs keep the machine busy
 
 Not a test, and not run by pytest. The scripts train tiny models (those of tests/test_scripts.py), each in a process
 of its own. Lost: there is no good checkpoint any more, or the run that was killed and gone on with does not end with
 the weights, to the last bit, of one that nobody disturbed. Traceback: anything but success, or one line and status 2.
-Hang: no end within ten seconds. Needs an operating system with fork.
+Hang: no end within ten seconds, or within --patience. Needs an operating system with fork.
 """
 import argparse
 import collections
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 import traceback
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +36,13 @@ import torch
 from mini.data.images import image_sets
 from mini.data.music.midi import Note, write_midi
 from mini.data.speech.wav import write_wav
+from mini.utils import config
 from mini.utils.png import write_png
 from tests.test_scripts import COMMON, SCRIPTS, small_data
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 10           # seconds after which a process hangs
-PARTS = ("kills", "signals", "full_disk", "two_runs", "broken_files", "flags")
+PATIENCE = 10           # seconds after which a process hangs, without --patience
+PARTS = ("kills", "signals", "early_signals", "full_disk", "two_runs", "broken_files", "own_data", "flags", "sampling")
 
 
 # ---- processes
@@ -113,7 +116,7 @@ class Process:
     def printed(self) -> str:
         return self.output.read_text("utf-8", "replace") if self.output.exists() else ""
 
-    def verdict(self, seconds: float = PATIENCE) -> str:
+    def verdict(self, seconds: float) -> str:
         """"fine", "refused" (one line, status 2), "traceback" or "hang"."""
         status = self.wait(seconds)
         if status == "hang":
@@ -135,6 +138,7 @@ class Tried:
     folder: Path
     settings: dict
     counts: collections.Counter
+    patience: float = PATIENCE
 
     def start(self, *args, before=lambda: None) -> Process:
         return Process(self.module, list(args), self.folder / "output.txt", before)
@@ -148,6 +152,16 @@ class Tried:
         print(f"  {self.name}: LOST, {what}", flush=True)
         if process:
             print("    " + "\n    ".join(process.printed.splitlines()[-12:]))
+
+    def judge(self, process, what: str, seconds: float) -> str:
+        """The verdict on a process, which is counted; of a traceback or a hang the place is printed."""
+        verdict = process.verdict(seconds)
+        self.counts[verdict] += 1
+        if verdict in ("traceback", "hang"):
+            lines = process.printed.splitlines()
+            where = [line.strip() for line in lines if 'File "' + str(ROOT) in line]
+            print(f"  {self.name}: {verdict} with {what}: {(where or [''])[-1]}: {(lines or [''])[-1][:200]}", flush=True)
+        return verdict
 
 
 def step_of(folder: Path) -> int:
@@ -211,6 +225,26 @@ def signals(tried: Tried, rng, count: int = 1):
             tried.lose(f"no way on after signal {number}")
 
 
+def early_signals(tried: Tried, rng, count: int):
+    """Ctrl-C at a random moment of a run of two steps: while data is made or read, or while scores are computed.
+    Status 130, or the run was over."""
+    run = tried.folder / "early"
+    began = time.monotonic()
+    tried.start(*tried.flags(steps=2, eval_every=0, out_dir=run)).wait(600)
+    seconds = time.monotonic() - began
+    for _ in range(count):
+        shutil.rmtree(run, ignore_errors=True)
+        process = tried.start(*tried.flags(steps=2, eval_every=0, out_dir=run))
+        time.sleep(rng.random() * seconds)
+        process.send(signal.SIGINT)
+        status = process.wait(6 * tried.patience)
+        tried.counts["signals"] += 1
+        if status not in (0, 130) or "Traceback" in process.printed:
+            tried.lose(f"an early Ctrl-C, status {status}", process)
+        elif status == 0 and not (run / "result.json").exists():
+            tried.lose("an early Ctrl-C went unnoticed", process)
+
+
 def full_disk(tried: Tried, rng, count: int = 1):
     """The file system takes no more bytes somewhere inside a checkpoint; the one before stays whole."""
     for n in range(count):
@@ -223,7 +257,7 @@ def full_disk(tried: Tried, rng, count: int = 1):
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
         process = tried.start("--resume", f"--out_dir={run}", before=limited)
-        verdict = process.verdict(60)
+        verdict = process.verdict(6 * tried.patience)
         tried.counts["full disks"] += 1
         if verdict != "refused" or step_of(run) != 2 or list(run.glob("*.tmp")):
             tried.lose(f"full disk after {limit:,} bytes: {verdict}", process)
@@ -239,7 +273,7 @@ def two_runs(tried: Tried, rng, count: int = 1):
         time.sleep(0.01)
     before = (run / "config.json").read_bytes()
     second = Process(tried.module, tried.flags(steps=2, out_dir=run), tried.folder / "second.txt")
-    verdict = second.verdict(60)
+    verdict = second.verdict(6 * tried.patience)
     first.send(signal.SIGTERM)
     tried.counts["shared"] += 1
     if verdict != "refused" or first.wait(30) != 130 or (run / "config.json").read_bytes() != before:
@@ -352,14 +386,9 @@ def broken_files(tried: Tried, rng, count: int):
         original = path.read_bytes()
         path.write_bytes(broken(original, rng) if original else b"x")
         process = tried.start(*args)
-        verdict = process.verdict()
+        verdict = tried.judge(process, f"a broken {path.name}", tried.patience)
         tried.counts["files"] += 1
-        tried.counts[verdict] += 1
         if verdict in ("traceback", "hang"):
-            lines = process.printed.splitlines()
-            where = [line.strip() for line in lines if 'File "' + str(ROOT) in line]
-            print(f"  {tried.name}: {verdict} with a broken {path.name}: {(where or [''])[-1]}: {(lines or [''])[-1][:200]}",
-                  flush=True)
             kept = Path(tempfile.gettempdir(), "stress")
             kept.mkdir(exist_ok=True)
             shutil.copy(path, kept / f"{tried.name}_{n}_{path.name}")
@@ -368,6 +397,126 @@ def broken_files(tried: Tried, rng, count: int):
             shutil.rmtree(run)
             shutil.copytree(whole, run)
         for other in tried.folder.glob("from_broken*"):
+            shutil.rmtree(other)
+
+
+SENTENCES = "the cat sat on the mat. a dog ran up the hill! no one saw it go?\n" * 40
+OWN_TEXTS = {
+    "a few words": b"the cat sat", "nothing": b"", "empty lines": b"\n \n\n", "one letter": b"a" * 3000,
+    "a huge line": SENTENCES.replace("\n", " ").encode() * 9, "Windows": SENTENCES.replace("\n", "\r\n").encode(),
+    "old Mac": SENTENCES.replace("\n", "\r").encode(), "a mark": b"\xef\xbb\xbf" + SENTENCES.encode(),
+    "latin-1": ("déjà vu. " * 300).encode("latin-1"), "UTF-16": SENTENCES.encode("utf-16"),
+    "emoji": ("\U0001f468\u200d\U0001f469 \u4f60\u597d, \u4e16\u754c \n" * 300).encode(),
+}
+
+
+def own_tables(first: list, second: list) -> dict:
+    """{what: a table}: lines of one of the first, a tab, one of the second, as people bring them."""
+    lines = [f"{a}\t{b}" for a, b in zip(first, second)]
+    tables = {
+        "as wanted": lines, "one line": lines[:1], "two lines": lines[:2], "nothing": [], "a header": ["text\tlabel", *lines],
+        "no tab in a line": [*lines[:5], "no tab", *lines], "a third column": [line + "\tx" for line in lines],
+        "an empty column": [*lines[:5], f"{first[0]}\t", *lines], "quotation marks": [f'"{a}"\t"{b}"' for a, b in zip(first, second)],
+        "commas": [line.replace("\t", ",") for line in lines], "all alike": lines[:1] * 30,
+        "one value": [f"{a}\t{second[0]}" for a in first], "long ones": [line + " so" * 400 for line in lines],
+        "emoji": [f"{a}\t\U0001f600" for a in first],
+    }
+    return {what: "\n".join(lines).encode() for what, lines in tables.items()}
+
+
+def own_pictures(folder: Path, rng) -> dict:
+    """{what: a folder of pictures}."""
+    shapes = {"in colour": (20, 24, 3), "grey": (18, 18, 1), "tiny": (1, 2, 3), "thin": (90, 2, 3)}
+    kinds = {**{what: ([shape] * 30, [""]) for what, shape in shapes.items()},
+             "mixed": (30 * list(shapes.values()), [""]), "a single one": ([(20, 24, 3)], [""]), "two": ([(20, 24, 3)] * 2, [""]),
+             "two labels": ([(20, 24, 3)] * 30, ["cat", "dog"]), "one label": ([(20, 24, 3)] * 30, ["cat"]),
+             "one of each label": ([(20, 24, 3)] * 3, ["a", "b", "c"]), "parts": ([(20, 24, 3)] * 40, ["train/a", "train/b", "val/a", "val/c"]),
+             "one is broken": ([(20, 24, 3)] * 30, [""])}
+    for what, (sizes, labels) in kinds.items():
+        for i, shape in enumerate(sizes):
+            place = folder / what / labels[i % len(labels)]
+            place.mkdir(parents=True, exist_ok=True)
+            write_png(place / f"{i}.png", rng.integers(0, 256, shape, dtype=np.uint8))
+    broken = folder / "one is broken/3.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    (folder / "nothing").mkdir()
+    return {what: folder / what for what in (*kinds, "nothing")}
+
+
+def own_sounds(folder: Path) -> dict:
+    """{what: a folder of WAV files}, in folders named by what is said."""
+    kinds = {"as wanted": (8000, 6, 0.4, 0.5), "44.1 kHz": (44100, 6, 0.4, 0.5), "silent": (8000, 6, 0.4, 0.0), "one": (8000, 1, 0.4, 0.5),
+             "too long": (8000, 6, 9.0, 0.5), "short": (8000, 6, 0.001, 0.5)}
+    for what, (rate, n, seconds, loudness) in kinds.items():
+        for word, pitch in (("low", 300), ("high", 900)):
+            (folder / what / word).mkdir(parents=True)
+            for i in range(n):
+                t = torch.arange(int(seconds * rate) + i) / rate
+                write_wav(folder / what / word / f"{i}.wav", loudness * torch.sin(2 * math.pi * pitch * t), rate)
+    for name, channels, width, data in (("stereo", 2, 2, bytes(range(256)) * 90), ("8 bits", 1, 1, bytes(range(256)) * 30), ("nothing", 1, 2, b"")):
+        with wave.open(str(folder / "as wanted/low" / f"{name}.wav"), "wb") as file:
+            file.setparams((channels, width, 8000, 0, "NONE", ""))
+            file.writeframes(data)
+    (folder / "as wanted/low/mp3.wav").write_bytes(b"ID3" + bytes(500))
+    return {what: folder / what for what in kinds}
+
+
+def own_pieces(folder: Path) -> dict:
+    """{what: a folder of MIDI files}."""
+    for what, n, notes in (("as wanted", 12, 60), ("one", 1, 60), ("two", 2, 60), ("short", 4, 1)):
+        (folder / what).mkdir(parents=True)
+        for i in range(n):
+            write_midi(folder / f"{what}/{i}.mid", [Note(0.25 * t, 0.25 * t + 0.2, 60 + (t * i) % 12, 80) for t in range(notes)])
+    (folder / "as wanted/broken.mid").write_bytes(b"MThd")
+    return {what: folder / what for what in ("as wanted", "one", "two", "short")}
+
+
+def own_of(tried: Tried) -> list:
+    """[(what, settings), …]: data as a user may bring it."""
+    folder = tried.folder / "brought"
+    folder.mkdir()
+    name, rng = tried.name, np.random.default_rng(0)
+    found, flag, i = {}, tried.script.data or "data", range(40)
+    if name in ("train_gpt", "mini.lstm", "mini.llama", "mini.bert"):
+        found = OWN_TEXTS
+    elif name == "mini.translator":
+        found = own_tables([f"the cat {n % 7} sees {n} dogs ." for n in i], [f"le chat {n % 7} voit {n} chiens ." for n in i])
+    elif name == "mini.finetune":
+        found = own_tables([f"the plot {n} was {'good' if n % 2 else 'bad'} indeed" for n in i], ["pos" if n % 2 else "neg" for n in i])
+    elif name in ("mini.clip", "mini.captioner", "mini.text_to_image", "mini.latent_diffusion"):
+        for n in i:
+            write_png(folder / f"{n}.png", np.full((20, 24, 1 if n % 5 else 3), 6 * n, np.uint8))
+        found = own_tables([f"{n}.png" for n in i], [f"a picture of number {n % 7}" for n in i])
+    elif name == "mini.speech":
+        found = own_sounds(folder)
+    elif name == "mini.music":
+        found = own_pieces(folder)
+    elif name != "mini.assistant":
+        found = own_pictures(folder, rng)
+    cases = []
+    for what, data in found.items():
+        if isinstance(data, bytes):
+            path = folder / f"{what}.{'txt' if found is OWN_TEXTS else 'tsv'}"
+            path.write_bytes(data)
+            data = path
+        more = {"data_b": folder / "in colour"} if flag == "data_a" else {}
+        cases.append((what, {flag: data, **more}))
+    return cases
+
+
+def own_data(tried: Tried, rng, count: int = 0):
+    """Data as a user may bring it: train, then `sample`, then `evaluate`: success, or one line and status 2."""
+    run = tried.folder / "on_own"
+    for what, settings in own_of(tried):
+        process = tried.start(*tried.flags(steps=2, eval_every=0, out_dir=run, **settings))
+        verdict = tried.judge(process, f"own data: {what}", 10 * tried.patience)
+        tried.counts["own data"] += 1
+        use = [f"--out_dir={run}", "--device=cpu"]
+        if verdict == "fine":
+            tried.judge(tried.start("sample", *tried.script.to_sample, *use), f"sample, own data: {what}", 3 * tried.patience)
+        if verdict == "fine" and tried.name not in ("train_gan", "mini.cgan"):      # theirs take minutes
+            tried.judge(tried.start("evaluate", *use), f"evaluate, own data: {what}", 20 * tried.patience)
+        for other in tried.folder.glob("on_own*"):
             shutil.rmtree(other)
 
 
@@ -383,16 +532,33 @@ def flags(tried: Tried, rng, count: int = 0):
             run = tried.folder / "flags"
             changes = {"steps": 1, "eval_every": 0, "out_dir": run, field.name: value}
             process = tried.start(*tried.flags(**changes))
-            verdict = process.verdict(30)
+            tried.judge(process, f"--{field.name}={value}", 3 * tried.patience)
             tried.counts["flags"] += 1
-            tried.counts[verdict] += 1
-            if verdict in ("traceback", "hang"):
-                lines = process.printed.splitlines()
-                where = [line.strip() for line in lines if 'File "' + str(ROOT) in line]
-                print(f"  {tried.name}: {verdict} with --{field.name}={value}: {(where or [''])[-1]}: "
-                      f"{(lines or [''])[-1][:160]}", flush=True)
             for other in tried.folder.glob("flags*"):
                 shutil.rmtree(other)
+
+
+TEXTS = ("", " ", "|", "*", "x" * 5000, "\x1b[31m\u202e", "\U0001f600", "\udce9", "nowhere.png", ".", "/dev/null")
+
+
+def sampling(tried: Tried, rng, count: int = 0):
+    """`sample` of a trained model, with each setting of the groups "sampling" and "evaluation" at and past its limits,
+    or as a text that nobody expects: success, or one line and status 2."""
+    run = tried.folder / "to_sample"
+    process = tried.start(*tried.flags(steps=2, eval_every=0, out_dir=run))
+    if process.wait(600) != 0:
+        return tried.lose("no run to sample from", process)
+    notes = config.field_notes(tried.module.Config)
+    for field in dataclasses.fields(tried.module.Config):
+        group, _ = notes[field.name]
+        values = config.choices_of(field) or {
+            int: (-1, 0, 1, 3, 2**62), float: (-1.0, 0.0, 1.0, 3.0, "nan", 1e-320, 1e8), str: TEXTS,
+            bool: ("true", "false")}[type(field.default)]
+        for value in values if group in ("sampling", "evaluation") else ():
+            others = [flag for flag in tried.script.to_sample if not flag.startswith(f"--{field.name}=")]
+            process = tried.start("sample", *others, f"--{field.name}={value}", f"--out_dir={run}", "--device=cpu")
+            tried.judge(process, f"sample --{field.name}={str(value)[:40]!r}", 3 * tried.patience)
+            tried.counts["flags"] += 1
 
 
 # ---- all of it
@@ -405,10 +571,11 @@ def stress(name: str, parts: list, args) -> collections.Counter:
         os.chdir(where)
         own = Path(where, "own")
         own.mkdir()
-        tried = Tried(name, module, script, Path(where), {**script.settings, **script.prepare(own)}, counts)
+        settings = {**script.settings, **script.prepare(own)}
+        tried = Tried(name, module, script, Path(where), settings, counts, args.patience)
         for part in parts:
             rng = random.Random(f"{args.seed} {name} {part}")
-            count = {"kills": args.kills, "broken_files": args.files}.get(part, 1)
+            count = {"kills": args.kills, "broken_files": args.files, "early_signals": 4}.get(part, 1)
             globals()[part](tried, rng, count)
         os.chdir(ROOT)
     return counts
@@ -420,12 +587,13 @@ def main():
     parser.add_argument("--only", default=",".join(PARTS))
     parser.add_argument("--kills", type=int, default=7, help="of each script")
     parser.add_argument("--files", type=int, default=64, help="broken files for each script")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds after which a process hangs")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)                # threads do not survive a fork
     small_data(setattr)
     names = list(SCRIPTS) if args.names == ["all"] else args.names
-    columns = ["kills", "in a save", "signals", "full disks", "shared", "lost", "files", "flags", "refused", "fine",
+    columns = ["kills", "in a save", "signals", "full disks", "shared", "lost", "files", "own data", "flags", "refused", "fine",
                "traceback", "hang"]
     total = collections.Counter()
     rows = []

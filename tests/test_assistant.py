@@ -353,6 +353,15 @@ def test_a_chat_goes_on_until_the_input_ends(trained, monkeypatch, capsys):
     assert "(the question has 10,000 characters" in out and "Traceback" not in out
 
 
+def test_a_chat_with_another_input(trained, monkeypatch, capsys):
+    """Python has no stdin where it was closed (<&-), and in IDLE one that cannot be reconfigured: a traceback."""
+    monkeypatch.setattr(assistant, "respond", lambda *args: ("Yes.", []))
+    monkeypatch.setattr("sys.stdin", None)
+    assert "ask one by --prompt" in refused(capsys, "sample", trained, "--device=cpu")
+    monkeypatch.setattr("sys.stdin", io.StringIO("is it so?\n"))
+    assert assistant.main(["sample", trained, "--device=cpu"]) == "Yes."
+
+
 def test_strange_prompts_are_answered_soon(trained, capsys):
     for prompt in ("What is 9**9**9?", "calculator(9**9**9)", "1/0", "日本の首都は?", "=" * 50, "~",
                    "calculator(calculator(2+3)*4)", "\\n\\n", "('" * 20, "½ × 3²"):

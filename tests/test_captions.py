@@ -232,6 +232,14 @@ def test_own_captions(own):
     assert again[0].captions == learn.captions
 
 
+def test_one_image_is_both(own, tmp_path, capsys):
+    """The scores on it were called those of a held-out image, and nothing said what it is."""
+    Path(own()).write_text("in/3.png\tthree")
+    learn, held_out, _ = load_captions(str(tmp_path / "captions.tsv"), 8)
+    assert torch.equal(learn.images, held_out.images) and len(learn.images) == 1
+    assert "only 1 image" in capsys.readouterr().out
+
+
 def test_names_as_other_systems_write_them(own, tmp_path):
     """'é' as one character or two, and folders set apart by a backslash, are the same image."""
     write_png(tmp_path / "in/cafe\u0301.png", np.full((14, 14), 7, np.uint8))

@@ -22,6 +22,7 @@ from mini.utils import image_metrics
 from mini.utils.images import make_square, to_float
 from mini.utils.judge import SECONDS_PER_STEP, Judge, images_with_labels
 from mini.utils.png import write_png
+from mini.utils.progress import Progress
 from mini.utils.run import load_checkpoint
 from tests.helpers import close, learnt_by_heart, refused_by
 
@@ -380,7 +381,7 @@ def test_sample_of_a_gray_model_takes_colour_images():
 
 # ---- how few images would do?
 
-def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(monkeypatch):
+def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(monkeypatch, capsys):
     """Guards against generated images that are counted as real, held-out ones that are learnt from, and rows that
     differ in the real images that they had."""
     calls = []
@@ -390,10 +391,12 @@ def test_from_few_trains_on_so_few_real_images_with_and_without_generated_ones(m
         calls.append((cfg, learn, held_out))
         return {"accuracy": {"hair": cfg.seed / 10, "style": len(learn.images) / 1000}}
     monkeypatch.setattr(classifier, "train", fake)
+    monkeypatch.setattr("mini.studies.few_labels.Progress", partial(Progress, seconds=0))
     learn, more, held_out = (ImageSet(*faces(n, 8, first=first), ATTRIBUTES) for n, first in
                              ((100, 0), (40, 1000), (30, 2000)))
     table = from_few(tiny(), learn, held_out, more, few=(10, 20), seeds=3)
     assert list(table) == ["10 real", "10 real + generated", "20 real", "20 real + generated"]
+    assert "classifiers trained: 11 of 12" in capsys.readouterr().out              # it takes minutes
     for (name, value), n in zip(table.items(), (10, 50, 20, 60)):
         assert abs(value - (0.1 + n / 1000) / 2) < 1e-9, name
     assert len(calls) == 12 and all(call[2] is held_out and call[0].device == "cpu" for call in calls)

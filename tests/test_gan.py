@@ -866,6 +866,16 @@ def test_the_equilibrium_report(run, monkeypatch):
     assert read_grid(folder / "samples/nearest.png", 8, 16).shape == sheet_shape(16, 16, 3)
 
 
+def test_the_report_needs_two_images_of_each_kind(tmp_path, capsys):
+    """With one held-out image the control had none on one side: minutes later, an error of torch's, or NaN."""
+    (tmp_path / "own").mkdir()
+    for i in range(4):
+        write_png(tmp_path / f"own/{i}.png", np.full((16, 16, 3), 60 * i, np.uint8))
+    train_gan.main(flags(tmp_path, data=tmp_path / "own", steps=1))
+    error = refused_by(train_gan.main, capsys, "evaluate", f"--out_dir={tmp_path / 'run'}", "--device=cpu")
+    assert "there are 3 and 1" in error
+
+
 @both
 def test_d_is_judged_image_by_image(script, run, monkeypatch):
     """A D whose BatchNorm sees batches all real or all generated is right more often than it knows."""

@@ -732,6 +732,9 @@ def test_bad_prompt(text_file, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
     train_gpt.train(tiny(text_file, tmp_path, steps=1))
     assert "'é'" in refused(capsys, "sample", *run, "--prompt=thé")
+    with pytest.raises(SystemExit):
+        train_gpt.main(["sample", *run, "--prompt=thé"])
+    assert "thé" not in capsys.readouterr().out         # printed, it stood before the error, on the same line
     for flag, value, rule in (("max_new_tokens", 0, "at least 1"), ("num_samples", 0, "at least 1"),
                               ("top_p", 0.0, "above 0"), ("temperature", -1.0, "not be negative"),
                               ("top_k", -1, "not be negative")):

@@ -369,6 +369,7 @@ def test_a_file_of_pairs(tmp_path):
     ("English\tFrançais\nGo.\tVa !\nRun.\tCours !\n", "names"), ("12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "1, 3 of 4"),
     ("12\tGo.\tVa !\n13\tRun.\tCours !\n", "1 of 3"), ('"Go.","Va !"\n"Run.","Cours !"\n', "separated by commas"),
     ("id\ten\tid\tfr\n12\tGo.\t77\tVa !\n13\tRun.\t78\tCours !\n", "en, fr"),
+    ("Go.\tVa !\nRun.\tCours !\nGo.\tMarche !\n", "left out: 1"),
     ("Go.;Va !\rRun.;Cours !\r", "separated by semicolons"), ("Go.\tVa !\rRun.\tCours !\r", "")], ids=repr)
 def test_headers_and_numbers_are_left_out_and_that_is_said(tmp_path, capsys, content, said):
     path = tmp_path / "pairs.tsv"
@@ -409,7 +410,7 @@ def test_a_tenth_of_a_file_is_held_out(tmp_path):
     path.write_text("a\tb\nc\td\n")
     assert [len(part) for part in (load_pairs(str(path), 0)[0], load_pairs(str(path), 0)[1]["sentences"])] == [1, 1]
     refused(lambda: load_pairs("pears", 0), "--data=pears", "no such file", "grammar, en-fr")
-    refused(lambda: load_pairs(str(tmp_path), 0), "no such file")
+    refused(lambda: load_pairs(str(tmp_path), 0), "a folder, where a file belongs (by name there are")
 
 
 def test_en_fr(tmp_path, monkeypatch):

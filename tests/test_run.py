@@ -419,6 +419,7 @@ def test_each_process_goes_on_with_its_own_dropout(tmp_path):
     ("--steps=-3", "must not be negative"), ("--dropout=2", "below 1"), ("--momentum=1", "below 1"),
     ("--temperature=-1", "must not be negative"), ("--log_every=-5", "must not be negative"),
     ("--lr=1e308", "limit is 1,000,000,000"), ("--top_p=1e-320", "limit is 1e-30"), (f"--n_embd={2**62}", "limit is 10,000,000"),
+    ("--top_p=90", "at most 1"),            # 90 %? It cut off nothing
     (f"--batch_size={2**63}", "limit is 10,000,000"), ("--n_layer=100000000", "limit is 10,000\n"),
     ("--num_samples=100000000", "limit is 10,000\n"), (f"--steps={2**62}", "limit is 1,000,000,000,000")])
 def test_values_that_no_run_can_use(flag, words, tmp_path, capsys):
@@ -430,6 +431,14 @@ def test_a_tiny_temperature_is_as_good_as_0():
     logits = torch.tensor([[1.0, 90.0, 3.0]])
     for script in (train_gpt, mini.lstm, mini.music):
         assert script.sample_token(logits, temperature=1e-40).item() == 1
+
+
+def test_a_run_that_goes_on_with_fewer_steps_than_it_has_says_how_many_it_has(tmp_path, capsys):
+    """result.json gave the scores of two steps, and said that they are those of one."""
+    train_gpt.main(run_in(tmp_path / "run"))
+    capsys.readouterr()
+    result = train_gpt.main(["--resume", "--steps=1", f"--out_dir={tmp_path / 'run'}", "--device=cpu"])
+    assert result["steps"] == 2 and "all 2 steps are done" in capsys.readouterr().out
 
 
 def test_a_preset_does_not_pretend_to_change_a_run_that_goes_on(tmp_path, capsys):

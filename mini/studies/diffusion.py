@@ -133,8 +133,8 @@ def evaluate(net, C: int, S: int, attributes: dict, cfg) -> dict:
     also in evaluate.json. samples/evaluate.png has a row for each line of them; a column begins
     with the same noise."""
     judge = Judge(cfg, *load_images(cfg.data, cfg.size, cfg.n_images), n=512)
-    require(judge.n > 0, f"--data={cfg.data} has no labels, or one for all: there is no judge of "
-            "the images")
+    require(judge.n > 0, f"--data={cfg.data} has no labels, one for all, or too few images: there "
+            "is no judge of the images")
     device = pick_device(cfg.device)
     y = one_hot(judge.labels, attributes).to(device)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 
 from mini import classifier
+from mini.utils.progress import Progress
 
 
 def from_few(cfg, train_set, held_out, generated=None, few=(50, 100, 200), seeds: int = 3) -> dict:
@@ -18,16 +19,18 @@ def from_few(cfg, train_set, held_out, generated=None, few=(50, 100, 200), seeds
     few images of the ImageSet `train_set`, and, if the ImageSet `generated` is given, on those and
     all of `generated`."""
     few = [n for n in few if n <= len(train_set.images)] or [len(train_set.images)]
+    progress = Progress("classifiers trained:", len(few) * seeds * (2 if generated else 1))
     table = {}
     for n in few:
-        table[f"{n} real"] = mean_accuracy(cfg, train_set, held_out, n, None, seeds)
+        table[f"{n} real"] = mean_accuracy(cfg, train_set, held_out, n, None, seeds,
+                                            progress)
         if generated:
             table[f"{n} real + generated"] = mean_accuracy(cfg, train_set, held_out, n, generated,
-                                                           seeds)
+                                                           seeds, progress)
     return table
 
 
-def mean_accuracy(cfg, train_set, held_out, n: int, generated, seeds: int) -> float:
+def mean_accuracy(cfg, train_set, held_out, n: int, generated, seeds: int, progress) -> float:
     """Held-out accuracy, the mean over attributes and seeds; each seed chooses n other images."""
     scores = []
     for seed in range(seeds):
@@ -43,5 +46,6 @@ def mean_accuracy(cfg, train_set, held_out, n: int, generated, seeds: int) -> fl
             result = classifier.train(own, (part, held_out))
         if "interrupted" in result:
             raise KeyboardInterrupt
+        progress.add()
         scores += result["accuracy"].values()
     return sum(scores) / len(scores)

@@ -33,6 +33,9 @@ def evaluate(nets, cfg) -> dict:
     train_images = to_float(train_set.images)
     real = to_float(held_out.images[:1024])
     N = len(train_images)
+    require(min(N, len(real)) >= 2,
+            f"--data={cfg.data}: this compares real images with real ones, and needs 2 of them to "
+            f"learn from and 2 held out; there are {N} and {len(real)}")
     z = noise(N + len(real), cfg.z_dim, cfg.seed + 3)
     generated = train_gan.generate(nets["ema"], z)
     require(generated.shape[1:] == real.shape[1:],

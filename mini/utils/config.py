@@ -52,8 +52,9 @@ def require_file(path, missing: str = ""):
     somebody writes into it, and reading /dev/zero never ends. missing: what to say if no file
     is there."""
     path = Path(path)
-    require(path.exists(), missing or f"{path}: no such file")
-    require(not path.is_dir(), missing or f"{path}: a folder, where a file belongs")
+    missing = missing or f"{path}: no such file"
+    require(path.exists(), missing)
+    require(not path.is_dir(), missing.replace("no such file", "a folder, where a file belongs"))
     require(path.is_file(), f"{path}: a pipe or a device, where a file belongs; copy what comes "
                             "out of it to a file first")
 
@@ -71,6 +72,7 @@ NOT_NEGATIVE = {"steps", "eval_every", "sample_every", "log_every", "stop_after"
                 "text_wait", "temperature", "top_k", "weight_decay", "grad_clip", "n_test"}
 FRACTIONS = {"beta1", "beta2", "momentum", "ema", "weight_drop", "stable_frac"}
 MAY_BE_ONE = {"label_dropout", "prompt_dropout"}
+PROBABILITIES = {"top_p"}                   # above 0 (see require_positive), and at most 1
 MAY_BE_INFINITE = {"max_weight"}
 TEXTS = {"prompt", "text", "question"}      # what begins with ~/ in all others is a path
 
@@ -132,6 +134,8 @@ class RunConfig:
                 require(value >= 0, f"--{name}={value} must not be negative")
             if name in FRACTIONS or name.endswith("dropout") and name not in MAY_BE_ONE:
                 require(0 <= value < 1, f"--{name}={value} must be from 0 to below 1")
+            if name in PROBABILITIES:       # 90, for 90 %, would cut off nothing
+                require(value <= 1, f"--{name}={value} must be at most 1: it is a probability")
             if isinstance(value, (int, float)) and value != math.inf:
                 check_size(name, value)
         require(self.out_dir.strip(), "--out_dir is empty; name a folder, like runs/mine")

@@ -378,7 +378,7 @@ class Run:
         if 0 < self.first < self.cfg.steps:
             self.say(f"going on after step {self.first} of {self.cfg.steps}")
         elif self.first > 0:
-            self.say(f"all {self.cfg.steps} steps are done; only the scores are computed again")
+            self.say(f"all {self.first} steps are done; only the scores are computed again")
         return self
 
     def __exit__(self, kind, *error):
@@ -506,7 +506,8 @@ class Run:
 
     def finish(self, **scores) -> dict:
         """Write result.json and curves.png, and return the content of the first."""
-        result = {"model": self.name, "steps": self.cfg.steps, "seconds": round(self.seconds, 2),
+        steps = max(self.cfg.steps, self.first)         # --resume may come with fewer than are done
+        result = {"model": self.name, "steps": steps, "seconds": round(self.seconds, 2),
                   "parameters": self.parameters, "device": str(self.device), **scores}
         if self.rank == 0:
             write_json(self.folder / "result.json", result)

@@ -19,6 +19,7 @@ def print_texts(write, model, tokenizer, weights: str = "float32") -> list:
     """Print the texts that write(model, tokenizer, on_token) returns, and return them. The first is
     printed while it is written. On a CPU, the products of the model are faster meanwhile; weights:
     see fast_vectors."""
+    check_prompt(model.cfg.prompt, tokenizer)       # before it is printed
     on_token = printer(tokenizer, model.cfg.prompt)
     with fast_vectors(model, weights):
         texts = write(model, tokenizer, on_token)

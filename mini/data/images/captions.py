@@ -170,6 +170,8 @@ def load_captions(source: str = "faces", size: int = 32, n_faces: int = 20000, s
         parts = (n_faces, 0, False), (HELD_OUT, 10**7, False), (HELD_OUT, 2 * 10**7, True)
         return tuple(_faces(n, size or FACE_SIZE, seed, first, unseen) for n, first, unseen in parts)
     images, captions = read_captions(source, size)
+    if len(images) == 1:
+        print("note: only 1 image: the model will learn it by heart, and is scored on it", flush=True)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     cut = max(1, len(order) * 9 // 10)
     parts = order[:cut], order[cut:] if cut < len(order) else order, order[:0]      # a single image is both

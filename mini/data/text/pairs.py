@@ -17,7 +17,7 @@ from mini.data.download import FOLDER
 from mini.data.text.corpus import read_file
 from mini.data.text.grammar import Grammar, join
 from mini.data.text.spacing import WORD_OR_MARK, Spacing, plain
-from mini.data.text.tables import read_rows, without_header, without_ids
+from mini.data.text.tables import note, read_rows, without_header, without_ids
 from mini.utils.config import UserError, require, require_file
 from mini.utils.metrics import Progress, n_to_score
 from mini.utils.translation_metrics import word_by_word
@@ -233,6 +233,8 @@ def read_pairs(path):
         require(columns[0] and columns[1], f"{path}, line {number}: one of the two sentences is empty")
         pairs.setdefault(columns[0], columns[1])
     require(len(pairs) > 1, f"{path}: there are not two pairs of sentences in it")
+    if len(pairs) < len(rows):
+        note(path, f"lines whose English stands above already are left out: {len(rows) - len(pairs):,}")
     return list(pairs.items())
 
 
