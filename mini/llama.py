@@ -38,6 +38,7 @@ models, Llama 3.2 1B among them (in larger ones the head has a matrix of its own
 Measured times and scores: README.md. Read before: train_gpt.py, mini/finetune.py. Read next:
 mini/music.py.
 """
+import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -943,17 +944,24 @@ def load(cfg):
     return model.to(pick_device(cfg.device)), tokenizer
 
 
-def write(model, tokenizer, on_token=None, n: int = 0) -> list:
+def make_reader(model, compiled: bool = False):
+    """What reads tokens for `generate`: the model, or, with --cache, a reader that keeps keys and
+    values (the appendix), or a compiled one."""
+    if compiled:
+        from mini.utils.compiled_llama import CompiledLlama     # only --compile needs it
+        return CompiledLlama(model)
+    return CachedLlama(model) if model.cfg.cache else model
+
+
+def write(model, tokenizer, on_token=None, n: int = 0, compiled: bool = False) -> list:
     """n texts (0: num_samples) that continue --prompt, by the settings in model.cfg: the same at
     every call. After the end of a story, the next one begins."""
     cfg = model.cfg
     ids = tokenizer.encode(tokenizer.start + cfg.prompt)        # start: a token that begins texts
     idx = torch.tensor([ids] * (n or cfg.num_samples), device=model.device)     # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
-    if cfg.cache:
-        model = CachedLlama(model)                              # the same tokens: see the appendix
-    idx = generate(model, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
-                   top_p=cfg.top_p, generator=rng, on_token=on_token)
+    idx = generate(make_reader(model, compiled), idx, cfg.max_new_tokens, temperature=cfg.temperature,
+                   top_k=cfg.top_k, top_p=cfg.top_p, generator=rng, on_token=on_token)
     new = idx[:, len(ids):].tolist()
     return [cfg.prompt + tokenizer.decode(row) for row in new]
 
@@ -961,7 +969,8 @@ def write(model, tokenizer, on_token=None, n: int = 0) -> list:
 def sample(cfg: Config) -> list:
     """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
-    texts = print_texts(write, model, tokenizer, cfg.weights)
+    writer = functools.partial(write, compiled=model.cfg.compile)
+    texts = print_texts(writer, model, tokenizer, cfg.weights)
     if not cfg.init_from:
         print_copying(texts, model.cfg.prompt, model.cfg.data)
     return texts
@@ -993,7 +1002,7 @@ def chat(cfg: Config) -> list:
     model, tokenizer = load(cfg)
     cfg = model.cfg
     rng = torch.Generator().manual_seed(cfg.seed)
-    reader = CachedLlama(model) if cfg.cache else model
+    reader = make_reader(model, cfg.compile)
     messages = [{"role": "system", "content": cfg.system}] if cfg.system else []
     with fast_vectors(model, cfg.weights):
         for question in [cfg.prompt] if cfg.prompt else chat_lines("Ask something;"):

@@ -9,6 +9,7 @@
     python -m tests.bench translator                                    a step beside torch.nn.Transformer; the cache
     python -m tests.bench diffusion                                     one step of diffusion, 32 × 32, batch 64
     python -m tests.bench llama                                         tokens per second in float32, bfloat16, int8
+    python -m tests.bench llama --compile                               also with --compile, after minutes
 
 Not a test: it takes many minutes and wants the machine to itself. --nanogpt names a checkout of nanoGPT, whose model
 and optimiser are then trained beside ours by its published recipe for CPUs. For diffusion, denoising-diffusion-pytorch
@@ -44,6 +45,7 @@ from mini.data.text.corpus import encode, make_tokenizer, read_corpus
 from mini.data.text.pairs import encode_pairs, make_vocabularies, write_pairs
 from mini.utils.config import require
 from mini.utils.device import autocast
+from mini.utils.compiled_llama import CompiledLlama
 from mini.utils.fast_vectors import fast_vectors, in_huge_pages
 from mini.utils.images import noise, sheet, to_float
 from mini.utils.judge import Judge
@@ -531,6 +533,9 @@ def bench_llama(args, new=48, V=49152):
             if weights != "float32":
                 model = model.bfloat16()
             runs = {"ours": (model, llama.generate, llama.CachedLlama)}
+            if args.compile and weights != "int8":
+                compiled = CompiledLlama(model)
+                runs["ours, --compile"] = (model, llama.generate, lambda _, reader=compiled: reader)
             if with_peer and weights != "int8":
                 assert sum(p.numel() for p in peer.parameters()) == n
                 peer = peer.to(getattr(torch, weights))
@@ -718,6 +723,7 @@ def main():
     parser.add_argument("--nanogpt", default="")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="llama: also compiled, which takes minutes")
     parser.add_argument("--all", action="store_true", help="also a whole run of our own file with that recipe")
     args = parser.parse_args()
     {"gpt": bench_gpt, "generate": bench_generate, "gan": bench_gan,

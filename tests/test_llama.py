@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 
 import train_gpt
 from mini import finetune, llama
 from mini.data.llama_weights import NAMES, read_llama, read_published, scaled_frequencies
 from mini.data.safetensors import read_weights
 from mini.data.text.tokenizers import BPETokenizer
+from mini.utils import compiled_llama
 from mini.utils.fast_vectors import fast_vectors
 from tests.helpers import close, refused, refused_by
 from tests.test_weights import write_safetensors
@@ -374,6 +376,73 @@ def test_one_token_in_fewer_calls(variant):
         fast = llama.generate(llama.CachedLlama(model), prompt, 40, temperature=0)
     assert torch.equal(fast, llama.generate(model, prompt, 40, temperature=0))
     assert not any(name in module.__dict__ for module in model.modules() for name in ("forward", "product"))
+
+
+def uncompiled(monkeypatch):
+    """--compile without the compiler, which takes a minute: the formulas as they are."""
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+
+
+@every_variant
+@torch.no_grad()
+def test_what_is_compiled_computes_the_same(variant, monkeypatch):
+    """At every position, after another text, and for two texts at once."""
+    uncompiled(monkeypatch)
+    model = make_model(**VARIANTS[variant]).eval()
+    tokens = random_tokens(2, 16)
+    want = model(tokens)
+    ways = []
+    read = compiled_llama.read_compiled
+    monkeypatch.setattr(compiled_llama, "read_compiled", lambda *args: ways.append(args[2].size(3)) or read(*args))
+    cached = compiled_llama.CompiledLlama(model)
+    assert ways.pop() == 2 and not ways                             # the trial
+    for t in range(1, 17):
+        close(cached(tokens[:1, :t]), want[:1, t - 1:t], 1e-5)
+    assert ways == list(range(2, 16))
+    close(cached(tokens[1:, :9]), want[1:, 8:9], 1e-5)
+    close(cached(tokens[:, :9]), want[:, 8:9], 1e-5)
+    close(cached(tokens[:, :10]), want[:, 9:10], 1e-5)
+    prompt = tokens[:1, :3]
+    text = llama.generate(cached, prompt, 40, temperature=0)        # forgets, when the context is full
+    assert torch.equal(text, llama.generate(model, prompt, 40, temperature=0))
+
+
+@torch.no_grad()
+def test_it_is_compiled_once_for_all_positions():
+    """By torch.compile's front half, which takes no C++ compiler. A compiler that ran for each new length would be
+    slower than no compiler."""
+    counter = CompileCounter()
+    model = make_model().eval()
+    torch._dynamo.reset()
+    compile = torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda function: compile(function, backend=counter))
+        cached = compiled_llama.CompiledLlama(model)
+    n_compiled = counter.frame_count
+    assert n_compiled >= 1
+    tokens = random_tokens(1, 16)
+    want = model(tokens)
+    with torch.inference_mode():
+        for t in range(1, 17):
+            close(cached(tokens[:, :t]), want[:, t - 1:t], 1e-5)
+    assert counter.frame_count == n_compiled
+    torch._dynamo.reset()
+
+
+def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, capsys):
+    """The same text with and without; int8 is refused."""
+    cfg = tiny(text_file, tmp_path, steps=1)
+    llama.train(cfg)
+    uncompiled(monkeypatch)
+    flags = [f"--out_dir={cfg.out_dir}", "--device=cpu", "--max_new_tokens=20"]
+    plain = llama.main(["sample", *flags])
+    made = []
+    make = compiled_llama.CompiledLlama
+    monkeypatch.setattr(compiled_llama, "CompiledLlama", lambda model: made.append(1) or make(model))
+    assert llama.main(["sample", "--compile", *flags]) == plain and made == [1]
+    assert "compiled in" in capsys.readouterr().out
+    error = refused_by(llama.main, capsys, "sample", "--compile", "--weights=int8", *flags)
+    assert "--weights=int8" in error
 
 
 @pytest.mark.parametrize("name", GOLDEN)

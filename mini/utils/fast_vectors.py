@@ -178,3 +178,11 @@ def in_huge_pages(n: int):
         libc = ctypes.CDLL(None)
         libc.madvise(ctypes.c_void_p(memory.data_ptr()), ctypes.c_size_t(n), MADV_HUGEPAGE)
     return memory
+
+
+def into_huge_pages(model):
+    """Move the weights of a model there, each as a tensor of its own: torch.compile refuses parts
+    of one."""
+    memory = Memory()
+    for p in model.parameters():
+        p.data = torch.from_dlpack(memory.keep(p.detach()))
