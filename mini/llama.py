@@ -31,6 +31,7 @@ models, Llama 3.2 1B among them (in larger ones the head has a matrix of its own
 
     python -m mini.llama                                learn to write small stories
     python -m mini.llama sample --prompt="About Pia, her friend Ivan, a red lamp"
+    python -m mini.llama sample --compile               the same, faster after minutes of compiling
     python -m mini.llama evaluate                       what does each of the five changes buy?
     python -m mini.llama chat --init_from=SmolLM2-135M-Instruct --max_new_tokens=200
     python -m mini.llama --init_from=SmolLM2-135M-Instruct --chats=mine.tsv --preset=lora
@@ -960,8 +961,9 @@ def write(model, tokenizer, on_token=None, n: int = 0, compiled: bool = False) -
     ids = tokenizer.encode(tokenizer.start + cfg.prompt)        # start: a token that begins texts
     idx = torch.tensor([ids] * (n or cfg.num_samples), device=model.device)     # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
-    idx = generate(make_reader(model, compiled), idx, cfg.max_new_tokens, temperature=cfg.temperature,
-                   top_k=cfg.top_k, top_p=cfg.top_p, generator=rng, on_token=on_token)
+    reader = make_reader(model, compiled)
+    idx = generate(reader, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
+                   top_p=cfg.top_p, generator=rng, on_token=on_token)
     new = idx[:, len(ids):].tolist()
     return [cfg.prompt + tokenizer.decode(row) for row in new]
 
