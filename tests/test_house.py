@@ -17,7 +17,7 @@ SOURCES = [*ROOT.glob("*.py"), *(ROOT / "mini").rglob("*.py")]
 
 # Files whose subject is building on another model, and that model.
 BUILDS_ON = {"mini.finetune": ["train_gpt"], "mini.assistant": ["train_gpt", "mini.llama"],
-             "mini.utils.judge": ["mini.classifier"]}
+             "mini.utils.judge": ["mini.classifier"], "mini.utils.compiled_llama": ["mini.llama"]}
 
 # What stands at the top, and in mini/: files of Python or of settings, and folders that hold some.
 TOP = {"train_gan.py", "train_gpt.py", "train_diffusion.py", "mini", "tests", "pyproject.toml"}

@@ -410,23 +410,23 @@ def test_what_is_compiled_computes_the_same(variant, monkeypatch):
 @torch.no_grad()
 def test_it_is_compiled_once_for_all_positions():
     """By torch.compile's front half, which takes no C++ compiler. A compiler that ran for each new length would be
-    slower than no compiler."""
-    counter = CompileCounter()
-    model = make_model().eval()
-    torch._dynamo.reset()
+    slower than no compiler. And a second model of other sizes: torch 2.13 mixed it up with the first."""
     compile = torch.compile
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", lambda function: compile(function, backend=counter))
-        cached = compiled_llama.CompiledLlama(model)
-    n_compiled = counter.frame_count
-    assert n_compiled >= 1
-    tokens = random_tokens(1, 16)
-    want = model(tokens)
-    with torch.inference_mode():
-        for t in range(1, 17):
-            close(cached(tokens[:, :t]), want[:, t - 1:t], 1e-5)
-    assert counter.frame_count == n_compiled
-    torch._dynamo.reset()
+    for sizes in ({}, dict(n_layer=3, n_embd=32, n_head=2, n_kv_head=1)):
+        counter = CompileCounter()
+        model = make_model(**sizes).eval()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "compile", lambda function: compile(function, backend=counter))
+            cached = compiled_llama.CompiledLlama(model)
+        n_compiled = counter.frame_count
+        assert n_compiled >= 1
+        tokens = random_tokens(1, 16)
+        want = model(tokens)
+        with torch.inference_mode():
+            for t in range(1, 17):
+                close(cached(tokens[:, :t]), want[:, t - 1:t], 1e-5)
+        assert counter.frame_count == n_compiled
+    torch.compiler.reset()
 
 
 def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, capsys):

@@ -102,6 +102,7 @@ class CompiledLlama(CachedLlama):
                 "float32 or bfloat16, or leave it out")
         super().__init__(model)
         into_huge_pages(model)
+        torch.compiler.reset()                                  # of a model of other sizes, say
         self.read_compiled = torch.compile(read_compiled)
         print("compiling: minutes the first time, then less ...", flush=True)
         start = time.perf_counter()
