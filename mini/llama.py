@@ -971,7 +971,7 @@ def write(model, tokenizer, on_token=None, n: int = 0, compiled: bool = False) -
 def sample(cfg: Config) -> list:
     """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
-    writer = functools.partial(write, compiled=model.cfg.compile)
+    writer = functools.partial(write, compiled=cfg.compile)     # as typed now, not in training
     texts = print_texts(writer, model, tokenizer, cfg.weights)
     if not cfg.init_from:
         print_copying(texts, model.cfg.prompt, model.cfg.data)
@@ -1002,9 +1002,9 @@ def chat(cfg: Config) -> list:
     """Answer --prompt, or talk: a question on each line, until the input ends. Returns the
     messages."""
     model, tokenizer = load(cfg)
+    reader = make_reader(model, cfg.compile)                    # as typed now, not in training
     cfg = model.cfg
     rng = torch.Generator().manual_seed(cfg.seed)
-    reader = make_reader(model, cfg.compile)
     messages = [{"role": "system", "content": cfg.system}] if cfg.system else []
     with fast_vectors(model, cfg.weights):
         for question in [cfg.prompt] if cfg.prompt else chat_lines("Ask something;"):

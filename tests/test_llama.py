@@ -7,6 +7,7 @@ tokenizers and conversations is tested in test_llama_text.py.
 import json
 import math
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -430,19 +431,24 @@ def test_it_is_compiled_once_for_all_positions():
 
 
 def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, capsys):
-    """The same text with and without; int8 is refused."""
-    cfg = tiny(text_file, tmp_path, steps=1)
-    llama.train(cfg)
+    """The same text with and without. It is asked for each time: --compile in training is another matter. int8 and
+    --cache=false are refused."""
+    cfg = tiny(text_file, tmp_path, steps=1, tokenizer="bpe", vocab_size=280, block_size=64)
     uncompiled(monkeypatch)
+    llama.train(replace(cfg, compile=True))
     flags = [f"--out_dir={cfg.out_dir}", "--device=cpu", "--max_new_tokens=20"]
-    plain = llama.main(["sample", *flags])
     made = []
     make = compiled_llama.CompiledLlama
     monkeypatch.setattr(compiled_llama, "CompiledLlama", lambda model: made.append(1) or make(model))
+    plain = llama.main(["sample", *flags])
+    assert not made
     assert llama.main(["sample", "--compile", *flags]) == plain and made == [1]
     assert "compiled in" in capsys.readouterr().out
-    error = refused_by(llama.main, capsys, "sample", "--compile", "--weights=int8", *flags)
-    assert "--weights=int8" in error
+    for flag in ("--weights=int8", "--cache=false"):
+        assert flag in refused_by(llama.main, capsys, "sample", "--compile", flag, *flags)
+    made.clear()
+    assert llama.main(["chat", "--prompt=the cat", *flags]) and not made
+    assert llama.main(["chat", "--prompt=the cat", "--compile", *flags]) and made == [1]
 
 
 @pytest.mark.parametrize("name", GOLDEN)

@@ -95,11 +95,13 @@ class CompiledLlama(CachedLlama):
     """A CachedLlama that reads single tokens by a compiled function. It is compiled at once."""
 
     def __init__(self, model):
-        """Raises UserError if the model is not on a CPU, or its weights are to be int8."""
+        """Raises UserError if the model is not on a CPU, if its weights are to be int8,
+        or without --cache."""
         require(model.device.type == "cpu", "--compile speeds up sample and chat on a CPU only: "
                 "leave it out, or add --device=cpu")
         require(model.cfg.weights != "int8", "--compile does not know --weights=int8: take "
                 "float32 or bfloat16, or leave it out")
+        require(model.cfg.cache, "--compile keeps keys and values: leave out --cache=false, or it")
         super().__init__(model)
         into_huge_pages(model)
         torch.compiler.reset()                                  # of a model of other sizes, say
