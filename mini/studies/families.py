@@ -9,7 +9,7 @@ network has learnt; here it is 8 × 8 pixels). To draw, a group is chosen as oft
 
 Autoguidance. A network that has learnt for a short time makes the errors of the one that has learnt
 for longer, but larger ones. So away from its answer is towards a better one (Karras et al. 2024,
-"Guiding a Diffusion Model with a Bad Version of Itself", https://arxiv.org/abs/2406.02507, eq. 3):
+"Guiding a Diffusion Model with a Bad Version of Itself", https://arxiv.org/abs/2406.02507):
 
     x̂₀ = x̂₀_early + w (x̂₀_late − x̂₀_early)         w = 1: the late network alone
 
