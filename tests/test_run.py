@@ -343,15 +343,18 @@ def test_what_is_printed_never_stops_a_run(stream, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("signal_name", ["SIGHUP", "SIGTERM", "SIGINT"])
-def test_a_closed_terminal_and_a_broken_pipe_lose_nothing(signal_name, tmp_path):
+def test_a_closed_terminal_and_a_broken_pipe_lose_nothing(signal_name, tmp_path, request):
     """The reader of a pipe is gone, and then a signal comes: the run saves what it has learnt."""
+    number = getattr(signal, signal_name)
+    before = signal.signal(number, signal.SIG_DFL)          # under nohup it would be ignored, also by the run
+    request.addfinalizer(lambda: signal.signal(number, before))
     with processes(tmp_path) as start:
         run = start(ROOT / "train_gpt.py", *run_in(tmp_path / "run"), "--steps=1000000", "--log_every=1", "--eval_every=0")
         while "step 1/" not in run.stdout.readline():
             pass
         run.stdout.close()
         time.sleep(0.2)
-        run.send_signal(getattr(signal, signal_name))
+        run.send_signal(number)
         assert run.wait(60) == 130
     assert torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["step"] > 1
 
