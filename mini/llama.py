@@ -31,7 +31,7 @@ models, Llama 3.2 1B among them (in larger ones the head has a matrix of its own
 
     python -m mini.llama                                learn to write small stories
     python -m mini.llama sample --prompt="About Pia, her friend Ivan, a red lamp"
-    python -m mini.llama sample --compile               the same, faster after minutes of compiling
+    python -m mini.llama sample --compile               the same, faster after a minute of compiling
     python -m mini.llama evaluate                       what does each of the five changes buy?
     python -m mini.llama chat --init_from=SmolLM2-135M-Instruct --max_new_tokens=200
     python -m mini.llama --init_from=SmolLM2-135M-Instruct --chats=mine.tsv --preset=lora
