@@ -1,5 +1,5 @@
 """Which draws better without labels, a GAN, a VAE or diffusion? Each learns for about as long, and
-all are scored by the same judge. And two ways to help diffusion, which needs labels most:
+all are scored by the same judge. And two ways to help diffusion:
 
 Groups. Labels split the images into kinds, each of which is easier to draw than all together. Where
 there are none, images can be sorted into groups of similar ones, and the number of its group is
@@ -41,7 +41,8 @@ from mini.utils.png import write_png
 from mini.utils.progress import Progress
 from mini.utils.run import write_json
 
-# Optimiser steps that take each model 3 minutes, on the machine whose minutes stand in README.md.
+# Optimiser steps that take each model about 3 minutes, on the machine whose minutes stand in
+# README.md.
 STEPS = {"GAN": 2500, "VAE": 10000, "diffusion": 2300}
 N = 2048                    # images of each model that are scored
 K = 64                      # groups
@@ -145,6 +146,8 @@ def draw_diffusion(late, early, y, shape: tuple, w: float, cfg):
 
 # ---- the models: each returns {name of a row: N images}, from images without labels
 
+# n_test=2 below: the scores that a run itself takes at its end are not needed here.
+
 def from_gan(train_set, seed: int, out_dir: Path, args) -> dict:
     cfg = train_gan.Config(data=args.data, size=args.size, steps=steps_of("GAN", args.share),
                            seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
@@ -233,7 +236,8 @@ def main(argv=None):
 
 
 def images_of(model: str, train_set, seed: int, folder: Path, args) -> dict:
-    """{name of a row: N images}, new ones, or those that are in the folder already."""
+    """{name of a row: N images}, new ones, or those that are in the folder already (25 MB for a row
+    at 32 × 32)."""
     path = folder / f"{model}_{seed}.pt"
     if not path.exists():
         began = time.perf_counter()
