@@ -464,7 +464,7 @@ class AnswerHead(nn.Module):
 
     longest = 8                                                         # words of an answer
 
-    def __init__(self, C: int, n_out: int = 2):
+    def __init__(self, C: int, n_out: int = 2):     # it has two outputs; all heads are made alike
         super().__init__()
         self.first = nn.Linear(C, C, bias=False)
         self.last = nn.Linear(C, C, bias=False)
