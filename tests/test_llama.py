@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._dynamo.testing import CompileCounter
 
 import train_gpt
 from mini import finetune, llama
@@ -412,6 +411,7 @@ def test_what_is_compiled_computes_the_same(variant, monkeypatch):
 def test_it_is_compiled_once_for_all_positions():
     """By torch.compile's front half, which takes no C++ compiler. A compiler that ran for each new length would be
     slower than no compiler. And a second model of other sizes: torch 2.13 mixed it up with the first."""
+    from torch._dynamo.testing import CompileCounter            # slow to import, and no other test needs it
     compile = torch.compile
     for sizes in ({}, dict(n_layer=3, n_embd=32, n_head=2, n_kv_head=1)):
         counter = CompileCounter()
