@@ -971,6 +971,8 @@ def write(model, tokenizer, on_token=None, n: int = 0, compiled: bool = False) -
 def sample(cfg: Config) -> list:
     """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
+    require(not cfg.compile or model.cfg.num_samples == 1, "--compile is for one text at a time: "
+            f"leave it out, or take --num_samples=1 in place of {model.cfg.num_samples}")
     writer = functools.partial(write, compiled=cfg.compile)     # as typed now, not in training
     texts = print_texts(writer, model, tokenizer, cfg.weights)
     if not cfg.init_from:

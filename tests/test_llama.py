@@ -431,8 +431,8 @@ def test_it_is_compiled_once_for_all_positions():
 
 
 def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, capsys):
-    """The same text with and without. It is asked for each time: --compile in training is another matter. int8 and
-    --cache=false are refused."""
+    """The same text with and without. It is asked for each time: --compile in training is another matter. int8,
+    --cache=false and several texts at once are refused."""
     cfg = tiny(text_file, tmp_path, steps=1, tokenizer="bpe", vocab_size=280, block_size=64)
     uncompiled(monkeypatch)
     llama.train(replace(cfg, compile=True))
@@ -444,8 +444,10 @@ def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, caps
     assert not made
     assert llama.main(["sample", "--compile", *flags]) == plain and made == [1]
     assert "compiled in" in capsys.readouterr().out
-    for flag in ("--weights=int8", "--cache=false"):
-        assert flag in refused_by(llama.main, capsys, "sample", "--compile", flag, *flags)
+    for flag in ("--weights=int8", "--cache=false", "--num_samples"):
+        given = "--num_samples=2" if flag == "--num_samples" else flag
+        error = refused_by(llama.main, capsys, "sample", "--compile", given, *flags)
+        assert "--compile" in error and flag in error
     made.clear()
     assert llama.main(["chat", "--prompt=the cat", *flags]) and not made
     assert llama.main(["chat", "--prompt=the cat", "--compile", *flags]) and made == [1]
