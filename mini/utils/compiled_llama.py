@@ -110,7 +110,7 @@ class CompiledLlama(CachedLlama):
         print("compiling: minutes the first time, then less ...", flush=True)
         start = time.perf_counter()
         with torch.inference_mode():                            # as in `generate`
-            for T in (2, 3):
+            for T in (2, 3):                # two tokens are read at once, then one by what compiles
                 self(torch.zeros(1, T, dtype=torch.long))
         self.read = torch.empty(0, 0, dtype=torch.long)         # forget the tokens of the trial
         print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
