@@ -381,7 +381,7 @@ def test_one_token_in_fewer_calls(variant):
 
 def uncompiled(monkeypatch):
     """--compile without the compiler, which takes a minute: the formulas as they are."""
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
 @every_variant
@@ -418,7 +418,7 @@ def test_it_is_compiled_once_for_all_positions():
         counter = CompileCounter()
         model = make_model(**sizes).eval()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "compile", lambda function: compile(function, backend=counter))
+            patch.setattr(torch, "compile", lambda function, **_: compile(function, backend=counter))
             cached = compiled_llama.CompiledLlama(model)
         n_compiled = counter.frame_count
         assert n_compiled >= 1
