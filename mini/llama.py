@@ -971,8 +971,10 @@ def write(model, tokenizer, on_token=None, n: int = 0, compiled: bool = False) -
 def sample(cfg: Config) -> list:
     """Print texts that continue --prompt, and how much of them is copied from the training text."""
     model, tokenizer = load(cfg)
+    require(not cfg.compile or model.cfg.num_samples == 1, "--compile is for one text at a time: "
+            f"leave it out, or take --num_samples=1 in place of {model.cfg.num_samples}")
     writer = functools.partial(write, compiled=cfg.compile)     # as typed now, not in training
-    texts = print_texts(writer, model, tokenizer, cfg.weights)
+    texts = print_texts(writer, model, tokenizer, weights="" if cfg.compile else cfg.weights)
     if not cfg.init_from:
         print_copying(texts, model.cfg.prompt, model.cfg.data)
     return texts
@@ -1002,11 +1004,12 @@ def chat(cfg: Config) -> list:
     """Answer --prompt, or talk: a question on each line, until the input ends. Returns the
     messages."""
     model, tokenizer = load(cfg)
-    reader = make_reader(model, cfg.compile)                    # as typed now, not in training
+    compiled = cfg.compile                                      # as typed now, not in training
+    reader = make_reader(model, compiled)
     cfg = model.cfg
     rng = torch.Generator().manual_seed(cfg.seed)
     messages = [{"role": "system", "content": cfg.system}] if cfg.system else []
-    with fast_vectors(model, cfg.weights):
+    with fast_vectors(model, "" if compiled else cfg.weights):
         for question in [cfg.prompt] if cfg.prompt else chat_lines("Ask something;"):
             asked = [*messages, {"role": "user", "content": question}]
             on_token = printer(tokenizer, "", stop_tokens(tokenizer))

@@ -43,9 +43,9 @@ from mini.data.images.faces import ATTRIBUTES, faces
 from mini.data.images.image_sets import load_images, one_hot
 from mini.data.text.corpus import encode, make_tokenizer, read_corpus
 from mini.data.text.pairs import encode_pairs, make_vocabularies, write_pairs
+from mini.utils.compiled_llama import CompiledLlama
 from mini.utils.config import require
 from mini.utils.device import autocast
-from mini.utils.compiled_llama import CompiledLlama
 from mini.utils.fast_vectors import fast_vectors, in_huge_pages
 from mini.utils.images import noise, sheet, to_float
 from mini.utils.judge import Judge

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch._dynamo.testing import CompileCounter
 
 import train_gpt
 from mini import finetune, llama
@@ -23,6 +22,7 @@ from mini.data.llama_weights import NAMES, read_llama, read_published, scaled_fr
 from mini.data.safetensors import read_weights
 from mini.data.text.tokenizers import BPETokenizer
 from mini.utils import compiled_llama
+from mini.utils import fast_vectors as fast_vectors_module
 from mini.utils.fast_vectors import fast_vectors
 from tests.helpers import close, refused, refused_by
 from tests.test_weights import write_safetensors
@@ -381,7 +381,7 @@ def test_one_token_in_fewer_calls(variant):
 
 def uncompiled(monkeypatch):
     """--compile without the compiler, which takes a minute: the formulas as they are."""
-    monkeypatch.setattr(torch, "compile", lambda function: function)
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
 
 
 @every_variant
@@ -412,12 +412,13 @@ def test_what_is_compiled_computes_the_same(variant, monkeypatch):
 def test_it_is_compiled_once_for_all_positions():
     """By torch.compile's front half, which takes no C++ compiler. A compiler that ran for each new length would be
     slower than no compiler. And a second model of other sizes: torch 2.13 mixed it up with the first."""
+    from torch._dynamo.testing import CompileCounter            # slow to import, and no other test needs it
     compile = torch.compile
     for sizes in ({}, dict(n_layer=3, n_embd=32, n_head=2, n_kv_head=1)):
         counter = CompileCounter()
         model = make_model(**sizes).eval()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "compile", lambda function: compile(function, backend=counter))
+            patch.setattr(torch, "compile", lambda function, **_: compile(function, backend=counter))
             cached = compiled_llama.CompiledLlama(model)
         n_compiled = counter.frame_count
         assert n_compiled >= 1
@@ -431,8 +432,8 @@ def test_it_is_compiled_once_for_all_positions():
 
 
 def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, capsys):
-    """The same text with and without. It is asked for each time: --compile in training is another matter. int8 and
-    --cache=false are refused."""
+    """The same text with and without. It is asked for each time: --compile in training is another matter. int8,
+    --cache=false and several texts at once are refused."""
     cfg = tiny(text_file, tmp_path, steps=1, tokenizer="bpe", vocab_size=280, block_size=64)
     uncompiled(monkeypatch)
     llama.train(replace(cfg, compile=True))
@@ -442,12 +443,17 @@ def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, caps
     monkeypatch.setattr(compiled_llama, "CompiledLlama", lambda model: made.append(1) or make(model))
     plain = llama.main(["sample", *flags])
     assert not made
-    assert llama.main(["sample", "--compile", *flags]) == plain and made == [1]
+    with monkeypatch.context() as patch:
+        patch.delattr(fast_vectors_module, "make_product")          # no second copy of the weights
+        assert llama.main(["sample", "--compile", *flags]) == plain and made == [1]
     assert "compiled in" in capsys.readouterr().out
-    for flag in ("--weights=int8", "--cache=false"):
-        assert flag in refused_by(llama.main, capsys, "sample", "--compile", flag, *flags)
+    for flag in ("--weights=int8", "--cache=false", "--num_samples"):
+        given = "--num_samples=2" if flag == "--num_samples" else flag
+        error = refused_by(llama.main, capsys, "sample", "--compile", given, *flags)
+        assert "--compile" in error and flag in error
     made.clear()
     assert llama.main(["chat", "--prompt=the cat", *flags]) and not made
+    monkeypatch.delattr(fast_vectors_module, "make_product")
     assert llama.main(["chat", "--prompt=the cat", "--compile", *flags]) and made == [1]
 
 

@@ -48,8 +48,8 @@ def block_of_one(block, x, past, cos, sin):
 
     normed_x = block.ln_1(x)
     q = product(attn.c_q, normed_x).view(nkv, -1, 1, hs)        # (nkv, group, 1, hs)
-    k = product(attn.c_k, normed_x).view(nkv, 1, 1, hs)
-    v = product(attn.c_v, normed_x).view(nkv, 1, 1, hs)
+    k = product(attn.c_k, normed_x).view(nkv, 1, 1, hs)         # (nkv, 1, 1, hs)
+    v = product(attn.c_v, normed_x).view(nkv, 1, 1, hs)         # (nkv, 1, 1, hs)
     if attn.q_norm is not None:
         q = attn.q_norm(q)
         k = attn.k_norm(k)
@@ -61,9 +61,10 @@ def block_of_one(block, x, past, cos, sin):
     q = q.float() / math.sqrt(hs)
     old_scores = (q * old_k.float()).sum(dim=-1)                # (nkv, group, n)
     own_score = (q * k.float()).sum(dim=-1)                     # (nkv, group, 1)
-    weights = F.softmax(torch.cat([old_scores, own_score], dim=-1), dim=-1)[..., None]
-    y = (weights[:, :, :n] * old_v.float()).sum(dim=-2)         # (nkv, group, n, hs) -> without n
-    y = y + weights[:, :, -1] * v[:, :, 0].float()
+    scores = torch.cat([old_scores, own_score], dim=-1)         # (nkv, group, n + 1)
+    weights = F.softmax(scores, dim=-1)[..., None]              # (nkv, group, n + 1, 1)
+    y = (weights[:, :, :n] * old_v.float()).sum(dim=-2)         # -> (nkv, group, hs)
+    y = y + weights[:, :, -1] * v[:, :, 0].float()              # (nkv, group, hs)
     x = x + product(attn.c_proj, y.flatten().type_as(x))
 
     mlp = block.mlp
@@ -105,11 +106,12 @@ class CompiledLlama(CachedLlama):
         super().__init__(model)
         into_huge_pages(model)
         torch.compiler.reset()                                  # of a model of other sizes, say
-        self.read_compiled = torch.compile(read_compiled)
+        # without size_asserts: to check ten sizes in each block took 3 % of a token's time
+        self.read_compiled = torch.compile(read_compiled, options={"size_asserts": False})
         print("compiling: minutes the first time, then less ...", flush=True)
         start = time.perf_counter()
         with torch.inference_mode():                            # as in `generate`
-            for T in (2, 3):
+            for T in (2, 3):                # two tokens are read at once, then one by what compiles
                 self(torch.zeros(1, T, dtype=torch.long))
         self.read = torch.empty(0, 0, dtype=torch.long)         # forget the tokens of the trial
         print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)

@@ -28,9 +28,10 @@ def fast_vectors(model, weights: str = "float32"):
     (see JOINED), their module has it in place of them, and it returns the outputs of all of them,
     one after the other; they themselves are as slow as before.
 
-    It is for inference only, and for CPUs of the x86 kind; elsewhere nothing changes. Dropouts,
-    which do nothing in evaluation mode, are skipped: to call 37 of them takes 3 % of a token's
-    time.
+    It is for inference only, and for CPUs of the x86 kind; elsewhere nothing changes, nor with
+    weights = "" (for a model that is fast in another way: no weight is then kept a second time).
+    Dropouts, which do nothing in evaluation mode, are skipped: to call 37 of them takes 3 % of a
+    token's time.
     """
     replaced = []
 
@@ -38,7 +39,7 @@ def fast_vectors(model, weights: str = "float32"):
         setattr(module, name, function)                     # hides a method of the class
         replaced.append((module, name))
 
-    if next(model.parameters()).is_cpu and platform.machine() in ("x86_64", "AMD64"):
+    if weights and next(model.parameters()).is_cpu and platform.machine() in ("x86_64", "AMD64"):
         memory = Memory()
         joined = set()
         for module in model.modules():                      # in the order in which they are used
@@ -181,8 +182,8 @@ def in_huge_pages(n: int):
 
 
 def into_huge_pages(model):
-    """Move the weights of a model there, each as a tensor of its own: torch.compile refuses parts
-    of one."""
+    """Move the weights of a model into pages of 2 MB, each as a tensor of its own: torch.compile
+    refuses parts of one."""
     memory = Memory()
     for p in model.parameters():
         p.data = torch.from_dlpack(memory.keep(p.detach()))
