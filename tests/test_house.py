@@ -27,7 +27,7 @@ FOLDERS_OF_MINI = {"utils", "data", "studies", "gallery"}
 STILL_WIDER = """
     mini.data.download mini.data.images.caption_scores mini.data.images.faces
     mini.data.music.midi mini.data.text.corpus mini.data.text.grammar mini.data.text.lexicon
-    mini.data.text.wordpiece mini.mini
+    mini.mini
 """.split()
 
 
