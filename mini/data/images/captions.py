@@ -210,7 +210,8 @@ def swap_one_value(told: dict, rng):
 
 def hard_negatives(part: Captioned) -> list:
     """For each caption of the faces of `part` the same with one value swapped, so that it is not
-    true of its face: N lists of K strings. No pair of HELD_BACK is ever told."""
+    true of its face: N lists of K strings. No pair of HELD_BACK is ever told; so `part` must not be
+    the set of unseen combinations: where a face has both pairs, no single swap undoes both."""
     rng = random.Random(0)
     negatives = []
     for labels, seed in zip(part.labels, part.seeds):
