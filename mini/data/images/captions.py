@@ -120,7 +120,7 @@ def as_search(adjective: str, features: list, background: str, rng) -> str:
 
 
 def as_phrase(adjective: str, features: list, rng) -> str:
-    """"a smiling face with dark skin and curly hair wearing round glasses"."""
+    """As in "a smiling face with dark skin and curly hair wearing round glasses"."""
     glasses = ""
     if features and features[-1].endswith("glasses") and rng.random() < 0.5:
         glasses = f"wearing {features[-1]}".replace("wearing no", "without")
@@ -132,7 +132,7 @@ def as_phrase(adjective: str, features: list, rng) -> str:
 
 
 def enumeration(parts: list) -> str:
-    """"a, b and c"."""
+    """As in "a, b and c"."""
     if len(parts) == 1:
         return parts[0]
     return f"{', '.join(parts[:-1])} and {parts[-1]}"
