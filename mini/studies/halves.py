@@ -51,18 +51,14 @@ def agreement(images, judge, attributes: dict) -> dict:
 def variety(images, real, judge, names: list) -> dict:
     """{nuisance: {…}}: its variance within labels in whole images and in their halves, beside real
     ones, and how far both halves go together (correlation)."""
-    def variances(images):
-        reading = judge.read(images)
+    def variances(reading):
         return variance_within_labels(reading.nuisances, reading.labels)
 
-    whole = variances(images) / variances(real)
-    half = 0
-    for mine, others in zip(mirrored_halves(images), mirrored_halves(real)):
-        half = half + variances(mine) / variances(others) / 2           # the mean of left and right
-    together = []
-    for some in (images, real):
-        left, right = [judge.read(part).nuisances for part in mirrored_halves(some)]
-        together.append(correlation(left, right))
+    mine = [judge.read(part) for part in (images, *mirrored_halves(images))]    # whole, left, right
+    others = [judge.read(part) for part in (real, *mirrored_halves(real))]
+    whole, left, right = [variances(a) / variances(b) for a, b in zip(mine, others)]
+    half = (left + right) / 2
+    together = [correlation(left.nuisances, right.nuisances) for _, left, right in (mine, others)]
     rows = {}
     for k, name in enumerate(names):
         rows[name] = {"whole": whole[k].item(), "half": half[k].item(),
