@@ -201,7 +201,8 @@ class BERT(nn.Module):
     def init_weights(self):
         """Embeddings and `transform` are drawn from N(0, 0.02²), biases are 0. The matrices of the
         blocks are drawn so that x W is about as large as x, for any width; 0.02, as in the authors'
-        code, would make it 0.55 times as large for their C = 768. The positions begin as waves."""
+        code, would make it 0.55 times as large for their C = 768. The positions begin as waves.
+        (`train` then puts the counted vectors of tokens in wte.)"""
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
@@ -279,8 +280,9 @@ def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: floa
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
     A share of the words is chosen, in a second text share_second, but never a special token. Of the
-    chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay, so that the model
-    cannot rely on any word that it sees (§3.1, "Masked LM").
+    chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay. So the
+    model also learns to read words where no [MASK] stands, as in most texts of the tasks (§3.1,
+    "Masked LM"), and cannot know which of the words that it sees it will have to predict (§A.1).
     """
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
     shares = torch.where(token_type_ids == 1, share_second, share)
@@ -453,13 +455,15 @@ class AnswerHead(nn.Module):
 
     To look up a hidden word in the text before it is what the model has practised, with reports.
     That a gap behind a question stands for its answer, it learns from the labelled questions. Its
-    guess at the gap, g, is compared with its guess g_t at each word t of the passage. Word t is in
-    sight, so the guess should be like it: in pre-training some chosen words stay in sight. The
-    logit of word t is g_t · W g / √C, with one W for the first word and one for the last; both
-    begin as the identity.
+    guess at the gap, g, is compared with its guess g_t at each word t of the passage. In
+    pre-training 10 % of the chosen words are shown as they are, and must be predicted, too. So at
+    a word in sight the model has learnt to guess that very word. If it guesses "Turin" at the gap,
+    g is like g_t where "Turin" stands. The logit of word t is g_t · W g / √C, with one W for the
+    first word and one for the last; both begin as the identity.
 
-    In the paper it is x_t · w, with x_t from the last block and one w for all questions. Then x_t
-    itself must say whether word t was asked for, which the model has never had to know before.
+    In the paper it is x_t · S for the first word and x_t · E for the last, with x_t from the last
+    block; the vectors S and E are the same for all questions. Then x_t itself must say whether word
+    t was asked for, which the model has never had to know before.
     """
 
     longest = 8                                                         # words of an answer
@@ -776,7 +780,8 @@ def train(cfg: Config) -> dict:
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
             # batch: at first of reports alone, in which a hidden name can be looked up in another
-            # place; then each batch is of one kind of text
+            # place; then each batch is of one kind of text: 45 % of them of own texts, 20 % of
+            # made-up ones, 35 % of reports
             if step < cfg.reports_first * cfg.steps:
                 rows = report_rows
             else:
@@ -864,7 +869,7 @@ def from_checkpoint(checkpoint: dict, cfg):
 
 
 def load(cfg):
-    """(config, model, tokenizer) of --init_from if it is given, else as trained in --out_dir."""
+    """(config, model, tokenizer) of the run in --out_dir; if there is none, of --init_from."""
     if cfg.init_from and not (Path(cfg.out_dir) / "checkpoint.pt").exists():
         cfg, checkpoint = read_published(cfg)
     else:
