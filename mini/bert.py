@@ -202,7 +202,7 @@ class BERT(nn.Module):
         """Embeddings and `transform` are drawn from N(0, 0.02²), biases are 0. The matrices of the
         blocks are drawn so that x W is about as large as x, for any width; 0.02, as in the authors'
         code, would make it 0.55 times as large for their C = 768. The positions begin as waves.
-        (`train` then puts the counted vectors of tokens in wte.)"""
+        (With --cooccurrence, `train` then puts the counted vectors of tokens in wte.)"""
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
@@ -280,9 +280,9 @@ def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: floa
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
     A share of the words is chosen, in a second text share_second, but never a special token. Of the
-    chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay. So the
-    model also learns to read words where no [MASK] stands, as in most texts of the tasks (§3.1,
-    "Masked LM"), and cannot know which of the words that it sees it will have to predict (§A.1).
+    chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay. So the model
+    also learns to read words where no [MASK] stands, as in most texts of the tasks (§3.1, "Masked
+    LM"), and cannot know which of the words that it sees it will have to predict (§A.1).
     """
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
     shares = torch.where(token_type_ids == 1, share_second, share)
@@ -457,7 +457,7 @@ class AnswerHead(nn.Module):
     That a gap behind a question stands for its answer, it learns from the labelled questions. Its
     guess at the gap, g, is compared with its guess g_t at each word t of the passage. In
     pre-training 10 % of the chosen words are shown as they are, and must be predicted, too. So at
-    a word in sight the model has learnt to guess that very word. If it guesses "Turin" at the gap,
+    a word in sight the model should guess that very word. If it guesses "Turin" at the gap,
     g is like g_t where "Turin" stands. The logit of word t is g_t · W g / √C, with one W for the
     first word and one for the last; both begin as the identity.
 
@@ -780,8 +780,8 @@ def train(cfg: Config) -> dict:
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
             # batch: at first of reports alone, in which a hidden name can be looked up in another
-            # place; then each batch is of one kind of text: 45 % of them of own texts, 20 % of
-            # made-up ones, 35 % of reports
+            # place; then each batch is of one kind of text: 45 % of them of --data and reviews,
+            # 20 % of made-up passages, 35 % of reports
             if step < cfg.reports_first * cfg.steps:
                 rows = report_rows
             else:
