@@ -21,14 +21,17 @@ Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / n
 
 Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", https://arxiv.org/abs/1810.04805. Our departures:
-- Whole words are hidden, not pieces of them (as in the authors' own second release), and in the
-  second of two texts more of them, so that the model learns to look them up in the first.
+- Whole words are hidden, not pieces of them (as in the authors' own second release), and 40 % of
+  them, where the paper has 15 % of the tokens: each text gives more to learn. (Wettig et al. 2022,
+  "Should you mask 15% in masked language modeling?", found 40 % best for a large model.)
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
   is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
 - The vectors of positions begin as waves (`sinusoids`), those of tokens with what counting finds
   out about them (mini/data/text/cooccurrence.py), so that rare words mean something from the start.
-  In the first 30 % of the steps the model reads pairs of made-up passages ("reports") alone, which
-  tell the same facts in other words: what is hidden in one can be looked up in the other.
+- In the first 15 % of the steps the model reads made-up "reports" alone, always two together. They
+  tell the same facts in other words, so what is hidden in one can be looked up in the other:
+
+      [CLS] Dora Finch likes chess . [SEP] Dora Finch is fond of [MASK] . [SEP]
 - A question stands behind its passage, and ends with a [MASK] for the answer, so that the task is
   close to one which the model has practised (`AnswerHead`). So do Schick & Schütze 2021,
   "Exploiting cloze questions for few shot text classification and natural language inference",
@@ -37,7 +40,8 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures:
   as the tokenizer will cut the unknown names of held-out texts (`tasks.encode_both_ways`).
 - The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py. There is no dropout
   in pre-training by default. The learning rates stay at their peak for a while, then fall in a line
-  to 0.
+  to 0. A task with few texts reads them some forty times, at a rate of 1e-3 (§A.3: two to four
+  times, at 5e-5 or less); our model is small.
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
@@ -228,7 +232,7 @@ class BERT(nn.Module):
             x = block(x, mask)
         return x
 
-    def guess(self, x):
+    def guess_vector(self, x):
         """A vector (…, C) for each vector x (…, C) of a position. Its product with a token's vector
         in wte is, but for a bias, the token's logit: it is the model's guess of what stands there.
         """
@@ -237,7 +241,7 @@ class BERT(nn.Module):
     def mlm_logits(self, x):
         """Logits (…, V) of the token that belongs at a position, from the vectors x (…, C)
         there."""
-        return F.linear(self.guess(x), self.wte.weight, self.bias)
+        return F.linear(self.guess_vector(x), self.wte.weight, self.bias)
 
     @property
     def device(self):
@@ -249,8 +253,9 @@ class BERT(nn.Module):
 def get_batch(rows, batch_size: int, pad: int, generator):
     """B of the rows (N, T), of about the same length, so that there is little [PAD].
 
-    8 B rows are drawn and sorted by length, and one eighth of them is taken at random. They are cut
-    to the longest of them.
+    8 B rows are drawn and sorted by length, and one eighth of them is taken at random: the shortest
+    B, the next B, … or the longest. So all rows are read equally often. They are cut to the longest
+    of them.
     """
     i = torch.randint(len(rows), (8 * batch_size,), generator=generator)
     eighth = torch.randint(8, (1,), generator=generator).item()
@@ -276,17 +281,16 @@ def random_by_word(idx, tokenizer, generator):
     return by_number.gather(1, word)                                    # by_number[b, word[b, t]]
 
 
-def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: float, generator):
+def mask_tokens(idx, tokenizer, share: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
-    A share of the words is chosen, in a second text share_second, but never a special token. Of the
-    chosen words 80 % become [MASK], 10 % become random tokens, and 10 % stay. So the model
-    also learns to read words where no [MASK] stands, as in most texts of the tasks (§3.1, "Masked
-    LM"), and cannot know which of the words that it sees it will have to predict (§A.1).
+    A share of the words is chosen, but never a special token. Of the chosen words 80 % become
+    [MASK], 10 % become random tokens, and 10 % stay. So the model also learns to read words where
+    no [MASK] stands, as in most texts of the tasks (§3.1, "Masked LM"), and cannot know which of
+    the words that it sees it will have to predict (§A.1).
     """
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
-    shares = torch.where(token_type_ids == 1, share_second, share)
-    chosen = (random_by_word(idx, tokenizer, generator) < shares) & ~is_special
+    chosen = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
 
     way = random_by_word(idx, tokenizer, generator)
     random_tokens = torch.randint(tokenizer.vocab_size, idx.shape, generator=generator)
@@ -296,15 +300,7 @@ def mask_tokens(idx, token_type_ids, tokenizer, share: float, share_second: floa
     return shown, chosen
 
 
-def hide_words(idx, tokenizer, share: float, generator):
-    """Tokens idx (B, T) with a share of the words replaced by [MASK], but no special token. So are
-    texts shown in fine-tuning, if --tune_mask asks for it."""
-    is_special = tokenizer.is_special.to(idx.device)[idx]
-    hidden = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
-    return idx.masked_fill(hidden, tokenizer.mask)
-
-
-def predict_hidden(model, idx, token_type_ids, shown, chosen, pad: int):
+def predict_chosen(model, idx, token_type_ids, shown, chosen, pad: int):
     """Logits (|M|, V) for the chosen positions of tokens idx (B, T), of which `shown` is shown.
 
     (The mask of [PAD] is made from idx, since a random token in `shown` may be [PAD].)
@@ -315,7 +311,7 @@ def predict_hidden(model, idx, token_type_ids, shown, chosen, pad: int):
 
 def mlm_loss(model, idx, token_type_ids, shown, chosen, pad: int):
     """−log p(xₜ) in nats, the mean over the chosen positions; 0 if there are none."""
-    logits = predict_hidden(model, idx, token_type_ids, shown, chosen, pad)
+    logits = predict_chosen(model, idx, token_type_ids, shown, chosen, pad)
     total = F.cross_entropy(logits, idx[chosen], reduction="sum")
     return total / chosen.sum().clamp(min=1)
 
@@ -354,8 +350,9 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
 def make_optimizers(model, cfg) -> list:
     """Muon for the weight matrices of the blocks, AdamW for all the rest.
 
-    Muon makes all directions of a step equally long, and learns in fewer steps; see
-    mini/utils/optim.py.
+    Muon changes a matrix W by −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of the
+    averaged gradient. So weak directions of the gradient count as much as strong ones, and training
+    needs fewer steps; see mini/utils/optim.py.
     """
     qkv = []
     matrices = []
@@ -408,9 +405,9 @@ class SentimentHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(C, n_classes)
 
-    def forward(self, x, words):
+    def forward(self, x, word_number):
         """Logits (B, n_classes)."""
-        is_word = (words > 0)[:, :, None]                               # (B, T, 1)
+        is_word = (word_number > 0)[:, :, None]                               # (B, T, 1)
         mean = (x * is_word).sum(dim=1) / is_word.sum(dim=1)            # (B, T, C) -> (B, C)
         return self.linear(mean)
 
@@ -418,7 +415,7 @@ class SentimentHead(nn.Module):
         """y (B,): the right class."""
         return F.cross_entropy(logits, y)
 
-    def predict(self, logits, words) -> list:
+    def predict(self, logits, word_number) -> list:
         """For each text its class."""
         return logits.argmax(dim=-1).tolist()
 
@@ -430,7 +427,7 @@ class EntityHead(nn.Module):
         super().__init__()
         self.linear = nn.Linear(C, n_tags)
 
-    def forward(self, x, words):
+    def forward(self, x, word_number):
         """Logits (B, T, n_tags)."""
         return self.linear(x)
 
@@ -439,10 +436,10 @@ class EntityHead(nn.Module):
         out."""
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100)
 
-    def predict(self, logits, words) -> list:
+    def predict(self, logits, word_number) -> list:
         """For each text the tags of its words."""
         tags = logits.argmax(dim=-1)                                    # (B, T)
-        return [row[is_first].tolist() for row, is_first in zip(tags, words > 0)]
+        return [row[is_first].tolist() for row, is_first in zip(tags, word_number > 0)]
 
 
 class AnswerHead(nn.Module):
@@ -475,22 +472,22 @@ class AnswerHead(nn.Module):
         nn.init.eye_(self.first.weight)
         nn.init.eye_(self.last.weight)
 
-    def forward(self, x, words):
+    def forward(self, x, word_number):
         """Logits (B, T, 2), from the model's guesses x (B, T, C) at all tokens: is the answer's
         first word here, and is its last? −∞ where no word of the passage begins."""
         C = x.size(2)
-        g = x[words == tasks.GAP]                                       # (B, C), one in each text
+        g = x[word_number == tasks.GAP]                                 # (B, C), one in each text
         first = x @ self.first(g)[:, :, None]                           # (B, T, C) -> (B, T, 1)
         last = x @ self.last(g)[:, :, None]
         logits = torch.cat([first, last], dim=2) / math.sqrt(C)         # (B, T, 2)
-        return logits.masked_fill((words <= 0)[:, :, None], -math.inf)
+        return logits.masked_fill((word_number <= 0)[:, :, None], -math.inf)
 
     def loss(self, logits, y):
         """y (B, 2): where the answer's first and last word are. The mean of two cross-entropies."""
         # the T places are the classes: softmax over dim 1, for the first and for the last word
         return F.cross_entropy(logits, y)
 
-    def predict(self, logits, words) -> list:
+    def predict(self, logits, word_number) -> list:
         """For each text the answer as (start, end): the words start, …, end − 1 of the passage. Of
         all spans that are not too long, it is the one whose two logits have the largest sum."""
         T = logits.size(1)
@@ -498,12 +495,12 @@ class AnswerHead(nn.Module):
         last = logits[:, :, 1]
         total = first[:, :, None] + last[:, None, :]                    # (B, T, T)
         # from word i to word j; where no word begins, total is −∞ already
-        n_words = words[:, None, :] - words[:, :, None] + 1             # (B, T, T)
+        n_words = word_number[:, None, :] - word_number[:, :, None] + 1     # (B, T, T)
         allowed = (n_words >= 1) & (n_words <= self.longest)
         total = total.masked_fill(~allowed, -math.inf)
         best = total.flatten(1).argmax(dim=1).tolist()                  # (B, T·T) -> (B,)
         spans = []
-        for place, numbers in zip(best, words.tolist()):
+        for place, numbers in zip(best, word_number.tolist()):
             first_word = numbers[place // T]                            # counted from 1
             last_word = numbers[place % T]
             spans.append((first_word - 1, last_word))
@@ -526,8 +523,8 @@ class FineTuned(nn.Module):
         """The head's logits for Tokens (see mini/data/text/tasks.py)."""
         x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
         if self.task == "answer":
-            x = self.bert.guess(x)                              # what it would fill in
-        return self.head(x, tokens.words).float()
+            x = self.bert.guess_vector(x)                              # what it would fill in
+        return self.head(x, tokens.word_number).float()
 
 
 # ---- fine-tuning
@@ -567,8 +564,7 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
         # batch
         i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(bert.device)
         longest = length[i].max()
-        x_i = tokens[i].cut(longest)                            # a copy of these texts
-        x_i.idx = hide_words(x_i.idx, tokenizer, cfg.tune_mask, data_rng)
+        x_i = tokens[i].cut(longest)
         y_i = y[i, :longest] if task.name == "entities" else y[i]       # a tag for each token
         # loss, backward, step
         with autocast(bert.device, cfg.matmul):
@@ -593,7 +589,7 @@ def predict(model, tokens, pad: int, at_once: int = 128) -> list:
     for start in range(0, len(tokens), at_once):
         part = tokens[start:start + at_once]
         part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
-        found += model.head.predict(model(part, pad), part.words)
+        found += model.head.predict(model(part, pad), part.word_number)
     return found
 
 
@@ -625,12 +621,11 @@ class Config(RunConfig):
     # optimisation
     steps: int = 7000              # optimiser steps of pre-training
     batch_size: int = 32           # texts in a step
-    reports_first: float = 0.3     # share of the steps in which it reads pairs of reports alone
+    reports_first: float = 0.15     # share of the steps in which it reads pairs of reports alone
     muon_lr: float = 0.005         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
-    mask_share: float = 0.15       # share of the words that the model has to predict
-    mask_share_second: float = 0.4      # the same in the second of two texts
+    mask_share: float = 0.4        # share of the words that the model has to predict
     grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
     dropout: float = 0.0           # dropout in pre-training
     cooccurrence: bool = True      # begin with vectors of tokens that come from counting
@@ -641,7 +636,6 @@ class Config(RunConfig):
     tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
     scratch_lr: float = 1e-3       # the same for a model that was not pre-trained
     tune_dropout: float = 0.1      # dropout in a task
-    tune_mask: float = 0.0         # share of the words that are hidden while a task is learnt
     tune_decay: float = 0.01       # AdamW's weight decay in a task
     # run
     out_dir: str = "runs/bert"     # folder of the run
@@ -656,7 +650,7 @@ class Config(RunConfig):
     question: str = ""             # for answer: a question whose answer is in the text
 
     # Fields that a resumed run must keep as they were: the shapes of the saved weights depend on
-    # them, or which texts they have learnt from.
+    # them, or which reviews are held out. (--data may change: one may go on with other text.)
     fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
              "n_embd", "d_ff")
 
@@ -680,7 +674,7 @@ def check(cfg):
     require(cfg.block_size > 2,
             f"--block_size={cfg.block_size} must be above 2, for [CLS] and [SEP]")
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
-    for name in ("mask_share", "mask_share_second", "tune_mask", "reports_first"):
+    for name in ("mask_share", "reports_first"):
         value = getattr(cfg, name)
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
 
@@ -688,7 +682,8 @@ def check(cfg):
 def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
-    task's baselines, which need no network."""
+    task's baselines, which need no network. (The one that begins at random has no counted vectors
+    either: these come from texts without labels.)"""
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
     tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer)
@@ -748,8 +743,8 @@ def train(cfg: Config) -> dict:
     # in the held-out rows always the same words are hidden
     held_out = join_rows(held_out, tokenizer.pad).to(device)
     held_out_types = tasks.token_types(held_out, tokenizer.sep)
-    held_out_hidden = mask_tokens(held_out, held_out_types, tokenizer, cfg.mask_share,
-                                  cfg.mask_share_second, torch.Generator().manual_seed(0))
+    held_out_hidden = mask_tokens(held_out, tokenizer, cfg.mask_share,
+                                  torch.Generator().manual_seed(0))
 
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
@@ -780,17 +775,16 @@ def train(cfg: Config) -> dict:
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
             # batch: at first of reports alone, in which a hidden name can be looked up in another
-            # place; then each batch is of one kind of text: 45 % of them of --data and reviews,
-            # 20 % of made-up passages, 35 % of reports
+            # place; then each batch is of one kind of text: 55 % of them of --data and reviews,
+            # 20 % of made-up passages, 25 % of reports
             if step < cfg.reports_first * cfg.steps:
                 rows = report_rows
             else:
                 kind = torch.rand((), generator=data_rng).item()
-                rows = own_rows if kind < 0.45 else made_up_rows if kind < 0.65 else report_rows
+                rows = own_rows if kind < 0.55 else made_up_rows if kind < 0.75 else report_rows
             idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
-            shown, chosen = mask_tokens(idx, token_type_ids, tokenizer, cfg.mask_share,
-                                        cfg.mask_share_second, data_rng)
+            shown, chosen = mask_tokens(idx, tokenizer, cfg.mask_share, data_rng)
 
             # loss and backward; products are in bfloat16, if that is faster on this device
             with autocast(device, cfg.matmul):
@@ -908,7 +902,7 @@ def do_task(cfg) -> list:
     tokens = tasks.encode([pair], tokenizer, bert.cfg.block_size, cut=False)
     with torch.no_grad():
         logits = model(tokens, tokenizer.pad)
-    found = model.head.predict(logits, tokens.words)[0]
+    found = model.head.predict(logits, tokens.word_number)[0]
     if cfg.task == "sentiment":
         probs = F.softmax(logits[0], dim=-1).tolist()
         return [f"{name} {p:.1%}" for name, p in zip(names, probs)]

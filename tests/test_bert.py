@@ -177,12 +177,6 @@ def test_dropout_acts_in_training_only():
 
 # ---- what is hidden
 
-def mask(idx, tokenizer, share, rng, share_second=None):
-    types = token_types(idx, tokenizer.sep)
-    share_second = share if share_second is None else share_second
-    return bert.mask_tokens(idx, types, tokenizer, share, share_second, rng)
-
-
 @pytest.mark.paper
 def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_special_tokens():
     """Shares within five standard deviations."""
@@ -190,7 +184,7 @@ def test_what_is_hidden_follows_the_80_10_10_rule_and_spares_special_tokens():
     V = tokenizer.vocab_size
     rng = torch.Generator().manual_seed(0)
     idx = torch.randint(0, V - 5, (1000, 100), generator=rng)          # no pieces inside a word
-    shown, chosen = mask(idx, tokenizer, 0.15, rng)
+    shown, chosen = bert.mask_tokens(idx, tokenizer, 0.15, rng)
     ordinary = idx >= len(SPECIAL)
     assert not chosen[~ordinary].any()
     assert torch.equal(shown[~chosen], idx[~chosen])
@@ -212,21 +206,11 @@ def test_all_pieces_of_a_word_are_hidden_together():
     rng = torch.Generator().manual_seed(0)
     idx = torch.randint(5, tokenizer.vocab_size, (200, 40), generator=rng)
     idx[:, 0] = tokenizer.cls
-    _, chosen = mask(idx, tokenizer, 0.3, rng)
+    _, chosen = bert.mask_tokens(idx, tokenizer, 0.3, rng)
     is_piece = ~tokenizer.begins_word[idx]
     is_piece[:, 1] = False                          # a piece right after [CLS] belongs to no word
     assert is_piece.sum() > 500
     assert torch.equal(chosen[is_piece], chosen.roll(1, dims=1)[is_piece])
-
-
-def test_more_is_hidden_in_the_second_text():
-    tokenizer = small_tokenizer()
-    rng = torch.Generator().manual_seed(0)
-    idx = torch.randint(5, 30, (500, 41), generator=rng)
-    idx[:, 20] = idx[:, 40] = tokenizer.sep
-    _, chosen = mask(idx, tokenizer, 0.1, rng, share_second=0.5)
-    assert chosen[:, :20].float().mean() == pytest.approx(0.1, abs=0.02)
-    assert chosen[:, 21:40].float().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_loss_is_on_the_chosen_tokens_alone():
@@ -236,7 +220,7 @@ def test_the_loss_is_on_the_chosen_tokens_alone():
     idx[0, 5] = idx[:, -1] = tokenizer.sep                  # the first row holds two texts
     types = token_types(idx, tokenizer.sep)
     assert types.tolist() == [[0] * 6 + [1] * 6] + [[0] * 12] * 3
-    shown, chosen = mask(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
+    shown, chosen = bert.mask_tokens(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
 
     logits = model.mlm_logits(model(shown, types, bert.padding_mask(idx, tokenizer.pad)))
     log_p = F.log_softmax(logits, dim=2).gather(2, idx[:, :, None])
@@ -244,18 +228,6 @@ def test_the_loss_is_on_the_chosen_tokens_alone():
     close(got, -log_p[chosen].mean(), 1e-5)
     none = torch.zeros_like(chosen)
     assert bert.mlm_loss(model, idx, types, shown, none, tokenizer.pad).item() == 0     # not NaN
-
-
-def test_hidden_while_tuning_are_ordinary_words_alone():
-    tokenizer = small_tokenizer()
-    rng = torch.Generator().manual_seed(0)
-    idx = torch.randint(0, tokenizer.vocab_size, (500, 40), generator=rng)
-    shown = bert.hide_words(idx, tokenizer, 0.3, rng)
-    ordinary = idx >= len(SPECIAL)
-    assert torch.equal(shown[~ordinary], idx[~ordinary])
-    assert ((shown == tokenizer.mask) | (shown == idx)).all()
-    share = (shown == tokenizer.mask)[ordinary].float().mean()
-    assert share == pytest.approx(0.3, abs=0.02)
 
 
 # ---- where the token vectors begin
@@ -309,7 +281,7 @@ def test_rows_of_one_text_and_of_two():
         ["[CLS]", "a", "##b", "c", "[SEP]", "[PAD]", "[PAD]", "[PAD]"],
         ["[CLS]", "z", "[SEP]", "x", "y", "##e", "[MASK]", "[SEP]"]]
     assert tokens.token_type_ids.tolist() == [[0] * 8, [0, 0, 0, 1, 1, 1, 1, 1]]
-    assert tokens.words.tolist() == [[0, 1, 0, 2, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, tasks.GAP, 0]]
+    assert tokens.word_number.tolist() == [[0, 1, 0, 2, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, tasks.GAP, 0]]
     assert torch.equal(token_types(tokens.idx, tokenizer.sep)[1], tokens.token_type_ids[1])
 
 
@@ -372,9 +344,9 @@ def test_answers_are_compared_by_what_the_model_would_fill_in():
     x = model(tokens.idx, tokens.token_type_ids, mask)
     guesses = model.ln_f(F.gelu(model.transform(x)))
     close(model.mlm_logits(x), guesses @ model.wte.weight.T + model.bias, 1e-5)
-    is_word = tokens.words > 0
+    is_word = tokens.word_number > 0
     logits = tuned(tokens, tokenizer.pad)[is_word]
-    close(logits, tuned.head(guesses, tokens.words)[is_word], 1e-5)
+    close(logits, tuned.head(guesses, tokens.word_number)[is_word], 1e-5)
 
 
 def test_the_losses_of_the_heads():
@@ -476,7 +448,7 @@ def test_one_word_has_several_tags():
 @pytest.mark.parametrize("task", bert.TASKS)
 def test_every_head_overfits_a_few_texts(task, text_file, tmp_path):
     cfg = tiny(text_file, tmp_path, few=8, tune_steps=60, tune_batch=8, tune_dropout=0.0,
-               tune_mask=0.0, n_embd=32)
+               n_embd=32)
     tokenizer = WordPieceTokenizer.train(passages.unlabelled(), 500)
     data = make_task(task, cfg, tokenizer)
     torch.manual_seed(0)
@@ -491,7 +463,7 @@ def test_one_batch_is_learnt_by_heart():
     rng = torch.Generator().manual_seed(0)
     idx = torch.randint(5, 30, (4, 16), generator=rng)
     types = torch.zeros_like(idx)
-    shown, chosen = mask(idx, tokenizer, 0.3, rng)
+    shown, chosen = bert.mask_tokens(idx, tokenizer, 0.3, rng)
 
     def loss():
         return bert.mlm_loss(model, idx, types, shown, chosen, tokenizer.pad)

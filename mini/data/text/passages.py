@@ -250,9 +250,8 @@ def join(words: list) -> str:
 
 
 def unlabelled(n: int = 3000) -> list:
-    """Texts without labels: n of three entity sentences each, and n of a question and its passage,
-    with [SEP] between them (the answer is not marked). None is held out, and no name in them is
-    new."""
+    """Texts without labels: n of three entity sentences each, and n of a passage and a question, with
+    [SEP] between them (the answer is not marked). None is held out, and no name in them is new."""
     names = Names(random.Random("unlabelled"), new=False)
     texts = []
     for _ in range(n):
@@ -260,7 +259,7 @@ def unlabelled(n: int = 3000) -> list:
         texts.append(" ".join(sentences))
     for _ in range(n):
         asked = question(names)
-        texts.append(f"{join(asked.question)} [SEP] {join(asked.passage)}")
+        texts.append(f"{join(asked.passage)} [SEP] {join(asked.question)}")
     return texts
 
 

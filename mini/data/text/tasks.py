@@ -14,7 +14,7 @@ from mini.utils.config import require
 
 # ---- texts as tokens
 
-GAP = -1        # in Tokens.words, see there
+GAP = -1        # in Tokens.word_number, see there
 
 @dataclass
 class Tokens:
@@ -23,22 +23,27 @@ class Tokens:
     idx: the tokens [CLS] text [SEP], or [CLS] text [SEP] question [MASK] [SEP], filled up with
     [PAD]. The [MASK] stands for the answer.
     token_type_ids: 0 in the text, 1 in the question.
-    words: n for the first piece of word number n of the text, counted from 1; GAP for the [MASK];
-    0 for all other tokens.
+    word_number: n for the first piece of the text's n-th word, counted from 1; GAP for the [MASK]
+    of the answer; 0 for all other tokens.
+
+        idx              [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]  Where  …  ?  [MASK]  [SEP]
+        token_type_ids     0     0     0     0   0    0    0    0      1    1  1    1       1
+        word_number        0     1     2     3   4    0    5    0      0    0  0   GAP      0
     """
     idx: torch.Tensor
     token_type_ids: torch.Tensor
-    words: torch.Tensor
+    word_number: torch.Tensor
 
     def __len__(self):
         return len(self.idx)
 
     def __getitem__(self, i):
         """The texts i, a slice or a tensor of numbers; columns that hold only [PAD] stay."""
-        return Tokens(self.idx[i], self.token_type_ids[i], self.words[i])
+        return Tokens(self.idx[i], self.token_type_ids[i], self.word_number[i])
 
     def to(self, device):
-        return Tokens(self.idx.to(device), self.token_type_ids.to(device), self.words.to(device))
+        return Tokens(self.idx.to(device), self.token_type_ids.to(device),
+                      self.word_number.to(device))
 
     def cut(self, length: int):
         """The first `length` columns."""
@@ -97,7 +102,7 @@ def encode_both_ways(pairs: list, tokenizer, longest: int) -> Tokens:
     split = encode(pairs, tokenizer, longest, split_names=True)
     width = max(whole.idx.size(1), split.idx.size(1))
     parts = []
-    for name, filling in (("idx", tokenizer.pad), ("token_type_ids", 0), ("words", 0)):
+    for name, filling in (("idx", tokenizer.pad), ("token_type_ids", 0), ("word_number", 0)):
         tensors = [getattr(tokens, name) for tokens in (whole, split)]
         filled = [F.pad(t, (0, width - t.size(1)), value=filling) for t in tensors]
         parts.append(torch.cat(filled))
@@ -184,7 +189,7 @@ def entity_task(cfg, tokenizer) -> Task:
     learn_pairs = [(words, None) for words, _ in learn]
     tokens = encode_both_ways(learn_pairs, tokenizer, cfg.block_size)
     y = torch.full_like(tokens.idx, -100)
-    for row, numbers, (_, tags) in zip(y, tokens.words, learn + learn):
+    for row, numbers, (_, tags) in zip(y, tokens.word_number, learn + learn):
         first = numbers > 0                                 # the first piece of each word
         row[first] = torch.tensor(tags)[numbers[first] - 1]
 
@@ -204,7 +209,7 @@ def answer_task(cfg, tokenizer) -> Task:
     learn_pairs = [(q.passage, q.question) for q in learn]
     tokens = encode_both_ways(learn_pairs, tokenizer, cfg.block_size)
     y = []
-    for numbers, q in zip(tokens.words.tolist(), learn + learn):
+    for numbers, q in zip(tokens.word_number.tolist(), learn + learn):
         require(q.end in numbers,
                 f"--block_size={cfg.block_size} is too short for the passages: some lose their "
                 "answer; raise it")
