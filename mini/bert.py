@@ -619,10 +619,10 @@ class Config(RunConfig):
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
     # optimisation
-    steps: int = 7000              # optimiser steps of pre-training
+    steps: int = 6500              # optimiser steps of pre-training
     batch_size: int = 32           # texts in a step
     reports_first: float = 0.15     # share of the steps in which it reads pairs of reports alone
-    muon_lr: float = 0.005         # Muon's peak learning rate, for the matrices of the blocks
+    muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
     mask_share: float = 0.4        # share of the words that the model has to predict
