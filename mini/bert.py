@@ -226,7 +226,7 @@ class BERT(nn.Module):
         token_type_ids (B, T): 0 in the first text, 1 in the second. mask: see `padding_mask`.
         """
         positions = torch.arange(idx.size(1), device=idx.device)
-        x = self.wte(idx) + self.wpe(positions) + self.wtt(token_type_ids)      # (B, T, C)
+        x = self.wte(idx) + self.wtt(token_type_ids) + self.wpe(positions)      # (B, T, C)
         x = self.dropout(self.ln_e(x))
         for block in self.h:
             x = block(x, mask)
