@@ -1,47 +1,49 @@
 """BERT: a Transformer encoder that learns to understand text by filling in words hidden from it.
 
 There is no causal mask: every position sees the whole text, to its left and to its right. A text is
-read as tokens, words or pieces of words, with three special ones:
+read as tokens, words or pieces of words, with four special ones: a row begins with [CLS], each text
+ends with [SEP], [PAD] fills up a row, and [MASK] stands where a word is hidden.
 
-    [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text; [PAD] fills up a row
+    [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text
     [CLS] Ivo moved to Turin . [SEP] Ivo lives in Turin now . [SEP]   two texts
 
-In *pre-training* some words are chosen, most of these are hidden, and the model predicts them. This
-needs no labels. M is the set of the chosen positions, and x̃ the text as it is shown. The loss:
+In *pre-training* some words are chosen, and the model has to predict them. It is shown [MASK] in
+place of most of them:
+
+    text      [CLS] Ivo moved to Turin  . [SEP] Ivo lives  in Turin now . [SEP]
+    shown     [CLS] Ivo moved to [MASK] . [SEP] Ivo [MASK] in Turin now . [SEP]
+    predict                      Turin              lives
+
+This needs no labels. M is the set of the chosen positions, x the text, and x̃ the text as it is
+shown. The loss:
 
     L = −1/|M| · Σ_{t ∈ M} log p(xₜ | x̃)      in nats
 
 A model that knows nothing gives each of V tokens the probability 1/V. Its loss is ln V.
 
-Then the model is *fine-tuned* for a task with few labels: a small head is put on top of it, and all
-of it is trained for a short time. There are three tasks: is a film review good or bad? Which words
+Then the model is *fine-tuned* for a task with few labels: a small head is put on top of it, and
+both are trained for a short time. There are three tasks: is a film review good or bad? Which words
 of a sentence are names, and of what? Which words of a passage answer a question?
+
+It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
+names, passages with a question after each, and pairs of "reports" that tell the same facts in other
+words. Those come from the same small programs as the texts of the tasks. None of them is held out,
+and half of the names in held-out texts occur in no other.
 
 Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens.
 
 Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
-Understanding", https://arxiv.org/abs/1810.04805. Our departures:
-- Whole words are hidden, not pieces of them (as in the authors' own second release), and 40 % of
-  them, where the paper has 15 % of the tokens: each text gives more to learn. (Wettig et al. 2022,
-  "Should you mask 15% in masked language modeling?", found 40 % best for a large model.)
+Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
+- 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`).
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
   is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
-- The vectors of positions begin as waves (`sinusoids`), those of tokens with what counting finds
-  out about them (mini/data/text/cooccurrence.py), so that rare words mean something from the start.
-- In the first 15 % of the steps the model reads made-up "reports" alone, always two together. They
-  tell the same facts in other words, so what is hidden in one can be looked up in the other:
-
-      [CLS] Dora Finch likes chess . [SEP] Dora Finch is fond of [MASK] . [SEP]
-- A question stands behind its passage, and ends with a [MASK] for the answer, so that the task is
-  close to one which the model has practised (`AnswerHead`). So do Schick & Schütze 2021,
-  "Exploiting cloze questions for few shot text classification and natural language inference",
-  with other tasks.
-- In two tasks each labelled text is read in two ways: as it is, and with its names cut into pieces,
-  as the tokenizer will cut the unknown names of held-out texts (`tasks.encode_both_ways`).
-- The weight matrices of the blocks are pre-trained by Muon, as in train_gpt.py. There is no dropout
-  in pre-training by default. The learning rates stay at their peak for a while, then fall in a line
-  to 0. A task with few texts reads them some forty times, at a rate of 1e-3 (§A.3: two to four
-  times, at 5e-5 or less); our model is small.
+- The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
+  counting (mini/data/text/cooccurrence.py), and the blocks' matrices larger (`init_weights`).
+- At first it reads nothing but pairs of reports (`train`).
+- A question stands after its passage and ends with a [MASK] (`AnswerHead`). In two tasks each
+  labelled text is read in two ways (`tasks.encode_both_ways`).
+- Pre-training has another optimiser (`make_optimizers`) and another schedule (`lr_factor`), and no
+  dropout. Tasks are learnt at a larger rate, in more passes over the texts (`fine_tune`).
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
@@ -63,8 +65,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# texts as tokens (tasks.encode), the tasks, the tokenizer, published weights, the command line,
-# devices, the optimiser Muon, the folder of a run: this file can be followed without reading them
+# texts as tokens and the tasks (tasks.py), the tokenizer, published weights, baselines and scores,
+# the command line (`require` refuses a wrong setting), devices, the optimiser Muon, the folder of a
+# run. What you need to know of them is said where they are used.
 from mini.data.safetensors import folder_of
 from mini.data.text import passages, tasks
 from mini.data.text.cooccurrence import cooccurrence_vectors
@@ -153,8 +156,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then an MLP. Post-norm, as in Vaswani et al.: the sum x + f(x) is normalised,
-    where GPT-2 has x + f(norm(x))."""
+    """Attention, then an MLP. Post-norm: the sum x + f(x) is normalised (Vaswani et al. 2017,
+    "Attention is all you need"), where GPT-2 has x + f(norm(x))."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -173,7 +176,7 @@ def sinusoids(n: int, C: int):
     """The positions 0 … n − 1 as vectors (n, C): waves of different lengths (Vaswani et al., §3.5).
 
     The vectors of positions are learnt. If they begin at random, each pair of positions has to be
-    learnt by itself. With waves, the product of two of them says how far apart they are.
+    learnt by itself. With waves, the dot product of two of them says how far apart they are.
     """
     position = torch.arange(n)[:, None]                                 # (n, 1)
     frequency = 10000 ** (-torch.arange(0, C, 2) / C)                   # (C/2,), rounded up
@@ -217,13 +220,14 @@ class BERT(nn.Module):
                 elif name.endswith("bias"):
                     nn.init.zeros_(p)
         nn.init.zeros_(self.transform.bias)
-        with torch.no_grad():
+        with torch.no_grad():                                   # 0.1: as large as counted tokens
             self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
     def forward(self, idx, token_type_ids, mask):
         """Vectors (B, T, C) of tokens idx (B, T).
 
-        token_type_ids (B, T): 0 in the first text, 1 in the second. mask: see `padding_mask`.
+        token_type_ids (B, T): 0 in the first text, 1 in the second; at [PAD] either, since nobody
+        looks there. mask: see `padding_mask`.
         """
         positions = torch.arange(idx.size(1), device=idx.device)
         x = self.wte(idx) + self.wtt(token_type_ids) + self.wpe(positions)      # (B, T, C)
@@ -233,9 +237,8 @@ class BERT(nn.Module):
         return x
 
     def guess_vector(self, x):
-        """A vector (…, C) for each vector x (…, C) of a position. Its product with a token's vector
-        in wte is, but for a bias, the token's logit: it is the model's guess of what stands there.
-        """
+        """A vector (…, C) for each vector x (…, C) of a position: the model's guess of what stands
+        there. Its dot product with a token's vector in wte is the token's logit, but for a bias."""
         return self.ln_f(F.gelu(self.transform(x)))
 
     def mlm_logits(self, x):
@@ -265,29 +268,28 @@ def get_batch(rows, batch_size: int, pad: int, generator):
     return drawn[chosen, :length[chosen].max()]
 
 
-def join_rows(parts: list, pad: int):
-    """Rows (N₁, T₁), (N₂, T₂), … as one tensor (N₁ + N₂ + …, T), filled up with [PAD]."""
-    longest = max(rows.size(1) for rows in parts)
-    return torch.cat([F.pad(rows, (0, longest - rows.size(1)), value=pad) for rows in parts])
-
-
 def random_by_word(idx, tokenizer, generator):
     """Random numbers (B, T) from 0 to 1 for tokens idx (B, T); all pieces of a word have the same.
     """
     begins_word = tokenizer.begins_word.to(idx.device)[idx]             # False at pieces like ##ing
-    word = begins_word.long().cumsum(dim=1)                             # 1, 2, 3, 3, 4, … up to T
+    word = begins_word.long().cumsum(dim=1)                             # such as 1, 2, 3, 3, 4
     B, T = idx.shape
-    by_number = torch.rand(B, T + 1, generator=generator).to(idx.device)
-    return by_number.gather(1, word)                                    # by_number[b, word[b, t]]
+    of_word = torch.rand(B, T + 1, generator=generator).to(idx.device)  # for the words 0 … T
+    return of_word.gather(1, word)                                      # of_word[b, word[b, t]]
 
 
 def mask_tokens(idx, tokenizer, share: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
-    A share of the words is chosen, but never a special token. Of the chosen words 80 % become
-    [MASK], 10 % become random tokens, and 10 % stay. So the model also learns to read words where
-    no [MASK] stands, as in most texts of the tasks (§3.1, "Masked LM"), and cannot know which of
-    the words that it sees it will have to predict (§A.1).
+    Each word is chosen with the probability `share`, but never a special token. Of the chosen words
+    80 % become [MASK], 10 % become random tokens, and 10 % stay. So the model also learns to read
+    words where no [MASK] stands, as in most texts of the tasks (§3.1, "Masked LM"), and cannot know
+    which of the words that it sees it will have to predict (§A.1).
+
+    Whole words are chosen, as in the authors' own second release: one piece of a word gives the
+    other away. And 40 % of them, where the paper has 15 % of the tokens: each text gives more to
+    learn. (Wettig et al. 2022, "Should you mask 15% in masked language modeling?", found 40 % best
+    for a large model.)
     """
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
     chosen = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
@@ -301,7 +303,7 @@ def mask_tokens(idx, tokenizer, share: float, generator):
 
 
 def predict_chosen(model, idx, token_type_ids, shown, chosen, pad: int):
-    """Logits (|M|, V) for the chosen positions of tokens idx (B, T), of which `shown` is shown.
+    """Logits (|M|, V) for the chosen positions of tokens idx (B, T); the model sees `shown`.
 
     (The mask of [PAD] is made from idx, since a random token in `shown` may be [PAD].)
     """
@@ -318,7 +320,7 @@ def mlm_loss(model, idx, token_type_ids, shown, chosen, pad: int):
 
 @torch.no_grad()
 def estimate_loss(model, rows, token_type_ids, shown, chosen, pad: int) -> float:
-    """The loss of held-out rows, in which always the same words are hidden."""
+    """The loss of rows that are held out."""
     was_training = model.training
     model.eval()                                                        # no dropout
     loss = mlm_loss(model, rows, token_type_ids, shown, chosen, pad)
@@ -350,9 +352,10 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
 def make_optimizers(model, cfg) -> list:
     """Muon for the weight matrices of the blocks, AdamW for all the rest.
 
-    Muon changes a matrix W by −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of the
-    averaged gradient. So weak directions of the gradient count as much as strong ones, and training
-    needs fewer steps; see mini/utils/optim.py.
+    Muon changes a matrix W by about −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of
+    the averaged gradient. So weak directions of the gradient count as much as strong ones, and
+    training needs fewer steps; see mini/utils/optim.py. AdamW's rate is small: a larger one soon
+    writes over the vectors of tokens that come from counting.
     """
     qkv = []
     matrices = []
@@ -379,11 +382,12 @@ def lr_factor(step: int, steps: int, warmup: int, stable_frac: float = 0.4) -> f
     progress = (step - warmup) / max(1, steps - warmup)         # 0 -> 1
     if progress < stable_frac:                                  # it stays
         return 1.0
-    return 1 - (progress - stable_frac) / (1 - stable_frac)     # it falls to 0
+    return 1 - (progress - stable_frac) / (1 - stable_frac)     # it falls linearly to 0
 
 
 def set_learning_rate(optimizers: list, factor: float):
-    """Set every learning rate to this fraction of its peak, which is the one it was made with."""
+    """Set every learning rate to this fraction of its peak, which the optimiser keeps in
+    `defaults`."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * optimizer.defaults["lr"]
@@ -393,9 +397,15 @@ def set_learning_rate(optimizers: list, factor: float):
 
 # ---- three heads on the vectors x (B, T, C) of the tokens; the third on guesses made from them
 
-# They are told where words begin: words (B, T) is n at the first piece of word number n, counted
-# from 1, and 0 at all other tokens. A question behind the text has no numbers; it ends with a
-# [MASK], whose number is GAP.
+# They are told where the words of the text begin. word_number (B, T) is n at the first piece of the
+# n-th word, counted from 1, and 0 elsewhere, also in a question; but the [MASK] at the end of a
+# question has the number GAP, which is −1:
+#
+#     tokens         [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]  Where  …  ?  [MASK]  [SEP]
+#     word_number      0     1     2     3   4    0    5    0      0    0  0    GAP     0
+#
+# Each head has the same three functions: `forward`, which gives logits, `loss`, and `predict`. They
+# take the same arguments, even if one head does not need them all.
 
 class SentimentHead(nn.Module):
     """A class for the whole text, from the mean of its words' vectors (those of their first
@@ -421,7 +431,8 @@ class SentimentHead(nn.Module):
 
 
 class EntityHead(nn.Module):
-    """A tag for each word, from the vector of its first piece (§5.3)."""
+    """A tag for each word, from the vector of its first piece (§5.3): other, person, place,
+    organisation, or date."""
 
     def __init__(self, C: int, n_tags: int):
         super().__init__()
@@ -451,21 +462,25 @@ class AnswerHead(nn.Module):
         [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [MASK] [SEP]
 
     To look up a hidden word in the text before it is what the model has practised, with reports.
-    That a gap behind a question stands for its answer, it learns from the labelled questions. Its
-    guess at the gap, g, is compared with its guess g_t at each word t of the passage. In
-    pre-training 10 % of the chosen words are shown as they are, and must be predicted, too. So at
-    a word in sight the model should guess that very word. If it guesses "Turin" at the gap,
-    g is like g_t where "Turin" stands. The logit of word t is g_t · W g / √C, with one W for the
-    first word and one for the last; both begin as the identity.
+    (Schick & Schütze 2021, "Exploiting cloze questions for few shot text classification and natural
+    language inference", put other tasks as gaps.) That a gap after a question stands for its
+    answer, it learns from the labelled questions: in pre-training it reads questions, too, but
+    without answers.
+
+    Its guess at the gap, g, is compared with its guess g_t at each word t of the passage. In
+    pre-training 10 % of the chosen words are shown as they are, and must be predicted, too. So at a
+    visible word the model should guess that very word. If it guesses "Turin" at the gap, g is like
+    g_t where "Turin" stands. The logit of word t is g_t · W g / √C, with one W for the first word
+    and one for the last. Both begin as the identity; fine-tuning makes them differ.
 
     In the paper it is x_t · S for the first word and x_t · E for the last, with x_t from the last
     block; the vectors S and E are the same for all questions. Then x_t itself must say whether word
-    t was asked for, which the model has never had to know before.
+    t was asked for, which the model has not had to know in pre-training.
     """
 
-    longest = 8                                                         # words of an answer
+    longest = 8                                         # words of an answer: ours are shorter
 
-    def __init__(self, C: int, n_out: int = 2):     # it has two outputs; all heads are made alike
+    def __init__(self, C: int, n_out: int = 2):         # always two outputs: first and last
         super().__init__()
         self.first = nn.Linear(C, C, bias=False)
         self.last = nn.Linear(C, C, bias=False)
@@ -483,13 +498,15 @@ class AnswerHead(nn.Module):
         return logits.masked_fill((word_number <= 0)[:, :, None], -math.inf)
 
     def loss(self, logits, y):
-        """y (B, 2): where the answer's first and last word are. The mean of two cross-entropies."""
-        # the T places are the classes: softmax over dim 1, for the first and for the last word
+        """y (B, 2): the positions of the answer's first and last word. The mean of two
+        cross-entropies."""
+        # the T positions are the classes: softmax over dim 1, for the first and for the last word
         return F.cross_entropy(logits, y)
 
     def predict(self, logits, word_number) -> list:
-        """For each text the answer as (start, end): the words start, …, end − 1 of the passage. Of
-        all spans that are not too long, it is the one whose two logits have the largest sum."""
+        """For each text the answer as (start, end): the words number start, …, end − 1 of the
+        passage, counted from 0. Of all spans that are not too long, it is the one whose two logits
+        have the largest sum."""
         T = logits.size(1)
         first = logits[:, :, 0]                                         # (B, T)
         last = logits[:, :, 1]
@@ -529,17 +546,19 @@ class FineTuned(nn.Module):
 
 # ---- fine-tuning
 
+# 300 texts are read some forty times, at a rate of 1e-3. (The paper has many more texts, which it
+# reads two to four times, at 5e-5 or less, §A.3; but its models are far larger.)
 TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
-TUNE_PASSES = 4             # or so many passes over its labelled texts, if these are more steps
+TUNE_PASSES = 4             # or so many passes over its labelled rows, if these are more steps
 
 
-def tune_steps(cfg, n_texts: int) -> int:
-    """The number of optimiser steps for a task with so many labelled texts: --tune_steps, or if
-    that is 0, the larger of TUNE_STEPS and TUNE_PASSES passes over the texts; but no more than
-    --steps, so that a short trial stays short. (--steps=0, for published weights, is no limit.)"""
+def tune_steps(cfg, n_rows: int) -> int:
+    """The number of optimiser steps for a task with so many labelled rows: --tune_steps, or if that
+    is 0, the larger of TUNE_STEPS and TUNE_PASSES passes over the rows; but no more than --steps,
+    so that a short trial stays short. (--steps=0, for published weights, is no limit.)"""
     if cfg.tune_steps > 0:
         return cfg.tune_steps
-    steps = max(TUNE_STEPS, TUNE_PASSES * n_texts // cfg.tune_batch)
+    steps = max(TUNE_STEPS, TUNE_PASSES * n_rows // cfg.tune_batch)
     return min(steps, cfg.steps) if cfg.steps > 0 else steps
 
 
@@ -570,7 +589,8 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
         with autocast(bert.device, cfg.matmul):
             logits = model(x_i, tokenizer.pad)
         loss = model.head.loss(logits, y_i)
-        require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr")
+        require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr, or "
+                                 "--scratch_lr for the model that was not pre-trained")
         loss.backward()
         if cfg.grad_clip > 0:
             nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
@@ -650,7 +670,7 @@ class Config(RunConfig):
     question: str = ""             # for answer: a question whose answer is in the text
 
     # Fields that a resumed run must keep as they were: the shapes of the saved weights depend on
-    # them, or which reviews are held out. (--data may change: one may go on with other text.)
+    # them, or which reviews are learnt from. (--data may change: one may go on with other text.)
     fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
              "n_embd", "d_ff")
 
@@ -660,7 +680,8 @@ class Config(RunConfig):
 # are tuned with a rate from the paper's range (§A.3).
 PRESETS = {
     "gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
-                steps=20000, batch_size=128, lr=2e-4, dropout=0.1, scratch_lr=1e-4),
+                steps=20000, batch_size=128, muon_lr=0.005, lr=2e-4, dropout=0.1, tune_lr=1e-4,
+                scratch_lr=1e-4),
     "published": dict(steps=0, block_size=512, tune_lr=5e-5, scratch_lr=5e-5, tune_batch=16),
 }
 
@@ -696,7 +717,8 @@ def compare(bert, task, cfg, tokenizer):
 
 
 def load_tasks(cfg, tokenizer) -> list:
-    """The three tasks. A short run is scored on fewer held-out texts (see metrics.n_to_score)."""
+    """The three tasks. A short run is scored on fewer of their held-out texts (see
+    metrics.n_to_score)."""
     all_tasks = [tasks.make_task(name, cfg, tokenizer) for name in TASKS]
     longest = max(len(task.truth) for task in all_tasks)
     n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
@@ -704,6 +726,19 @@ def load_tasks(cfg, tokenizer) -> list:
 
 
 # ---- training
+
+def split_rows(texts: list, cfg, tokenizer) -> tuple:
+    """(rows to learn from, held-out rows), of texts in random order as tokens (N, T)."""
+    rows = tasks.pretraining_rows(texts, tokenizer, cfg.block_size)
+    n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
+    return rows[n_held_out:], rows[:n_held_out]
+
+
+def join_rows(parts: list, pad: int):
+    """Rows (N₁, T₁), (N₂, T₂), … as one tensor (N₁ + N₂ + …, T), filled up with [PAD]."""
+    longest = max(rows.size(1) for rows in parts)
+    return torch.cat([F.pad(rows, (0, longest - rows.size(1)), value=pad) for rows in parts])
+
 
 def train(cfg: Config) -> dict:
     """Pre-train, then tune for each task; returns what result.json holds. Raises UserError for
@@ -731,35 +766,36 @@ def train(cfg: Config) -> dict:
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
     # each kind of text as rows of tokens, of which some are held out
-    held_out = []
-    to_read = []
-    for some_texts in (texts, made_up, reports):
-        rows = tasks.pretraining_rows(some_texts, tokenizer, cfg.block_size)    # in random order
-        n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
-        held_out.append(rows[:n_held_out])
-        to_read.append(rows[n_held_out:].to(device))
+    own_rows, own_held_out = split_rows(texts, cfg, tokenizer)
+    made_up_rows, made_up_held_out = split_rows(made_up, cfg, tokenizer)
+    report_rows, report_held_out = split_rows(reports, cfg, tokenizer)
+    to_read = [own_rows.to(device), made_up_rows.to(device), report_rows.to(device)]
     own_rows, made_up_rows, report_rows = to_read
 
-    # in the held-out rows always the same words are hidden
-    held_out = join_rows(held_out, tokenizer.pad).to(device)
+    # in the held-out rows the same words are hidden each time
+    held_out = join_rows([own_held_out, made_up_held_out, report_held_out], tokenizer.pad)
+    held_out = held_out.to(device)
     held_out_types = tasks.token_types(held_out, tokenizer.sep)
-    held_out_hidden = mask_tokens(held_out, tokenizer, cfg.mask_share,
-                                  torch.Generator().manual_seed(0))
+    held_out_shown, held_out_chosen = mask_tokens(held_out, tokenizer, cfg.mask_share,
+                                                  torch.Generator().manual_seed(0))
 
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
+    # counted vectors of the tokens; those that own_rows have not get random ones of that size
     if cfg.cooccurrence and not checkpoint:
-        vectors = cooccurrence_vectors(own_rows, ~tokenizer.is_special, cfg.n_embd)     # (V, C)
+        is_word = ~tokenizer.is_special                                         # (V,)
+        vectors = cooccurrence_vectors(own_rows, is_word, cfg.n_embd)           # (V, C)
         model.wte.weight.data.copy_(vectors)
 
     optimizers = make_optimizers(model, cfg)
     torch.manual_seed(cfg.seed)                                 # for dropout
-    if cfg.resume:                                              # their averages, all random states
+    if cfg.resume:              # the optimisers' averages and all random states, as they were saved
         restore(checkpoint, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
 
     def val_loss_now():
-        return estimate_loss(model, held_out, held_out_types, *held_out_hidden, tokenizer.pad)
+        return estimate_loss(model, held_out, held_out_types, held_out_shown, held_out_chosen,
+                             tokenizer.pad)
 
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
@@ -781,7 +817,12 @@ def train(cfg: Config) -> dict:
                 rows = report_rows
             else:
                 kind = torch.rand((), generator=data_rng).item()
-                rows = own_rows if kind < 0.55 else made_up_rows if kind < 0.75 else report_rows
+                if kind < 0.55:
+                    rows = own_rows
+                elif kind < 0.75:
+                    rows = made_up_rows
+                else:
+                    rows = report_rows
             idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
             shown, chosen = mask_tokens(idx, tokenizer, cfg.mask_share, data_rng)
@@ -793,7 +834,7 @@ def train(cfg: Config) -> dict:
             run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
 
             # step
-            if cfg.grad_clip > 0:
+            if cfg.grad_clip > 0:               # (the length of Muon's steps does not depend on it)
                 nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
             with autocast(device, cfg.matmul):                  # Muon's products of matrices, too
                 for optimizer in optimizers:
@@ -807,7 +848,7 @@ def train(cfg: Config) -> dict:
                 if run.due(done, cfg.eval_every):               # also after the last step
                     val_loss = val_loss_now()
                 if val_loss is not None or run.due(done, cfg.log_every):
-                    lr = optimizers[0].param_groups[0]["lr"]    # the one that trains the blocks
+                    lr = optimizers[0].param_groups[0]["lr"]    # Muon's
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 if val_loss is not None or stopping:
@@ -818,7 +859,7 @@ def train(cfg: Config) -> dict:
         # what it fills in, and the loss beside that of a model that knows nothing
         filled = "\n".join(f"{text}\n    {fill_in(model, tokenizer, text)[0]}" for text in EXAMPLES)
         run.write_sample(cfg.steps, ".txt", filled.encode())
-        if run.first >= cfg.steps:                              # resumed, but no step was left
+        if run.first >= cfg.steps:                              # no step was left, or --steps=0
             val_loss = val_loss_now()
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; "
                 f"knowing nothing {math.log(V):.4f}")
@@ -850,7 +891,7 @@ def read_published(cfg):
     sizes, weights = read_bert(cfg.init_from, cfg.block_size)
     path = folder_of(cfg.init_from) / "vocab.txt"
     tokenizer = WordPieceTokenizer.read(path)
-    cut_filling(weights, ("wte.weight", "bias"), tokenizer.vocab_size, path)
+    cut_filling(weights, ("wte.weight", "bias"), tokenizer.vocab_size, path)    # rows of no token
     return replace(cfg, **sizes), {"model": weights, "tokenizer": tokenizer.state()}
 
 

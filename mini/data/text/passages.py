@@ -250,8 +250,9 @@ def join(words: list) -> str:
 
 
 def unlabelled(n: int = 3000) -> list:
-    """Texts without labels: n of three entity sentences each, and n of a passage and a question, with
-    [SEP] between them (the answer is not marked). None is held out, and no name in them is new."""
+    """Texts without labels: n of three entity sentences each, and n of a passage and a question
+    after it, with [SEP] between them (the answer is not marked). None is held out, and no name in
+    them is new."""
     names = Names(random.Random("unlabelled"), new=False)
     texts = []
     for _ in range(n):
