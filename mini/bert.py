@@ -39,7 +39,7 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
   is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
 - The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
   counting (mini/data/text/cooccurrence.py), and the blocks' matrices larger (`init_weights`).
-- At first it reads nothing but pairs of reports (`train`).
+- At first it reads the tales and reviews alone (`train`).
 - A question stands after its passage and ends with a [MASK] (`AnswerHead`). In two tasks each
   labelled text is read in two ways (`tasks.encode_both_ways`).
 - Pre-training has another optimiser (`make_optimizers`) and another schedule (`lr_factor`), and no
@@ -641,7 +641,7 @@ class Config(RunConfig):
     # optimisation
     steps: int = 6500              # optimiser steps of pre-training
     batch_size: int = 32           # texts in a step
-    reports_first: float = 0.15     # share of the steps in which it reads pairs of reports alone
+    own_first: float = 0.1         # share of the steps in which it reads --data and reviews alone
     muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
@@ -695,7 +695,7 @@ def check(cfg):
     require(cfg.block_size > 2,
             f"--block_size={cfg.block_size} must be above 2, for [CLS] and [SEP]")
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
-    for name in ("mask_share", "reports_first"):
+    for name in ("mask_share", "own_first"):
         value = getattr(cfg, name)
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
 
@@ -810,19 +810,15 @@ def train(cfg: Config) -> dict:
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
-            # batch: at first of reports alone, in which a hidden name can be looked up in another
-            # place; then each batch is of one kind of text: 55 % of them of --data and reviews,
-            # 20 % of made-up passages, 25 % of reports
-            if step < cfg.reports_first * cfg.steps:
-                rows = report_rows
+            # batch: at first of --data and reviews alone; then each batch is of one kind of text:
+            # 55 % of them of --data and reviews, 15 % of made-up passages, 30 % of reports
+            kind = torch.rand((), generator=data_rng).item()
+            if step < cfg.own_first * cfg.steps or kind < 0.55:
+                rows = own_rows
+            elif kind < 0.70:
+                rows = made_up_rows
             else:
-                kind = torch.rand((), generator=data_rng).item()
-                if kind < 0.55:
-                    rows = own_rows
-                elif kind < 0.75:
-                    rows = made_up_rows
-                else:
-                    rows = report_rows
+                rows = report_rows
             idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
             token_type_ids = tasks.token_types(idx, tokenizer.sep)
             shown, chosen = mask_tokens(idx, tokenizer, cfg.mask_share, data_rng)
