@@ -810,8 +810,10 @@ def train(cfg: Config) -> dict:
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
-            # batch: at first of --data and reviews alone; then each batch is of one kind of text:
-            # 55 % of them of --data and reviews, 15 % of made-up passages, 30 % of reports
+            # batch: at first of --data and reviews alone, from which it learns that the words of a
+            # review agree (if it reads all kinds from the start, that takes far longer); then each
+            # batch is of one kind of text: 55 % of them of --data and reviews, 15 % of made-up
+            # sentences and passages, 30 % of reports
             kind = torch.rand((), generator=data_rng).item()
             if step < cfg.own_first * cfg.steps or kind < 0.55:
                 rows = own_rows

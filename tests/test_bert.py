@@ -519,6 +519,25 @@ def test_bad_reviews(text_file, tmp_path, capsys):
     assert "line 2" in refused_by(bert.main, capsys, *flags)
 
 
+def test_tales_and_reviews_come_first_then_all_kinds_of_text(text_file, tmp_path, monkeypatch):
+    """Each kind has another number of rows. In all of 400 batches, with own_first=0.1, the shares
+    should be 40 + 0.55 · 360, 0.15 · 360 and 0.3 · 360; within four standard deviations."""
+    drawn = []
+    original = bert.get_batch
+
+    def get_batch(rows, *others):
+        drawn.append(len(rows))
+        return original(rows, *others)
+    monkeypatch.setattr(bert, "get_batch", get_batch)
+    bert.train(tiny(text_file, tmp_path, steps=400, own_first=0.1, log_every=0, eval_every=0,
+                    n_embd=8, d_ff=8, n_test=5))
+    own = drawn[0]
+    assert set(drawn[:40]) == {own}
+    later = [drawn[40:].count(n) for n in sorted(set(drawn), key=lambda n: n != own)]
+    assert len(later) == 3 and abs(later[0] - 198) < 4 * 9.5
+    assert abs(min(later) - 54) < 4 * 6.8
+
+
 def test_own_reviews_are_read_without_their_labels_too(text_file, tmp_path):
     """The base once read our texts and not the thousands of the user's own file: on those, a bag of
     words was better."""
