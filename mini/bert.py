@@ -28,7 +28,7 @@ of a sentence are names, and of what? Which words of a passage answer a question
 It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
 names, passages with a question after each, and pairs of "reports" that tell the same facts in other
 words. Those come from the same small programs as the texts of the tasks. None of them is held out,
-and half of the names in held-out texts occur in no other.
+and half of the names in held-out texts occur in no text that it learns from.
 
 Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens.
 
@@ -354,8 +354,8 @@ def make_optimizers(model, cfg) -> list:
 
     Muon changes a matrix W by about −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of
     the averaged gradient. So weak directions of the gradient count as much as strong ones, and
-    training needs fewer steps; see mini/utils/optim.py. AdamW's rate is small: a larger one soon
-    writes over the vectors of tokens that come from counting.
+    training needs fewer steps; see mini/utils/optim.py. AdamW's rate is small: in trials with five
+    times as much, what the tokens' vectors know from counting was lost.
     """
     qkv = []
     matrices = []
@@ -417,7 +417,7 @@ class SentimentHead(nn.Module):
 
     def forward(self, x, word_number):
         """Logits (B, n_classes)."""
-        is_word = (word_number > 0)[:, :, None]                               # (B, T, 1)
+        is_word = (word_number > 0)[:, :, None]                         # (B, T, 1)
         mean = (x * is_word).sum(dim=1) / is_word.sum(dim=1)            # (B, T, C) -> (B, C)
         return self.linear(mean)
 
