@@ -540,7 +540,7 @@ class FineTuned(nn.Module):
         """The head's logits for Tokens (see mini/data/text/tasks.py)."""
         x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
         if self.task == "answer":
-            x = self.bert.guess_vector(x)                              # what it would fill in
+            x = self.bert.guess_vector(x)                       # what it would fill in
         return self.head(x, tokens.word_number).float()
 
 
