@@ -48,8 +48,7 @@ from mini.data.text.story_scores import story_report, story_scores, with_reading
 from mini.data.text.tokenizers import load_tokenizer
 from mini.data.weights import read_gpt
 from mini.utils.config import RunConfig, command_line, require, require_positive
-from mini.utils.device import (autocast, data_parallel, matmul_precision, my_share, pick_device,
-                               start_processes)
+from mini.utils.device import autocast, data_parallel, my_share, pick_device, start_processes
 from mini.utils.metrics import KneserNey, text_report, text_scores
 from mini.utils.optim import Muon
 from mini.utils.run import Run, own_checkpoint, restore
@@ -538,8 +537,7 @@ def train(cfg: Config, corpus=None) -> dict:
 
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
-    run = Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank)
-    with run, matmul_precision(device, cfg.matmul):
+    with Run(cfg, "gpt", model, columns, checkpoint if cfg.resume else None, rank) as run:
         V = model.wte.num_embeddings
         run.say(f"{len(train_tokens):,} tokens to learn from, "
                 f"{sum(map(len, val_docs)):,} held out")

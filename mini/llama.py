@@ -57,8 +57,7 @@ from mini.data.text.story_scores import story_report, story_scores, with_reading
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.chat import chat_lines
 from mini.utils.config import RunConfig, UserError, command_line, require, require_positive
-from mini.utils.device import (autocast, data_parallel, matmul_precision, my_share, pick_device,
-                               start_processes)
+from mini.utils.device import autocast, data_parallel, my_share, pick_device, start_processes
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.metrics import KneserNey, text_report, text_scores
 from mini.utils.optim import Muon
@@ -798,8 +797,7 @@ def train(cfg: Config, corpus=None) -> dict:
 
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
-    run = Run(cfg, "llama", model, columns, checkpoint if cfg.resume else None, rank)
-    with run, matmul_precision(device, cfg.matmul):
+    with Run(cfg, "llama", model, columns, checkpoint if cfg.resume else None, rank) as run:
         V = model.wte.num_embeddings
         if cfg.rank > 0:
             n_learning = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -41,7 +41,7 @@ from mini.data.text.corpus import check_length, encode, make_tokenizer, piece_st
 from mini.data.text.story_scores import story_report, story_scores, with_reading
 from mini.data.text.tokenizers import load_tokenizer
 from mini.utils.config import RunConfig, command_line, require, require_positive
-from mini.utils.device import autocast, matmul_precision, pick_device
+from mini.utils.device import autocast, pick_device
 from mini.utils.metrics import KneserNey, text_report, text_scores
 from mini.utils.run import Run, own_checkpoint, restore
 from mini.utils.text import check_prompt, print_copying, print_texts
@@ -403,8 +403,7 @@ def train(cfg: Config, corpus=None) -> dict:
 
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
-    run = Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None)
-    with run, matmul_precision(device, cfg.matmul):
+    with Run(cfg, "lstm", model, columns, checkpoint if cfg.resume else None) as run:
         V = model.wte.num_embeddings
         run.say(f"{len(train_tokens):,} tokens to learn from, "
                 f"{sum(map(len, val_docs)):,} held out")

@@ -393,7 +393,6 @@ def bench_diffusion(args, size=32, batch=64):
     Both without their first two steps. FLOPs are those of products and convolutions in one step, by torch's counter."""
     def ours(matmul):
         cfg = train_diffusion.Config(matmul=matmul, device="cpu")
-        torch.set_float32_matmul_precision(matmul)
         nets = train_diffusion.make_nets(cfg, 3, size, ATTRIBUTES)
         optimizers = train_diffusion.make_optimizers(nets["net"], cfg)
         schedule = train_diffusion.make_schedule(cfg)
@@ -438,7 +437,6 @@ def bench_diffusion(args, size=32, batch=64):
         step()
     for _ in range(args.pairs):
         for name, (step, _) in sides.items():
-            torch.set_float32_matmul_precision("medium" if name == "ours" else "highest")
             start = time.perf_counter()
             step(), step()
             seconds[name].append((time.perf_counter() - start) / 2)
@@ -454,7 +452,6 @@ def bench_lstm(args, steps=5):
     both in the precision that --matmul=medium gives here; then, written by each model with its own sampler, tokens per
     second of the LSTM and of the GPT of as many parameters. Turn by turn, medians."""
     cfg, V, device = lstm.Config(device="cpu"), 1024, torch.device("cpu")
-    torch.set_float32_matmul_precision(cfg.matmul)
     tokens, rng = torch.randint(V, (100_000,)), torch.Generator().manual_seed(0)
 
     class Theirs(nn.Module):

@@ -23,6 +23,7 @@ from mini.utils.device import matmul_precision
 from mini.utils.fast_vectors import fast_vectors
 from mini.utils.optim import Muon, newton_schulz
 from mini.utils.png import read_png
+from mini.utils.run import Run
 from tests.helpers import close, refused_by
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -319,6 +320,15 @@ def test_products_outside_autocast_are_exact_on_a_cpu():
         assert torch.get_float32_matmul_precision() == "highest"
     with matmul_precision(torch.device("cuda"), "medium"):
         assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_what_a_run_measures_on_a_cpu_is_exact(tmp_path):
+    """Guards against scores in bfloat16 on a CPU with AMX: a classifier then read images otherwise once it was loaded."""
+    cfg = train_gpt.Config(out_dir=str(tmp_path / "run"))
+    assert cfg.matmul == "medium"
+    with Run(cfg, "toy", torch.nn.Linear(2, 2), ["loss"]):
+        assert torch.get_float32_matmul_precision() == "highest"
     assert torch.get_float32_matmul_precision() == "highest"
 
 

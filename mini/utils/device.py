@@ -93,11 +93,12 @@ def my_share(*batch):
 @contextlib.contextmanager
 def matmul_precision(device: torch.device, name: str):
     """A context for products of float32 outside `autocast`: on CUDA they are as exact as --matmul
-    says, on a CPU always exact.
+    says, on a CPU always exact. So what is measured on a CPU is measured in float32.
 
-    On a CPU torch can convert to bfloat16, too ('medium'), but it keeps memory for every size of
-    matrix that it has met. A text that grows token by token has hundreds of sizes: writing 256
-    stories took 12 GB in place of 1.
+    With 'medium' torch would convert to bfloat16 on a CPU with AMX, too. A classifier then read
+    images otherwise in its run than when it was loaded. And torch keeps memory for every size of
+    matrix that it has converted. A text that grows token by token has hundreds of sizes: writing
+    256 stories took 12 GB in place of 1.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name if device.type == "cuda" else "highest")

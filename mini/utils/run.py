@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from mini.utils.config import UserError, printable, require, require_file
+from mini.utils.device import matmul_precision
 from mini.utils.folder import Lock, check_folder, is_empty, is_leftover, rename_aside
 
 # ---- files
@@ -370,8 +371,8 @@ class Run:
                 s = getattr(signal, name, None)         # Windows has no SIGHUP
                 if s is not None and signal.getsignal(s) is not signal.SIG_IGN:     # as nohup does
                     self.handlers[s] = signal.signal(s, note_signal)
-        self.precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision(self.cfg.matmul)
+        self.precision = matmul_precision(self.device, self.cfg.matmul)
+        self.precision.__enter__()
         keep_freed_memory()
         self.mark = time.perf_counter()
         self.say(f"{self.parameters:,} parameters on {self.device}")
@@ -387,7 +388,7 @@ class Run:
                      f"--resume --out_dir={self.cfg.out_dir}")
         for s, handler in self.handlers.items():
             signal.signal(s, handler)
-        torch.set_float32_matmul_precision(self.precision)
+        self.precision.__exit__(None, None, None)
         if self.rank == 0:
             self.lock.release()
             with naming(self.file.name):

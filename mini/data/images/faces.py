@@ -11,8 +11,8 @@ tilt, its eyes, its shirt. The true answer is always known, so every model can b
 
 How a shape is drawn: its signed distance d (negative inside, in the face's own units) gives the
 share of each pixel that it covers, clamp(½ − d / (width of a pixel), 0, 1). This makes smooth edges
-at any size. Only + − × ÷ and √ are used, which IEEE 754 rounds in the same way everywhere, so a
-face is the same bit for bit on every machine.
+at any size. Only + − × ÷ and √ are used, which IEEE 754 rounds in the same way everywhere (`root`),
+so a face is the same bit for bit on every machine.
 
 One that no model learns from is mini/gallery/face.png: faces(1, size=256, first=10**7 + 824).
 """
@@ -139,15 +139,21 @@ def render(labels, nuisance, size: int = 32, at_once: int = 64):
     return images
 
 
+def root(x):
+    """√x, rounded to the nearest number. torch.sqrt has another last bit on some processors, since
+    it leaves roots to Intel's MKL; numpy leaves them to the processor."""
+    return torch.from_numpy(np.sqrt(x.numpy()))
+
+
 def circle(x, y):
     """The distance from the middle, 0."""
-    return (x * x + y * y).sqrt()
+    return root(x * x + y * y)
 
 
 def ellipse(u, v, a, b):
     """The distance from the ellipse around 0 with half-axes a and b: nearly, and exactly for a
     circle."""
-    return (((u / a) ** 2 + (v / b) ** 2).sqrt() - 1) * b
+    return (root((u / a) ** 2 + (v / b) ** 2) - 1) * b
 
 
 def within(*distances):
@@ -200,12 +206,12 @@ def _render(labels, nuisance, size):
     above = ellipse(w, v, head + 0.10, 0.66)
     below = within(w - head - 0.10 - 0.06 * v, v - 0.80)
     long_hair = torch.where(v > 0, below, above)
-    r = ((w / 0.93) ** 2 + (v + 0.10) ** 2).sqrt().clamp(min=1e-6)
+    r = root((w / 0.93) ** 2 + (v + 0.10) ** 2).clamp(min=1e-6)
     wave = (v + 0.10) / r                               # cos θ
     for _ in range(4):
         wave = 2 * wave * wave - 1                      # cos 2θ = 2 · cos² θ − 1; at last cos 16θ
     curls = r - 0.62 - 0.035 * wave
-    bun = (u ** 2 + (v + 0.70) ** 2).sqrt() - 0.17
+    bun = root(u ** 2 + (v + 0.70) ** 2) - 0.17
     paint(choose(style, NOTHING, long_hair, curls, bun), 0.86 * hair_colour)
 
     # shoulders
