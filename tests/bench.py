@@ -134,13 +134,15 @@ def bench_gpt(args):
 class Clock:
     """Notes when each token comes; as on_token of a `generate`. The first one, which reads the prompt, starts it."""
 
-    def __init__(self, before=lambda: None):
-        self.before, self.times, self.mark = before, [], None
+    def __init__(self, before=lambda: None, every=1):
+        """before: is called before every so many tokens, outside of their times."""
+        self.before, self.every, self.times, self.mark = before, every, [], None
 
     def __call__(self, token):
         if self.mark is not None:
             self.times.append(time.perf_counter() - self.mark)
-        self.before()
+        if len(self.times) % self.every == 0:
+            self.before()
         self.mark = time.perf_counter()
 
 
@@ -153,10 +155,11 @@ def tokens_per_second(model, prompt: int, new: int, cache=True) -> float:
 
 
 def beside_reading(model, prompt: int, new: int, generate=train_gpt.generate, cached=train_gpt.CachedGPT):
-    """(bytes per second of summing half a gigabyte of float32, tokens per second): medians of one sum and one token
-    in turn, since the memory's speed on a shared machine changes from second to second."""
+    """(bytes per second of summing half a gigabyte of float32, tokens per second): medians of one sum and four tokens
+    in turn, since the memory's speed on a shared machine changes from second to second. (After a sum the caches are
+    cold, for the first of the four alone; nobody who writes sums half a gigabyte before each token.)"""
     read, bandwidth = reader()
-    clock = Clock(before=read)
+    clock = Clock(before=read, every=4)
     generate(cached(model), torch.randint(1000, (1, prompt)), new, on_token=clock, temperature=0.8)
     return bandwidth(), 1 / statistics.median(clock.times)
 
@@ -189,7 +192,7 @@ def products_beside_reading(model, times: int):
             x = torch.randn(getattr(module, "in_features", model.cfg.n_embd))
             products.append((module.product, x.type_as(model.wte.weight)))
     read, bandwidth = reader()
-    clock = Clock(before=read)
+    clock = Clock(before=read, every=4)
     clock(None)
     for _ in range(times):
         for product, x in products:

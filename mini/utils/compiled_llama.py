@@ -1,18 +1,28 @@
-"""A Llama that reads single tokens by C++, which torch.compile makes of it: for --compile.
+"""A Llama that reads single tokens by C++, which torch makes of it: for --compile.
 
 On a CPU, a model that writes token by token should be as fast as its weights can be read from
 memory. `CachedLlama.read_one` in mini/llama.py calls some fifteen functions of torch's in each
-block, and while they run no weights are read. torch.compile makes C++ of a whole block: each
-product becomes a loop that multiplies and adds, and so does what lies between two of them. For
-that, a block is written once more, for one token and as a formula: nothing is changed in it, and
-what has to be kept is returned.
+block, and while they run no weights are read. Here torch makes C++ of a whole block: each product
+becomes a loop that multiplies and adds, and so does what lies between two of them. For that, a
+block is written once more, for one token and as a formula: nothing is changed in it, and what has
+to be kept is returned.
 
-It needs a C++ compiler, and takes minutes the first time; torch keeps what it has compiled.
+Some blocks are compiled ahead of time, by AOTInductor, with their weights as inputs: all blocks are
+alike, so the same C++ does for the next ones. What torch.compile makes would be called through
+Python that checks its inputs, which took a quarter of a token's time.
+
+It needs a C++ compiler and torch 2.6, and takes a minute the first time; what has been compiled is
+kept where torch.compile keeps what it makes.
 """
+import hashlib
 import math
+import os
 import time
+import warnings
+from pathlib import Path
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 
 from mini.llama import CachedLlama, rotate
@@ -23,23 +33,24 @@ from mini.utils.fast_vectors import into_huge_pages
 def product(linear, x):
     """linear(x) for a single vector: (I,) -> (O,), summed in float32.
 
-    It becomes a loop over pairs of rows, one from each half of the matrix, so that what x is
-    computed from is computed once for two.
+    It becomes a loop over the rows of the matrix, eight at once, one from each eighth of it: memory
+    is read faster at several places in turn. as_strided changes nothing, but for it the compiler
+    stores x; else it computes x again for each row.
     """
     x = x.float()
-    halves = linear.weight.float().tensor_split(2)
-    y = torch.cat([(rows * x).sum(dim=-1) for rows in halves])
+    x = x.as_strided(x.shape, x.stride())
+    parts = linear.weight.float().tensor_split(8)
+    y = torch.cat([(rows * x).sum(dim=-1) for rows in parts])
     if linear.bias is not None:
         y = y + linear.bias
     return y.type_as(linear.weight)
 
 
-@getattr(torch.compiler, "nested_compile_region", lambda function: function)    # since torch 2.8
-def block_of_one(block, x, past, cos, sin):
+def block_of_one(block, x, past, cos=None, sin=None):
     """The vector x (C,) of one token after a block, and its key and value (2, nkv, hs).
 
     past (2, nkv, n, hs): the keys and values of the n tokens before it. cos, sin (hs/2,): its
-    rotation, or None. (Compiled once, since all blocks are alike.)
+    rotation, if the model rotates.
     """
     attn = block.attn
     nkv, n, hs = past.shape[1:]
@@ -78,59 +89,128 @@ def block_of_one(block, x, past, cos, sin):
     return x, torch.stack([k.view(nkv, hs), v.view(nkv, hs)])
 
 
-def read_compiled(model, token, past, position, cos, sin):
-    """Logits (V,) of what follows a token (1,), and its keys and values (n_layer, 2, nkv, hs). past
-    (n_layer, 2, nkv, n, hs) are those before it."""
-    x = model.wte(token)
-    if model.cfg.positions == "learned":
-        x = x + model.wpe(position)
-    x = x.view(-1)                                              # (1, C) -> (C,)
-    new = []
-    for block, past_of_block in zip(model.h, past):
-        x, new_of_block = block_of_one(block, x, past_of_block, cos, sin)
-        new.append(new_of_block)
-    return product(model.lm_head, model.ln_f(x)), torch.stack(new)
+class Blocks(nn.Module):
+    """Some blocks, one after the other, for one token."""
+
+    def __init__(self, blocks):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x, past, *rotation):
+        """x (C,) after all of them, and the keys and values (blocks, 2, nkv, hs). past: those of
+        the n tokens before it, (blocks, 2, nkv, n, hs)."""
+        new = []
+        for block, past_of_block in zip(self.blocks, past):
+            x, new_of_block = block_of_one(block, x, past_of_block, *rotation)
+            new.append(new_of_block)
+        return x, torch.stack(new)
+
+
+class Head(nn.Module):
+    """Logits (V,) of what follows a token, from its vector x (C,) after all blocks."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.ln_f = model.ln_f
+        self.lm_head = model.lm_head
+
+    def forward(self, x):
+        return product(self.lm_head, self.ln_f(x))
+
+
+def export(module, inputs: list, dynamic_shapes: list):
+    """A module as a graph of torch's functions, whose inputs are those of the module and then its
+    weights."""
+    names = [name for name, _ in module.named_parameters()]
+    weights = [p.detach() for p in module.parameters()]
+
+    class WithWeights(nn.Module):
+        def forward(self, inputs, weights):
+            return torch.func.functional_call(module, dict(zip(names, weights)), tuple(inputs))
+
+    shapes = (dynamic_shapes, [None] * len(weights))
+    return torch.export.export(WithWeights(), (inputs, weights), dynamic_shapes=shapes)
+
+
+def compiled(graph):
+    """A function of a list of tensors, the inputs of the graph, in C++."""
+    from torch._inductor.codecache import cache_dir             # here, since it takes a while
+    what = f"{graph} {torch.__version__} {torch.backends.cpu.get_cpu_capability()} " \
+           f"{torch.get_num_threads()}"
+    name = hashlib.sha256(what.encode()).hexdigest()
+    path = Path(cache_dir()) / f"mini_llama_{name}.pt2"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = path.with_name(f"{name}_{os.getpid()}.pt2")       # until it is complete
+        torch._inductor.aoti_compile_and_package(graph, package_path=str(own))
+        os.replace(own, path)
+    package = torch._inductor.aoti_load_package(str(path))
+    return package.loader.run               # to call the package itself takes 85 µs more each time
 
 
 class CompiledLlama(CachedLlama):
-    """A CachedLlama that reads single tokens by a compiled function. It is compiled at once."""
+    """A CachedLlama that reads single tokens by compiled functions. They are compiled at once."""
 
     def __init__(self, model):
-        """Raises UserError if the model is not on a CPU, if its weights are to be int8,
-        or without --cache."""
+        """Raises UserError if the model is not on a CPU, if its weights are to be int8, without
+        --cache, or if torch is too old."""
         require(model.device.type == "cpu", "--compile speeds up sample and chat on a CPU only: "
                 "leave it out, or add --device=cpu")
         require(model.cfg.weights != "int8", "--compile does not know --weights=int8: take "
                 "float32 or bfloat16, or leave it out")
         require(model.cfg.cache, "--compile keeps keys and values: leave out --cache=false, or it")
+        require(hasattr(torch._inductor, "aoti_compile_and_package"),
+                f"--compile of sample and chat needs torch 2.6, this is {torch.__version__}: leave "
+                "it out")
+        require(model.cfg.block_size >= 4, f"--compile needs a --block_size of 4 or more, not "
+                f"{model.cfg.block_size}: leave it out")
         super().__init__(model)
         into_huge_pages(model)
-        torch.compiler.reset()                                  # of a model of other sizes, say
-        # without size_asserts: to check ten sizes in each block took 3 % of a token's time
-        self.read_compiled = torch.compile(read_compiled, options={"size_asserts": False})
-        print("compiling: minutes the first time, then less ...", flush=True)
+        self.at_once = next(n for n in (3, 2, 1) if len(model.h) % n == 0)      # blocks in a call
+        groups = [Blocks(blocks) for blocks in zip(*[iter(model.h)] * self.at_once)]
+        head = Head(model)
+        self.group_weights = [[p.detach() for p in group.parameters()] for group in groups]
+        self.head_weights = [p.detach() for p in head.parameters()]
+
+        print("compiling: a minute the first time, then seconds ...", flush=True)
         start = time.perf_counter()
-        with torch.inference_mode():                            # as in `generate`
-            for T in (2, 3):                # two tokens are read at once, then one by what compiles
-                self(torch.zeros(1, T, dtype=torch.long))
-        self.read = torch.empty(0, 0, dtype=torch.long)         # forget the tokens of the trial
+        self.forget(B=1)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", FutureWarning)      # about torch's own code
+            x = self.embed(torch.zeros(1, dtype=torch.long), 0)
+            rotation = self.rotation_at(0)
+            past = self.kv[:self.at_once, :, 0, :, :2]          # (blocks, 2, nkv, n, hs) for n = 2
+            # for any n, but 0 and 1, which the compiler takes for constants
+            n = torch.export.Dim("n", min=2, max=model.cfg.block_size - 1)
+            dynamic_shapes = [None, {3: n}, *(None for _ in rotation)]
+            self.run_blocks = compiled(export(groups[0], [x, past, *rotation], dynamic_shapes))
+            self.run_head = compiled(export(head, [x], [None]))
         print(f"compiled in {time.perf_counter() - start:.0f} s", flush=True)
 
     def forward(self, idx):
         """Logits (B, 1, V) of the token after idx (B, T)."""
         n = self.n_known(idx)
-        if len(idx) > 1 or idx.size(1) > n + 1 or n < 2:        # the compiler takes sizes 0 and 1
-            return super().forward(idx)                         # for constants
+        if len(idx) > 1 or idx.size(1) > n + 1 or n < 2:
+            return super().forward(idx)
         self.read = idx
-        past = self.kv[:, :, 0, :, :n]                          # (n_layer, 2, nkv, n, hs)
-        torch._dynamo.mark_dynamic(past, 3)                     # compile it once, and for any n
-        token = idx[0, -1:].clone()                             # always a tensor of the same kind
-        position = torch.tensor([n])
-        cos = sin = None
-        if self.cfg.positions == "rotary":
-            rotary = self.model.h[0].attn.rotary
-            cos = rotary.cos[n]
-            sin = rotary.sin[n]
-        logits, new = self.read_compiled(self.model, token, past, position, cos, sin)
-        self.kv[:, :, 0, :, n] = new
+        x = self.embed(idx[0, -1:], n)                          # (C,)
+        rotation = self.rotation_at(n)
+        kv = self.kv[:, :, 0]                                   # (n_layer, 2, nkv, block_size, hs)
+        new = []
+        for past, weights in zip(kv[:, :, :, :n].split(self.at_once), self.group_weights):
+            x, new_of_group = self.run_blocks([x, past, *rotation, *weights])
+            new.append(new_of_group)                            # (blocks, 2, nkv, hs)
+        kv[:, :, :, n] = torch.cat(new)
+        logits, = self.run_head([x, *self.head_weights])        # (V,)
         return logits.view(1, 1, -1)
+
+    def embed(self, token, n: int):
+        """The vector (C,) of a token (1,) at position n."""
+        return self.model.embed(token[None], start=n).view(-1)
+
+    def rotation_at(self, n: int) -> list:
+        """[cos, sin] of position n, (hs/2,) each; nothing with learnt positions."""
+        if self.cfg.positions != "rotary":
+            return []
+        rotary = self.model.h[0].attn.rotary
+        return [rotary.cos[n], rotary.sin[n]]
