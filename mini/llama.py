@@ -952,14 +952,14 @@ def make_reader(model, compiled: bool = False):
     return CachedLlama(model) if model.cfg.cache else model
 
 
-def write(model, tokenizer, on_token=None, n: int = 0, compiled: bool = False) -> list:
+def write(model, tokenizer, on_token=None, n: int = 0, reader=None) -> list:
     """n texts (0: num_samples) that continue --prompt, by the settings in model.cfg: the same at
-    every call. After the end of a story, the next one begins."""
+    every call. After the end of a story, the next one begins. reader: see `make_reader`."""
     cfg = model.cfg
     ids = tokenizer.encode(tokenizer.start + cfg.prompt)        # start: a token that begins texts
     idx = torch.tensor([ids] * (n or cfg.num_samples), device=model.device)     # (B, T)
     rng = torch.Generator().manual_seed(cfg.seed)
-    reader = make_reader(model, compiled)
+    reader = reader or make_reader(model)
     idx = generate(reader, idx, cfg.max_new_tokens, temperature=cfg.temperature, top_k=cfg.top_k,
                    top_p=cfg.top_p, generator=rng, on_token=on_token)
     new = idx[:, len(ids):].tolist()
@@ -971,7 +971,8 @@ def sample(cfg: Config) -> list:
     model, tokenizer = load(cfg)
     require(not cfg.compile or model.cfg.num_samples == 1, "--compile is for one text at a time: "
             f"leave it out, or take --num_samples=1 in place of {model.cfg.num_samples}")
-    writer = functools.partial(write, compiled=cfg.compile)     # as typed now, not in training
+    reader = make_reader(model, cfg.compile)                    # as typed now, not in training
+    writer = functools.partial(write, reader=reader)
     texts = print_texts(writer, model, tokenizer, weights="" if cfg.compile else cfg.weights)
     if not cfg.init_from:
         print_copying(texts, model.cfg.prompt, model.cfg.data)
