@@ -59,7 +59,7 @@ import copy
 import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -302,28 +302,43 @@ def mask_tokens(idx, tokenizer, share: float, generator):
     return shown, chosen
 
 
-def predict_chosen(model, idx, token_type_ids, shown, chosen, pad: int):
-    """Logits (|M|, V) for the chosen positions of tokens idx (B, T); the model sees `shown`.
+class Batch(NamedTuple):
+    """B texts of T tokens, and what is hidden of them: four tensors (B, T)."""
+    idx: torch.Tensor               # the tokens
+    token_type_ids: torch.Tensor    # 0 in the first text, 1 in the second
+    shown: torch.Tensor             # the tokens as the model sees them
+    chosen: torch.Tensor            # True where it has to predict the token
 
-    (The mask of [PAD] is made from idx, since a random token in `shown` may be [PAD].)
+
+def hide_words(idx, tokenizer, share: float, generator) -> Batch:
+    """Tokens idx (B, T) as a batch for pre-training; share: see `mask_tokens`."""
+    token_type_ids = tasks.token_types(idx, tokenizer.sep)
+    shown, chosen = mask_tokens(idx, tokenizer, share, generator)
+    return Batch(idx, token_type_ids, shown, chosen)
+
+
+def predict_chosen(model, batch: Batch, pad: int):
+    """Logits (|M|, V) for the chosen positions; the model sees what is shown.
+
+    (The mask of [PAD] is made from idx, since a random token that is shown may be [PAD].)
     """
-    x = model(shown, token_type_ids, padding_mask(idx, pad))            # (B, T, C)
-    return model.mlm_logits(x[chosen]).float()                          # (|M|, C) -> (|M|, V)
+    x = model(batch.shown, batch.token_type_ids, padding_mask(batch.idx, pad))      # (B, T, C)
+    return model.mlm_logits(x[batch.chosen]).float()                    # (|M|, C) -> (|M|, V)
 
 
-def mlm_loss(model, idx, token_type_ids, shown, chosen, pad: int):
+def mlm_loss(model, batch: Batch, pad: int):
     """−log p(xₜ) in nats, the mean over the chosen positions; 0 if there are none."""
-    logits = predict_chosen(model, idx, token_type_ids, shown, chosen, pad)
-    total = F.cross_entropy(logits, idx[chosen], reduction="sum")
-    return total / chosen.sum().clamp(min=1)
+    logits = predict_chosen(model, batch, pad)
+    total = F.cross_entropy(logits, batch.idx[batch.chosen], reduction="sum")
+    return total / batch.chosen.sum().clamp(min=1)
 
 
 @torch.no_grad()
-def estimate_loss(model, rows, token_type_ids, shown, chosen, pad: int) -> float:
-    """The loss of rows that are held out."""
+def estimate_loss(model, batch: Batch, pad: int) -> float:
+    """The loss of a batch that is held out."""
     was_training = model.training
     model.eval()                                                        # no dropout
-    loss = mlm_loss(model, rows, token_type_ids, shown, chosen, pad)
+    loss = mlm_loss(model, batch, pad)
     model.train(was_training)
     return loss.item()
 
@@ -734,10 +749,44 @@ def split_rows(texts: list, cfg, tokenizer) -> tuple:
     return rows[n_held_out:], rows[:n_held_out]
 
 
+OWN, MADE_UP, REPORTS = range(3)        # the kinds of text that it reads
+
+
+def kind_of_batch(step: int, cfg, generator) -> int:
+    """Which kind of text the batch of a step holds.
+
+    At first --data and reviews alone: from them it learns that the words of a review agree, and if
+    it reads all kinds from the start, that takes far longer. Then 55 % of the batches hold them,
+    15 % made-up sentences and passages, and 30 % reports.
+    """
+    u = torch.rand((), generator=generator).item()
+    if step < cfg.own_first * cfg.steps or u < 0.55:
+        return OWN
+    if u < 0.70:
+        return MADE_UP
+    return REPORTS
+
+
 def join_rows(parts: list, pad: int):
     """Rows (N₁, T₁), (N₂, T₂), … as one tensor (N₁ + N₂ + …, T), filled up with [PAD]."""
     longest = max(rows.size(1) for rows in parts)
     return torch.cat([F.pad(rows, (0, longest - rows.size(1)), value=pad) for rows in parts])
+
+
+def tune_and_save(run, model, task, cfg, tokenizer) -> dict:
+    """The scores of a task; the model tuned for it is saved in the folder of the run."""
+    n = len(task.truth)
+    run.say(f"tuning for {task.name}: {tune_steps(cfg, len(task.y))} steps from the pre-trained "
+            f"weights, as many from scratch; then {n:,} held-out texts …")
+    scores, tuned = compare(model, task, cfg, tokenizer)
+    if run.signal:                                              # Ctrl-C
+        return scores
+    found = "; ".join(f"{name} {share:.1%}" for name, share in scores.items())
+    run.say(f"held-out {task.name} (n = {n:,}): {found}")
+    with atomic_open(run.folder / f"{task.name}.pt") as file:
+        torch.save({"name": f"bert for {task.name}", "config": asdict(cfg), "names": task.names,
+                    "tokenizer": tokenizer.state(), "model": tuned.state_dict()}, file)
+    return scores
 
 
 def train(cfg: Config) -> dict:
@@ -765,26 +814,23 @@ def train(cfg: Config) -> dict:
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
-    # each kind of text as rows of tokens, of which some are held out
-    own_rows, own_held_out = split_rows(texts, cfg, tokenizer)
-    made_up_rows, made_up_held_out = split_rows(made_up, cfg, tokenizer)
-    report_rows, report_held_out = split_rows(reports, cfg, tokenizer)
-    to_read = [own_rows.to(device), made_up_rows.to(device), report_rows.to(device)]
-    own_rows, made_up_rows, report_rows = to_read
-
-    # in the held-out rows the same words are hidden each time
-    held_out = join_rows([own_held_out, made_up_held_out, report_held_out], tokenizer.pad)
-    held_out = held_out.to(device)
-    held_out_types = tasks.token_types(held_out, tokenizer.sep)
-    held_out_shown, held_out_chosen = mask_tokens(held_out, tokenizer, cfg.mask_share,
-                                                  torch.Generator().manual_seed(0))
+    # each kind of text as rows of tokens, of which some are held out; in these the same words are
+    # hidden each time
+    rows = []                                                   # those of OWN, MADE_UP, REPORTS
+    rows_held_out = []
+    for kind_of_text in (texts, made_up, reports):
+        to_learn, to_hold_out = split_rows(kind_of_text, cfg, tokenizer)
+        rows.append(to_learn.to(device))
+        rows_held_out.append(to_hold_out)
+    held_out = hide_words(join_rows(rows_held_out, tokenizer.pad).to(device), tokenizer,
+                          cfg.mask_share, torch.Generator().manual_seed(0))
 
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
-    # counted vectors of the tokens; those that own_rows have not get random ones of that size
+    # counted vectors of the tokens; those that are not in rows[OWN] get random ones of that size
     if cfg.cooccurrence and not checkpoint:
         is_word = ~tokenizer.is_special                                         # (V,)
-        vectors = cooccurrence_vectors(own_rows, is_word, cfg.n_embd)           # (V, C)
+        vectors = cooccurrence_vectors(rows[OWN], is_word, cfg.n_embd)          # (V, C)
         model.wte.weight.data.copy_(vectors)
 
     optimizers = make_optimizers(model, cfg)
@@ -793,41 +839,27 @@ def train(cfg: Config) -> dict:
         restore(checkpoint, optimizers, data_rng)
     net = torch.compile(model) if cfg.compile else model
 
-    def val_loss_now():
-        return estimate_loss(model, held_out, held_out_types, held_out_shown, held_out_chosen,
-                             tokenizer.pad)
-
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
         V = tokenizer.vocab_size
-        n_tokens = sum((rows != tokenizer.pad).sum().item() for rows in to_read)
-        run.say(f"{n_tokens:,} tokens: {len(own_rows):,} rows of text and reviews, "
-                f"{len(made_up_rows):,} of passages and questions, {len(report_rows):,} of "
-                f"reports; {len(held_out)} rows are held out")
+        n_tokens = sum((part != tokenizer.pad).sum().item() for part in rows)
+        run.say(f"{n_tokens:,} tokens: {len(rows[OWN]):,} rows of text and reviews, "
+                f"{len(rows[MADE_UP]):,} of passages and questions, {len(rows[REPORTS]):,} of "
+                f"reports; {len(held_out.idx)} rows are held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
-            # batch: at first of --data and reviews alone, from which it learns that the words of a
-            # review agree (if it reads all kinds from the start, that takes far longer); then each
-            # batch is of one kind of text: 55 % of them of --data and reviews, 15 % of made-up
-            # sentences and passages, 30 % of reports
-            kind = torch.rand((), generator=data_rng).item()
-            if step < cfg.own_first * cfg.steps or kind < 0.55:
-                rows = own_rows
-            elif kind < 0.70:
-                rows = made_up_rows
-            else:
-                rows = report_rows
-            idx = get_batch(rows, cfg.batch_size, tokenizer.pad, data_rng)
-            token_type_ids = tasks.token_types(idx, tokenizer.sep)
-            shown, chosen = mask_tokens(idx, tokenizer, cfg.mask_share, data_rng)
+            # batch
+            kind = kind_of_batch(step, cfg, data_rng)
+            idx = get_batch(rows[kind], cfg.batch_size, tokenizer.pad, data_rng)
+            batch = hide_words(idx, tokenizer, cfg.mask_share, data_rng)
 
             # loss and backward; products are in bfloat16, if that is faster on this device
             with autocast(device, cfg.matmul):
-                loss = mlm_loss(net, idx, token_type_ids, shown, chosen, tokenizer.pad)
+                loss = mlm_loss(net, batch, tokenizer.pad)
             loss.backward()
             run.check_finite(step, loss=loss.item())            # NaN stops here, weights still good
 
@@ -844,7 +876,7 @@ def train(cfg: Config) -> dict:
             with run.untimed():                                 # this is not training time
                 val_loss = None
                 if run.due(done, cfg.eval_every):               # also after the last step
-                    val_loss = val_loss_now()
+                    val_loss = estimate_loss(model, held_out, tokenizer.pad)
                 if val_loss is not None or run.due(done, cfg.log_every):
                     lr = optimizers[0].param_groups[0]["lr"]    # Muon's
                     run.log(done, loss=loss.item(), lr=lr, val_loss=val_loss)
@@ -858,25 +890,16 @@ def train(cfg: Config) -> dict:
         filled = "\n".join(f"{text}\n    {fill_in(model, tokenizer, text)[0]}" for text in EXAMPLES)
         run.write_sample(cfg.steps, ".txt", filled.encode())
         if run.first >= cfg.steps:                              # no step was left, or --steps=0
-            val_loss = val_loss_now()
+            val_loss = estimate_loss(model, held_out, tokenizer.pad)
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; "
                 f"knowing nothing {math.log(V):.4f}")
 
         # the three tasks
         scores = {}
         for task in all_tasks:
-            n = len(task.truth)
-            run.say(f"tuning for {task.name}: {tune_steps(cfg, len(task.y))} steps from the "
-                    f"pre-trained weights, as many from scratch; then {n:,} held-out texts …")
-            scores[task.name], tuned = compare(model, task, cfg, tokenizer)
+            scores[task.name] = tune_and_save(run, model, task, cfg, tokenizer)
             if run.signal:                                      # Ctrl-C
                 return run.leave(cfg.steps)
-            found = "; ".join(f"{name} {share:.1%}" for name, share in scores[task.name].items())
-            run.say(f"held-out {task.name} (n = {n:,}): {found}")
-            with atomic_open(run.folder / f"{task.name}.pt") as file:
-                torch.save({"name": f"bert for {task.name}", "config": asdict(cfg),
-                            "names": task.names, "tokenizer": tokenizer.state(),
-                            "model": tuned.state_dict()}, file)
         return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
                           tune_steps={t.name: tune_steps(cfg, len(t.y)) for t in all_tasks},
                           n={t.name: len(t.truth) for t in all_tasks}, scores=scores)

@@ -220,14 +220,16 @@ def test_the_loss_is_on_the_chosen_tokens_alone():
     idx[0, 5] = idx[:, -1] = tokenizer.sep                  # the first row holds two texts
     types = token_types(idx, tokenizer.sep)
     assert types.tolist() == [[0] * 6 + [1] * 6] + [[0] * 12] * 3
-    shown, chosen = bert.mask_tokens(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
+    batch = bert.hide_words(idx, tokenizer, 0.3, torch.Generator().manual_seed(1))
+    _, types_of_batch, shown, chosen = batch
+    assert torch.equal(types_of_batch, types)
 
     logits = model.mlm_logits(model(shown, types, bert.padding_mask(idx, tokenizer.pad)))
     log_p = F.log_softmax(logits, dim=2).gather(2, idx[:, :, None])
-    got = bert.mlm_loss(model, idx, types, shown, chosen, tokenizer.pad)
+    got = bert.mlm_loss(model, batch, tokenizer.pad)
     close(got, -log_p[chosen].mean(), 1e-5)
-    none = torch.zeros_like(chosen)
-    assert bert.mlm_loss(model, idx, types, shown, none, tokenizer.pad).item() == 0     # not NaN
+    none = batch._replace(chosen=torch.zeros_like(chosen))
+    assert bert.mlm_loss(model, none, tokenizer.pad).item() == 0        # not NaN
 
 
 # ---- where the token vectors begin
@@ -462,11 +464,10 @@ def test_one_batch_is_learnt_by_heart():
     model = small_model(V=tokenizer.vocab_size)
     rng = torch.Generator().manual_seed(0)
     idx = torch.randint(5, 30, (4, 16), generator=rng)
-    types = torch.zeros_like(idx)
-    shown, chosen = bert.mask_tokens(idx, tokenizer, 0.3, rng)
+    batch = bert.hide_words(idx, tokenizer, 0.3, rng)
 
     def loss():
-        return bert.mlm_loss(model, idx, types, shown, chosen, tokenizer.pad)
+        return bert.mlm_loss(model, batch, tokenizer.pad)
     assert learnt_by_heart(model, loss, 60) < 0.05
 
 
