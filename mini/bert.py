@@ -27,10 +27,12 @@ of a sentence are names, and of what? Which words of a passage answer a question
 
 It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
 names, passages with a question after each, and pairs of "reports" that tell the same facts in other
-words. Those come from the same small programs as the texts of the tasks. None of them is held out,
-and half of the names in held-out texts occur in no text that it learns from.
+words. Those come from the same small programs as the texts of the tasks. None of them is among the
+texts by which a task is scored, and half of the names in these occur in no text that it learns
+from.
 
-Shapes: B texts of T tokens in a batch, C the width, nh heads of size hs = C / nh, V tokens.
+Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C the width, nh heads of
+size hs = C / nh, V tokens.
 
 Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
@@ -39,15 +41,18 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
   is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
 - The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
   counting (mini/data/text/cooccurrence.py), and the blocks' matrices larger (`init_weights`).
-- At first it reads the tales and reviews alone (`train`).
-- A question stands after its passage and ends with a [MASK] (`AnswerHead`). In two tasks each
-  labelled text is read in two ways (`tasks.encode_both_ways`).
-- Pre-training has another optimiser (`make_optimizers`) and another schedule (`lr_factor`), and no
-  dropout. Tasks are learnt at a larger rate, in more passes over the texts (`fine_tune`).
+- It reads texts like those of the tasks, as said above; at first the tales and reviews alone
+  (`kind_of_batch`).
+- A question stands after its passage and ends with a [MASK] (`AnswerHead`). Labelled texts with
+  names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`).
+- Pre-training has another optimiser (`make_optimizers`), and no dropout: it reads no kind of text
+  much more than twelve times. Tasks are learnt at a larger rate, in more passes (TUNE_STEPS). The
+  learning rate first stays at its peak (`lr_factor`).
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
     python -m mini.bert sample --task=sentiment --text="Not once was I bored."
+    python -m mini.bert sample --task=answer --text="Ivo lives in Turin." --question="Where is Ivo?"
     python -m mini.bert evaluate                                    with fewer labels, and with more
     python -m mini.bert --data=my_novel.txt                         your own text without labels
     python -m mini.bert --reviews=mine.tsv                          your own: text, tab, label
@@ -84,8 +89,9 @@ from mini.utils.run import (Run, atomic_open, load_checkpoint, merge_config, own
 
 # ---- attention
 
-def attention(q, k, v, mask, dropout=None):
-    """softmax(q kᵀ / √hs) v, where each query looks only at the keys that the mask allows.
+def attention(q, k, v, mask, dropout):
+    """softmax(q kᵀ / √hs) v, where each query looks only at the keys that the mask allows. dropout:
+    a module, for the weights.
 
     q, k, v: (B, nh, T, hs); mask: (B, 1, 1, T), True where a key may be looked at. Returns
     (B, nh, T, hs).
@@ -94,8 +100,7 @@ def attention(q, k, v, mask, dropout=None):
     scores = (q / math.sqrt(hs)) @ k.transpose(-2, -1)      # (B, nh, T, hs) -> (B, nh, T, T)
     scores = scores.masked_fill(~mask, -math.inf)           # e^−∞ = 0: no weight
     weights = F.softmax(scores, dim=-1)                     # each row sums to 1
-    if dropout is not None:
-        weights = dropout(weights)
+    weights = dropout(weights)
     return weights @ v                                      # (B, nh, T, T) -> (B, nh, T, hs)
 
 
@@ -199,17 +204,18 @@ class BERT(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
 
-        # the head of pre-training; its output matrix is wte (tied)
+        # the head of pre-training, which no task has but answers; its output matrix is wte (tied)
         self.transform = nn.Linear(C, C)
-        self.ln_f = make_norm(cfg)
+        self.ln_transform = make_norm(cfg)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.init_weights()
 
     def init_weights(self):
         """Embeddings and `transform` are drawn from N(0, 0.02²), biases are 0. The matrices of the
-        blocks are drawn so that x W is about as large as x, for any width; 0.02, as in the authors'
-        code, would make it 0.55 times as large for their C = 768. The positions begin as waves.
-        (With --cooccurrence, `train` then puts the counted vectors of tokens in wte.)"""
+        blocks are drawn so that x W is about as large as x, for any width. (0.02, as in the
+        authors' code, makes x W √C · 0.02 times as large as x: 0.55 for their C = 768, but 0.23 for
+        our 128.) The positions begin as waves. (With --cooccurrence, `train` then puts the counted
+        vectors of tokens in wte.)"""
         for p in self.parameters():
             if p.ndim == 2:
                 nn.init.normal_(p, std=0.02)
@@ -239,7 +245,7 @@ class BERT(nn.Module):
     def guess_vector(self, x):
         """A vector (…, C) for each vector x (…, C) of a position: the model's guess of what stands
         there. Its dot product with a token's vector in wte is the token's logit, but for a bias."""
-        return self.ln_f(F.gelu(self.transform(x)))
+        return self.ln_transform(F.gelu(self.transform(x)))
 
     def mlm_logits(self, x):
         """Logits (…, V) of the token that belongs at a position, from the vectors x (…, C)
@@ -254,7 +260,8 @@ class BERT(nn.Module):
 # ---- pre-training: what is hidden, and what is predicted
 
 def get_batch(rows, batch_size: int, pad: int, generator):
-    """B of the rows (N, T), of about the same length, so that there is little [PAD].
+    """B of the rows (N, T), of about the same length, so that there is little [PAD]: (B, T), for
+    another T.
 
     8 B rows are drawn and sorted by length, and one eighth of them is taken at random: the shortest
     B, the next B, … or the longest. So all rows are read equally often. They are cut to the longest
@@ -272,7 +279,7 @@ def random_by_word(idx, tokenizer, generator):
     """Random numbers (B, T) from 0 to 1 for tokens idx (B, T); all pieces of a word have the same.
     """
     begins_word = tokenizer.begins_word.to(idx.device)[idx]             # False at pieces like ##ing
-    word = begins_word.long().cumsum(dim=1)                             # such as 1, 2, 3, 3, 4
+    word = begins_word.long().cumsum(dim=1)         # such as 1, 2, 3, 3, 4; 0 before the first
     B, T = idx.shape
     of_word = torch.rand(B, T + 1, generator=generator).to(idx.device)  # for the words 0 … T
     return of_word.gather(1, word)                                      # of_word[b, word[b, t]]
@@ -282,9 +289,9 @@ def mask_tokens(idx, tokenizer, share: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
     Each word is chosen with the probability `share`, but never a special token. Of the chosen words
-    80 % become [MASK], 10 % become random tokens, and 10 % stay. So the model also learns to read
-    words where no [MASK] stands, as in most texts of the tasks (§3.1, "Masked LM"), and cannot know
-    which of the words that it sees it will have to predict (§A.1).
+    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay. So the model also
+    learns to read words where no [MASK] stands, as in most texts of the tasks (§3.1, "Masked LM"),
+    and cannot know which of the words that it sees it will have to predict (§A.1).
 
     Whole words are chosen, as in the authors' own second release: one piece of a word gives the
     other away. And 40 % of them, where the paper has 15 % of the tokens: each text gives more to
@@ -335,7 +342,8 @@ def mlm_loss(model, batch: Batch, pad: int):
 
 @torch.no_grad()
 def estimate_loss(model, batch: Batch, pad: int) -> float:
-    """The loss of a batch that is held out."""
+    """The loss of a batch that is held out. (It may hold another mixture of texts than training
+    has, so the two losses are not to be compared.)"""
     was_training = model.training
     model.eval()                                                        # no dropout
     loss = mlm_loss(model, batch, pad)
@@ -370,7 +378,8 @@ def make_optimizers(model, cfg) -> list:
     Muon changes a matrix W by about −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of
     the averaged gradient. So weak directions of the gradient count as much as strong ones, and
     training needs fewer steps; see mini/utils/optim.py. AdamW's rate is small: in trials with five
-    times as much, what the tokens' vectors know from counting was lost.
+    times as much, what the tokens' vectors know from counting was lost. Its β₂ is 0.98, as in
+    RoBERTa, and there is no weight decay, since no text is read often.
     """
     qkv = []
     matrices = []
@@ -391,7 +400,8 @@ def make_optimizers(model, cfg) -> list:
 
 
 def lr_factor(step: int, steps: int, warmup: int, stable_frac: float = 0.4) -> float:
-    """The learning rate at a step as a fraction of its peak."""
+    """The learning rate at a step as a fraction of its peak. In the paper it falls right after it
+    has risen (stable_frac = 0)."""
     if step < warmup:                                           # it rises
         return (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(1, steps - warmup)         # 0 -> 1
@@ -409,6 +419,9 @@ def set_learning_rate(optimizers: list, factor: float):
 
 
 # ==== part two: fine-tuning
+
+# The texts of a task come as Tokens (mini/data/text/tasks.py): three tensors (N, T), idx,
+# token_type_ids and word_number. tokens[i] are some of them, tokens.cut(n) their first n positions.
 
 # ---- three heads on the vectors x (B, T, C) of the tokens; the third on guesses made from them
 
@@ -433,6 +446,7 @@ class SentimentHead(nn.Module):
     def forward(self, x, word_number):
         """Logits (B, n_classes)."""
         is_word = (word_number > 0)[:, :, None]                         # (B, T, 1)
+        # each text has a word: `encode` sees to it
         mean = (x * is_word).sum(dim=1) / is_word.sum(dim=1)            # (B, T, C) -> (B, C)
         return self.linear(mean)
 
@@ -478,9 +492,9 @@ class AnswerHead(nn.Module):
 
     To look up a hidden word in the text before it is what the model has practised, with reports.
     (Schick & Schütze 2021, "Exploiting cloze questions for few shot text classification and natural
-    language inference", put other tasks as gaps.) That a gap after a question stands for its
-    answer, it learns from the labelled questions: in pre-training it reads questions, too, but
-    without answers.
+    language inference", phrase other tasks as the filling of a gap.) That a gap after a question
+    stands for its answer, it learns from the labelled questions: in pre-training it reads
+    questions, too, but without answers.
 
     Its guess at the gap, g, is compared with its guess g_t at each word t of the passage. In
     pre-training 10 % of the chosen words are shown as they are, and must be predicted, too. So at a
@@ -493,7 +507,7 @@ class AnswerHead(nn.Module):
     t was asked for, which the model has not had to know in pre-training.
     """
 
-    longest = 8                                         # words of an answer: ours are shorter
+    longest = 8             # words of an answer: ours are shorter; a longer one is never found
 
     def __init__(self, C: int, n_out: int = 2):         # always two outputs: first and last
         super().__init__()
@@ -562,7 +576,8 @@ class FineTuned(nn.Module):
 # ---- fine-tuning
 
 # 300 texts are read some forty times, at a rate of 1e-3. (The paper has many more texts, which it
-# reads two to four times, at 5e-5 or less, §A.3; but its models are far larger.)
+# reads two to four times, at 5e-5 or less, §A.3; but its models are far larger. Its code exempts
+# biases and norms from weight decay; ours, which decays for 400 steps only, does not.)
 TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
 TUNE_PASSES = 4             # or so many passes over its labelled rows, if these are more steps
 
@@ -631,7 +646,7 @@ def predict(model, tokens, pad: int, at_once: int = 128) -> list:
 # ==== part three: settings, and the run
 
 TASKS = ("sentiment", "entities", "answer")
-N_HELD_OUT = 100            # rows of each kind of text that are held out from pre-training
+N_HELD_OUT = 100            # as many rows of each kind of text are held out (at most 2 % of them)
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
 
@@ -643,7 +658,8 @@ class Config(RunConfig):
     # data
     data: str = "tales"            # text without labels: tales, or your own: a file, or a folder
     reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
-    few: int = 300                 # labelled texts of each task to learn from (0: all reviews)
+    # labelled texts of each task to learn from (0: all reviews; of the other tasks still 300)
+    few: int = 300
     vocab_size: int = 4096         # V, the number of tokens
     # model
     # published model.safetensors, with vocab.txt and config.json beside it ("": none)
@@ -665,7 +681,8 @@ class Config(RunConfig):
     dropout: float = 0.0           # dropout in pre-training
     cooccurrence: bool = True      # begin with vectors of tokens that come from counting
     # fine-tuning
-    # optimiser steps of each task (0: 400, or four passes over its texts, but no more than --steps)
+    # optimiser steps of each task (0: 400, or four passes over its texts if that is more; but no
+    # more than --steps)
     tune_steps: int = 0
     tune_batch: int = 32           # texts in a step of a task
     tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
@@ -749,15 +766,15 @@ def split_rows(texts: list, cfg, tokenizer) -> tuple:
     return rows[n_held_out:], rows[:n_held_out]
 
 
-OWN, MADE_UP, REPORTS = range(3)        # the kinds of text that it reads
+OWN, MADE_UP, REPORTS = range(3)        # the kinds of text: OWN are those of --data and --reviews
 
 
 def kind_of_batch(step: int, cfg, generator) -> int:
     """Which kind of text the batch of a step holds.
 
-    At first --data and reviews alone: from them it learns that the words of a review agree, and if
-    it reads all kinds from the start, that takes far longer. Then 55 % of the batches hold them,
-    15 % made-up sentences and passages, and 30 % reports.
+    At first --data and reviews alone: from them it learns that a review praises the film all along,
+    or finds fault with it; if it reads all kinds from the start, that takes far longer. Then 55 %
+    of the batches hold them, 15 % made-up sentences and passages, and 30 % reports.
     """
     u = torch.rand((), generator=generator).item()
     if step < cfg.own_first * cfg.steps or u < 0.55:
@@ -779,8 +796,6 @@ def tune_and_save(run, model, task, cfg, tokenizer) -> dict:
     run.say(f"tuning for {task.name}: {tune_steps(cfg, len(task.y))} steps from the pre-trained "
             f"weights, as many from scratch; then {n:,} held-out texts …")
     scores, tuned = compare(model, task, cfg, tokenizer)
-    if run.signal:                                              # Ctrl-C
-        return scores
     found = "; ".join(f"{name} {share:.1%}" for name, share in scores.items())
     run.say(f"held-out {task.name} (n = {n:,}): {found}")
     with atomic_open(run.folder / f"{task.name}.pt") as file:
@@ -827,17 +842,20 @@ def train(cfg: Config) -> dict:
 
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
-    # counted vectors of the tokens; those that are not in rows[OWN] get random ones of that size
+    # Counted vectors of the tokens: tokens that stand near the same tokens have similar ones. They
+    # are counted in tales and reviews alone, where rare words matter most: good ones and bad ones
+    # stand in different company. Tokens that are not there get random vectors as large.
     if cfg.cooccurrence and not checkpoint:
-        is_word = ~tokenizer.is_special                                         # (V,)
-        vectors = cooccurrence_vectors(rows[OWN], is_word, cfg.n_embd)          # (V, C)
-        model.wte.weight.data.copy_(vectors)
+        is_counted = ~tokenizer.is_special                                      # (V,)
+        vectors = cooccurrence_vectors(rows[OWN], is_counted, cfg.n_embd)       # (V, C)
+        with torch.no_grad():
+            model.wte.weight.copy_(vectors)
 
     optimizers = make_optimizers(model, cfg)
     torch.manual_seed(cfg.seed)                                 # for dropout
     if cfg.resume:              # the optimisers' averages and all random states, as they were saved
         restore(checkpoint, optimizers, data_rng)
-    net = torch.compile(model) if cfg.compile else model
+    net = torch.compile(model) if cfg.compile else model        # as training calls it
 
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
@@ -898,7 +916,7 @@ def train(cfg: Config) -> dict:
         scores = {}
         for task in all_tasks:
             scores[task.name] = tune_and_save(run, model, task, cfg, tokenizer)
-            if run.signal:                                      # Ctrl-C
+            if run.signal:                                      # the terminal was closed
                 return run.leave(cfg.steps)
         return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
                           tune_steps={t.name: tune_steps(cfg, len(t.y)) for t in all_tasks},
@@ -949,19 +967,21 @@ def sample(cfg: Config) -> list:
 
 def do_task(cfg) -> list:
     """The lines that say what the model tuned for --task finds in --text."""
+    device = pick_device(cfg.device)
     state = load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
     tokenizer = WordPieceTokenizer.from_state(state["tokenizer"])
     names = state["names"]
     bert = BERT(merge_config(Config(), state), tokenizer.vocab_size)
     model = FineTuned(bert, cfg.task, len(names))
     model.load_state_dict(state["model"])
-    model.eval()
+    model.to(device).eval()
 
     words = tokenizer.words(cfg.text)
     pair = (words, None)
     if cfg.task == "answer":
         pair = (words, tokenizer.words(cfg.question))
-    tokens = tasks.encode([pair], tokenizer, bert.cfg.block_size, cut=False)
+    # a text that is too long is refused here, not cut
+    tokens = tasks.encode([pair], tokenizer, bert.cfg.block_size, cut=False).to(device)
     with torch.no_grad():
         logits = model(tokens, tokenizer.pad)
     found = model.head.predict(logits, tokens.word_number)[0]
@@ -976,7 +996,8 @@ def do_task(cfg) -> list:
 
 def evaluate(cfg: Config) -> dict:
     """Scores with other random labelled texts, and with fewer and more of them; also in
-    evaluate.json."""
+    evaluate.json. All are of one pre-trained model, so they do not say how much pre-training itself
+    differs from seed to seed."""
     cfg, model, tokenizer = load(cfg)
     tables = {name: {} for name in TASKS}
     usual = cfg.few or tasks.FEW

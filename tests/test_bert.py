@@ -101,7 +101,7 @@ def names_there(name: str) -> list:
         return [whole[name]]
     for ours, theirs in ((r"^ln_e", "bert.embeddings.LayerNorm"),
                          (r"^transform", "cls.predictions.transform.dense"),
-                         (r"^ln_f", "cls.predictions.transform.LayerNorm"),
+                         (r"^ln_transform", "cls.predictions.transform.LayerNorm"),
                          (r"^h", "bert.encoder.layer"),
                          (r"attn.c_proj", "attention.output.dense"),
                          (r"ln_1", "attention.output.LayerNorm"),
@@ -344,7 +344,7 @@ def test_answers_are_compared_by_what_the_model_would_fill_in():
     tokens = encode([(["a", "b"], ["x"])], tokenizer, 10)
     mask = bert.padding_mask(tokens.idx, tokenizer.pad)
     x = model(tokens.idx, tokens.token_type_ids, mask)
-    guesses = model.ln_f(F.gelu(model.transform(x)))
+    guesses = model.ln_transform(F.gelu(model.transform(x)))
     close(model.mlm_logits(x), guesses @ model.wte.weight.T + model.bias, 1e-5)
     is_word = tokens.word_number > 0
     logits = tuned(tokens, tokenizer.pad)[is_word]

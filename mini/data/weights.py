@@ -168,7 +168,7 @@ BERT_NAMES = (("embeddings.word_embeddings", "wte"),
               ("output.dense", "mlp.c_proj"),
               ("output.LayerNorm", "ln_2"),
               ("cls.predictions.transform.dense", "transform"),
-              ("cls.predictions.transform.LayerNorm", "ln_f"),
+              ("cls.predictions.transform.LayerNorm", "ln_transform"),
               ("cls.predictions.bias", "bias"))
 
 
