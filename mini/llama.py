@@ -971,6 +971,7 @@ def sample(cfg: Config) -> list:
     model, tokenizer = load(cfg)
     require(not cfg.compile or model.cfg.num_samples == 1, "--compile is for one text at a time: "
             f"leave it out, or take --num_samples=1 in place of {model.cfg.num_samples}")
+    check_prompt(model.cfg.prompt, tokenizer)                   # compiling may take a minute
     reader = make_reader(model, cfg.compile)                    # as typed now, not in training
     writer = functools.partial(write, reader=reader)
     texts = print_texts(writer, model, tokenizer, weights="" if cfg.compile else cfg.weights)

@@ -422,6 +422,45 @@ def test_what_is_compiled_computes_the_same(variant, monkeypatch):
     assert len(graphs) == 2
 
 
+def test_a_damaged_or_half_written_compilation_is_made_anew(tmp_path, monkeypatch):
+    """A file cut short once ended every later run with a traceback, and Ctrl-C left half a file."""
+    class Package:
+        class loader:
+            run = "a function"
+
+    def load(path):
+        if not Path(path).exists() or Path(path).read_text() != "whole":
+            raise RuntimeError("Failed to initialize zip archive")
+        return Package
+
+    def write(graph, package_path):
+        Path(package_path).write_text("half")
+        if graph == "interrupted":
+            raise KeyboardInterrupt
+        Path(package_path).write_text("whole")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor, "aoti_load_package", load)
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", write)
+    assert compiled_llama.compiled("graph") == "a function"
+    [path] = tmp_path.glob("*.pt2")
+    path.write_text("cut short")
+    assert compiled_llama.compiled("graph") == "a function" and path.read_text() == "whole"
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", lambda *_, **__: 1 / 0)
+    assert compiled_llama.compiled("graph") == "a function"         # from the file
+    monkeypatch.setattr(torch._inductor, "aoti_compile_and_package", write)
+    with pytest.raises(KeyboardInterrupt):
+        compiled_llama.compiled("interrupted")
+    assert list(tmp_path.glob("*.pt2")) == [path]
+
+
+def test_compile_with_additions_of_lora_is_refused(monkeypatch):
+    """It was an AttributeError."""
+    uncompiled(monkeypatch)
+    model = make_model()
+    llama.add_lora(model, 2, 4.0)
+    refused(lambda: compiled_llama.CompiledLlama(model), "LoRA")
+
+
 def test_sample_takes_the_compiled_reader(text_file, tmp_path, monkeypatch, capsys):
     """The same text with and without. It is asked for each time: --compile in training is another matter. int8,
     --cache=false and several texts at once are refused."""

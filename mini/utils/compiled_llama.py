@@ -14,6 +14,7 @@ Python that checks its inputs, which took a quarter of a token's time.
 It needs a C++ compiler and torch 2.6, and takes a minute the first time; what has been compiled is
 kept where torch.compile keeps what it makes.
 """
+import contextlib
 import hashlib
 import math
 import os
@@ -33,9 +34,10 @@ from mini.utils.fast_vectors import into_huge_pages
 def product(linear, x):
     """linear(x) for a single vector: (I,) -> (O,), summed in float32.
 
-    It becomes a loop over the rows of the matrix, eight at once, one from each eighth of it: memory
-    is read faster at several places in turn. as_strided changes nothing, but for it the compiler
-    stores x; else it computes x again for each row.
+    It becomes a loop over the rows of the matrix, eight together, one from each eighth of it (if
+    the eighths are equal; else some loops of fewer): memory is read faster at several places in
+    turn. as_strided changes nothing, but for it the compiler stores x; else it computes x again for
+    each row.
     """
     x = x.float()
     x = x.as_strided(x.shape, x.stride())
@@ -133,32 +135,45 @@ def export(module, inputs: list, dynamic_shapes: list):
 
 
 def compiled(graph):
-    """A function of a list of tensors, the inputs of the graph, in C++."""
+    """A function of a list of tensors, the inputs of the graph, in C++. The file where it is kept
+    has a name that depends on the graph, and so on every size in it and on the source."""
     from torch._inductor.codecache import cache_dir             # here, since it takes a while
     what = f"{graph} {torch.__version__} {torch.backends.cpu.get_cpu_capability()} " \
            f"{torch.get_num_threads()}"
     name = hashlib.sha256(what.encode()).hexdigest()
     path = Path(cache_dir()) / f"mini_llama_{name}.pt2"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        own = path.with_name(f"{name}_{os.getpid()}.pt2")       # until it is complete
+
+    def load():                             # to call the package itself takes 85 µs more each time
+        return torch._inductor.aoti_load_package(str(path)).loader.run
+
+    if path.exists():
+        with contextlib.suppress(Exception):                    # a damaged file is written anew
+            return load()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f"{name}_{os.getpid()}.pt2")           # another process may write it, too
+    try:
         torch._inductor.aoti_compile_and_package(graph, package_path=str(own))
-        os.replace(own, path)
-    package = torch._inductor.aoti_load_package(str(path))
-    return package.loader.run               # to call the package itself takes 85 µs more each time
+        os.replace(own, path)                                   # now that it is complete
+    finally:
+        own.unlink(missing_ok=True)
+    return load()
 
 
 class CompiledLlama(CachedLlama):
-    """A CachedLlama that reads single tokens by compiled functions. They are compiled at once."""
+    """A CachedLlama that reads single tokens by compiled functions, which are compiled when it is
+    made."""
 
     def __init__(self, model):
         """Raises UserError if the model is not on a CPU, if its weights are to be int8, without
-        --cache, or if torch is too old."""
+        --cache, if LoRA's additions are not merged, if torch is too old, or if the context is too
+        short for a range of lengths."""
         require(model.device.type == "cpu", "--compile speeds up sample and chat on a CPU only: "
                 "leave it out, or add --device=cpu")
         require(model.cfg.weights != "int8", "--compile does not know --weights=int8: take "
                 "float32 or bfloat16, or leave it out")
         require(model.cfg.cache, "--compile keeps keys and values: leave out --cache=false, or it")
+        require(isinstance(model.h[0].attn.c_q, nn.Linear), "--compile needs LoRA's additions in "
+                "the weights, where --resume does not put them: leave one of the two out")
         require(hasattr(torch._inductor, "aoti_compile_and_package"),
                 f"--compile of sample and chat needs torch 2.6, this is {torch.__version__}: leave "
                 "it out")
@@ -166,8 +181,8 @@ class CompiledLlama(CachedLlama):
                 f"{model.cfg.block_size}: leave it out")
         super().__init__(model)
         into_huge_pages(model)
-        self.at_once = next(n for n in (3, 2, 1) if len(model.h) % n == 0)      # blocks in a call
-        groups = [Blocks(blocks) for blocks in zip(*[iter(model.h)] * self.at_once)]
+        self.together = next(n for n in (3, 2, 1) if len(model.h) % n == 0)      # blocks in a call
+        groups = [Blocks(blocks) for blocks in zip(*[iter(model.h)] * self.together)]
         head = Head(model)
         self.group_weights = [[p.detach() for p in group.parameters()] for group in groups]
         self.head_weights = [p.detach() for p in head.parameters()]
@@ -179,7 +194,7 @@ class CompiledLlama(CachedLlama):
             warnings.simplefilter("ignore", FutureWarning)      # about torch's own code
             x = self.embed(torch.zeros(1, dtype=torch.long), 0)
             rotation = self.rotation_at(0)
-            past = self.kv[:self.at_once, :, 0, :, :2]          # (blocks, 2, nkv, n, hs) for n = 2
+            past = self.kv[:self.together, :, 0, :, :2]          # (blocks, 2, nkv, n, hs) for n = 2
             # for any n, but 0 and 1, which the compiler takes for constants
             n = torch.export.Dim("n", min=2, max=model.cfg.block_size - 1)
             dynamic_shapes = [None, {3: n}, *(None for _ in rotation)]
@@ -197,7 +212,7 @@ class CompiledLlama(CachedLlama):
         rotation = self.rotation_at(n)
         kv = self.kv[:, :, 0]                                   # (n_layer, 2, nkv, block_size, hs)
         new = []
-        for past, weights in zip(kv[:, :, :, :n].split(self.at_once), self.group_weights):
+        for past, weights in zip(kv[:, :, :, :n].split(self.together), self.group_weights):
             x, new_of_group = self.run_blocks([x, past, *rotation, *weights])
             new.append(new_of_group)                            # (blocks, 2, nkv, hs)
         kv[:, :, :, n] = torch.cat(new)
