@@ -238,6 +238,11 @@ NUMBERS = [
     (GALLERY, "50.0 %.\n", "bert_reports_first_larger_rate", "scores/answer/pre-trained"),
     (GALLERY, "| BERT | 64.0", "bert_film_reviews", "scores/sentiment/pre-trained%"),
     (GALLERY, "it is 56.7 % (first", "bert_film_reviews", "scores/sentiment/from scratch"),
+    (GALLERY, "loss of 1.665, with", "bert_no_cooccurrence", "val_loss"),
+    (GALLERY, "them of 1.681", "bert", "val_loss"),
+    (GALLERY, "only 64.5 % of the reviews", "bert_no_cooccurrence", "scores/sentiment/pre-trained"),
+    (GALLERY, "are 97.9 % in place", "bert_no_cooccurrence", "scores/entities/pre-trained"),
+    (GALLERY, "answers 44.6 % in place", "bert_no_cooccurrence", "scores/answer/pre-trained"),
     (GALLERY, "it is 74.3 %", "bert_film_reviews_all", "scores/sentiment/pre-trained%"),
 ]
 
