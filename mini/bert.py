@@ -45,14 +45,14 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
   (`kind_of_batch`).
 - A question stands after its passage and ends with a [MASK] (`AnswerHead`). Labelled texts with
   names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`).
-- Pre-training has another optimiser (`make_optimizers`), and no dropout: it reads no kind of text
-  much more than twelve times. Tasks are learnt at a larger rate, in more passes (TUNE_STEPS). The
-  learning rate first stays at its peak (`lr_factor`).
+- Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
+  text much more than twelve times. Tasks are learnt at a larger rate, in more passes (TUNE_STEPS).
+  The learning rate first stays at its peak (`lr_factor`).
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
     python -m mini.bert sample --task=sentiment --text="Not once was I bored."
-    python -m mini.bert sample --task=answer --text="Ivo lives in Turin." --question="Where is Ivo?"
+    python -m mini.bert sample --task=answer --text="Ivo lives …" --question="Where does Ivo live?"
     python -m mini.bert evaluate                                    with fewer labels, and with more
     python -m mini.bert --data=my_novel.txt                         your own text without labels
     python -m mini.bert --reviews=mine.tsv                          your own: text, tab, label

@@ -11,8 +11,8 @@ Some blocks are compiled ahead of time, by AOTInductor, with their weights as in
 alike, so the same C++ does for the next ones. What torch.compile makes would be called through
 Python that checks its inputs, which took a quarter of a token's time.
 
-It needs a C++ compiler and torch 2.6, and takes a minute the first time; what has been compiled is
-kept where torch.compile keeps what it makes.
+It needs a C++ compiler and torch 2.6 or later (we tried 2.13), and takes a minute the first time;
+what has been compiled is kept where torch.compile keeps what it makes.
 """
 import contextlib
 import hashlib

@@ -183,7 +183,7 @@ def in_huge_pages(n: int):
 
 def into_huge_pages(model):
     """Move the weights of a model into pages of 2 MB, each as a tensor of its own: torch.compile
-    refuses parts of one."""
+    refused parts of one."""
     memory = Memory()
     for p in model.parameters():
         p.data = torch.from_dlpack(memory.keep(p.detach()))
