@@ -310,7 +310,7 @@ def mask_tokens(idx, tokenizer, share: float, generator):
 
 
 class Batch(NamedTuple):
-    """B texts of T tokens, and what is hidden of them: four tensors (B, T)."""
+    """B rows of T tokens, and what is hidden of them: four tensors (B, T)."""
     idx: torch.Tensor               # the tokens
     token_type_ids: torch.Tensor    # 0 in the first text, 1 in the second
     shown: torch.Tensor             # the tokens as the model sees them

@@ -181,8 +181,9 @@ class CompiledLlama(CachedLlama):
                 f"{model.cfg.block_size}: leave it out")
         super().__init__(model)
         into_huge_pages(model)
-        self.together = next(n for n in (3, 2, 1) if len(model.h) % n == 0)      # blocks in a call
-        groups = [Blocks(blocks) for blocks in zip(*[iter(model.h)] * self.together)]
+        n_layer = len(model.h)
+        self.together = next(n for n in (3, 2, 1) if n_layer % n == 0)      # blocks in a call
+        groups = [Blocks(model.h[i:i + self.together]) for i in range(0, n_layer, self.together)]
         head = Head(model)
         self.group_weights = [[p.detach() for p in group.parameters()] for group in groups]
         self.head_weights = [p.detach() for p in head.parameters()]
@@ -194,7 +195,7 @@ class CompiledLlama(CachedLlama):
             warnings.simplefilter("ignore", FutureWarning)      # about torch's own code
             x = self.embed(torch.zeros(1, dtype=torch.long), 0)
             rotation = self.rotation_at(0)
-            past = self.kv[:self.together, :, 0, :, :2]          # (blocks, 2, nkv, n, hs) for n = 2
+            past = self.kv[:self.together, :, 0, :, :2]         # (blocks, 2, nkv, n, hs) for n = 2
             # for any n, but 0 and 1, which the compiler takes for constants
             n = torch.export.Dim("n", min=2, max=model.cfg.block_size - 1)
             dynamic_shapes = [None, {3: n}, *(None for _ in rotation)]
