@@ -1,7 +1,10 @@
 """mini/studies/families.py: groups of similar images against a slow, simple version; autoguidance;
-the loop of diffusion against that of train_diffusion.py; the whole comparison, very short."""
+diffusion of latents whose distribution is known; the loop of diffusion against that of
+train_diffusion.py; the whole comparison, very short."""
 import json
+import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,13 +134,73 @@ def test_a_group_is_drawn_as_often_as_it_has_images(monkeypatch):
     assert share.sum() == pytest.approx(1) and share[0].item() == pytest.approx(0.1, abs=0.03)
 
 
+class KnownEncoder(torch.nn.Module):
+    """In place of a VAE: image number i has μ = table[i], and σ² = e^logvar in each of D numbers."""
+
+    def __init__(self, table, logvar: float):
+        super().__init__()
+        self.table = torch.nn.Parameter(table)
+        self.logvar = logvar
+
+    def encode(self, x):
+        i = ((x[:, 0, 0, 0] + 1) / 2 * 255).round().long()
+        mu = self.table[i]
+        return mu, torch.full_like(mu, self.logvar)
+
+
+def numbered_images(n: int):
+    images = torch.zeros(n, 3, 4, 4, dtype=torch.uint8)
+    images[:, 0, 0, 0] = torch.arange(n)
+    return images
+
+
+def test_latents_are_like_the_noise_and_can_be_taken_back():
+    """A batch has mean 0 and variance 1 in each number, and to_z gives z ~ N(μ, σ²) of images."""
+    rng = torch.Generator().manual_seed(0)
+    table = torch.tensor([4.0, 250.0]) * torch.randn(200, 2, generator=rng) + 7
+    latents = families.Latents(KnownEncoder(table, logvar=2.0), numbered_images(200))
+    cfg = train_diffusion.Config(batch_size=100000)
+    x0, y, t, eps = latents.get_batch(cfg, rng, torch.device("cpu"))
+    assert x0.shape == eps.shape == (100000, 2, 1, 1)
+    assert y.shape == (100000, 0) and t.min() == 1 and t.max() == 1000
+    assert torch.allclose(x0.mean(dim=(0, 2, 3)), torch.zeros(2), atol=0.01)
+    assert torch.allclose(x0.std(dim=0).flatten(), torch.ones(2), atol=0.01)
+
+    z = latents.to_z(x0)
+    distance = torch.cdist(z[:, 1:], table[:, 1:])              # by the wide second number
+    nearest = distance.argmin(dim=1)
+    assert len(nearest.unique()) > 150                          # z of all images, but for neighbours
+    alone = torch.cdist(table[:, 1:], table[:, 1:]).fill_diagonal_(math.inf).amin(dim=1) > 40
+    assert alone.any()
+    for k in alone.nonzero().flatten().tolist():                # σ = e^(2/2)
+        of_k = z[nearest == k]
+        assert torch.allclose(of_k.mean(dim=0), table[k], atol=0.6)
+        assert torch.allclose(of_k.std(dim=0), torch.tensor(np.e).float().expand(2), atol=0.5)
+
+
+def test_diffusion_learns_how_latents_are_distributed(monkeypatch):
+    """A quarter of z lies near one place, three quarters near another, and none between: so it is
+    with those that are drawn."""
+    table = torch.tensor([[-3.0, 2.0, 0.0]] * 5 + [[1.0, -1.0, 8.0]] * 15)
+    latents = families.Latents(KnownEncoder(table, logvar=-2.0), numbered_images(20))
+    monkeypatch.setattr(families, "MLP", partial(families.MLP, width=64, n_blocks=2))
+    cfg = train_diffusion.Config(steps=500, batch_size=128, predict="v", warmup=10, seed=1,
+                                 sample_steps=40)
+    z = families.draw_latents(families.learn_latents(latents, cfg), latents, 600, cfg)
+    assert z.shape == (600, 3)
+    near = [(z - place).square().sum(dim=1) < 9 * 3 * np.exp(-2) for place in table[[0, -1]]]
+    assert (near[0] | near[1]).float().mean() > 0.95
+    assert near[0].float().mean().item() == pytest.approx(0.25, abs=0.07)
+    assert z[near[1]].std(dim=0).mean().item() == pytest.approx(np.exp(-1), abs=0.08)
+
+
 def test_the_rows_are_means_of_the_seeds():
     scores = [{"Fréchet distance": 10.0, "diversity": 0.5},
               {"Fréchet distance": 13.0, "diversity": 0.5}]
     row = families.row_of(scores)
     assert row["Fréchet distance"] == 11.5 and row["± distance"] == pytest.approx(1.5)
     assert row["± diversity"] == 0
-    assert families.row_of(scores[:1])["± distance"] == 0
+    assert families.row_of(scores[:1]) == scores[0]     # of one seed the error is not known
 
 
 @pytest.mark.parametrize("labels", [True, False])
@@ -146,15 +209,15 @@ def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
     known = {"labels": np.arange(60) % 3} if labels else {}
     np.savez(tmp_path / "images.npz", images=images, **known)
-    monkeypatch.setattr(families, "N", 8)
+    monkeypatch.setattr(families, "N_DRAWN", 8)
     command = [f"--data={tmp_path}/images.npz", "--size=16", f"--out_dir={tmp_path}/out",
                "--seeds", "1", "2", "--share=0.001"]
     families.main(command)
     printed = capsys.readouterr().out
     names = ["GAN", "VAE", "diffusion", "diffusion, autoguidance", "diffusion, groups",
-             "diffusion, groups, autoguidance"]
+             "diffusion, groups, autoguidance", "diffusion of latents"]
     picture = read_png(tmp_path / "out/seed_2.png")
-    assert picture.shape[0] > 6 * 16
+    assert picture.shape[0] > 7 * 16
     for name in names:
         assert f"seed 2, {name}" in printed
     if labels:
@@ -171,3 +234,6 @@ def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     families.main(command)
     again = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seed")]
     assert again == [line for line in printed.splitlines() if line.startswith("seed")]
+    for changed in ("--share=0.002", "--size=17"):              # other images are wanted: new ones
+        with pytest.raises(AssertionError, match="trained again"):
+            families.main([*command, changed])
