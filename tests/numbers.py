@@ -34,6 +34,8 @@ NUMBERS = [
     (GALLERY, "with autoguidance | 15.4", "families", "rows/diffusion, groups, autoguidance/Fréchet distance"),
     (GALLERY, "of each image | 20.5", "families", "rows/diffusion, groups/Fréchet distance"),
     (GALLERY, "steps) | 17.4", "families", "rows/VAE/Fréchet distance"),
+    (GALLERY, "VAE's latents | 6.4", "families", "rows/diffusion of latents/Fréchet distance"),
+    (GALLERY, "0.93 ± 0.01", "families", "rows/diffusion of latents/diversity"),
     ("README.md", "99.0 % (all", "finetune", "table/all/accuracy"),
     (GALLERY, "| everything | 61.8", "finetune_film_reviews_seed_1", "table/all/accuracy%"),
     (GALLERY, "naive Bayes | 59.8", "finetune_film_reviews_seed_1", "table/naive Bayes/accuracy%"),
