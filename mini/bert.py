@@ -432,7 +432,7 @@ def set_learning_rate(optimizers: list, factor: float):
 #     tokens         [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]  Where  …  ?  [MASK]  [SEP]
 #     word_number      0     1     2     3   4    0    5    0      0    0  0    GAP     0
 #
-# Each head has the same three functions: `forward`, which gives logits, `loss`, and `predict`. They
+# Each head has the same three functions: `forward`, which gives logits, `loss`, and `decide`. They
 # take the same arguments, even if one head does not need them all.
 
 class SentimentHead(nn.Module):
@@ -454,7 +454,7 @@ class SentimentHead(nn.Module):
         """y (B,): the right class."""
         return F.cross_entropy(logits, y)
 
-    def predict(self, logits, word_number) -> list:
+    def decide(self, logits, word_number) -> list:
         """For each text its class."""
         return logits.argmax(dim=-1).tolist()
 
@@ -476,7 +476,7 @@ class EntityHead(nn.Module):
         out."""
         return F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=-100)
 
-    def predict(self, logits, word_number) -> list:
+    def decide(self, logits, word_number) -> list:
         """For each text the tags of its words."""
         tags = logits.argmax(dim=-1)                                    # (B, T)
         return [row[is_first].tolist() for row, is_first in zip(tags, word_number > 0)]
@@ -532,7 +532,7 @@ class AnswerHead(nn.Module):
         # the T positions are the classes: softmax over dim 1, for the first and for the last word
         return F.cross_entropy(logits, y)
 
-    def predict(self, logits, word_number) -> list:
+    def decide(self, logits, word_number) -> list:
         """For each text the answer as (start, end): the words number start, …, end − 1 of the
         passage, counted from 0. Of all spans that are not too long, it is the one whose two logits
         have the largest sum."""
@@ -639,13 +639,12 @@ def predict(model, tokens, pad: int, at_once: int = 128) -> list:
     for start in range(0, len(tokens), at_once):
         part = tokens[start:start + at_once]
         part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
-        found += model.head.predict(model(part, pad), part.word_number)
+        found += model.head.decide(model(part, pad), part.word_number)
     return found
 
 
 # ==== part three: settings, and the run
 
-TASKS = ("sentiment", "entities", "answer")
 N_HELD_OUT = 100            # as many rows of each kind of text are held out (at most 2 % of them)
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
@@ -751,7 +750,7 @@ def compare(bert, task, cfg, tokenizer):
 def load_tasks(cfg, tokenizer) -> list:
     """The three tasks. A short run is scored on fewer of their held-out texts (see
     metrics.n_to_score)."""
-    all_tasks = [tasks.make_task(name, cfg, tokenizer) for name in TASKS]
+    all_tasks = [tasks.make_task(name, cfg, tokenizer) for name in HEADS]
     longest = max(len(task.truth) for task in all_tasks)
     n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
     return [task.first(n) for task in all_tasks]
@@ -985,7 +984,7 @@ def do_task(cfg) -> list:
     tokens = tasks.encode([pair], tokenizer, bert.cfg.block_size, cut=False).to(device)
     with torch.no_grad():
         logits = model(tokens, tokenizer.pad)
-    found = model.head.predict(logits, tokens.word_number)[0]
+    found = model.head.decide(logits, tokens.word_number)[0]
     if cfg.task == "sentiment":
         probs = F.softmax(logits[0], dim=-1).tolist()
         return [f"{name} {p:.1%}" for name, p in zip(names, probs)]
@@ -1000,7 +999,7 @@ def evaluate(cfg: Config) -> dict:
     evaluate.json. All are of one pre-trained model, so they do not say how much pre-training itself
     differs from seed to seed."""
     cfg, model, tokenizer = load(cfg)
-    tables = {name: {} for name in TASKS}
+    tables = {name: {} for name in HEADS}
     usual = cfg.few or tasks.FEW
     for few, seed in ((usual, 1), (usual, 2), (usual, 3), (max(1, usual // 3), 1), (3 * usual, 1)):
         own = replace(cfg, few=few, seed=seed)

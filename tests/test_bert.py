@@ -370,7 +370,7 @@ def test_the_best_span_by_exhaustive_search():
     logits = torch.randn(20, 12, 2, generator=torch.Generator().manual_seed(0))
     logits[:, :3] = -math.inf
     words = torch.arange(12).clamp(min=2).sub(2).expand(20, 12)        # 0, 0, 0, 1, 2, …, 9
-    for row, (start, end) in zip(logits, head.predict(logits, words)):
+    for row, (start, end) in zip(logits, head.decide(logits, words)):
         spans = [(i, j) for i in range(3, 12) for j in range(i, min(i + 4, 12))]
         best = max(spans, key=lambda span: (row[span[0], 0] + row[span[1], 1]).item())
         assert (start, end) == (best[0] - 3, best[1] - 2)
@@ -447,7 +447,7 @@ def test_one_word_has_several_tags():
 
 # ---- learning
 
-@pytest.mark.parametrize("task", bert.TASKS)
+@pytest.mark.parametrize("task", bert.HEADS)
 def test_every_head_overfits_a_few_texts(task, text_file, tmp_path):
     cfg = tiny(text_file, tmp_path, few=8, tune_steps=60, tune_batch=8, tune_dropout=0.0,
                n_embd=32)
