@@ -383,7 +383,8 @@ def main(argv=None):
                 pictures[name] = images[:8]
                 scores = scores_of(images, judge)
                 found.setdefault(name, []).append(scores)
-                print(f"seed {seed}, {name}: {json.dumps(scores, ensure_ascii=False)}", flush=True)
+                said = json.dumps(scores, ensure_ascii=False) if scores else "no labels, no scores"
+                print(f"seed {seed}, {name}: {said}", flush=True)
         path = folder / f"seed_{seed}.png"
         write_png(path, sheet(torch.cat(list(pictures.values())), row_names=list(pictures)))
         print(f"wrote {path}: eight images of each, not chosen", flush=True)
