@@ -7,9 +7,9 @@ Latents. A VAE turns each image into 32 numbers, z. Its own new images are made 
 from N(0, I), or, as in mini/vae.py, from a mixture of normal distributions that is fitted to the z
 of images. Both also draw z that no image has, and the decoder makes blurs of them. Here diffusion
 learns where the z of images lie (Wehenkel & Louppe 2021, "Diffusion Priors in Variational
-Autoencoders", https://arxiv.org/abs/2106.15671). 32 numbers are soon learnt, and since each z is
-decoded as a whole, the two eyes of a face agree. The VAE is trained first, as always, and then left
-as it is. (Vahdat et al. 2021, "Score-based Generative Modeling in Latent Space",
+Autoencoders", https://arxiv.org/abs/2106.15671). 32 numbers are soon learnt, and a z that is like
+those of images is decoded to a face whose parts mostly belong together. The VAE is trained first,
+as always, and then left as it is. (Vahdat et al. 2021, "Score-based Generative Modeling in Latent Space",
 https://arxiv.org/abs/2106.05931, train both together. The latents of mini/latent_diffusion.py are
 something else: small images, which keep nearly everything.)
 
