@@ -35,6 +35,7 @@ NUMBERS = [
     (GALLERY, "of each image | 20.5", "families", "rows/diffusion, groups/Fréchet distance"),
     (GALLERY, "steps) | 17.4", "families", "rows/VAE/Fréchet distance"),
     (GALLERY, "VAE's latents | 6.4", "families", "rows/diffusion of latents/Fréchet distance"),
+    (GALLERY, "z from a mixture | 18.9", "families", "rows/VAE for latents, mixture/Fréchet distance"),
     (GALLERY, "0.93 ± 0.01", "families", "rows/diffusion of latents/diversity"),
     ("README.md", "99.0 % (all", "finetune", "table/all/accuracy"),
     (GALLERY, "| everything | 61.8", "finetune_film_reviews_seed_1", "table/all/accuracy%"),

@@ -203,6 +203,13 @@ def test_the_rows_are_means_of_the_seeds():
     assert families.row_of(scores[:1]) == scores[0]     # of one seed the error is not known
 
 
+@pytest.fixture
+def arrays_without_labels(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    return tmp_path / "images.npz"
+
+
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     """All models, very short; and a second time, when nothing is trained again."""
@@ -237,3 +244,38 @@ def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     for changed in ("--share=0.002", "--size=17"):              # other images are wanted: new ones
         with pytest.raises(AssertionError, match="trained again"):
             families.main([*command, changed])
+
+
+@pytest.mark.parametrize("model", ["gan", "vae", "latents"])
+def test_an_interrupted_run_is_not_kept(model, arrays_without_labels, tmp_path, monkeypatch):
+    """Ctrl-C in a run ends the study: nothing is drawn, scored or kept."""
+    script = families.train_gan if model == "gan" else families.vae
+    monkeypatch.setattr(script, "train", lambda cfg: {"steps": 3, "interrupted": 2})
+    with pytest.raises(SystemExit, match="interrupted"):
+        families.main([f"--data={arrays_without_labels}", "--size=16", f"--out_dir={tmp_path}/out",
+                       "--seeds", "1", "--models", model])
+    assert not list((tmp_path / "out").glob("*.pt"))
+
+
+def test_other_pictures_under_the_same_name(arrays_without_labels, tmp_path, monkeypatch, capsys):
+    """Images that were drawn from other training images are not taken; those of an older form, which
+    do not say what they were made with, neither."""
+    calls = []
+
+    def draw(train_set, *_):
+        calls.append(train_set)
+        return {"a row": torch.zeros(8, 3, 16, 16)}
+
+    monkeypatch.setattr(families, "MODELS", {"vae": draw})
+    command = [f"--data={arrays_without_labels}", "--size=16", f"--out_dir={tmp_path}/out",
+               "--seeds", "1", "--models", "vae"]
+    families.main(command)
+    families.main(command)
+    assert len(calls) == 1
+    images = np.load(arrays_without_labels)["images"]
+    np.savez(arrays_without_labels, images=255 - images)
+    families.main(command)
+    assert len(calls) == 2
+    torch.save({"a row": torch.zeros(8, 3, 16, 16)}, tmp_path / "out/vae_1.pt")
+    families.main(command)
+    assert len(calls) == 3

@@ -8,10 +8,11 @@ from N(0, I), or, as in mini/vae.py, from a mixture of normal distributions that
 of images. Both also draw z that no image has, and the decoder makes blurs of them. Here diffusion
 learns where the z of images lie (Wehenkel & Louppe 2021, "Diffusion Priors in Variational
 Autoencoders", https://arxiv.org/abs/2106.15671). 32 numbers are soon learnt, and a z that is like
-those of images is decoded to a face whose parts mostly belong together. The VAE is trained first,
-as always, and then left as it is. (Vahdat et al. 2021, "Score-based Generative Modeling in Latent Space",
-https://arxiv.org/abs/2106.05931, train both together. The latents of mini/latent_diffusion.py are
-something else: small images, which keep nearly everything.)
+those of images is decoded to a face whose parts mostly belong together. Here the VAE is trained
+first, and then left as it is. (The authors, as their code has it, train both together, and so do
+Vahdat et al. 2021, "Score-based Generative Modeling in Latent Space",
+https://arxiv.org/abs/2106.05931. The latents of mini/latent_diffusion.py are something else: small
+images, which keep nearly everything.)
 
 Groups. Labels split the images into kinds, each of which is easier to draw than all together. Where
 there are none, images can be sorted into groups of similar ones, and the network is told the number
@@ -35,6 +36,7 @@ calls both:
 """
 import argparse
 import copy
+import hashlib
 import json
 import math
 import statistics
@@ -55,7 +57,7 @@ from mini.utils.judge import Judge
 from mini.utils.metrics import table
 from mini.utils.png import write_png
 from mini.utils.progress import Progress
-from mini.utils.run import write_json
+from mini.utils.run import atomic_open, write_json
 
 # Optimiser steps that take about 3 minutes, on the machine whose minutes stand in README.md: "for
 # latents" and "of latents" together.
@@ -290,7 +292,7 @@ def draw_latents(net, latents: Latents, n: int, cfg):
 def from_gan(train_set, seed: int, out_dir: Path, args) -> dict:
     cfg = train_gan.Config(data=args.data, size=args.size, steps=steps_of("GAN", args.share),
                            seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
-    train_gan.train(cfg)
+    stop_if_interrupted(train_gan.train(cfg))
     nets, cfg = train_gan.load(train_gan.Config(out_dir=cfg.out_dir))
     return {"GAN": train_gan.generate(nets["ema"], noise(N_DRAWN, cfg.z_dim, seed + 1))}
 
@@ -298,7 +300,7 @@ def from_gan(train_set, seed: int, out_dir: Path, args) -> dict:
 def from_vae(train_set, seed: int, out_dir: Path, args) -> dict:
     cfg = vae.Config(data=args.data, size=args.size, steps=steps_of("VAE", args.share),
                      seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
-    vae.train(cfg)
+    stop_if_interrupted(vae.train(cfg))
     model, _ = vae.load(vae.Config(out_dir=cfg.out_dir))
     # z is drawn from a mixture, see above
     return {"VAE": vae.generate(model, vae.sample_z(model, N_DRAWN))}
@@ -308,7 +310,7 @@ def from_latents(train_set, seed: int, out_dir: Path, args) -> dict:
     # prior="standard": no mixture is fitted, since none is needed
     cfg = vae.Config(data=args.data, size=args.size, steps=steps_of("VAE for latents", args.share),
                      seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0, prior="standard")
-    vae.train(cfg)
+    stop_if_interrupted(vae.train(cfg))
     model, _ = vae.load(vae.Config(out_dir=cfg.out_dir))
     latents = Latents(model, train_set.images)
 
@@ -344,6 +346,13 @@ def from_groups(train_set, seed: int, out_dir: Path, args) -> dict:
     y = F.one_hot(drawn, n_groups).float()
     return {"diffusion, groups": draw_diffusion(late, early, y, shape, 1.0, cfg),
             "diffusion, groups, autoguidance": draw_diffusion(late, early, y, shape, GUIDANCE, cfg)}
+
+
+def stop_if_interrupted(result: dict):
+    """After Ctrl-C in a run, which saves and returns, the study ends, too: what has not been
+    trained to the end is neither scored nor kept."""
+    if "interrupted" in result:
+        raise SystemExit("interrupted; the same command begins with this model again")
 
 
 def steps_of(model: str, share: float) -> int:
@@ -399,19 +408,22 @@ def main(argv=None):
 
 def images_of(model: str, train_set, seed: int, folder: Path, args) -> dict:
     """{name of a row: N_DRAWN images}. They are kept in the folder (25 MB for a row at 32 × 32),
-    and taken from there if they were made with the same settings."""
+    and taken from there if they were made from the same images, with the same settings of this
+    file; remove them after a change in the models' own."""
     path = folder / f"{model}_{seed}.pt"
     settings = {"data": args.data, "size": args.size, "share": args.share, "steps": STEPS,
-                "groups": K, "early": EARLY, "guidance": GUIDANCE, "n": N_DRAWN}
+                "groups": K, "early": EARLY, "guidance": GUIDANCE, "n": N_DRAWN,
+                "images": hashlib.sha256(train_set.images.numpy().tobytes()).hexdigest()}
     if path.exists():
         kept = torch.load(path, weights_only=True)
-        if kept["settings"] == settings:
+        if kept.get("settings") == settings:
             return kept["images"]
     began = time.perf_counter()
     images = MODELS[model](train_set, seed, folder / f"{model}_{seed}", args)
     seconds = time.perf_counter() - began
     print(f"{model}, seed {seed}: {seconds:.0f} s to learn and to draw", flush=True)
-    torch.save({"settings": settings, "images": images}, path)
+    with atomic_open(path) as file:
+        torch.save({"settings": settings, "images": images}, file)
     return images
 
 
