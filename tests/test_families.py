@@ -222,9 +222,9 @@ def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     families.main(command)
     printed = capsys.readouterr().out
     names = ["GAN", "VAE", "diffusion", "diffusion, autoguidance", "diffusion, groups",
-             "diffusion, groups, autoguidance", "diffusion of latents"]
+             "diffusion, groups, autoguidance", "VAE for latents", "diffusion of latents"]
     picture = read_png(tmp_path / "out/seed_2.png")
-    assert picture.shape[0] > 7 * 16
+    assert picture.shape[0] > 8 * 16
     for name in names:
         assert f"seed 2, {name}" in printed
     if labels:
@@ -233,6 +233,10 @@ def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
         assert all(len(study["seeds"][name]) == 2 for name in names)
     else:
         assert not (tmp_path / "out/study.json").exists()
+
+    # one VAE, two ways to draw z
+    of_latents = torch.load(tmp_path / "out/latents_2.pt", weights_only=True)["images"]
+    assert not torch.equal(of_latents["VAE for latents"], of_latents["diffusion of latents"])
 
     def train_again(*_):
         raise AssertionError("trained again")
@@ -257,7 +261,7 @@ def test_an_interrupted_run_is_not_kept(model, arrays_without_labels, tmp_path, 
     assert not list((tmp_path / "out").glob("*.pt"))
 
 
-def test_other_pictures_under_the_same_name(arrays_without_labels, tmp_path, monkeypatch, capsys):
+def test_other_pictures_under_the_same_name(arrays_without_labels, tmp_path, monkeypatch):
     """Images that were drawn from other training images are not taken; those of an older form, which
     do not say what they were made with, neither."""
     calls = []

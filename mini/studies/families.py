@@ -9,7 +9,7 @@ of images. Both also draw z that no image has, and the decoder makes blurs of th
 learns where the z of images lie (Wehenkel & Louppe 2021, "Diffusion Priors in Variational
 Autoencoders", https://arxiv.org/abs/2106.15671). 32 numbers are soon learnt, and a z that is like
 those of images is decoded to a face whose parts mostly belong together. Here the VAE is trained
-first, and then left as it is. (The authors, as their code has it, train both together, and so do
+first, and then left as it is. (Wehenkel & Louppe, in their code, train both together, and so do
 Vahdat et al. 2021, "Score-based Generative Modeling in Latent Space",
 https://arxiv.org/abs/2106.05931. The latents of mini/latent_diffusion.py are something else: small
 images, which keep nearly everything.)
@@ -59,12 +59,12 @@ from mini.utils.png import write_png
 from mini.utils.progress import Progress
 from mini.utils.run import atomic_open, write_json
 
-# Optimiser steps that take about 3 minutes, on the machine whose minutes stand in README.md: "for
-# latents" and "of latents" together.
+# Optimiser steps that take about 3 minutes, on the machine whose minutes stand in README.md; the
+# VAE for latents and the diffusion of latents take them together.
 STEPS = {"GAN": 2500, "VAE": 10000, "diffusion": 2300, "VAE for latents": 6000,
          "diffusion of latents": 1900}
 N_DRAWN = 2048              # images of each model that are scored
-# The next three were chosen in trials with seed 1.
+# The next three were chosen in trials with seed 1, as the sizes and the batch of latents were.
 K = 64                      # groups
 EARLY = 0.27                # the early network has learnt for this share of the steps
 GUIDANCE = 2.0              # w of autoguidance
@@ -302,25 +302,25 @@ def from_vae(train_set, seed: int, out_dir: Path, args) -> dict:
                      seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
     stop_if_interrupted(vae.train(cfg))
     model, _ = vae.load(vae.Config(out_dir=cfg.out_dir))
-    # z is drawn from a mixture, see above
+    # z is drawn from a mixture of normal distributions
     return {"VAE": vae.generate(model, vae.sample_z(model, N_DRAWN))}
 
 
 def from_latents(train_set, seed: int, out_dir: Path, args) -> dict:
-    # prior="standard": no mixture is fitted, since none is needed
     cfg = vae.Config(data=args.data, size=args.size, steps=steps_of("VAE for latents", args.share),
-                     seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0, prior="standard")
+                     seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
     stop_if_interrupted(vae.train(cfg))
     model, _ = vae.load(vae.Config(out_dir=cfg.out_dir))
     latents = Latents(model, train_set.images)
 
-    # x₀ and ε have variance 1, so v has it at all levels of noise, and none needs a weight. A step
-    # with 512 latents takes about as long as one with 256: most of it is Muon's.
+    # x₀ and ε have variance 1, so v has variance 1 at each level of noise, and none needs a weight
+    # of its own. A step with 512 latents takes about as long as one with 256: most of it is Muon's.
     cfg = train_diffusion.Config(steps=steps_of("diffusion of latents", args.share), seed=seed,
                                  predict="v", batch_size=512, ema=0.999)
     net = learn_latents(latents, cfg)
     z = draw_latents(net, latents, N_DRAWN, cfg)
-    return {"diffusion of latents": vae.generate(model, z)}
+    return {"VAE for latents": vae.generate(model, vae.sample_z(model, N_DRAWN)),
+            "diffusion of latents": vae.generate(model, z)}
 
 
 def from_diffusion(train_set, seed: int, out_dir: Path, args) -> dict:
