@@ -2,6 +2,8 @@
 import pytest
 import torch
 
+from tests.two_processes import pytest_addoption, pytest_runtestloop        # noqa: F401  pytest finds them here
+
 # The tensors of the tests are small: a second thread brings nothing there, and where other programs are busy the
 # threads of an operation wait for each other many times as long as it takes.
 torch.set_num_threads(1)
