@@ -38,7 +38,8 @@ Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformer
 Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
 - 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`).
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
-  is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors.
+  is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors, as they
+  are before and after the blocks (`SentimentHead`). It learns faster than the BERT below it.
 - The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
   counting (mini/data/text/cooccurrence.py), and the blocks' matrices larger (`init_weights`).
 - It reads texts like those of the tasks, as said above; at first the tales and reviews alone
@@ -433,21 +434,28 @@ def set_learning_rate(optimizers: list, factor: float):
 #     word_number      0     1     2     3   4    0    5    0      0    0  0    GAP     0
 #
 # Each head has the same three functions: `forward`, which gives logits, `loss`, and `decide`. They
-# take the same arguments, even if one head does not need them all.
+# take the same arguments, even if one head does not need them all. lr_shares are the shares of the
+# learning rate that the BERT and the head take.
 
 class SentimentHead(nn.Module):
     """A class for the whole text, from the mean of its words' vectors (those of their first
-    pieces)."""
+    pieces). Each is two vectors side by side, what the word is by itself, and what it has become in
+    this text (see `FineTuned`). With few labels, the first is easier to learn from; what "not" does
+    is in the second alone."""
+
+    # the head, which begins with zeros, learns fast; the BERT slowly, to keep what it knows
+    lr_shares = (0.3, 3.0)
 
     def __init__(self, C: int, n_classes: int):
         super().__init__()
-        self.linear = nn.Linear(C, n_classes)
+        self.linear = nn.Linear(2 * C, n_classes)
+        nn.init.zeros_(self.linear.weight)
 
     def forward(self, x, word_number):
-        """Logits (B, n_classes)."""
+        """Logits (B, n_classes), from x (B, T, 2C)."""
         is_word = (word_number > 0)[:, :, None]                         # (B, T, 1)
         # each text has a word: `encode` sees to it
-        mean = (x * is_word).sum(dim=1) / is_word.sum(dim=1)            # (B, T, C) -> (B, C)
+        mean = (x * is_word).sum(dim=1) / is_word.sum(dim=1)            # (B, T, 2C) -> (B, 2C)
         return self.linear(mean)
 
     def loss(self, logits, y):
@@ -462,6 +470,8 @@ class SentimentHead(nn.Module):
 class EntityHead(nn.Module):
     """A tag for each word, from the vector of its first piece (§5.3): other, person, place,
     organisation, or date."""
+
+    lr_shares = (1.0, 1.0)
 
     def __init__(self, C: int, n_tags: int):
         super().__init__()
@@ -507,6 +517,7 @@ class AnswerHead(nn.Module):
     t was asked for, which the model has not had to know in pre-training.
     """
 
+    lr_shares = (1.0, 1.0)
     longest = 8             # words of an answer: ours are shorter; a longer one is never found
 
     def __init__(self, C: int, n_out: int = 2):         # always two outputs: first and last
@@ -568,7 +579,11 @@ class FineTuned(nn.Module):
     def forward(self, tokens, pad: int):
         """The head's logits for Tokens (see mini/data/text/tasks.py)."""
         x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
-        if self.task == "answer":
+        if self.task == "sentiment":
+            alone = self.bert.wte(tokens.idx)                   # (B, T, C), before all blocks
+            alone = F.layer_norm(alone, alone.shape[2:], eps=1e-12)     # as large as x
+            x = torch.cat([alone, x], dim=2)                    # (B, T, 2C)
+        elif self.task == "answer":
             x = self.bert.guess_vector(x)                       # what it would fill in
         return self.head(x, tokens.word_number).float()
 
@@ -593,13 +608,19 @@ def tune_steps(cfg, n_rows: int) -> int:
 
 
 def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
-    """A copy of the BERT with the head of a task, both trained on the task's labelled texts."""
+    """A copy of the BERT with the head of a task, both trained on the task's labelled texts. lr:
+    the peak learning rate; the head says which share of it the BERT takes, and which the head."""
     torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
     model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = cfg.tune_dropout
-    optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=cfg.tune_decay)
+    bert_share, head_share = model.head.lr_shares
+    decay = cfg.tune_decay
+    optimizers = [
+        torch.optim.AdamW(model.bert.parameters(), bert_share * lr, weight_decay=decay),
+        torch.optim.AdamW(model.head.parameters(), head_share * lr, weight_decay=decay),
+    ]
     tokens = task.learn.to(bert.device)
     y = task.y.to(bert.device)
     length = (tokens.idx != tokenizer.pad).sum(dim=1)
@@ -609,7 +630,7 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
     progress = metrics.Progress(f"{task.name}: step", steps)
     for step in range(steps):
         # learning rate
-        set_learning_rate([optimizer], lr_factor(step, steps, warmup=steps // 10))
+        set_learning_rate(optimizers, lr_factor(step, steps, warmup=steps // 10))
         # batch
         i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(bert.device)
         longest = length[i].max()
@@ -624,22 +645,31 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
         loss.backward()
         if cfg.grad_clip > 0:
             nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
         progress.add()
     return model
 
 
 @torch.no_grad()
-def predict(model, tokens, pad: int, at_once: int = 128) -> list:
+def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> list:
     """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
-    (start, end)."""
+    (start, end).
+
+    others_log_p (N, n_classes): log p(class | text) by another model. If given, the class is the
+    one that is most probable by the product of both models' probabilities (a product of experts,
+    Hinton 2002); the sum of logits is the logarithm of that, but for a constant.
+    """
     model.eval()
     found = []
     for start in range(0, len(tokens), at_once):
         part = tokens[start:start + at_once]
         part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
-        found += model.head.decide(model(part, pad), part.word_number)
+        logits = model(part, pad)
+        if others_log_p is not None:
+            logits = logits + others_log_p[start:start + at_once].to(logits.device)
+        found += model.head.decide(logits, part.word_number)
     return found
 
 
@@ -735,14 +765,17 @@ def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
     task's baselines, which need no network. (The one that begins at random has no counted vectors
-    either: these come from texts without labels.)"""
+    either: these come from texts without labels.) And for reviews, what the pre-trained BERT and
+    naive Bayes get together: they know different things."""
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
     tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer)
     tuned_fresh = fine_tune(fresh, task, cfg.scratch_lr, cfg, tokenizer)
-    found = {"pre-trained": predict(tuned, task.test, tokenizer.pad),
-             "from scratch": predict(tuned_fresh, task.test, tokenizer.pad),
-             **task.baselines}
+    found = {"pre-trained": predict(tuned, task.test, tokenizer.pad)}
+    if task.bayes is not None:
+        found["pre-trained and naive Bayes"] = predict(tuned, task.test, tokenizer.pad, task.bayes)
+    found["from scratch"] = predict(tuned_fresh, task.test, tokenizer.pad)
+    found |= task.baselines
     scores = {name: tasks.score(task.name, guesses, task.truth) for name, guesses in found.items()}
     return scores, tuned
 

@@ -8,7 +8,7 @@ import torch
 from mini.data.text import passages
 from mini.data.text.baselines import (AveragedPerceptron, bag_of_words, bayes_weights,
                                       capitals_after_name, first_capitalised_span, mark_negation,
-                                      most_frequent_tag, naive_bayes)
+                                      most_frequent_tag, naive_bayes, naive_bayes_log_p)
 from mini.data.text.tasks import score
 
 TEXTS = ["good film", "good play", "bad film", "bad play"]
@@ -38,6 +38,9 @@ def test_naive_bayes_by_hand():
         want = [math.log((n + 1) / (4 + 4)) for n in (n_bad, n_good)]
         assert log_p_word[word].tolist() == pytest.approx(want)
     assert naive_bayes(TEXTS, LABELS, ["a good thing", "so bad"]).tolist() == [1, 0]
+    # of "good": (0 + 1) / 8 in a bad text, (2 + 1) / 8 in a good one, and the classes are equally frequent
+    log_p = naive_bayes_log_p(TEXTS, LABELS, ["a good thing", "a thing"])
+    assert log_p.exp().flatten().tolist() == pytest.approx([1 / 4, 3 / 4, 1 / 2, 1 / 2])
 
 
 def test_naive_bayes_understands_negation():

@@ -323,7 +323,8 @@ def test_batches_hold_rows_of_about_the_same_length():
 def test_the_heads_read_words_alone():
     x = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(0))
     words = torch.tensor([[0, 1, 2, 0, 3, 0, 0, 0, 0]] * 2)
-    head = bert.SentimentHead(4, 3)
+    head = bert.SentimentHead(2, 3)                         # two vectors of two numbers
+    torch.nn.init.normal_(head.linear.weight)
     close(head(x, words), head.linear(x[:, [1, 2, 4]].mean(dim=1)), 1e-5)
     assert bert.EntityHead(4, 5)(x, words).shape == (2, 9, 5)
     words[0, 6] = words[1, 7] = tasks.GAP
@@ -349,6 +350,57 @@ def test_answers_are_compared_by_what_the_model_would_fill_in():
     is_word = tokens.word_number > 0
     logits = tuned(tokens, tokenizer.pad)[is_word]
     close(logits, tuned.head(guesses, tokens.word_number)[is_word], 1e-5)
+
+
+def test_reviews_are_read_word_by_word_too():
+    """The head is given what a token is by itself, of the size of what it has become in the text."""
+    tokenizer = small_tokenizer()
+    model = small_model()
+    tuned = bert.FineTuned(model, "sentiment", 2).eval()
+    torch.nn.init.normal_(tuned.head.linear.weight)
+    tokens = encode([(["a", "b"], None), (["x"], None)], tokenizer, 10)
+    x = model(tokens.idx, tokens.token_type_ids, bert.padding_mask(tokens.idx, tokenizer.pad))
+    alone = model.wte.weight[tokens.idx]
+    alone = (alone - alone.mean(dim=2, keepdim=True)) / alone.std(dim=2, correction=0, keepdim=True)
+    both = torch.cat([alone, x], dim=2)
+    want = torch.stack([both[0, 1:3].mean(dim=0), both[1, 1]]) @ tuned.head.linear.weight.T
+    close(tuned(tokens, tokenizer.pad), want + tuned.head.linear.bias, 1e-4)
+
+
+def test_the_bert_and_the_head_learn_at_their_shares_of_the_rate(text_file, tmp_path, monkeypatch):
+    cfg = tiny(text_file, tmp_path, few=8, tune_steps=1, tune_batch=8)
+    tokenizer = WordPieceTokenizer.train(passages.unlabelled(), 500)
+    rates = {}
+    original = torch.optim.AdamW
+
+    def adamw(parameters, lr, **others):
+        parameters = list(parameters)
+        rates[sum(p.numel() for p in parameters)] = lr
+        return original(parameters, lr, **others)
+    monkeypatch.setattr(torch.optim, "AdamW", adamw)
+    for task, shares in (("sentiment", (0.3, 3)), ("entities", (1, 1)), ("answer", (1, 1))):
+        rates.clear()
+        model = bert.BERT(cfg, tokenizer.vocab_size)
+        tuned = bert.fine_tune(model, make_task(task, cfg, tokenizer), 1e-3, cfg, tokenizer)
+        sizes = [sum(p.numel() for p in part.parameters()) for part in (tuned.bert, tuned.head)]
+        assert rates == pytest.approx({n: share * 1e-3 for n, share in zip(sizes, shares)})
+
+
+def test_two_models_together_by_the_product_of_their_probabilities():
+    tokenizer = small_tokenizer()
+    tuned = bert.FineTuned(small_model(), "sentiment", 3).eval()
+    torch.nn.init.normal_(tuned.head.linear.weight, std=0.2)
+    texts = [(list(text), None) for text in ("ab", "x", "bax", "aab", "xx", "b", "ba", "xab")]
+    tokens = encode(texts, tokenizer, 10)
+    rng = torch.Generator().manual_seed(0)
+    other = torch.randn(8, 3, generator=rng).log_softmax(dim=1)
+    with torch.no_grad():
+        product = tuned(tokens, tokenizer.pad).softmax(dim=1) * other.exp()
+    want = product.argmax(dim=1).tolist()
+    for at_once in (3, 128):
+        assert bert.predict(tuned, tokens, tokenizer.pad, other, at_once) == want
+    assert want != bert.predict(tuned, tokens, tokenizer.pad)
+    assert want != other.argmax(dim=1).tolist()
 
 
 def test_the_losses_of_the_heads():
@@ -551,7 +603,8 @@ def test_own_reviews_are_read_without_their_labels_too(text_file, tmp_path):
     assert sum(text.startswith("it was") for text in texts) == 81       # a tenth is held out
     result = bert.train(cfg)
     assert list(result["scores"]["sentiment"]) == [
-        "pre-trained", "from scratch", "bag of words", "naive Bayes", "naive Bayes, EM"]
+        "pre-trained", "pre-trained and naive Bayes", "from scratch", "bag of words", "naive Bayes",
+        "naive Bayes, EM"]
 
 
 def test_few_0_learns_from_all_own_reviews(text_file, tmp_path):

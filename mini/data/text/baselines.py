@@ -68,9 +68,15 @@ def word_matrix(bags: list, numbers: dict):
     return torch.sparse_coo_tensor(places, ones, (len(bags), len(numbers)), check_invariants=True)
 
 
-def naive_bayes(texts, labels, test_texts, unlabelled=(), negation: bool = True,
-                rounds: int = 10):
-    """Labels (N,) of test_texts by naive Bayes: a class makes each word of a text independently,
+def naive_bayes(texts, labels, test_texts, unlabelled=(), **options):
+    """Labels (N,) of test_texts by naive Bayes: for each the most probable class."""
+    return naive_bayes_log_p(texts, labels, test_texts, unlabelled, **options).argmax(dim=1)
+
+
+def naive_bayes_log_p(texts, labels, test_texts, unlabelled=(), negation: bool = True,
+                      rounds: int = 10):
+    """log p(class | text) (N, classes) of test_texts: a class makes each word of a text
+    independently,
 
         p(class | text) ∝ p(class) Π p(word | class),    p(word | class) = (n + 1) / (total + V)
 
@@ -94,7 +100,7 @@ def naive_bayes(texts, labels, test_texts, unlabelled=(), negation: bool = True,
         for _ in range(rounds):
             shares = F.softmax(X_unlabelled @ weights + bias, dim=1)        # (U, classes)
             weights, bias = bayes_weights(X, torch.cat([labelled, shares]))
-    return (X_test @ weights + bias).argmax(dim=1)
+    return F.log_softmax(X_test @ weights + bias, dim=1)
 
 
 def bayes_weights(X, shares):

@@ -151,11 +151,13 @@ class Task:
     truth: list             # of test: labels; lists of tags; (start, end) in words
     baselines: dict         # {name: predictions for test}
     names: list             # of the outputs
+    bayes: torch.Tensor | None = None       # of reviews: log p(class | text) of test by naive Bayes
 
     def first(self, n: int):
         """The task with only the first n held-out texts."""
         return replace(self, test=self.test[:n], truth=self.truth[:n],
-                       baselines={name: found[:n] for name, found in self.baselines.items()})
+                       baselines={name: found[:n] for name, found in self.baselines.items()},
+                       bayes=None if self.bayes is None else self.bayes[:n])
 
 
 def make_task(name: str, cfg, tokenizer) -> Task:
@@ -175,12 +177,13 @@ def sentiment_task(cfg, tokenizer) -> Task:
     tokens = encode(learn_pairs, tokenizer, cfg.block_size)
     test_tokens = encode(test_pairs, tokenizer, cfg.block_size)
 
-    bayes = baselines.naive_bayes(texts, y, test_texts)
+    bayes = baselines.naive_bayes_log_p(texts, y, test_texts)           # (N, classes)
     bayes_em = baselines.naive_bayes(texts, y, test_texts, data.unlabelled)
     found = {"bag of words": baselines.bag_of_words(texts, y, test_texts).tolist(),
-             "naive Bayes": bayes.tolist(),
+             "naive Bayes": bayes.argmax(dim=1).tolist(),
              "naive Bayes, EM": bayes_em.tolist()}
-    return Task("sentiment", tokens, torch.tensor(y), test_tokens, list(truth), found, data.names)
+    return Task("sentiment", tokens, torch.tensor(y), test_tokens, list(truth), found, data.names,
+                bayes)
 
 
 def entity_task(cfg, tokenizer) -> Task:
