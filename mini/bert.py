@@ -38,8 +38,9 @@ Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformer
 Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
 - 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`).
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
-  is learnt for [CLS] alone, and the head for reviews reads the mean of the words' vectors, as they
-  are before and after the blocks (`SentimentHead`). It learns faster than the BERT below it.
+  is learnt for [CLS] alone. The head for reviews reads, without pooler and dropout, the mean of the
+  words' vectors, those of their tokens and those of the last block. It begins with zeros, and
+  learns ten times as fast as the BERT (`SentimentHead`).
 - The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
   counting (mini/data/text/cooccurrence.py), and the blocks' matrices larger (`init_weights`).
 - It reads texts like those of the tasks, as said above; at first the tales and reviews alone
@@ -48,7 +49,7 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
   names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`).
 - Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
   text much more than twelve times. Tasks are learnt at a larger rate, in more passes (TUNE_STEPS).
-  The learning rate first stays at its peak (`lr_factor`).
+  After the warm-up, the learning rate first stays at its peak (`lr_factor`).
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
@@ -424,7 +425,8 @@ def set_learning_rate(optimizers: list, factor: float):
 # The texts of a task come as Tokens (mini/data/text/tasks.py): three tensors (N, T), idx,
 # token_type_ids and word_number. tokens[i] are some of them, tokens.cut(n) their first n positions.
 
-# ---- three heads on the vectors x (B, T, C) of the tokens; the third on guesses made from them
+# ---- three heads. Names are told by the vectors x (B, T, C) of the last block, answers by guesses
+# that are made from them, and reviews by x beside the vectors of the tokens alone (B, T, 2C).
 
 # They are told where the words of the text begin. word_number (B, T) is n at the first piece of the
 # n-th word, counted from 1, and 0 elsewhere, also in a question; but the [MASK] at the end of a
@@ -434,22 +436,27 @@ def set_learning_rate(optimizers: list, factor: float):
 #     word_number      0     1     2     3   4    0    5    0      0    0  0    GAP     0
 #
 # Each head has the same three functions: `forward`, which gives logits, `loss`, and `decide`. They
-# take the same arguments, even if one head does not need them all. lr_shares are the shares of the
-# learning rate that the BERT and the head take.
+# take the same arguments, even if one head does not need them all. By lr_scales the peak learning
+# rate is multiplied: by the first number for the BERT, by the second for the head.
 
 class SentimentHead(nn.Module):
-    """A class for the whole text, from the mean of its words' vectors (those of their first
-    pieces). Each is two vectors side by side, what the word is by itself, and what it has become in
-    this text (see `FineTuned`). With few labels, the first is easier to learn from; what "not" does
-    is in the second alone."""
+    """A class for the whole text, from the mean over its words, and punctuation marks.
 
-    # the head, which begins with zeros, learns fast; the BERT slowly, to keep what it knows
-    lr_shares = (0.3, 3.0)
+    For each word the head is given two vectors (of its first piece), side by side: that of the
+    token, which is the same in every text, and that of the last block, which depends on the text.
+    Only the second can say what "not" does to the words after it; but with few labels the first
+    helps, too (mini/gallery/README.md has the numbers).
+    """
+
+    # the head begins with zeros, so all classes are equally probable, and learns fast; the BERT
+    # learns slowly, to keep what it knows
+    lr_scales = (0.3, 3.0)
 
     def __init__(self, C: int, n_classes: int):
         super().__init__()
         self.linear = nn.Linear(2 * C, n_classes)
         nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
 
     def forward(self, x, word_number):
         """Logits (B, n_classes), from x (B, T, 2C)."""
@@ -471,7 +478,7 @@ class EntityHead(nn.Module):
     """A tag for each word, from the vector of its first piece (§5.3): other, person, place,
     organisation, or date."""
 
-    lr_shares = (1.0, 1.0)
+    lr_scales = (1.0, 1.0)
 
     def __init__(self, C: int, n_tags: int):
         super().__init__()
@@ -517,7 +524,7 @@ class AnswerHead(nn.Module):
     t was asked for, which the model has not had to know in pre-training.
     """
 
-    lr_shares = (1.0, 1.0)
+    lr_scales = (1.0, 1.0)
     longest = 8             # words of an answer: ours are shorter; a longer one is never found
 
     def __init__(self, C: int, n_out: int = 2):         # always two outputs: first and last
@@ -580,8 +587,9 @@ class FineTuned(nn.Module):
         """The head's logits for Tokens (see mini/data/text/tasks.py)."""
         x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
         if self.task == "sentiment":
-            alone = self.bert.wte(tokens.idx)                   # (B, T, C), before all blocks
-            alone = F.layer_norm(alone, alone.shape[2:], eps=1e-12)     # as large as x
+            # the tokens' own vectors, without their positions; normalised, as x is
+            alone = self.bert.wte(tokens.idx)                   # (B, T, C)
+            alone = F.layer_norm(alone, alone.shape[2:], eps=1e-12)
             x = torch.cat([alone, x], dim=2)                    # (B, T, 2C)
         elif self.task == "answer":
             x = self.bert.guess_vector(x)                       # what it would fill in
@@ -590,17 +598,18 @@ class FineTuned(nn.Module):
 
 # ---- fine-tuning
 
-# 300 texts are read some forty times, at a rate of 1e-3. (The paper has many more texts, which it
-# reads two to four times, at 5e-5 or less, §A.3; but its models are far larger. Its code exempts
-# biases and norms from weight decay; ours, which decays for 400 steps only, does not.)
+# 300 texts are read some forty times, at a rate of 1e-3 times lr_scales. (The paper has many more
+# texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models are far larger. Its
+# code exempts biases and norms from weight decay. Ours decays all parameters: in 400 steps that
+# changes little.)
 TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
 TUNE_PASSES = 4             # or so many passes over its labelled rows, if these are more steps
 
 
 def tune_steps(cfg, n_rows: int) -> int:
-    """The number of optimiser steps for a task with so many labelled rows: --tune_steps, or if that
-    is 0, the larger of TUNE_STEPS and TUNE_PASSES passes over the rows; but no more than --steps,
-    so that a short trial stays short. (--steps=0, for published weights, is no limit.)"""
+    """The number of optimiser steps for a task with so many labelled rows: --tune_steps. If that is
+    0, the larger of TUNE_STEPS and TUNE_PASSES passes over the rows, but at most --steps, so that a
+    short trial stays short. (--steps=0, for published weights, is no limit.)"""
     if cfg.tune_steps > 0:
         return cfg.tune_steps
     steps = max(TUNE_STEPS, TUNE_PASSES * n_rows // cfg.tune_batch)
@@ -609,17 +618,17 @@ def tune_steps(cfg, n_rows: int) -> int:
 
 def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
     """A copy of the BERT with the head of a task, both trained on the task's labelled texts. lr:
-    the peak learning rate; the head says which share of it the BERT takes, and which the head."""
+    the peak learning rate, to be multiplied by the head's lr_scales."""
     torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
     model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = cfg.tune_dropout
-    bert_share, head_share = model.head.lr_shares
+    bert_scale, head_scale = model.head.lr_scales
     decay = cfg.tune_decay
-    optimizers = [
-        torch.optim.AdamW(model.bert.parameters(), bert_share * lr, weight_decay=decay),
-        torch.optim.AdamW(model.head.parameters(), head_share * lr, weight_decay=decay),
+    optimizers = [                      # two: set_learning_rate knows one peak for each
+        torch.optim.AdamW(model.bert.parameters(), bert_scale * lr, weight_decay=decay),
+        torch.optim.AdamW(model.head.parameters(), head_scale * lr, weight_decay=decay),
     ]
     tokens = task.learn.to(bert.device)
     y = task.y.to(bert.device)
@@ -657,9 +666,10 @@ def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> l
     """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
     (start, end).
 
-    others_log_p (N, n_classes): log p(class | text) by another model. If given, the class is the
-    one that is most probable by the product of both models' probabilities (a product of experts,
-    Hinton 2002); the sum of logits is the logarithm of that, but for a constant.
+    others_log_p (N, n_classes), for reviews only: log p(class | text) by another model. If given,
+    the class is the one that is most probable by the product of both models' probabilities (a
+    product of experts, Hinton 2002). Logits are log p(class | text) but for a constant in each
+    text, so adding log p multiplies the probabilities.
     """
     model.eval()
     found = []
@@ -714,7 +724,8 @@ class Config(RunConfig):
     # more than --steps)
     tune_steps: int = 0
     tune_batch: int = 32           # texts in a step of a task
-    tune_lr: float = 1e-3          # AdamW's peak learning rate in a task
+    # AdamW's peak learning rate in a task (for reviews 0.3 times this; 3 times this for its head)
+    tune_lr: float = 1e-3
     scratch_lr: float = 1e-3       # the same for a model that was not pre-trained
     tune_dropout: float = 0.1      # dropout in a task
     tune_decay: float = 0.01       # AdamW's weight decay in a task
@@ -738,7 +749,7 @@ class Config(RunConfig):
 
 # The settings of other runs. gpu: layers, heads and widths of the paper's smaller model (not tried
 # by us). published: weights that the paper's authors have pre-trained need no steps of ours, and
-# are tuned with a rate from the paper's range (§A.3).
+# are tuned with a rate from the paper's range (§A.3), but for lr_scales.
 PRESETS = {
     "gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
                 steps=20000, batch_size=128, muon_lr=0.005, lr=2e-4, dropout=0.1, tune_lr=1e-4,
@@ -765,8 +776,9 @@ def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
     task's baselines, which need no network. (The one that begins at random has no counted vectors
-    either: these come from texts without labels.) And for reviews, what the pre-trained BERT and
-    naive Bayes get together: they know different things."""
+    either: these come from texts without labels.) And for reviews, what the pre-trained BERT, which
+    reads words in context, and naive Bayes, which counts them, get together (see `predict`; the
+    command sample uses the BERT alone)."""
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
     tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer)

@@ -367,7 +367,7 @@ def test_reviews_are_read_word_by_word_too():
     close(tuned(tokens, tokenizer.pad), want + tuned.head.linear.bias, 1e-4)
 
 
-def test_the_bert_and_the_head_learn_at_their_shares_of_the_rate(text_file, tmp_path, monkeypatch):
+def test_the_bert_and_the_head_learn_at_rates_of_their_own(text_file, tmp_path, monkeypatch):
     cfg = tiny(text_file, tmp_path, few=8, tune_steps=1, tune_batch=8)
     tokenizer = WordPieceTokenizer.train(passages.unlabelled(), 500)
     rates = {}
@@ -378,12 +378,12 @@ def test_the_bert_and_the_head_learn_at_their_shares_of_the_rate(text_file, tmp_
         rates[sum(p.numel() for p in parameters)] = lr
         return original(parameters, lr, **others)
     monkeypatch.setattr(torch.optim, "AdamW", adamw)
-    for task, shares in (("sentiment", (0.3, 3)), ("entities", (1, 1)), ("answer", (1, 1))):
+    for task, scales in (("sentiment", (0.3, 3)), ("entities", (1, 1)), ("answer", (1, 1))):
         rates.clear()
         model = bert.BERT(cfg, tokenizer.vocab_size)
         tuned = bert.fine_tune(model, make_task(task, cfg, tokenizer), 1e-3, cfg, tokenizer)
         sizes = [sum(p.numel() for p in part.parameters()) for part in (tuned.bert, tuned.head)]
-        assert rates == pytest.approx({n: share * 1e-3 for n, share in zip(sizes, shares)})
+        assert rates == pytest.approx({n: scale * 1e-3 for n, scale in zip(sizes, scales)})
 
 
 def test_two_models_together_by_the_product_of_their_probabilities():

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -79,10 +80,11 @@ def test_what_fails_in_either_is_reported(run):
 
 
 def test_skipped_and_expected_failures_are_counted(run):
-    other = ("import pytest\n\ndef test_skips():\n    pytest.skip('no card')\n\n"
+    other = ("\n\ndef test_skips():\n    pytest.skip('no card')\n\n"
              "@pytest.mark.xfail\ndef test_known():\n    assert False\n")
-    status, printed, _ = run({**FILES, "other_1": other, "other_2": other})
-    assert status == 0 and re.search("36 passed, 2 skipped, 2 xfailed", printed)
+    status, printed, _ = run({name: source + other for name, source in FILES.items()}, "-rs")
+    assert status == 0 and re.search("36 passed, 12 skipped, 12 xfailed", printed)
+    assert len(re.findall(r"test_part_\d+\.py:\d+: no card", printed)) == 12
 
 
 def test_the_first_failure_can_end_both(run):
@@ -98,3 +100,22 @@ def test_if_the_helper_dies_pytest_takes_its_tests(run):
     files = {f"deadly_{i}": deadly for i in range(6)}
     status, printed, ran = run(files)
     assert status == 0 and "24 passed" in printed and len(pids(ran)) == 2
+    assert "The second process ended with status 3" in printed
+
+
+def test_if_pytest_is_killed_the_helper_ends_too(tmp_path):
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    slow = TESTS.replace("time.sleep(0.1)", "time.sleep(0.1)\n    time.sleep(0.5)")
+    for i in range(40):
+        (tmp_path / f"test_slow_{i}.py").write_text(slow)
+    process = subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path,
+                               env={**os.environ, "PYTHONPATH": str(ROOT), "EXPECTED": "2"}, stdout=subprocess.DEVNULL)
+    ran = tmp_path / "ran"
+    while not ran.exists() or len(pids(ran.read_text().splitlines())) < 2:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    time.sleep(5)
+    before = ran.read_text()
+    time.sleep(2)
+    assert ran.read_text() == before

@@ -2,14 +2,17 @@
 second pytest that it starts with the same arguments.
 
 The tests are parted into units, mostly a file each. Each process takes the next unit that the other has not taken, by
-making a file with its number, which only one of them can. The helper writes what comes of its tests to a file; pytest
-reads it there, and reports it as if the tests were its own.
+making a file with its name, which only one of them can. The helper writes what comes of its tests to a file; pytest
+reads it there, and reports it as if the tests were its own. Should the helper die, pytest says so, and runs what is
+left.
 
 `--processes=1` runs all tests in one. (Packages such as pytest-xdist do this for any number of processes; but the
 tests should need no package more than pytest.)
 """
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +23,11 @@ import pytest
 
 FEWEST = 400                    # tests; fewer are not worth a second start
 NAME = "TESTS_SHARED_FOLDER"    # the environment variable that tells the helper where the two meet
-SHARED = os.environ.pop(NAME, "")   # that folder, in the helper; programs that its tests start are none
+# That folder, in the helper. It is taken out of the environment: programs that the tests start are no helpers.
+SHARED = os.environ.pop(NAME, "")
+# With these options of pytest, and of pytest-xdist, there is no helper.
+ALONE = ("usepdb", "trace", "basetemp", "lf", "failedfirst", "newfirst", "cacheclear", "stepwise", "collectonly",
+         "numprocesses")
 
 
 def pytest_addoption(parser):
@@ -37,28 +44,28 @@ def unit_of(item) -> str:
     return file
 
 
-def units_of(items) -> list:
-    """Lists of tests; in which order they came, they stay."""
+def units_of(items) -> dict:
+    """{name: tests}. Units come in the order of their first tests, and the tests of a unit in theirs."""
     units = {}
     for item in items:
         units.setdefault(unit_of(item), []).append(item)
-    return list(units.values())
+    return units
 
 
-def take(folder: Path, number: int) -> bool:
+def take(folder: Path, unit: str) -> bool:
     """Whether this process is the first that takes the unit."""
     try:
-        (folder / f"unit_{number}").touch(exist_ok=False)
+        (folder / re.sub(r"\W", "_", unit)).touch(exist_ok=False)
     except FileExistsError:
         return False
     return True
 
 
-def run_items(session, items, after_each=lambda: None):
-    """Run tests as pytest itself does it."""
+def run_items(session, items, before_each=lambda: None):
+    """Run tests as pytest itself does it. At the end of the list all fixtures are torn down."""
     for item, following in zip(items, [*items[1:], None]):
+        before_each()
         session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-        after_each()
         if session.shouldfail:
             raise session.Failed(session.shouldfail)
         if session.shouldstop:
@@ -83,9 +90,15 @@ class Writer:
 def help_with(session, folder: Path):
     """What the helper does: run what nobody has taken."""
     session.config.pluginmanager.register(Writer(session.config, folder / "reports"))
-    for number, items in enumerate(units_of(session.items)):
-        if take(folder, number):
-            run_items(session, items)
+    parent = os.getppid()
+
+    def end_with_parent():
+        if os.getppid() != parent:
+            raise session.Interrupted("pytest has ended")
+
+    for unit, items in units_of(session.items).items():
+        if take(folder, unit):
+            run_items(session, items, end_with_parent)
 
 
 # ---- in pytest
@@ -95,48 +108,68 @@ class Helper:
 
     def __init__(self, session, folder: Path):
         self.session = session
-        self.output = (folder / "output").open("w+", encoding="utf-8")
-        arguments = [str(argument) for argument in session.config.invocation_params.args]
-        command = [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider", "--maxfail=0"]
-        self.process = subprocess.Popen(command, cwd=session.config.invocation_params.dir, stdout=self.output,
-                                        stderr=subprocess.STDOUT, env={**os.environ, NAME: str(folder)})
-        self.path = folder / "reports"
+        self.expected = {item.nodeid for item in session.items}
+        self.output = folder / "output"
+        self.reports = folder / "reports"
         self.file = None
         self.line = ""
-        self.finished = set()           # the tests that came to their end
+        self.of_test = []               # reports of the test that it runs now
+        self.finished = set()           # tests that came to their end
+        arguments = [str(argument) for argument in session.config.invocation_params.args]
+        command = [sys.executable, "-m", "pytest", *arguments, "-p", "no:cacheprovider", "--maxfail=0"]
+        # in a session of its own, so that it can be ended with all programs that its tests have started
+        with self.output.open("w", encoding="utf-8") as output:
+            self.process = subprocess.Popen(command, cwd=session.config.invocation_params.dir, stdin=subprocess.DEVNULL,
+                                            stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+                                            env={**os.environ, NAME: str(folder)})
 
     def pass_on(self):
-        """Report what has been written since the last call."""
+        """Report what has been written since the last call: all of a test, when it has come to its end."""
         hook = self.session.config.hook
         if self.file is None:
-            if not self.path.exists():
+            if not self.reports.exists():
                 return
-            self.file = self.path.open(encoding="utf-8")
+            self.file = self.reports.open(encoding="utf-8")
         for part in self.file:
             self.line += part
             if not self.line.endswith("\n"):            # the rest of it is not written yet
                 return
             report = hook.pytest_report_from_serializable(config=self.session.config, data=json.loads(self.line))
             self.line = ""
-            hook.pytest_runtest_logreport(report=report)
-            if report.when == "teardown":
+            if isinstance(report.longrepr, list):       # JSON knows no tuples; of a skipped test it is one
+                report.longrepr = tuple(report.longrepr)
+            self.of_test.append(report)
+            if report.when == "teardown" and report.nodeid in self.expected:
+                for of_test in self.of_test:
+                    hook.pytest_runtest_logreport(report=of_test)
                 self.finished.add(report.nodeid)
+            if report.when == "teardown":
+                self.of_test = []
 
     def wait(self):
+        """Until it has ended. 0, 1 and 5 mean: all passed, some failed, there was nothing left to run."""
         while self.process.poll() is None:
             self.pass_on()
             if self.session.shouldfail:
                 raise self.session.Failed(self.session.shouldfail)
             time.sleep(0.1)
         self.pass_on()
+        if self.process.returncode not in (0, 1, 5):
+            end = self.output.read_text("utf-8", errors="replace")[-2000:]
+            printed = self.session.config.pluginmanager.get_plugin("terminalreporter")
+            printed.write_line(f"\nThe second process ended with status {self.process.returncode}; its unfinished "
+                               f"tests are run here. It printed last:\n{end}")
 
     def end(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()
-        self.output.close()
         if self.file is not None:
             self.file.close()
+        if self.process.poll() is not None:
+            return
+        if hasattr(os, "killpg"):
+            os.killpg(self.process.pid, signal.SIGKILL)         # runs catch gentler signals
+        else:
+            self.process.kill()                                 # Windows
+        self.process.wait()
 
 
 def share(session, folder: Path):
@@ -144,27 +177,28 @@ def share(session, folder: Path):
     helper = Helper(session, folder)
     try:
         mine = set()
-        for number, items in enumerate(units_of(session.items)):
-            if take(folder, number):
+        for unit, items in units_of(session.items).items():
+            if take(folder, unit):
                 run_items(session, items, helper.pass_on)
                 mine |= {item.nodeid for item in items}
         helper.wait()
-        left = [item for item in session.items if item.nodeid not in mine | helper.finished]
-        run_items(session, left)
+        run_items(session, [item for item in session.items if item.nodeid not in mine | helper.finished])
     finally:
         helper.end()
 
 
 def may_share(session) -> bool:
     option = session.config.option
-    one_at_a_time = option.usepdb or option.capture == "no" or getattr(option, "numprocesses", None)
-    return (option.processes == 2 and len(session.items) >= FEWEST and not one_at_a_time
-            and not option.collectonly and not session.testsfailed)
+    if any(getattr(option, name, None) for name in ALONE) or option.capture == "no":
+        return False
+    if hasattr(session.config, "workerinput") or "--" in session.config.invocation_params.args:
+        return False
+    return option.processes == 2 and len(session.items) >= FEWEST and not session.testsfailed
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session):
-    """None leaves it to pytest."""
+    """The hook that runs all tests. None means: let pytest do it as usual."""
     if SHARED:
         help_with(session, Path(SHARED))
         return True

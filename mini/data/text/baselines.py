@@ -1,8 +1,7 @@
 """What an expert would try first on text with few labels, without a network.
 
     reviews     bag of words (logistic regression); naive Bayes, with words behind a negation
-    marked,
-                and with the unlabelled texts by expectation–maximisation
+                marked, and with the unlabelled texts by expectation–maximisation
     names       the most frequent tag of a word; an averaged perceptron
     answers     the first capitalised words of the passage, or the first ones after the asked name
 """
