@@ -889,7 +889,8 @@ def train(cfg: Config) -> dict:
     # Counted vectors of the tokens: tokens that stand near the same tokens have similar ones. They
     # are counted in tales and reviews alone, where good words and bad words stand in different
     # company. (Without them, 64.5 % of reviews were read rightly in place of 97.5 %, at the same
-    # held-out loss; seed 1.) Tokens that are not there get random vectors as large.
+    # held-out loss; seed 1, an earlier head.) Tokens that are not there get random vectors as
+    # large.
     if cfg.cooccurrence and not checkpoint:
         is_counted = ~tokenizer.is_special                                      # (V,)
         vectors = cooccurrence_vectors(rows[OWN], is_counted, cfg.n_embd)       # (V, C)
