@@ -1,8 +1,14 @@
 """Which tests are quick, and what pytest adds to the report of a failed test of the paper's architecture."""
+import signal
+
 import pytest
 import torch
 
 from tests.two_processes import pytest_addoption, pytest_runtestloop        # noqa: F401  pytest finds them here
+
+# Programs that a shell starts in the background ignore Ctrl-C, and what they start does, too. Some tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The tensors of the tests are small: a second thread brings nothing there, and where other programs are busy the
 # threads of an operation wait for each other many times as long as it takes.
