@@ -445,7 +445,7 @@ class SentimentHead(nn.Module):
     For each word the head is given two vectors (of its first piece), side by side: that of the
     token, which is the same in every text, and that of the last block, which depends on the text.
     Only the second can say what "not" does to the words after it; but with few labels the first
-    helps, too (mini/gallery/README.md has the numbers).
+    seems to help, too (mini/gallery/README.md has the numbers).
     """
 
     # the head begins with zeros, so all classes are equally probable, and learns fast; the BERT
@@ -600,8 +600,8 @@ class FineTuned(nn.Module):
 
 # 300 texts are read some forty times, at a rate of 1e-3 times lr_scales. (The paper has many more
 # texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models are far larger. Its
-# code exempts biases and norms from weight decay. Ours decays all parameters: in 400 steps that
-# changes little.)
+# code exempts biases and norms from weight decay. Ours decays all parameters, but for 400 steps
+# only.)
 TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
 TUNE_PASSES = 4             # or so many passes over its labelled rows, if these are more steps
 

@@ -1,5 +1,5 @@
-"""Many tests are run by two processes at once, which takes about half as long on two cores: pytest, and a helper, a
-second pytest that it starts with the same arguments.
+"""Many tests are run by two processes at once, since each uses one core: pytest, and a helper, a second pytest that it
+starts with the same arguments.
 
 The tests are parted into units, mostly a file each. Each process takes the next unit that the other has not taken, by
 making a file with its name, which only one of them can. The helper writes what comes of its tests to a file; pytest
