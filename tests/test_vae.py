@@ -213,6 +213,32 @@ def test_a_mixture_has_the_density_that_torch_gives_it():
     close(study.standard_normal(5).log_prob(normal(50, 5)), Normal(0.0, 1.0).log_prob(normal(50, 5)).sum(1))
 
 
+def test_the_linear_model_is_probabilistic_pca():
+    """log p(x) by its covariance, written out; new images are spread as it says, but for the noise of each pixel."""
+    torch.manual_seed(0)
+    spread = torch.cat([torch.tensor([0.5, 0.35, 0.25]), torch.linspace(0.06, 0.03, 9)])
+    axes = torch.linalg.qr(torch.randn(12, 12))[0]
+    train, x = (((torch.randn(n, 12) * spread) @ axes.T * 0.4 + 0.1).view(n, 3, 2, 2) for n in (500, 40))
+    log_p, new = study.linear_model(train, x, z_dim=3, n=20_000, seed=0)
+    flat = train.flatten(1).double()
+    mean, cov = flat.mean(0), torch.cov(flat.T, correction=0)
+    variances, directions = torch.linalg.eigh(cov)
+    sigma2 = variances[:9].mean()
+    along = directions[:, 9:]
+    signal = along @ torch.diag(variances[9:] - sigma2) @ along.T
+    normal = torch.distributions.MultivariateNormal(mean, signal + sigma2 * torch.eye(12).double())
+    assert log_p == pytest.approx(normal.log_prob(x.flatten(1).double()).mean().item(), abs=1e-4)
+    assert new.shape == (20_000, 3, 2, 2) and new.dtype == torch.float32 and new.abs().max() < 1
+    assert (new.flatten(1).mean(0) - mean).abs().max() < 0.005
+    assert (torch.cov(new.flatten(1).T) - signal).abs().max() < 0.03 * signal.abs().max()
+    # it is the best of its kind: W and sigma changed a little make the training images less probable
+    best = normal.log_prob(flat).mean()
+    for factor in (0.95, 1.05):
+        for changed in (factor * signal + sigma2 * torch.eye(12), signal + factor * sigma2 * torch.eye(12)):
+            assert torch.distributions.MultivariateNormal(mean, changed).log_prob(flat).mean() < best
+
+
+
 def test_samples_of_a_mixture_have_its_mean_and_its_covariance():
     """L and Lᵀ mixed up, one component for all z, a variance taken for a standard deviation."""
     mixture = known_mixture()
@@ -700,6 +726,9 @@ def test_evaluate(lively, monkeypatch, capsys):
     priors |= {f"K = {K}": vae.fit_prior(net, learn.images, K) for K in (1, 10, 30, 60)}
     distances = {row: net.decode(prior.sample(64, 1)).clamp(-1, 1).square().sum().item() for row, prior in priors.items()}
     distances["encoded and decoded"] = images.square().sum().item()
+    log_p, new = study.linear_model(to_float(learn.images), x, 3, 64, 1)
+    distances["linear model"] = new.square().sum().item()
+    assert tables["log_p(x)_of_a_linear_model"] == {"of all": pytest.approx(log_p, rel=1e-5)}
     assert tables["Fréchet_distance"] == pytest.approx(distances, rel=1e-4)
     mu_x, logvar = net.encode(x)
     codes_x = (mu_x + (logvar / 2).exp() * noise(64, 3, 1)).double()

@@ -9,7 +9,7 @@ from mini import vae
 from mini.data.images.image_sets import draw_labels, load_images, one_hot
 from mini.utils.config import require
 from mini.utils.image_metrics import image_report
-from mini.utils.images import film, in_batches, plane, sheet, to_float, walks
+from mini.utils.images import film, in_batches, noise, plane, sheet, to_float, walks
 from mini.utils.judge import Judge
 from mini.utils.metrics import print_tables
 from mini.utils.mixture import Mixture
@@ -237,6 +237,42 @@ def compare_priors(model, judge, train_set, validation_images, components=(1, 10
     return log_p, distance
 
 
+def linear_model(train_images, x, z_dim: int, n: int, seed: int):
+    """(mean log p(x) of the images x, in nats; n new images), by a VAE that is as simple as can be:
+
+        x = W z + mean + σ ε        z ~ N(0, I), ε ~ N(0, I)
+
+    So the decoder is one matrix, and p(x) = N(mean, W Wᵀ + σ² I). The W and σ that make the
+    training images most probable need no training: they are made of the first principal components
+    (Tipping & Bishop 1999, "Probabilistic Principal Component Analysis", eqs. 7 and 8).
+
+    Images are (·, C, H, W) in [-1, 1]; z_dim is less than C · H · W and than the number of training
+    images.
+    """
+    N = len(train_images)
+    data = train_images.flatten(1)                              # (N, C, H, W) -> (N, D)
+    D = data.size(1)
+    mean = data.mean(dim=0)
+    torch.manual_seed(seed)                                     # for pca_lowrank
+    _, singular, directions = torch.pca_lowrank(data - mean, z_dim, center=False, niter=10)
+    variances = singular.double()**2 / N                        # (z_dim,), along the directions
+    directions = directions.double()                            # (D, z_dim)
+    rest = data.double().var(dim=0, correction=0).sum() - variances.sum()
+    sigma2 = rest / (D - z_dim)                                 # along each other direction
+
+    centred = x.flatten(1).double() - mean
+    along = centred @ directions                                # (B, z_dim)
+    squares = (along**2 / variances).sum(1)
+    squares += ((centred**2).sum(1) - (along**2).sum(1)) / sigma2
+    log_det = variances.log().sum() + (D - z_dim) * sigma2.log()
+    log_p = -(D * math.log(2 * math.pi) + log_det + squares) / 2
+
+    W = directions * (variances - sigma2).sqrt()                # (D, z_dim)
+    z = noise(n, z_dim, seed).double()
+    new = (z @ W.T + mean).clamp(-1, 1)                         # without ε, like generate
+    return log_p.mean().item(), new.float().view(n, *x.shape[1:])
+
+
 def evaluate(model, train_set, held_out, n: int = 2048) -> dict:
     """Print tables of n held-out images, and write them to evaluate.json. What was chosen, was
     chosen by the other held-out images, the validation part."""
@@ -255,6 +291,13 @@ def evaluate(model, train_set, held_out, n: int = 2048) -> dict:
     if judge.n > 0:
         decoded = vae.generate(model, z)
         distance["encoded and decoded"] = judge.frechet(decoded)
+        if cfg.z_dim < min(train_set.images[0].numel(), len(train_set.images)):
+            print("a linear model is fitted to pixels", flush=True)
+            log_p, new = linear_model(to_float(train_set.images), to_float(images), cfg.z_dim,
+                                      judge.n, cfg.seed)
+            distance["linear model"] = judge.frechet(new)
+            if cfg.likelihood != "bernoulli":                   # else p(x) is no density
+                tables["log_p(x)_of_a_linear_model"] = {"of all": log_p}
         tables["Fréchet_distance"] = distance
         tables["read_right_if_only_decoded"] = judge.accuracy(decoded, labels)
         changed, others_kept = score_arithmetic(model, judge, train_set, z, labels)
