@@ -109,3 +109,18 @@ def test_the_first_capitals_after_the_name():
     assert WORDS[start:end] == ["Kent", "and", "Berg"]
     start, end = capitals_after_name("Dora wed on 3 May 1990 .".split(), ["When", "did", "Dora"])
     assert (start, end) == (3, 6)                                   # a date is found, too
+
+
+def test_to_know_the_kind_of_an_answer_is_half_of_it(monkeypatch):
+    """Both people of a passage have a fact of the kind that is asked for; the first one told is right in 54.8 % of the
+    held-out questions, as mini/gallery/README.md says."""
+    told, tell = [], passages.tell
+    monkeypatch.setattr(passages, "tell", lambda *args: told.append(tell(*args)) or told[-1])
+    _, test = passages.load_questions(1, 0)
+    n_first = 0
+    for question, (_, where) in zip(test, told[1:]):
+        kind, = {kind for (_, kind), span in where.items() if span == (question.start, question.end)}
+        spans = [span for (_, other), span in where.items() if other == kind]
+        assert len(spans) == 2
+        n_first += min(spans) == (question.start, question.end)
+    assert n_first == 274 and len(test) == 500
