@@ -1,0 +1,186 @@
+"""What one would try first, without a network: the scores of simple methods stand beside those of
+the models in mini/gallery/README.md.
+
+    python -m mini.studies.simple linear        attributes of faces, by a linear classifier
+    python -m mini.studies.simple colours       CycleGAN's task, by a table of colours
+
+Both take about a minute, and write what they print to runs/simple/.
+"""
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mini import cyclegan
+from mini.data.images.captions import HELD_BACK, has_pair, load_captions
+from mini.data.images.domains import load_domains
+from mini.data.images.faces import ATTRIBUTES
+from mini.data.images.image_sets import load_images, one_hot
+from mini.text_to_image import resize
+from mini.utils.domain_judge import SHARES, DomainJudge
+from mini.utils.images import to_float
+from mini.utils.metrics import table
+from mini.utils.run import write_json
+
+# ---- a linear classifier of pixels
+
+class LinearClassifier:
+    """Images x (N, C, H, W) and labels (N, A) -> the number of the value of each attribute.
+
+    Ridge regression: the matrix W for which |X W − Y|² + penalty · |W|² is smallest, where Y is
+    1 at the values that an image has, and 0 elsewhere. Its solution is (XᵀX + penalty I)⁻¹ XᵀY. Of
+    an attribute, the value with the largest output is read.
+    """
+
+    def __init__(self, x, labels, attributes: dict, penalty: float = 30.0):
+        self.sizes = [len(values) for values in attributes.values()]
+        self.mean = x.flatten(1).mean(dim=0)
+        X = self.inputs(x)                                      # (N, D + 1)
+        Y = one_hot(labels, attributes)                         # (N, V)
+        XtX = X.T @ X
+        XtX.diagonal().add_(penalty)
+        self.W = torch.linalg.solve(XtX, X.T @ Y)               # (D + 1, V)
+
+    def inputs(self, x):
+        """Pixels less their means, and a 1, for the constant: (N, D + 1)."""
+        pixels = x.flatten(1) - self.mean
+        return torch.cat([pixels, torch.ones(len(x), 1)], dim=1)
+
+    def read(self, x):
+        """Images (N, C, H, W) -> labels (N, A)."""
+        outputs = (self.inputs(x) @ self.W).split(self.sizes, dim=1)
+        return torch.stack([output.argmax(dim=1) for output in outputs], dim=1)
+
+
+def shares_right(classifier, x, labels) -> dict:
+    """{attribute: share of images that are read rightly}, and of those with all of them right."""
+    right = classifier.read(x) == labels                        # (N, A)
+    shares = dict(zip(ATTRIBUTES, right.double().mean(dim=0).tolist()))
+    shares["all"] = right.all(dim=1).double().mean().item()
+    return shares
+
+
+def linear(n_images: int = 20000) -> dict:
+    """Rows: the faces of mini/classifier.py, and those of the models that read captions, of which
+    n_images without a pair of HELD_BACK are learnt from; 16: of 16 × 16 pixels."""
+    rows = {}
+    train_set, held_out = load_images("faces", 32, n_images)
+    classifier = LinearClassifier(to_float(train_set.images), train_set.labels, ATTRIBUTES)
+    rows["faces"] = shares_right(classifier, to_float(held_out.images), held_out.labels)
+
+    train_set, held_out, unseen = load_captions("faces", 32, n_images)
+    for size in (32, 16):
+        x = resize(to_float(train_set.images), size)
+        classifier = LinearClassifier(x, train_set.labels, ATTRIBUTES)
+        for name, part in (("held out", held_out), ("unseen", unseen)):
+            x = resize(to_float(part.images), size)
+            rows[f"{name}, {size}"] = shares_right(classifier, x, part.labels)
+        for pair in HELD_BACK:
+            chosen = has_pair(unseen.labels, pair)
+            x = resize(to_float(unseen.images[chosen]), size)
+            name = " and ".join(pair.values())
+            rows[f"{name}, {size}"] = shares_right(classifier, x, unseen.labels[chosen])
+    print(table(rows, shares=[*ATTRIBUTES, "all"]))
+    return rows
+
+
+# ---- a table of colours
+
+BINS = 16                       # red, green and blue are each sorted into so many bins
+
+
+def bins(images):
+    """The number of the colour, in BINS³ bins, of each pixel of images uint8 (N, 3, H, W):
+    (N, H, W)."""
+    red, green, blue = (images.long() * BINS // 256).unbind(dim=1)
+    return (red * BINS + green) * BINS + blue
+
+
+def shares_of_colours(images):
+    """The share of each colour among all pixels: (BINS³,)."""
+    counts = bins(images).flatten().bincount(minlength=BINS**3).double()
+    return counts / counts.sum()
+
+
+class ColourTable:
+    """Turns the colours that tell domain X into those that tell domain Y, without pairs.
+
+    X's own colours are those that are `more` times as frequent in X as in Y. The pixels of such
+    colours, in X and in Y, are sorted by brightness: a pixel of X that is brighter than a third of
+    X's becomes one that is brighter than a third of Y's. No other pixel changes.
+    """
+
+    def __init__(self, X, Y, more: float = 4.0, n: int = 20000, smooth: int = 200):
+        """X, Y: training images, uint8 (N, 3, H, W). n: how many pixels of each to sort; smooth: so
+        many neighbours in Y's order on each side are averaged."""
+        in_x, in_y = shares_of_colours(X), shares_of_colours(Y)
+        self.is_own = in_x > more * in_y + 1e-5                 # (BINS³,)
+        of_x = self.pixels(X, self.is_own)
+        of_y = self.pixels(Y, in_y > more * in_x + 1e-5)
+        rng = torch.Generator().manual_seed(0)
+        of_x = of_x[torch.randperm(len(of_x), generator=rng)[:n]]
+        of_y = of_y[torch.randperm(len(of_y), generator=rng)[:n]]
+        self.brightness = of_x.sum(dim=1).sort().values         # of X's colours, in order
+        of_y = of_y[of_y.sum(dim=1).argsort()]                  # from dark to bright
+        rank = torch.arange(len(of_y))
+        first = (rank - smooth).clamp(min=0)
+        last = (rank + smooth).clamp(max=len(of_y) - 1)
+        sums = torch.cat([torch.zeros(1, 3), of_y.double().cumsum(dim=0)])
+        self.colours = (sums[last + 1] - sums[first]) / (last + 1 - first)[:, None]
+
+    def pixels(self, images, wanted):
+        """The pixels whose colours are wanted: (n, 3)."""
+        return images.permute(0, 2, 3, 1)[wanted[bins(images)]].float()
+
+    def translate(self, images):
+        """Images of X, uint8 (N, 3, H, W), as images of Y: float (N, 3, H, W) in [-1, 1]."""
+        new = images.permute(0, 2, 3, 1).float()                # (N, H, W, 3)
+        changing = self.is_own[bins(images)]                    # (N, H, W)
+        share = torch.searchsorted(self.brightness, new[changing].sum(dim=1)) / len(self.brightness)
+        rank = (share * (len(self.colours) - 1)).round().long()
+        new[changing] = self.colours[rank].float()
+        return to_float(new.permute(0, 3, 1, 2).round().clamp(0, 255).byte())
+
+
+def add_difference(X, Y, images):
+    """Images of X, uint8 (N, 3, H, W), and the difference of the mean images of Y and X is added to
+    each: float (N, 3, H, W) in [-1, 1]."""
+    difference = Y.float().mean(dim=0) - X.float().mean(dim=0)
+    return to_float((images + difference).round().clamp(0, 255).byte())
+
+
+def colours(n_images: int = cyclegan.Config.n_images) -> dict:
+    """Rows: blond hair made black, and black made blond, from n_images faces each, by default those
+    that mini/cyclegan.py learns from; and the mean of both."""
+    cfg = replace(cyclegan.Config(), n_images=n_images)
+    a, b = load_domains(cfg)
+    judge = DomainJudge(cfg, a, b)
+    rows = {}
+    for x, y in ((judge.domain_a, judge.domain_b), (judge.domain_b, judge.domain_a)):
+        arrow = "a → b" if x is judge.domain_a else "b → a"
+        X, Y = (a.train_set, b.train_set) if x is judge.domain_a else (b.train_set, a.train_set)
+        added = add_difference(X, Y, x.held_out)
+        rows[f"{arrow}, one picture added"] = judge.scores(added, x, y)
+        translated = ColourTable(X, Y).translate(x.held_out)
+        rows[f"{arrow}, table of colours"] = judge.scores(translated, x, y)
+    for method in ("one picture added", "table of colours"):
+        both = [rows[f"{arrow}, {method}"] for arrow in ("a → b", "b → a")]
+        rows[f"mean, {method}"] = {key: (both[0][key] + both[1][key]) / 2 for key in both[0]}
+    print(table(rows, SHARES))
+    return rows
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=["linear", "colours"])
+    parser.add_argument("--out_dir", default="runs/simple", help="folder for the tables")
+    args = parser.parse_args(argv)
+    rows = linear() if args.study == "linear" else colours()
+    Path(args.out_dir).mkdir(parents=True, exist_ok=True)
+    write_json(f"{args.out_dir}/{args.study}.json", rows)
+
+
+if __name__ == "__main__":
+    main()
