@@ -1,26 +1,39 @@
-"""Conditional GAN: a DCGAN that draws what it is told to. It is train_gan.py with one more idea.
+"""Conditional GAN: a DCGAN that draws what it is told to. It is train_gan.py, and both networks
+read labels y.
 
-Both networks read labels y. G draws an image with these labels; D says how probable it is that an
-image is real and has them:
+G draws an image with the labels y. D says how probable it is that an image is real and its labels
+are y, D(x|y), "D of x, given y":
 
     D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y))      (x, y) real, z ~ N(0, I)
     G maximises  E log D(G(z|y)|y)
 
-Shapes: B images in a batch, C colours, S × S pixels, V values of all attributes together. y is
-(B, V): 1 at the value of each attribute, 0 elsewhere.
+Real images always come with their own labels. So a face with blond hair where y says black cannot
+be real: D learns to notice, and G to do as it is told.
 
-Papers: Mirza & Osindero 2014, "Conditional Generative Adversarial Nets",
-https://arxiv.org/abs/1411.1784: G reads y beside z. Miyato & Koyama 2018, "cGANs with Projection
-Discriminator", https://arxiv.org/abs/1802.05637: D has a vector for each label, and adds to its
-logit the product of this vector and the features of the image (eq. 3).
+Shapes: B images in a batch, C colours, S × S pixels. An image has a value of each attribute (of the
+attribute hair: black, brown, blond or red); V is the number of values of all attributes together.
+y is (B, V): 1 at the values that the image has, 0 elsewhere.
 
-Our departures are those of train_gan.py; --preset=paper turns off those with a switch. An image has
-a label of each attribute, and D adds up one product for each; G reads y without a layer before it.
+What is new here:
+
+    1. G reads y beside z. (Mirza & Osindero 2014, "Conditional Generative Adversarial Nets",
+       https://arxiv.org/abs/1411.1784)
+    2. D has a vector for each value. To its logit it adds the product of the vectors of the values
+       in y with the features of the image. (Miyato & Koyama 2018, "cGANs with Projection
+       Discriminator", https://arxiv.org/abs/1802.05637, eq. 3)
+    3. G's BatchNorms are scaled and shifted by numbers computed from y. (the same)
+
+Our departures from these: the networks are those of DCGAN (Radford et al. 2016) with what we added
+in train_gan.py; z scales and shifts G's BatchNorms, too (--g_norm); z has 16 numbers, not 100; and
+the average of G's weights has BatchNorm statistics of its own (update_batch_norm). What these
+change is in mini/gallery/README.md. --preset=paper has DCGAN's own networks and settings: then G
+reads z and y before its first layer only.
 
     python -m mini.cgan                                             faces
     python -m mini.cgan sample --hair=blond --glasses=round         faces as you describe them
     python -m mini.cgan sample --vary=glasses                       a row for each value
-    python -m mini.cgan evaluate                                    do they help a classifier?
+    python -m mini.cgan evaluate                                    do they help a classifier that
+                                                                    has few real images?
     git diff --no-index train_gan.py mini/cgan.py                   shows what is new here
 
 Measured times and scores: README.md. Read before: train_gan.py. Read next: mini/cyclegan.py.
@@ -64,12 +77,17 @@ class Generator(nn.Module):
         super().__init__()
         self.size = size
         width = cfg.ngf * S // 8                                # channels at 4 × 4 pixels
+        E = cfg.z_dim + V                                       # z and y side by side
+
+        def norm(channels):
+            if cfg.g_norm == "batch":
+                return nn.BatchNorm2d(channels)
+            return ConditionalBatchNorm(channels, E)
 
         # 1 × 1 -> 4 × 4 pixels
         layers = [
-            nn.ConvTranspose2d(cfg.z_dim + V, width, kernel_size=4, stride=1, padding=0,
-                               bias=False),
-            nn.BatchNorm2d(width),
+            nn.ConvTranspose2d(E, width, kernel_size=4, stride=1, padding=0, bias=False),
+            norm(width),
             nn.ReLU(inplace=True),
         ]
         # H × H -> 2H × 2H pixels, up to S/2 × S/2
@@ -77,7 +95,7 @@ class Generator(nn.Module):
             layers += [
                 nn.ConvTranspose2d(width, width // 2, kernel_size=4, stride=2, padding=1,
                                    bias=False),
-                nn.BatchNorm2d(width // 2),
+                norm(width // 2),
                 nn.ReLU(inplace=True),
             ]
             width = width // 2
@@ -90,10 +108,36 @@ class Generator(nn.Module):
         self.apply(init_weights)
 
     def forward(self, z, y):
-        z = torch.cat([z, y], dim=1)                            # (B, z_dim + V)
-        x = z[:, :, None, None]                                 # -> (B, z_dim + V, 1, 1)
-        x = self.layers(x)                                      # -> (B, C, S, S)
+        e = torch.cat([z, y], dim=1)                            # (B, E)
+        x = e[:, :, None, None]                                 # -> (B, E, 1, 1)
+        for layer in self.layers:                               # -> (B, C, S, S)
+            if isinstance(layer, ConditionalBatchNorm):
+                x = layer(x, e)
+            else:
+                x = layer(x)
         return crop(x, self.size)                               # -> (B, C, size, size)
+
+
+class ConditionalBatchNorm(nn.Module):
+    """x (B, channels, H, W), e (B, E) -> BatchNorm(x), scaled and shifted as e says, of x's shape.
+
+    BatchNorm has a scale and a shift for each channel, which are the same for all images. Here they
+    are computed from e, z and y of the image side by side. So not only the first layer knows what
+    to draw. (Miyato & Koyama 2018 compute them from y; Chen et al. 2019, "On Self Modulation for
+    Generative Adversarial Networks", https://arxiv.org/abs/1810.01365, from z, and from both.)
+    """
+
+    def __init__(self, channels: int, E: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)      # without scale and shift
+        self.scale_shift = nn.Linear(E, 2 * channels)
+        nn.init.zeros_(self.scale_shift.bias)                   # its weights: see init_weights
+
+    def forward(self, x, e):
+        scale, shift = self.scale_shift(e).chunk(2, dim=1)      # (B, channels) each
+        scale = scale[:, :, None, None]                         # -> (B, channels, 1, 1)
+        shift = shift[:, :, None, None]
+        return self.norm(x) * (1 + scale) + shift
 
 
 class Discriminator(nn.Module):
@@ -121,7 +165,7 @@ class Discriminator(nn.Module):
             width = 2 * width
         # 4 × 4 pixels -> a logit
         self.layers = nn.Sequential(*layers, nn.Flatten())
-        features = 16 * width                                   # numbers in 4 × 4 places
+        features = 16 * width                                   # 4 × 4 places, width channels
         self.last = nn.Linear(features, 1, bias=False)
         self.values = nn.Linear(V, features, bias=False)        # a vector for each value
         self.apply(init_weights)
@@ -134,6 +178,8 @@ class Discriminator(nn.Module):
     def forward(self, x, y):
         h = self.layers(pad(x))                                 # (B, C, S, S) -> (B, features)
         realness = self.last(h)[:, 0]                           # (B,)
+        # values(y): the sum of the vectors of the values in y. Its product with h is large if the
+        # image looks as y says.
         fits_y = (self.values(y) * h).sum(1)                    # (B,)
         return realness + fits_y
 
@@ -143,7 +189,7 @@ def init_weights(module):
     """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
@@ -199,14 +245,16 @@ class Config(LabelConfig):
     n_images: int = 20000       # number of faces to draw for training
 
     # model
-    z_dim: int = 100            # length of z, the random numbers that an image is made from
+    z_dim: int = 16             # length of z, the random numbers that an image is made from
     ngf: int = 64               # channels before G's last layer; twice as many at each one before
     ndf: int = 64               # channels after D's first layer; twice as many at each one after
+    # G's BatchNorm: scaled and shifted by z and the labels, or by the same numbers for all images
+    g_norm: Literal["conditional", "batch"] = "conditional"
     # what normalises D's layers: spectral normalisation, or BatchNorm as in the paper
     d_norm: Literal["spectral", "batch"] = "spectral"
 
     # optimisation
-    steps: int = 2500           # optimiser steps of G, and as many of D
+    steps: int = 3500           # optimiser steps of G, and as many of D
     batch_size: int = 64        # real images in a step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at the start, for G
     d_lr: float = 2e-3          # the same for D
@@ -221,8 +269,8 @@ class Config(LabelConfig):
 
     # run
     out_dir: str = "runs/cgan"  # folder of the run
-    # images to score, if there are labels for a judge to learn (0: 2,048, or proportionally fewer
-    # if --steps is below its default)
+    # images to score, if their labels differ, for a judge to learn (0: 2,048, or proportionally
+    # fewer if --steps is below its default)
     n_test: int = 0
 
     # sampling
@@ -230,7 +278,7 @@ class Config(LabelConfig):
     vary: str = ""              # an attribute: a row for each value, a column for each z ("": none)
 
     # Not a setting: the names of those that a resumed run must keep.
-    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "d_norm")
+    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "g_norm", "d_norm")
 
     def __post_init__(self):
         super().__post_init__()
@@ -238,9 +286,9 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # the plain DCGAN, with the paper's sizes, batch and rate: one GPU, hours
-    "paper": dict(size=64, ngf=64, ndf=64, d_norm="batch", steps=50000, batch_size=128,
-                  lr=2e-4, d_lr=2e-4, constant=1.0, beta1=0.5, beta2=0.999,
+    # the plain DCGAN, told labels, with the sizes, batch and rate of its paper: one GPU, hours
+    "paper": dict(size=64, z_dim=100, ngf=64, ndf=64, g_norm="batch", d_norm="batch", steps=50000,
+                  batch_size=128, lr=2e-4, d_lr=2e-4, constant=1.0, beta1=0.5, beta2=0.999,
                   noise=0.0, noise_decay=False, shift=False, remove_checkerboard=False, ema=0.0),
     # larger images and networks: one GPU
     "gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, d_lr=4e-4, ema=0.999,
@@ -278,12 +326,13 @@ def train(cfg: Config) -> dict:
     cfg, checkpoint = own_checkpoint(cfg, "cgan", cfg.resume)
     device = pick_device(cfg.device)
 
-    # images: uint8 (N, C, size, size), and their labels (N, V); those that are held out only score
+    # images: uint8 (N, C, size, size), and their labels, for each image the number of its value of
+    # each attribute; those that are held out are not learnt from
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
     attributes = train_set.attributes                           # {name: its values}
     require(attributes, f"--data={cfg.data} has no labels; train_gan.py needs none")
     images = train_set.images.to(device)
-    labels = one_hot(train_set.labels, attributes).to(device)
+    labels = one_hot(train_set.labels, attributes).to(device)   # (N, V)
     N, C, size, _ = images.shape
     S = padded_size(size)                                       # size, or the next power of two
     check_shape(checkpoint, C, S, size, attributes)
@@ -304,7 +353,8 @@ def train(cfg: Config) -> dict:
 
     # the judge will score the images; run keeps the folder out_dir
     judge = Judge(cfg, train_set, held_out, n=2048)
-    to_draw = one_hot(held_out.labels[:cfg.n], attributes)      # (n, V), for pictures
+    # for pictures: (n, V), the labels of the faces in real.png
+    to_draw = one_hot(held_out.labels[:cfg.n], attributes)
     columns = ["d_loss", "g_loss", "D(x)", "D(G(z))", "accuracy"]
     run = Run(cfg, "cgan", nn.ModuleList([G, D]), columns, checkpoint)
     with run:
@@ -312,7 +362,7 @@ def train(cfg: Config) -> dict:
         lost = d_loss(torch.zeros(1), torch.zeros(1)).item()            # 2 ln 2
         run.say("if D could not tell real from generated: D(x) = D(G(z)) = accuracy = ½, "
                 f"d_loss = {lost:.3f}")
-        write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(train_set.images[:cfg.n])))
+        write_png(f"{cfg.out_dir}/samples/real.png", sheet(to_float(held_out.images[:cfg.n])))
         for step in range(run.first, cfg.steps):
             # learning rates, and the noise on what D sees
             factor = fall(step, cfg)                                    # 1, and at last 1 -> 0
@@ -326,7 +376,7 @@ def train(cfg: Config) -> dict:
             # batch
             i = torch.randint(N, (cfg.batch_size,), generator=data_rng).to(device)
             x = to_float(images[i])                                     # (B, C, size, size)
-            y = labels[i]                                               # (B, V)
+            y = labels[i]                           # (B, V): those of x, and what G is to draw
             z = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
 
             # ---- D's step: it maximises E log D(x|y) + E log(1 − D(G(z|y)|y))
@@ -371,12 +421,16 @@ def train(cfg: Config) -> dict:
                                      "D(x)": real_logits.sigmoid().mean().item(),
                                      "D(G(z))": fake_logits.sigmoid().mean().item(),
                                      "accuracy": correct.float().mean().item()})
-                if run.due(done, cfg.sample_every):
+                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
+                drawing = run.due(done, cfg.sample_every)
+                saving = stopping or run.due(done, cfg.eval_every)
+                if (drawing or saving) and cfg.ema > 0:
+                    update_batch_norm(ema, labels, cfg)
+                if drawing:
                     z = noise(len(to_draw), cfg.z_dim, cfg.seed)
                     picture = sheet(generate(ema, z, to_draw))
                     write_png(f"{cfg.out_dir}/samples/step_{done:06d}.png", picture)
-                stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
-                if stopping or run.due(done, cfg.eval_every):
+                if saving:
                     run.save(done, nets, [opt_g, opt_d], data_rng, shape=(C, S, size, attributes))
             if stopping and done < cfg.steps:
                 return run.leave(done)                          # says how to resume
@@ -436,13 +490,15 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
 def load(cfg):
     """(average of G, attributes, config) as trained in --out_dir."""
     cfg, checkpoint = own_checkpoint(cfg, "cgan")
-    attributes = checkpoint["shape"][3]
-    return make_nets(cfg, *checkpoint["shape"], checkpoint)["ema"], attributes, cfg
+    C, S, size, attributes = checkpoint["shape"]
+    nets = make_nets(cfg, C, S, size, attributes, checkpoint)
+    return nets["ema"], attributes, cfg
 
 
 def sample(cfg: Config):
     """Draw n images with the values that flags ask for, and random other values; with --vary, a row
-    of eight for each value of an attribute, each column from one z."""
+    of eight for each value of an attribute; in a column, z and the other labels are the same. The
+    picture: samples/ in --out_dir."""
     G, attributes, cfg = load(cfg)
     n = 8 if cfg.vary else cfg.n
     labels = draw_labels(cfg, attributes, n)                    # (n, number of attributes)
@@ -542,7 +598,7 @@ def remove_checkerboard(G):
     by which one depends on whether its row and its column are odd or even. If the input is the same
     everywhere, the output is a checkerboard wherever the sums of the quarters differ. Afterwards
     they are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard
-    Artifacts". They resize, then convolve, in place of it.)
+    Artifacts". They resize, then convolve, in place of it.) A G without such layers stays as it is.
     """
     for layer in G.modules():
         if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
@@ -556,12 +612,34 @@ def remove_checkerboard(G):
 
 @torch.no_grad()
 def update_ema(ema, model, decay: float):
-    """ema ← decay · ema + (1 − decay) · model, for parameters. BatchNorm's buffers are copied: they
-    are moving averages already."""
+    """ema ← decay · ema + (1 − decay) · model, for parameters. BatchNorm's buffers are copied;
+    update_batch_norm computes ema's own."""
     for average, parameter in zip(ema.parameters(), model.parameters()):
         average.lerp_(parameter, 1 - decay)
     for average, buffer in zip(ema.buffers(), model.buffers()):
         average.copy_(buffer)
+
+
+@torch.no_grad()
+def update_batch_norm(G, labels, cfg, batches: int = 50):
+    """Compute anew the running means and variances of G's BatchNorms, each the mean over so many
+    batches of new images; their labels are drawn from labels (N, V).
+
+    Between its layers the average of the weights has values of its own. The statistics that
+    update_ema copies are those of the last weights, and the values are shifted and scaled a little
+    wrongly. (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better
+    Generalization", https://arxiv.org/abs/1803.05407, do so, too.)
+    """
+    for module in G.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None                  # a plain mean, in which all batches count alike
+    rng = torch.Generator().manual_seed(cfg.seed)
+    G.train()                                       # only then they learn from what they see
+    for _ in range(batches):
+        z = torch.randn(cfg.batch_size, cfg.z_dim, generator=rng).to(labels.device)
+        i = torch.randint(len(labels), (cfg.batch_size,), generator=rng).to(labels.device)
+        G(z, labels[i])
 
 
 def fall(step: int, cfg) -> float:

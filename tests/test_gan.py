@@ -105,15 +105,15 @@ WIDTHS = {16: [2, 1], 32: [4, 2, 1], 64: [8, 4, 2, 1]}      # of a network for i
 class Reference:
     """A network's weights, copied, in the layout of DCGAN; BatchNorm and what the labels do are written out."""
 
-    def __init__(self, net, width, S, training=True, sizes=()):
+    def __init__(self, net, width, S, training=True, sizes=(), conditional=False):
         self.weights = [p.detach().double().clone().requires_grad_() for p in net.parameters()]
         self.statistics = [b.double().clone() for b in net.buffers() if b.is_floating_point()]
         self.widths = [n * width for n in WIDTHS[S]]
-        self.training, self.sizes = training, sizes
+        self.training, self.sizes, self.conditional = training, sizes, conditional
 
-    def norm(self, h, w, mean, var):
+    def norm(self, h, w, mean, var, e=None):
         """BatchNorm: by the batch in training, else by running statistics, which move by a tenth (of the unbiased
-        variance)."""
+        variance). Then a scale and a shift for each channel: weights, or, of z and labels e (B, E), an affine map."""
         m, v = h.mean((0, 2, 3), keepdim=True), h.var((0, 2, 3), correction=0, keepdim=True)
         if self.training:
             n = h.numel() // h.size(1)
@@ -121,15 +121,25 @@ class Reference:
             var.copy_(0.9 * var + 0.1 * v.detach().flatten() * n / (n - 1))
         else:
             m, v = mean.view(1, -1, 1, 1), var.view(1, -1, 1, 1)
-        return (h - m) / (v + 1e-5).sqrt() * next(w).view(1, -1, 1, 1) + next(w).view(1, -1, 1, 1)
+        h = (h - m) / (v + 1e-5).sqrt()
+        if e is None:
+            return h * next(w).view(1, -1, 1, 1) + next(w).view(1, -1, 1, 1)
+        weight, bias = next(w), next(w)             # (2C, E) and (2C,): for each image of the batch its own numbers
+        rows = []
+        for b in range(len(h)):
+            numbers = weight @ e[b] + bias
+            scale, shift = numbers[:h.size(1)], numbers[h.size(1):]
+            rows.append(h[b] * (1 + scale).view(-1, 1, 1) + shift.view(-1, 1, 1))
+        return torch.stack(rows)
 
     def G(self, z, y=None):
         w, s = iter(self.weights), iter(self.statistics)
-        h = (z if y is None else torch.cat([z, y], 1)).view(len(z), -1, 1, 1)
+        e = z if y is None else torch.cat([z, y], 1)
+        h = e.view(len(z), -1, 1, 1)
         for i, width in enumerate(self.widths):
             h = nn.functional.conv_transpose2d(h, next(w), stride=2 if i else 1, padding=1 if i else 0)
             assert h.shape == (len(z), width, 4 * 2**i, 4 * 2**i)
-            h = self.norm(h, w, next(s), next(s)).clamp(min=0)
+            h = self.norm(h, w, next(s), next(s), e if self.conditional else None).clamp(min=0)
         x = torch.tanh(nn.functional.conv_transpose2d(h, next(w), stride=2, padding=1))
         assert list(w) == [] and list(s) == []
         return x
@@ -173,16 +183,16 @@ def spread(net):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("C", [1, 3])
 @pytest.mark.parametrize("S", [16, 32, 64])
-@both
-def test_networks_equal_the_layout_of_dcgan(script, S, C, training):
+@pytest.mark.parametrize("script, g_norm", [(train_gan, None), (cgan, "batch"), (cgan, "conditional")])
+def test_networks_equal_the_layout_of_dcgan(script, g_norm, S, C, training):
     """A wrong kernel, slope, eps or order of layers; labels that reach the wrong weights."""
-    G, D = nets_of(script, C, S, ngf=3, ndf=2)
+    G, D = nets_of(script, C, S, ngf=3, ndf=2, **({"g_norm": g_norm} if g_norm else {}))
     sizes = SIZES if script is cgan else []
     torch.manual_seed(1)
     y = [random_labels(3).double()] if script is cgan else []
     for name, net, width, first in (("G", G, 3, (3, TINY["z_dim"])), ("D", D, 2, (3, C, S, S))):
         spread(net).train(training)
-        reference = Reference(net, width, S, training, sizes)
+        reference = Reference(net, width, S, training, sizes, g_norm == "conditional")
         a = torch.randn(first, dtype=torch.float64, requires_grad=True)
         b = a.detach().clone().requires_grad_()
         got, want = net(a, *y), getattr(reference, name)(b, *y)
@@ -383,13 +393,15 @@ def test_the_switches(script):
     assert (cfg.noise, cfg.ema, cfg.lr, cfg.d_lr) == (0, 0, 2e-4, 2e-4)
     assert (cfg.d_norm, cfg.beta1, cfg.beta2, cfg.constant) == ("batch", 0.5, 0.999, 1)
     assert not (cfg.shift or cfg.remove_checkerboard or cfg.noise_decay)
+    assert script is train_gan or (cfg.g_norm, cfg.z_dim) == ("batch", 100)
 
 
 # ---- training: what changes when, and by how much
 
 def copied(name, net, cfg):
     sizes = [4, 4, 3, 3, 3, 4] if hasattr(net, "values") else []
-    return Reference(net, 4 if name == "D" else 8, 16, sizes=sizes)
+    conditional = any(isinstance(module, cgan.ConditionalBatchNorm) for module in net.modules())
+    return Reference(net, 4 if name == "D" else 8, 16, sizes=sizes, conditional=conditional)
 
 
 def same(a, b):
@@ -517,9 +529,37 @@ def test_three_steps_equal_a_training_loop_written_out(script, sigma, tmp_path, 
         net = seen.nets[name]
         for p, want in zip(net.parameters(), reference.weights):
             close(p.detach(), want.detach(), 1e-9)
-        for s, want in zip([s for s in net.buffers() if s.is_floating_point()], reference.statistics):
-            close(s, want, 1e-9)
-    assert all(torch.equal(a, b) for a, b in zip(seen.nets["ema"].buffers(), seen.nets["G"].buffers()))
+        if name != "ema" or script is train_gan:
+            for s, want in zip([s for s in net.buffers() if s.is_floating_point()], reference.statistics):
+                close(s, want, 1e-9)
+    copied_too = all(torch.equal(a, b) for a, b in zip(seen.nets["ema"].buffers(), seen.nets["G"].buffers()))
+    assert copied_too == (script is train_gan)                          # cgan computes its own: next test
+
+
+def test_statistics_of_the_average_are_its_own():
+    """Of 50 batches, all alike in weight: the means of the batches' means and unbiased variances; here of the first two
+    norms, by hand, from the same random numbers. What was there before is forgotten; weights stay."""
+    cfg = cgan.Config(**{**TINY, "g_norm": "batch"})
+    G, labels = nets_of(cgan, g_norm="batch")[0].double(), random_labels(30).double()
+    spread(G)
+    weights = [p.clone() for p in G.parameters()]
+    cgan.update_batch_norm(G, labels, cfg)
+    assert all(torch.equal(a, b) for a, b in zip(weights, G.parameters()))
+    rng = torch.Generator().manual_seed(cfg.seed)
+    means, variances = [], []
+    for _ in range(50):
+        z = torch.randn(8, 6, generator=rng)
+        y = labels[torch.randint(30, (8,), generator=rng)]
+        h = nn.functional.conv_transpose2d(torch.cat([z, y], 1).view(8, -1, 1, 1), weights[0])
+        m, v = h.mean((0, 2, 3), keepdim=True), h.var((0, 2, 3), correction=0, keepdim=True)
+        after = (h - m) / (v + 1e-5).sqrt() * weights[1].view(1, -1, 1, 1) + weights[2].view(1, -1, 1, 1)
+        second = nn.functional.conv_transpose2d(after.clamp(min=0), weights[3], stride=2, padding=1)
+        means.append([x.mean((0, 2, 3)) for x in (h, second)])
+        variances.append([x.var((0, 2, 3), correction=1) for x in (h, second)])
+    norms = [m for m in G.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm, mean, variance in zip(norms, zip(*means), zip(*variances)):
+        close(norm.running_mean, torch.stack(mean).mean(0), 1e-6)
+        close(norm.running_var, torch.stack(variance).mean(0), 1e-6)
 
 
 # ---- sampling
@@ -639,9 +679,10 @@ def test_end_to_end(script, trained):
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
     for step in (3, 6):
         assert read_grid(run / f"samples/step_00000{step}.png", 4, 16).shape == sheet_shape(4, 16, 3)
-    train_set, _ = image_sets.load_images("faces", 16, 256)
+    train_set, held_out = image_sets.load_images("faces", 16, 256)
+    first = (held_out if script is cgan else train_set).images[0]       # cgan: with the labels of what is drawn
     real = read_grid(run / "samples/real.png", 4, 16)
-    assert real.shape == sheet_shape(4, 16, 3) and (real[2:18, 2:18] == train_set.images[0].permute(1, 2, 0).numpy()).all()
+    assert real.shape == sheet_shape(4, 16, 3) and (real[2:18, 2:18] == first.permute(1, 2, 0).numpy()).all()
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     assert {name.split(".")[0] for name in state["model"]} == {"G", "D", "ema"}
 
