@@ -92,3 +92,29 @@ def test_the_commands(tmp_path, monkeypatch, capsys):
         else:
             mean = (rows["a → b, table of colours"]["PSNR"] + rows["b → a, table of colours"]["PSNR"]) / 2
             assert rows["mean, table of colours"]["PSNR"] == pytest.approx(mean)
+
+
+NOUNS = {"dog": "chien", "cat": "chat", "horse": "cheval", "bird": "oiseau"}
+COLOURS = {"red": "rouge", "grey": "gris", "black": "noir", "white": "blanc"}
+
+
+def test_the_translation_memory_exchanges_words():
+    """Of a made-up language in which the colour stands behind the noun: a pair of words that no training sentence has."""
+    pairs = [(["the", c, n, "sleeps"], ["le", NOUNS[n], COLOURS[c], "dort"]) for c in COLOURS for n in NOUNS
+             if (c, n) != ("red", "cat")]
+    memory = simple.TranslationMemory(3 * pairs)
+    assert memory.translate(["the", "red", "cat", "sleeps"]) == ["le", "chat", "rouge", "dort"]
+    assert memory.translate(["the", "grey", "bird", "sleeps"]) == ["le", "oiseau", "gris", "dort"]      # word for word
+    assert memory.translate(["sleeps"]) == []                                       # no training sentence is so short
+    assert memory.exchange([["le", "chat", "gris", "dort"]], "grey", "black")[0] == ["le", "chat", "noir", "dort"]
+    assert memory.exchange([["oui"]], "grey", "black") == []
+    assert memory.stands_for["dog"]["chien"] == 1.0                 # they always stand together
+
+
+def test_the_translation_study(tmp_path, capsys, monkeypatch):
+    translation = simple.translation
+    monkeypatch.setattr(simple, "translation", lambda: translation(n_pairs=3000, n_test=20))
+    simple.main(["translation", f"--out_dir={tmp_path}"])
+    rows = json.loads((tmp_path / "translation.json").read_text())
+    assert list(rows) == ["sentences", "combinations"] and "combinations" in capsys.readouterr().out
+    assert all(0 <= row["exactly right"] <= 1 for row in rows.values()) and rows["sentences"]["exactly right"] > 0

@@ -3,10 +3,13 @@ the models in mini/gallery/README.md.
 
     python -m mini.studies.simple linear        attributes of faces, by a linear classifier
     python -m mini.studies.simple colours       CycleGAN's task, by a table of colours
+    python -m mini.studies.simple translation   English to French, by the most similar sentence
 
-Both take about a minute, and write what they print to runs/simple/.
+Each takes a few minutes at most, and writes what it prints to runs/simple/.
 """
 import argparse
+import math
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from mini.data.images.captions import HELD_BACK, has_pair, load_captions
 from mini.data.images.domains import load_domains
 from mini.data.images.faces import ATTRIBUTES
 from mini.data.images.image_sets import load_images, one_hot
+from mini.data.text.pairs import make_vocabularies, write_pairs
 from mini.text_to_image import resize
 from mini.utils.domain_judge import SHARES, DomainJudge
 from mini.utils.images import to_float
@@ -171,13 +175,122 @@ def colours(n_images: int = cyclegan.Config.n_images) -> dict:
     return rows
 
 
+# ---- a translation memory
+
+class TranslationMemory:
+    """Translates a sentence by the training sentences that are most like it.
+
+    They have as many words as it, and differ from it in the fewest places. In their translations,
+    what stands for a differing word is replaced by what may stand for the new one. Which words
+    stand for each other is counted in the pairs: the CANDIDATES words of the largest Dice
+    coefficient, 2 n(e, f) / (n(e) + n(f)). Of the results, the one is taken whose French is
+    likeliest, by counts of three words in a row.
+    """
+    CANDIDATES = 6          # French words that may stand for an English one
+    NEAREST = 5             # training sentences to try
+    BEAM = 5                # results to keep after each exchange
+
+    def __init__(self, pairs: list, n_counted: int = 30000):
+        """pairs: (words, words), English and French, of each training sentence; in the first
+        n_counted of them it is counted which words stand for each other."""
+        n_e, n_f, n_both = Counter(), Counter(), Counter()
+        for english, french in pairs[:n_counted]:
+            n_e.update(set(english))
+            n_f.update(set(french))
+            n_both.update((e, f) for e in set(english) for f in set(french))
+        self.stands_for = defaultdict(dict)                     # {e: {f: Dice}}
+        by_e = defaultdict(list)
+        for (e, f), n in n_both.items():
+            by_e[e].append((2 * n / (n_e[e] + n_f[f]), f))
+        for e, found in by_e.items():
+            best = sorted(found, reverse=True)[:self.CANDIDATES]
+            self.stands_for[e] = {f: dice for dice, f in best}
+
+        self.bigrams, self.trigrams = Counter(), Counter()
+        self.number = {}                                        # {English word: its number}
+        self.of_length = defaultdict(list)                      # {number of words: [pair, …]}
+        for english, french in pairs:
+            words = ["<s>", *french, "</s>"]
+            self.bigrams.update(zip(words, words[1:]))
+            self.trigrams.update(zip(words, words[1:], words[2:]))
+            for e in english:
+                self.number.setdefault(e, len(self.number))
+            self.of_length[len(english)].append((english, french))
+        self.numbers = {}                                       # {length: (sentences, length)}
+        for length, some in self.of_length.items():
+            rows = [[self.number[e] for e in english] for english, _ in some]
+            self.numbers[length] = torch.tensor(rows, dtype=torch.int32)
+
+    def log_p(self, french: list) -> float:
+        """How likely the French is, up to a constant: by three words in a row, or by two."""
+        words = ["<s>", *french, "</s>"]
+        total = 0.0
+        for three in zip(words, words[1:], words[2:]):
+            total += math.log(self.trigrams[three] + 0.1 * self.bigrams[three[:2]] + 0.01)
+        return total
+
+    def exchange(self, results: list, old: str, new: str) -> list:
+        """The results, lists of French words, with what stands for the English word `old` replaced
+        by what may stand for `new`: the BEAM likeliest."""
+        scored = []
+        for french in results:
+            dice = [self.stands_for[old].get(f, 0.0) for f in french]
+            if max(dice, default=0.0) == 0:
+                continue                                        # nothing here stands for `old`
+            place = dice.index(max(dice))
+            for f, dice_of_f in self.stands_for[new].items():
+                changed = french[:place] + [f] + french[place + 1:]
+                scored.append((self.log_p(changed) + 3 * math.log(dice_of_f), changed))
+        scored.sort(key=lambda pair: -pair[0])
+        return [french for _, french in scored[:self.BEAM]]
+
+    def translate(self, english: list) -> list:
+        """English words -> French words; none if no training sentence can be used."""
+        some = self.of_length.get(len(english))
+        if some is None:
+            return []
+        asked = torch.tensor([self.number.get(e, -1) for e in english])
+        n_different = (self.numbers[len(english)] != asked).sum(dim=1)
+        nearest = n_different.argsort(stable=True)[:self.NEAREST].tolist()
+        found = []
+        for i in nearest:
+            like, french = some[i]
+            results = [french]
+            for old, new in zip(like, english):
+                if old != new:
+                    results = self.exchange(results, old, new)
+            if results:
+                found.append((n_different[i].item(), -self.log_p(results[0]), results[0]))
+        return min(found)[2] if found else []
+
+
+def translation(n_pairs: int = 100000, n_test: int = 500) -> dict:
+    """Rows: new sentences and new combinations, n_test of each, exactly right."""
+    pairs, held_out = write_pairs(n_pairs)
+    words = make_vocabularies(pairs, size=10**9)                # every word
+
+    def split_both(pair):
+        return [vocabulary.split(sentence) for vocabulary, sentence in zip(words, pair)]
+
+    memory = TranslationMemory([split_both(pair) for pair in pairs])
+    rows = {}
+    for name, some in held_out.items():
+        right = 0
+        for english, french in some[:n_test]:
+            right += words[1].write(memory.translate(words[0].split(english))) == french
+        rows[name] = {"exactly right": right / len(some[:n_test])}
+    print(table(rows, shares=["exactly right"]))
+    return rows
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["linear", "colours"])
+    parser.add_argument("study", choices=["linear", "colours", "translation"])
     parser.add_argument("--out_dir", default="runs/simple", help="folder for the tables")
     args = parser.parse_args(argv)
-    rows = linear() if args.study == "linear" else colours()
+    studies = {"linear": linear, "colours": colours, "translation": translation}
+    rows = studies[args.study]()
     Path(args.out_dir).mkdir(parents=True, exist_ok=True)
     write_json(f"{args.out_dir}/{args.study}.json", rows)
 

@@ -77,7 +77,7 @@ class Vocabulary:
         most_frequent_first = sorted(count, key=lambda word: (-count[word], word))
         return cls(most_frequent_first[:size])
 
-    def _split(self, sentence: str) -> list:
+    def split(self, sentence: str) -> list:
         """The words of a sentence, the first one with a small letter if it is known so."""
         words = split(sentence)
         if words and begin_small(words[0]) in self.index:
@@ -86,12 +86,12 @@ class Vocabulary:
 
     def numbers(self, sentence: str) -> list:
         """The numbers of a sentence's words, None for an unknown word, and then EOS."""
-        return [self.index.get(word) for word in self._split(sentence)] + [self.EOS]
+        return [self.index.get(word) for word in self.split(sentence)] + [self.EOS]
 
     def encode(self, sentence: str, longest: int) -> list:
         """The same, but raises UserError for unknown words, naming them, for no word, or for more
         than `longest`."""
-        words = self._split(sentence)
+        words = self.split(sentence)
         unknown = [word for word in words if word not in self.index]
         require(words, f"{sentence!r}: there is no word in it")
         require(not unknown,
