@@ -7,8 +7,9 @@ are y, D(x|y), "D of x, given y":
     D maximises  E log D(x|y) + E log(1 − D(G(z|y)|y))      (x, y) real, z ~ N(0, I)
     G maximises  E log D(G(z|y)|y)
 
-Real images always come with their own labels. So a face with blond hair where y says black cannot
-be real: D learns to notice, and G to do as it is told.
+Real images always come with their own labels, so a face with blond hair where y says black cannot
+be real: D learns to notice, and G to do as it is told. (D is never shown real images with wrong
+labels: a G that disobeys makes the wrong pairs.)
 
 Shapes: B images in a batch, C colours, S × S pixels. An image has a value of each attribute (of the
 attribute hair: black, brown, blond or red); V is the number of values of all attributes together.
@@ -18,16 +19,16 @@ What is new here:
 
     1. G reads y beside z. (Mirza & Osindero 2014, "Conditional Generative Adversarial Nets",
        https://arxiv.org/abs/1411.1784)
-    2. D has a vector for each value. To its logit it adds the product of the vectors of the values
-       in y with the features of the image. (Miyato & Koyama 2018, "cGANs with Projection
-       Discriminator", https://arxiv.org/abs/1802.05637, eq. 3)
+    2. D has a vector for each value, as long as the features of an image. To its logit it adds the
+       dot product of the features with the sum of the vectors of the values in y. (Miyato & Koyama
+       2018, "cGANs with Projection Discriminator", https://arxiv.org/abs/1802.05637, eq. 3)
     3. G's BatchNorms are scaled and shifted by numbers computed from y. (the same)
 
 Our departures from these: the networks are those of DCGAN (Radford et al. 2016) with what we added
-in train_gan.py; z scales and shifts G's BatchNorms, too (--g_norm); z has 16 numbers, not 100; and
-the average of G's weights has BatchNorm statistics of its own (update_batch_norm). What these
-change is in mini/gallery/README.md. --preset=paper has DCGAN's own networks and settings: then G
-reads z and y before its first layer only.
+in train_gan.py; G's BatchNorms read z as well as y (--g_norm); z has 16 numbers, not 100; and the
+averaged G has BatchNorm statistics of its own (update_batch_norm). What these change is in
+mini/gallery/README.md. --preset=paper is DCGAN with labels: without point 3, so G reads z and y
+before its first layer only, but with point 2.
 
     python -m mini.cgan                                             faces
     python -m mini.cgan sample --hair=blond --glasses=round         faces as you describe them
@@ -122,9 +123,10 @@ class ConditionalBatchNorm(nn.Module):
     """x (B, channels, H, W), e (B, E) -> BatchNorm(x), scaled and shifted as e says, of x's shape.
 
     BatchNorm has a scale and a shift for each channel, which are the same for all images. Here they
-    are computed from e, z and y of the image side by side. So not only the first layer knows what
-    to draw. (Miyato & Koyama 2018 compute them from y; Chen et al. 2019, "On Self Modulation for
-    Generative Adversarial Networks", https://arxiv.org/abs/1810.01365, from z, and from both.)
+    are computed from e, which is z and y of the image, side by side. So not only the first layer
+    knows what to draw. (Miyato & Koyama 2018 compute them from y; Chen et al. 2019, "On Self
+    Modulation for Generative Adversarial Networks", https://arxiv.org/abs/1810.01365, from z, and
+    from both.)
     """
 
     def __init__(self, channels: int, E: int):
@@ -269,8 +271,8 @@ class Config(LabelConfig):
 
     # run
     out_dir: str = "runs/cgan"  # folder of the run
-    # images to score, if their labels differ, for a judge to learn (0: 2,048, or proportionally
-    # fewer if --steps is below its default)
+    # images that the judge scores, if not all labels are alike (0: 2,048, or proportionally fewer
+    # if --steps is below its default)
     n_test: int = 0
 
     # sampling
@@ -625,17 +627,17 @@ def update_batch_norm(G, labels, cfg, batches: int = 50):
     """Compute anew the running means and variances of G's BatchNorms, each the mean over so many
     batches of new images; their labels are drawn from labels (N, V).
 
-    Between its layers the average of the weights has values of its own. The statistics that
-    update_ema copies are those of the last weights, and the values are shifted and scaled a little
-    wrongly. (Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better
-    Generalization", https://arxiv.org/abs/1803.05407, do so, too.)
+    In the averaged G, the features between layers have other means and variances than in G. With
+    those of G, which update_ema copies, its BatchNorms would normalise a little wrongly. (Izmailov
+    et al. 2018, "Averaging Weights Leads to Wider Optima and Better Generalization",
+    https://arxiv.org/abs/1803.05407, compute them anew, too.)
     """
     for module in G.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None                  # a plain mean, in which all batches count alike
     rng = torch.Generator().manual_seed(cfg.seed)
-    G.train()                                       # only then they learn from what they see
+    G.train()                                       # only then BatchNorms update their statistics
     for _ in range(batches):
         z = torch.randn(cfg.batch_size, cfg.z_dim, generator=rng).to(labels.device)
         i = torch.randint(len(labels), (cfg.batch_size,), generator=rng).to(labels.device)

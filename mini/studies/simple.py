@@ -22,6 +22,7 @@ from mini.data.images.faces import ATTRIBUTES
 from mini.data.images.image_sets import load_images, one_hot
 from mini.data.text.pairs import make_vocabularies, write_pairs
 from mini.text_to_image import resize
+from mini.utils.config import require
 from mini.utils.domain_judge import SHARES, DomainJudge
 from mini.utils.images import to_float
 from mini.utils.metrics import table
@@ -66,8 +67,10 @@ def shares_right(classifier, x, labels) -> dict:
 
 
 def linear(n_images: int = 20000) -> dict:
-    """Rows: the faces of mini/classifier.py, and those of the models that read captions, of which
-    n_images without a pair of HELD_BACK are learnt from; 16: of 16 × 16 pixels."""
+    """Rows: held-out faces, as for mini/classifier.py. Then the faces of the models that read
+    captions, where n_images faces without a pair of HELD_BACK are learnt from: held-out ones,
+    unseen ones, which have such a pair, and those of each pair; at 32 × 32 pixels, and at 16 × 16,
+    as mini/text_to_image.py draws them first."""
     rows = {}
     train_set, held_out = load_images("faces", 32, n_images)
     classifier = LinearClassifier(to_float(train_set.images), train_set.labels, ATTRIBUTES)
@@ -110,9 +113,10 @@ def shares_of_colours(images):
 class ColourTable:
     """Turns the colours that tell domain X into those that tell domain Y, without pairs.
 
-    X's own colours are those that are `more` times as frequent in X as in Y. The pixels of such
-    colours, in X and in Y, are sorted by brightness: a pixel of X that is brighter than a third of
-    X's becomes one that is brighter than a third of Y's. No other pixel changes.
+    X's own colours are more than `more` times as frequent in X as in Y, and Y's own likewise. The
+    pixels of X's own colours are sorted by brightness, and so are those of Y's. A pixel of X that
+    is brighter than a third of X's gets the mean of the colours that stand near a third of the way
+    in Y's order. No other pixel changes. Raises UserError if a domain has no colour of its own.
     """
 
     def __init__(self, X, Y, more: float = 4.0, n: int = 20000, smooth: int = 200):
@@ -122,6 +126,8 @@ class ColourTable:
         self.is_own = in_x > more * in_y + 1e-5                 # (BINS³,)
         of_x = self.pixels(X, self.is_own)
         of_y = self.pixels(Y, in_y > more * in_x + 1e-5)
+        require(len(of_x) > 0 and len(of_y) > 0,
+                "no colour is far more frequent in one domain than in the other")
         rng = torch.Generator().manual_seed(0)
         of_x = of_x[torch.randperm(len(of_x), generator=rng)[:n]]
         of_y = of_y[torch.randperm(len(of_y), generator=rng)[:n]]
@@ -148,15 +154,15 @@ class ColourTable:
 
 
 def add_difference(X, Y, images):
-    """Images of X, uint8 (N, 3, H, W), and the difference of the mean images of Y and X is added to
-    each: float (N, 3, H, W) in [-1, 1]."""
+    """Images of X, uint8 (N, 3, H, W), each plus the difference of the mean images of Y and X:
+    float (N, 3, H, W) in [-1, 1]."""
     difference = Y.float().mean(dim=0) - X.float().mean(dim=0)
     return to_float((images + difference).round().clamp(0, 255).byte())
 
 
 def colours(n_images: int = cyclegan.Config.n_images) -> dict:
-    """Rows: blond hair made black, and black made blond, from n_images faces each, by default those
-    that mini/cyclegan.py learns from; and the mean of both."""
+    """Rows: a → b, blond hair made black, and b → a, black made blond, from n_images faces each, by
+    default those that mini/cyclegan.py learns from; and the mean of both."""
     cfg = replace(cyclegan.Config(), n_images=n_images)
     a, b = load_domains(cfg)
     judge = DomainJudge(cfg, a, b)
@@ -178,13 +184,14 @@ def colours(n_images: int = cyclegan.Config.n_images) -> dict:
 # ---- a translation memory
 
 class TranslationMemory:
-    """Translates a sentence by the training sentences that are most like it.
+    """Translates a sentence by the NEAREST training sentences that are most like it.
 
-    They have as many words as it, and differ from it in the fewest places. In their translations,
-    what stands for a differing word is replaced by what may stand for the new one. Which words
-    stand for each other is counted in the pairs: the CANDIDATES words of the largest Dice
-    coefficient, 2 n(e, f) / (n(e) + n(f)). Of the results, the one is taken whose French is
-    likeliest, by counts of three words in a row.
+    They have as many words as it, and differ from it in the fewest places. In their French, the
+    word that stands for a differing word is replaced by one that may stand for the new word: by
+    each of the CANDIDATES words with the largest Dice coefficient, 2 n(e, f) / (n(e) + n(f)), where
+    n is the number of pairs that hold these words. What comes of it is ranked by how usual the
+    French is and by the Dice coefficient. Of the nearest sentences' results, the one with the
+    fewest exchanges is taken; of several, the most usual French.
     """
     CANDIDATES = 6          # French words that may stand for an English one
     NEAREST = 5             # training sentences to try
@@ -221,8 +228,9 @@ class TranslationMemory:
             rows = [[self.number[e] for e in english] for english, _ in some]
             self.numbers[length] = torch.tensor(rows, dtype=torch.int32)
 
-    def log_p(self, french: list) -> float:
-        """How likely the French is, up to a constant: by three words in a row, or by two."""
+    def usual(self, french: list) -> float:
+        """A score of French, larger for what is usual (it is no probability): the sum, over every
+        three words in a row, of log(n(all three) + 0.1 n(the first two) + 0.01)."""
         words = ["<s>", *french, "</s>"]
         total = 0.0
         for three in zip(words, words[1:], words[2:]):
@@ -231,7 +239,7 @@ class TranslationMemory:
 
     def exchange(self, results: list, old: str, new: str) -> list:
         """The results, lists of French words, with what stands for the English word `old` replaced
-        by what may stand for `new`: the BEAM likeliest."""
+        by what may stand for `new`: the BEAM best."""
         scored = []
         for french in results:
             dice = [self.stands_for[old].get(f, 0.0) for f in french]
@@ -240,7 +248,7 @@ class TranslationMemory:
             place = dice.index(max(dice))
             for f, dice_of_f in self.stands_for[new].items():
                 changed = french[:place] + [f] + french[place + 1:]
-                scored.append((self.log_p(changed) + 3 * math.log(dice_of_f), changed))
+                scored.append((self.usual(changed) + 3 * math.log(dice_of_f), changed))
         scored.sort(key=lambda pair: -pair[0])
         return [french for _, french in scored[:self.BEAM]]
 
@@ -260,7 +268,7 @@ class TranslationMemory:
                 if old != new:
                     results = self.exchange(results, old, new)
             if results:
-                found.append((n_different[i].item(), -self.log_p(results[0]), results[0]))
+                found.append((n_different[i].item(), -self.usual(results[0]), results[0]))
         return min(found)[2] if found else []
 
 

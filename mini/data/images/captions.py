@@ -380,7 +380,7 @@ class Words(Vocabulary):
         """For a checkpoint: Words(state) gives these words again."""
         return self.words[3:]
 
-    def _split(self, text: str) -> list:
+    def split(self, text: str) -> list:
         """The words of a caption, in the spelling that is known."""
         words = []
         for word in split(text):
@@ -391,7 +391,7 @@ class Words(Vocabulary):
         """The numbers of a caption's words, then EOS; at most `longest` words (0: any number).
         Raises UserError if there is no word, if there are too many, or for unknown words; it then
         names similar known ones."""
-        words = self._split(text)
+        words = self.split(text)
         unknown = [word for word in dict.fromkeys(words) if word not in self.index]
         if not words:
             raise UserError(f"{text!r}: there is no word in it")
