@@ -6,6 +6,7 @@ import torch
 
 from mini.data.images.faces import ATTRIBUTES
 from mini.studies import simple
+from mini.utils.config import UserError
 from mini.utils.image_metrics import psnr
 from mini.utils.images import to_float
 from tests.helpers import close
@@ -66,6 +67,12 @@ def test_the_table_of_colours_exchanges_what_tells_the_domains_apart():
     difference = Y.float().mean(0) - X.float().mean(0)
     close(added, to_float((x + difference).round().clamp(0, 255).byte()), 1e-6)
     assert psnr(added, to_float(wanted)).mean() < psnr(new, to_float(wanted)).mean()
+
+
+def test_a_table_of_colours_needs_colours_of_its_own():
+    X, _ = domain([250, 20, 20], 50, seed=1)
+    with pytest.raises(UserError, match="no colour is far more frequent"):
+        simple.ColourTable(X, X)
 
 
 def test_the_commands(tmp_path, monkeypatch, capsys):
