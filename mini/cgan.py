@@ -426,7 +426,7 @@ def train(cfg: Config) -> dict:
                 stopping = run.stopping(done)                   # after Ctrl-C, or --stop_after
                 drawing = run.due(done, cfg.sample_every)
                 saving = stopping or run.due(done, cfg.eval_every)
-                if (drawing or saving) and cfg.ema > 0:
+                if (drawing or saving) and cfg.ema > 0:         # else the "average" is G itself
                     update_batch_norm(ema, labels, cfg)
                 if drawing:
                     z = noise(len(to_draw), cfg.z_dim, cfg.seed)

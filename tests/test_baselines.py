@@ -111,6 +111,7 @@ def test_the_first_capitals_after_the_name():
     assert (start, end) == (3, 6)                                   # a date is found, too
 
 
+@pytest.mark.paper                  # it states a number of the page: other passages have another
 def test_to_know_the_kind_of_an_answer_is_half_of_it(monkeypatch):
     """Both people of a passage have a fact of the kind that is asked for; the first one told is right in 54.8 % of the
     held-out questions, as mini/gallery/README.md says."""

@@ -27,15 +27,17 @@ from mini.utils.domain_judge import SHARES, DomainJudge
 from mini.utils.images import to_float
 from mini.utils.metrics import table
 from mini.utils.run import write_json
+from mini.utils.translation_metrics import dice_coefficients
 
 # ---- a linear classifier of pixels
 
 class LinearClassifier:
-    """Images x (N, C, H, W) and labels (N, A) -> the number of the value of each attribute.
+    """Learns from images x (N, C, H, W) and their labels (N, A) to read the labels of others.
 
-    Ridge regression: the matrix W for which |X W − Y|² + penalty · |W|² is smallest, where Y is
-    1 at the values that an image has, and 0 elsewhere. Its solution is (XᵀX + penalty I)⁻¹ XᵀY. Of
-    an attribute, the value with the largest output is read.
+    Ridge regression: X (N, D + 1) are the D pixels of each image less their means, and a 1; Y
+    (N, V) is 1 at the values that an image has, and 0 elsewhere. The matrix W (D + 1, V), for which
+    |X W − Y|² + penalty · |W|² is smallest, is (XᵀX + penalty I)⁻¹ XᵀY. Of each attribute, the
+    value with the largest output is read.
     """
 
     def __init__(self, x, labels, attributes: dict, penalty: float = 30.0):
@@ -59,7 +61,7 @@ class LinearClassifier:
 
 
 def shares_right(classifier, x, labels) -> dict:
-    """{attribute: share of images that are read rightly}, and of those with all of them right."""
+    """{attribute: share of images in which it is read rightly}; "all": share in which all are."""
     right = classifier.read(x) == labels                        # (N, A)
     shares = dict(zip(ATTRIBUTES, right.double().mean(dim=0).tolist()))
     shares["all"] = right.all(dim=1).double().mean().item()
@@ -167,12 +169,11 @@ def colours(n_images: int = cyclegan.Config.n_images) -> dict:
     a, b = load_domains(cfg)
     judge = DomainJudge(cfg, a, b)
     rows = {}
-    for x, y in ((judge.domain_a, judge.domain_b), (judge.domain_b, judge.domain_a)):
-        arrow = "a → b" if x is judge.domain_a else "b → a"
-        X, Y = (a.train_set, b.train_set) if x is judge.domain_a else (b.train_set, a.train_set)
-        added = add_difference(X, Y, x.held_out)
+    a, b = judge.domain_a, judge.domain_b                       # with the faces that are scored
+    for arrow, x, y in (("a → b", a, b), ("b → a", b, a)):
+        added = add_difference(x.train_set, y.train_set, x.held_out)
         rows[f"{arrow}, one picture added"] = judge.scores(added, x, y)
-        translated = ColourTable(X, Y).translate(x.held_out)
+        translated = ColourTable(x.train_set, y.train_set).translate(x.held_out)
         rows[f"{arrow}, table of colours"] = judge.scores(translated, x, y)
     for method in ("one picture added", "table of colours"):
         both = [rows[f"{arrow}, {method}"] for arrow in ("a → b", "b → a")]
@@ -200,18 +201,10 @@ class TranslationMemory:
     def __init__(self, pairs: list, n_counted: int = 30000):
         """pairs: (words, words), English and French, of each training sentence; in the first
         n_counted of them it is counted which words stand for each other."""
-        n_e, n_f, n_both = Counter(), Counter(), Counter()
-        for english, french in pairs[:n_counted]:
-            n_e.update(set(english))
-            n_f.update(set(french))
-            n_both.update((e, f) for e in set(english) for f in set(french))
-        self.stands_for = defaultdict(dict)                     # {e: {f: Dice}}
-        by_e = defaultdict(list)
-        for (e, f), n in n_both.items():
-            by_e[e].append((2 * n / (n_e[e] + n_f[f]), f))
-        for e, found in by_e.items():
-            best = sorted(found, reverse=True)[:self.CANDIDATES]
-            self.stands_for[e] = {f: dice for dice, f in best}
+        self.stands_for = {}                                    # {e: {f: Dice}}
+        for e, dice in dice_coefficients(pairs[:n_counted]).items():
+            best = sorted(dice, key=lambda f: (dice[f], f), reverse=True)[:self.CANDIDATES]
+            self.stands_for[e] = {f: dice[f] for f in best}
 
         self.bigrams, self.trigrams = Counter(), Counter()
         self.number = {}                                        # {English word: its number}
@@ -242,11 +235,11 @@ class TranslationMemory:
         by what may stand for `new`: the BEAM best."""
         scored = []
         for french in results:
-            dice = [self.stands_for[old].get(f, 0.0) for f in french]
+            dice = [self.stands_for.get(old, {}).get(f, 0.0) for f in french]
             if max(dice, default=0.0) == 0:
                 continue                                        # nothing here stands for `old`
             place = dice.index(max(dice))
-            for f, dice_of_f in self.stands_for[new].items():
+            for f, dice_of_f in self.stands_for.get(new, {}).items():
                 changed = french[:place] + [f] + french[place + 1:]
                 scored.append((self.usual(changed) + 3 * math.log(dice_of_f), changed))
         scored.sort(key=lambda pair: -pair[0])

@@ -1,7 +1,7 @@
 """Scores of translations: BLEU and exact match, and the word-by-word translator beside them."""
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 
 
 def bleu(outputs: list, references: list) -> float:
@@ -80,15 +80,14 @@ def tokenize_13a(text: str) -> list:
     return text.split()
 
 
-def word_by_word(pairs: list) -> dict:
-    """A dictionary {word: the word of the other language that most often goes with it}.
+def dice_coefficients(pairs: list) -> dict:
+    """{e: {f: Dice(e, f)}}: how well words of two languages go together.
 
         Dice(e, f) = 2 n(e, f) / (n(e) + n(f))        Dice 1945
 
     pairs: sentences (words, words) that translate each other. n(e) and n(f) say in how many
-    sentences a word stands, n(e, f) in how many pairs both stand. With this dictionary one
-    can translate word by word, without any grammar: a baseline. If two words go equally well
-    with e, it is the one later in the alphabet.
+    sentences a word stands, n(e, f) in how many pairs both stand. It is 1 for words that only
+    stand together; words that never do are left out.
     """
     n_e = Counter()
     n_f = Counter()
@@ -102,12 +101,23 @@ def word_by_word(pairs: list) -> dict:
             for f in words_f:
                 n_both[e, f] += 1
 
-    best = {}                       # {e: (Dice, f)}, the largest so far
+    dice = defaultdict(dict)
     for (e, f), n in n_both.items():
-        dice = 2 * n / (n_e[e] + n_f[f])
-        if e not in best or (dice, f) > best[e]:
-            best[e] = (dice, f)
-    return {e: f for e, (_, f) in best.items()}
+        dice[e][f] = 2 * n / (n_e[e] + n_f[f])
+    return dict(dice)
+
+
+def word_by_word(pairs: list) -> dict:
+    """A dictionary {word: the word of the other language that goes with it best}, by the
+    dice_coefficients of pairs of sentences (words, words).
+
+    With it one can translate word by word, without any grammar: a baseline. If two words go
+    equally well with e, it is the one later in the alphabet.
+    """
+    best = {}
+    for e, dice in dice_coefficients(pairs).items():
+        best[e] = max(dice, key=lambda f: (dice[f], f))
+    return best
 
 
 def exact_match(outputs: list, references: list) -> float:
