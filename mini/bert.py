@@ -10,9 +10,9 @@ ends with [SEP], [PAD] fills up a row, and [MASK] stands where a word is hidden.
 In *pre-training* some words are chosen, and the model has to predict them. It is shown [MASK] in
 place of most of them:
 
-    text      [CLS] Ivo moved to Turin  . [SEP] Ivo lives  in Turin now . [SEP]
-    shown     [CLS] Ivo moved to [MASK] . [SEP] Ivo [MASK] in Turin now . [SEP]
-    predict                      Turin              lives
+    text      [CLS] The cast was not dull . [SEP]
+    shown     [CLS] The cast was not [MASK] . [SEP]
+    predict                          dull
 
 This needs no labels. M is the set of the chosen positions, x the text, and x̃ the text as it is
 shown. The loss:
@@ -26,10 +26,10 @@ both are trained for a short time. There are three tasks: is a film review good 
 of a sentence are names, and of what? Which words of a passage answer a question?
 
 It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
-names, passages with a question after each, and pairs of "reports" that tell the same facts in other
-words. Those come from the same small programs as the texts of the tasks. None of them is among the
-texts by which a task is scored, and half of the names in these occur in no text that it learns
-from.
+names, passages with a question after each, and pairs of "reports" that tell the same facts, each in
+words and order of its own. Those come from the same small programs as the texts of the tasks, but
+they are drawn anew: hardly any of them is among the texts by which a task is scored, and half of
+the names in the scored texts occur in no made-up text that it learns from.
 
 Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C the width, nh heads of
 size hs = C / nh, V tokens.
@@ -38,9 +38,10 @@ Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformer
 Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
 - 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`).
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
-  is learnt for [CLS] alone. The head for reviews reads, without pooler and dropout, the mean of the
-  words' vectors, those of their tokens and those of the last block. It begins with zeros, and
-  learns ten times as fast as the BERT (`SentimentHead`).
+  is learnt for [CLS] alone. The head for reviews has no pooler and no dropout: of each word it is
+  given two vectors side by side, that of its token and that of the last block, and it reads their
+  mean over the words. It begins with zeros, and learns ten times as fast as the BERT
+  (`SentimentHead`).
 - The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
   counting (mini/data/text/cooccurrence.py), and the blocks' matrices larger (`init_weights`).
 - It reads texts like those of the tasks, as said above; at first the tales and reviews alone
@@ -206,7 +207,8 @@ class BERT(nn.Module):
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
 
-        # the head of pre-training, which no task has but answers; its output matrix is wte (tied)
+        # the head of pre-training (of the tasks, only answers use it); its output matrix is wte
+        # (tied)
         self.transform = nn.Linear(C, C)
         self.ln_transform = make_norm(cfg)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
@@ -228,7 +230,7 @@ class BERT(nn.Module):
                 elif name.endswith("bias"):
                     nn.init.zeros_(p)
         nn.init.zeros_(self.transform.bias)
-        with torch.no_grad():                                   # 0.1: as large as counted tokens
+        with torch.no_grad():                                   # 0.1: as are the counted tokens
             self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
     def forward(self, idx, token_type_ids, mask):
@@ -262,26 +264,25 @@ class BERT(nn.Module):
 # ---- pre-training: what is hidden, and what is predicted
 
 def get_batch(rows, batch_size: int, pad: int, generator):
-    """B of the rows (N, T), of about the same length, so that there is little [PAD]: (B, T), for
-    another T.
+    """B of the rows (N, T), of about the same length, so that few tokens are [PAD].
 
-    8 B rows are drawn and sorted by length, and one eighth of them is taken at random: the shortest
-    B, the next B, … or the longest. So all rows are read equally often. They are cut to the longest
-    of them.
+    8 B rows are drawn, sorted by length, and cut into eight groups: the shortest B, the next B, …
+    the longest B. One group is taken at random. So each row is as likely as any other. The group is
+    cut to its longest row, so T differs from batch to batch.
     """
     i = torch.randint(len(rows), (8 * batch_size,), generator=generator)
     eighth = torch.randint(8, (1,), generator=generator).item()
     drawn = rows[i.to(rows.device)]                                     # (8 B, T)
     length = (drawn != pad).sum(dim=1)
-    chosen = length.argsort(stable=True)[eighth * batch_size:(eighth + 1) * batch_size]
-    return drawn[chosen, :length[chosen].max()]
+    group = length.argsort(stable=True)[eighth * batch_size:(eighth + 1) * batch_size]
+    return drawn[group, :length[group].max()]                           # (B, T)
 
 
 def random_by_word(idx, tokenizer, generator):
     """Random numbers (B, T) from 0 to 1 for tokens idx (B, T); all pieces of a word have the same.
     """
     begins_word = tokenizer.begins_word.to(idx.device)[idx]             # False at pieces like ##ing
-    word = begins_word.long().cumsum(dim=1)         # such as 1, 2, 3, 3, 4; 0 before the first
+    word = begins_word.long().cumsum(dim=1)         # such as 1, 2, 3, 3, 4
     B, T = idx.shape
     of_word = torch.rand(B, T + 1, generator=generator).to(idx.device)  # for the words 0 … T
     return of_word.gather(1, word)                                      # of_word[b, word[b, t]]
@@ -291,9 +292,9 @@ def mask_tokens(idx, tokenizer, share: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
     Each word is chosen with the probability `share`, but never a special token. Of the chosen words
-    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay. So the model also
-    learns to read words where no [MASK] stands, as in most texts of the tasks (§3.1, "Masked LM"),
-    and cannot know which of the words that it sees it will have to predict (§A.1).
+    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay. So the model must make
+    a good vector of a word that it sees, too, as in the tasks, where few words are hidden (§3.1,
+    "Masked LM"), and cannot know which of these it will have to predict (§A.1).
 
     Whole words are chosen, as in the authors' own second release: one piece of a word gives the
     other away. And 40 % of them, where the paper has 15 % of the tokens: each text gives more to
@@ -303,6 +304,7 @@ def mask_tokens(idx, tokenizer, share: float, generator):
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
     chosen = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
 
+    # one number for each word: below 0.8 [MASK], below 0.9 random tokens, else as it is
     way = random_by_word(idx, tokenizer, generator)
     random_tokens = torch.randint(tokenizer.vocab_size, idx.shape, generator=generator)
     shown = idx
@@ -321,6 +323,7 @@ class Batch(NamedTuple):
 
 def hide_words(idx, tokenizer, share: float, generator) -> Batch:
     """Tokens idx (B, T) as a batch for pre-training; share: see `mask_tokens`."""
+    # these come from idx, not from what is shown: a random token that is shown may be [SEP]
     token_type_ids = tasks.token_types(idx, tokenizer.sep)
     shown, chosen = mask_tokens(idx, tokenizer, share, generator)
     return Batch(idx, token_type_ids, shown, chosen)
@@ -344,8 +347,8 @@ def mlm_loss(model, batch: Batch, pad: int):
 
 @torch.no_grad()
 def estimate_loss(model, batch: Batch, pad: int) -> float:
-    """The loss of a batch that is held out. (It may hold another mixture of texts than training
-    has, so the two losses are not to be compared.)"""
+    """The loss of a batch that is held out. (It has other shares of the three kinds of text than
+    training has, so the two losses are not to be compared.)"""
     was_training = model.training
     model.eval()                                                        # no dropout
     loss = mlm_loss(model, batch, pad)
@@ -363,7 +366,8 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
     require(hidden.any(), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
 
     model.eval()
-    x = model(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, tokenizer.pad))
+    token_type_ids = tasks.token_types(tokens.idx, tokenizer.sep)       # [SEP] may be in the text
+    x = model(tokens.idx, token_type_ids, padding_mask(tokens.idx, tokenizer.pad))
     probs = F.softmax(model.mlm_logits(x[hidden]).float(), dim=-1)      # (masks, V)
     top = probs.topk(min(k, tokenizer.vocab_size))
     lines = []
@@ -378,10 +382,10 @@ def make_optimizers(model, cfg) -> list:
     """Muon for the weight matrices of the blocks, AdamW for all the rest.
 
     Muon changes a matrix W by about −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of
-    the averaged gradient. So weak directions of the gradient count as much as strong ones, and
-    training needs fewer steps; see mini/utils/optim.py. AdamW's rate is small: in trials with five
-    times as much, what the tokens' vectors know from counting was lost. Its β₂ is 0.98, as in
-    RoBERTa, and there is no weight decay, since no text is read often.
+    its momentum, the running mean of the gradients. So weak directions count as much as strong
+    ones, and training needs fewer steps; see mini/utils/optim.py. AdamW's rate is small: in trials
+    with five times as much, what the tokens' vectors know from counting was lost. Its β₂ is 0.98,
+    as in RoBERTa, and there is no weight decay, since no text is read more than some twelve times.
     """
     qkv = []
     matrices = []
@@ -426,7 +430,7 @@ def set_learning_rate(optimizers: list, factor: float):
 # token_type_ids and word_number. tokens[i] are some of them, tokens.cut(n) their first n positions.
 
 # ---- three heads. Names are told by the vectors x (B, T, C) of the last block, answers by guesses
-# that are made from them, and reviews by x beside the vectors of the tokens alone (B, T, 2C).
+# that are made from them, and reviews by x and the vectors of the tokens, side by side (B, T, 2C).
 
 # They are told where the words of the text begin. word_number (B, T) is n at the first piece of the
 # n-th word, counted from 1, and 0 elsewhere, also in a question; but the [MASK] at the end of a
@@ -436,11 +440,11 @@ def set_learning_rate(optimizers: list, factor: float):
 #     word_number      0     1     2     3   4    0    5    0      0    0  0    GAP     0
 #
 # Each head has the same three functions: `forward`, which gives logits, `loss`, and `decide`. They
-# take the same arguments, even if one head does not need them all. By lr_scales the peak learning
-# rate is multiplied: by the first number for the BERT, by the second for the head.
+# take the same arguments, even if one head does not need them all. lr_scales are two factors of the
+# peak learning rate: that for the BERT, and that for the head.
 
 class SentimentHead(nn.Module):
-    """A class for the whole text, from the mean over its words, and punctuation marks.
+    """A class for the whole text, from the mean over its words (punctuation marks count as words).
 
     For each word the head is given two vectors (of its first piece), side by side: that of the
     token, which is the same in every text, and that of the last block, which depends on the text.
@@ -448,13 +452,13 @@ class SentimentHead(nn.Module):
     seems to help, too (mini/gallery/README.md has the numbers).
     """
 
-    # the head begins with zeros, so all classes are equally probable, and learns fast; the BERT
-    # learns slowly, to keep what it knows
+    # the head learns fast; the BERT learns slowly, to keep what it knows
     lr_scales = (0.3, 3.0)
 
     def __init__(self, C: int, n_classes: int):
         super().__init__()
         self.linear = nn.Linear(2 * C, n_classes)
+        # zeros: at first all classes are equally probable
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
@@ -513,7 +517,9 @@ class AnswerHead(nn.Module):
     stands for its answer, it learns from the labelled questions: in pre-training it reads
     questions, too, but without answers.
 
-    Its guess at the gap, g, is compared with its guess g_t at each word t of the passage. In
+    There is one [MASK], however many words and pieces the answer has.
+
+    Its guess at the gap, g, is compared with its guess g_t at (the first piece of) each word t. In
     pre-training 10 % of the chosen words are shown as they are, and must be predicted, too. So at a
     visible word the model should guess that very word. If it guesses "Turin" at the gap, g is like
     g_t where "Turin" stands. The logit of word t is g_t · W g / √C, with one W for the first word
@@ -600,8 +606,8 @@ class FineTuned(nn.Module):
 
 # 300 texts are read some forty times, at a rate of 1e-3 times lr_scales. (The paper has many more
 # texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models are far larger. Its
-# code exempts biases and norms from weight decay. Ours decays all parameters, but for 400 steps
-# only.)
+# code exempts biases and norms from weight decay; ours decays all parameters, for a few hundred
+# steps.)
 TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
 TUNE_PASSES = 4             # or so many passes over its labelled rows, if these are more steps
 
@@ -685,7 +691,7 @@ def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> l
 
 # ==== part three: settings, and the run
 
-N_HELD_OUT = 100            # as many rows of each kind of text are held out (at most 2 % of them)
+N_HELD_OUT = 100            # rows of each kind that are held out (2 % of them, if that is fewer)
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
 
 
@@ -804,13 +810,16 @@ def load_tasks(cfg, tokenizer) -> list:
 # ---- training
 
 def split_rows(texts: list, cfg, tokenizer) -> tuple:
-    """(rows to learn from, held-out rows), of texts in random order as tokens (N, T)."""
+    """(rows to learn from, held-out rows) of texts, as tokens (N, T) each. (Of a paragraph that is
+    longer than a row, one part may be held out and another not.)"""
     rows = tasks.pretraining_rows(texts, tokenizer, cfg.block_size)
     n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
     return rows[n_held_out:], rows[:n_held_out]
 
 
-OWN, MADE_UP, REPORTS = range(3)        # the kinds of text: OWN are those of --data and --reviews
+# The kinds of text: those of --data and --reviews; sentences with names, and passages with a
+# question; pairs of reports.
+OWN, MADE_UP, REPORTS = range(3)
 
 
 def kind_of_batch(step: int, cfg, generator) -> int:
@@ -889,8 +898,8 @@ def train(cfg: Config) -> dict:
     # Counted vectors of the tokens: tokens that stand near the same tokens have similar ones. They
     # are counted in tales and reviews alone, where good words and bad words stand in different
     # company. (Without them, 64.5 % of reviews were read rightly in place of 97.5 %, at the same
-    # held-out loss; seed 1, an earlier head.) Tokens that are not there get random vectors as
-    # large.
+    # held-out loss; seed 1, with an earlier head. But then all vectors of tokens also begin five
+    # times as small.) Tokens that are not there get random vectors as large as the counted ones.
     if cfg.cooccurrence and not checkpoint:
         is_counted = ~tokenizer.is_special                                      # (V,)
         vectors = cooccurrence_vectors(rows[OWN], is_counted, cfg.n_embd)       # (V, C)
@@ -1025,6 +1034,7 @@ def do_task(cfg) -> list:
     words = tokenizer.words(cfg.text)
     pair = (words, None)
     if cfg.task == "answer":
+        require(cfg.question.strip(), 'which question? Ask it by --question="Where does Ivo live?"')
         pair = (words, tokenizer.words(cfg.question))
     # a text that is too long is refused here, not cut
     tokens = tasks.encode([pair], tokenizer, bert.cfg.block_size, cut=False).to(device)

@@ -276,7 +276,7 @@ class Config(LabelConfig):
     n_test: int = 0
 
     # sampling
-    n: int = 64                 # images in a grid
+    n: int = 64                 # images in a grid (with --vary, there are eight in a row)
     vary: str = ""              # an attribute: a row for each value, a column for each z ("": none)
 
     # Not a setting: the names of those that a resumed run must keep.
@@ -510,6 +510,9 @@ def sample(cfg: Config):
     if cfg.vary:
         require(len(attributes.get(cfg.vary, [])) > 1,
                 f"--vary: choose from {', '.join(attributes)}")
+        require(not getattr(cfg, cfg.vary),
+                f"--vary={cfg.vary} draws all its values, so --{cfg.vary} would change nothing: "
+                "leave out one of the two")
         row_names = attributes[cfg.vary]
         column = list(attributes).index(cfg.vary)
         rows = []

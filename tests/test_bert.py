@@ -168,6 +168,28 @@ def test_every_position_sees_the_text_on_both_sides():
     assert differ.all()
 
 
+def test_the_words_of_the_tasks_are_read_by_an_uncased_tokenizer():
+    """They are handed over as words; with capitals, each name was [UNK]."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokenizer = WordPieceTokenizer([*SPECIAL, *letters, *(f"##{c}" for c in letters)], lower=True)
+    for split_names in (False, True):
+        tokens = encode([(["Zoë", "[MASK]", "Ab"], ["EF"])], tokenizer, 20, split_names=split_names)
+        assert [tokenizer.tokens[i] for i in tokens.idx[0]] == [
+            "[CLS]", "z", "##o", "##e", "[MASK]", "a", "##b", "[SEP]", "e", "##f", "[MASK]", "[SEP]"]
+
+
+def test_filling_in_knows_the_second_of_two_texts(monkeypatch):
+    """Pre-training has vectors for the first text and for the second."""
+    tokenizer = small_tokenizer()
+    model = small_model(V=tokenizer.vocab_size)
+    seen = []
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", lambda *args: seen.append(args) or forward(*args))
+    bert.fill_in(model, tokenizer, "a b [SEP] c [MASK]")
+    (_, types, _), = seen
+    assert types.tolist() == [[0, 0, 0, 0, 1, 1, 1]]
+
+
 def test_dropout_acts_in_training_only():
     idx = torch.randint(5, 50, (2, 9))
     model = small_model(dropout=0.5)
@@ -544,7 +566,7 @@ def test_sampling(text_file, tmp_path, capsys):
 
     for argv, words in ((["--text="], "which text"), (["--text=no mask"], "[MASK]"),
                         (["--text=" + "a " * 140 + "[MASK]"], "positions"),
-                        (["--task=answer", "--text=May left."], "empty"),
+                        (["--task=answer", "--text=May left."], "which question"),
                         (["--task=entities", "--text= "], "which text")):
         assert words in refused_by(bert.main, capsys, "sample", out, *argv)
     shutil.copy(tmp_path / "run/sentiment.pt", tmp_path / "run/entities.pt")
@@ -562,7 +584,7 @@ def test_published_weights_are_tuned_and_fill_blanks(text_file, tmp_path):
     weights = f"{folder}/model.safetensors"
     [row] = bert.main(["sample", f"--init_from={weights}", "--text=the [MASK]", "--device=cpu"])
     assert row.count("%") == 5
-    refused(lambda: bert.train(tiny(text_file, tmp_path, init_from=weights, steps=0)), "block_size")
+    refused(lambda: bert.train(tiny(text_file, tmp_path, init_from=weights, steps=0)), "positions")
 
 
 def test_bad_reviews(text_file, tmp_path, capsys):

@@ -873,6 +873,8 @@ def test_what_the_model_does_not_know(run, capsys):
                          ("--vary=hat", "hair", "background"), ("--vary=label", "hair", "background")):
         error = refused(capsys, cgan, "sample", folder, "--device=cpu", flag)
         assert all(name in error for name in names) and flag.split("=")[0] in error
+    error = refused(capsys, cgan, "sample", folder, "--device=cpu", "--vary=hair", "--hair=red")
+    assert "--vary=hair" in error and "--hair would change nothing" in error
     assert not (run(cgan) / "samples/sample.png").exists()
 
 

@@ -4,16 +4,19 @@ Named entities: which words name a person, a place, an organisation, a date? A w
 tell:
 
     May Harper moved to Lincoln in May.        person person, place, date
-    Lincoln left Harper Motors on Monday.      person, organisation, date
+    Lincoln left Harper Motors in May.         person, organisation, date
 
 Question answering: the answer is some words of a short passage, which tells similar facts about two
 people:
 
-    Ivo Lang was born in Turin. He studied law. Dora Finch was born in Lyon. …
+    Ivo Lang was born in Turin. He plays the harp. Dora Finch was born in Lyon. …
     Where was Dora Finch born?
 
-Half of the names in held-out sentences are not in any training text (see names.py), so neither word
-lists nor capitals are enough.
+Half of the names in held-out sentences are not in any of these texts to learn from (see names.py),
+so neither word lists nor capitals are enough.
+
+For pre-training there are also texts without labels, at the end of this file, and pairs of reports:
+passages that tell the same facts.
 """
 import random
 import re
@@ -115,13 +118,16 @@ def load_entities(few: int = 300, seed: int = 0, n_test: int = 500):
 
 @dataclass
 class Fact:
-    """What can be told of somebody. {p} is the person's name or "he" or "she", {n} the name or
-    "his" or "her", {a} the answer to the questions, and {q} the name in the questions."""
+    """What can be told of somebody. {p} is the person's name or "he" or "she", {w} "the wedding of"
+    and the name, or "his wedding" or "her wedding", {a} the answer to the questions, and {q} the
+    name in the questions."""
     told: list
     asked: list
-    answer: str         # what the answer is
+    answer: str         # the kind of answer, see draw_answer
 
 
+# All wordings of a kind count as the same here, even where English distinguishes them: who moved to
+# a town lives there, and a cousin shares the flat.
 FACTS = {
     "born": Fact(["{p} was born in {a}", "{p} comes from {a}", "{p} grew up in {a}"],
                  ["Where was {q} born?", "Where does {q} come from?"], "town"),
@@ -129,7 +135,7 @@ FACTS = {
                   ["Where does {q} live?", "Where is the house of {q}?"], "town"),
     "works": Fact(["{p} works for {a}", "{p} has a job at {a}", "{p} is paid by {a}"],
                   ["Who does {q} work for?", "Where does {q} have a job?"], "firm"),
-    "married": Fact(["{p} was married in {a}", "{n} wedding was in {a}"],
+    "married": Fact(["{p} was married in {a}", "{w} was in {a}"],
                     ["When was {q} married?", "When was the wedding of {q}?"], "date"),
     "likes": Fact(["{p} likes {a}", "{p} is fond of {a}"],
                   ["What does {q} like?", "What is {q} fond of?"], "thing"),
@@ -185,19 +191,23 @@ def facts_of_two(names: Names):
 
 
 def tell(people: list, facts: list, rng):
-    """(words of a passage, {(name, kind): (start, end) of the fact's text}); the facts are in
-    random order. A person is named in the first sentence, and is "he" or "she" in the others."""
+    """(words of a passage, {(name, kind): (start, end)}); words[start:end] is the fact's text. The
+    facts of each person are in random order. A person is named in the first sentence about
+    them, and is "he" or "she" in the others."""
     words = []
     where = {}
     for name, known in zip(people, facts):
         is_man = name.split()[0] in MEN
         for i, (kind, text) in enumerate(rng.sample(known, len(known))):
             if i == 0:
-                subject, owner = name, f"the wedding of {name}"
+                subject, wedding = name, f"the wedding of {name}"
+            elif is_man:
+                subject, wedding = "he", "his wedding"
             else:
-                subject, owner = ("he", "his wedding") if is_man else ("she", "her wedding")
-            template = rng.choice(FACTS[kind].told).replace("{n} wedding", owner)
-            sentence = split_words(template.format(p=subject, a="{a}") + ".")
+                subject, wedding = "she", "her wedding"
+            template = rng.choice(FACTS[kind].told)
+            # {a} stays one word for now: so we know where the fact goes
+            sentence = split_words(template.format(p=subject, w=wedding, a="{a}") + ".")
             sentence[0] = sentence[0][0].upper() + sentence[0][1:]
             at = sentence.index("{a}")
             start = len(words) + at
@@ -218,8 +228,8 @@ def question(names: Names) -> Question:
 
 
 def two_reports(names: Names) -> str:
-    """Two passages with the same facts about the same people, in other words and in another order,
-    with [SEP] between them."""
+    """Two passages with the same facts about the same people, each in words and order of its own
+    (which may be the same by chance), with [SEP] between them."""
     people, facts = facts_of_two(names)
     first = join(tell(people, facts, names.rng)[0])
     if names.rng.random() < 0.5:                            # who comes first in the second report?
@@ -251,8 +261,8 @@ def join(words: list) -> str:
 
 def unlabelled(n: int = 3000) -> list:
     """Texts without labels: n of three entity sentences each, and n of a passage and a question
-    after it, with [SEP] between them (the answer is not marked). None is held out, and no name in
-    them is new."""
+    after it, with [SEP] between them (the answer is not marked). They are drawn apart from those of
+    the tasks, and no name in them is new."""
     names = Names(random.Random("unlabelled"), new=False)
     texts = []
     for _ in range(n):

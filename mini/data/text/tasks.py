@@ -96,8 +96,8 @@ def encode_words(words: list, tokenizer, token_type: int, counted: bool, split_n
 
 def encode_both_ways(pairs: list, tokenizer, longest: int) -> Tokens:
     """The Tokens of pairs, as `encode` gives them, twice: first all as they are, then all with
-    names cut into pieces. For texts to learn from: held-out texts have names that the tokenizer
-    does not know, and cuts."""
+    names (and other words of three letters or more with a capital) cut into pieces. For texts to
+    learn from: held-out texts have names that the tokenizer does not know, and cuts."""
     whole = encode(pairs, tokenizer, longest)
     split = encode(pairs, tokenizer, longest, split_names=True)
     width = max(whole.idx.size(1), split.idx.size(1))

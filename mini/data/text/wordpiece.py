@@ -156,10 +156,14 @@ class WordPieceTokenizer:
         split_names: a word with a capital is cut into two pieces or more, even if it is a token, as
         a name is that the tokenizer has not learnt. (Subword regularisation: a model that sees some
         words cut otherwise is ready for new words. Kudo 2018; Provilkov et al. 2020.)
+
+        An uncased tokenizer takes capitals and accents away.
         """
         must_split = split_names and word[:1].isupper() and len(word) > 2
         key = (word, must_split)
         if key not in self.cache:
+            if self.lower and word not in SPECIAL:
+                word = "".join(basic_words(word, lower=True))
             longest_first = len(word) - 1 if must_split else len(word)
             self.cache[key] = self.cut(word, longest_first)
         return self.cache[key]
