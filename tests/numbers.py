@@ -291,6 +291,9 @@ NUMBERS = [
     *((GALLERY, written, "bert_earlier_head_same_models", f"{seed}/pre-trained%") for written, seed in (
         ("models it has 95.5", 1), ("93.4 and", 2), ("and 89.5 %", 3))),
     (GALLERY, "it is 56.7 % (first", "bert_film_reviews", "scores/sentiment/from scratch"),
+    *((GALLERY, written, f"bert_convolution{run}", f"scores/{task}/pre-trained%") for written, run, task in (
+        ("questions only 51.0", "", "answer"), ("and 44.8 % are", "_seed_2", "answer"), ("at 97.8", "", "sentiment"),
+        ("and 99.2 %, names", "_seed_2", "sentiment"), ("names at 96.2", "", "entities"), ("98.0 %: no", "_seed_2", "entities"))),
     (GALLERY, "loss of 1.665, with", "bert_no_cooccurrence", "val_loss"),
     (GALLERY, "them of 1.681", "bert_earlier_head", "val_loss"),
     (GALLERY, "only 64.5 % of the reviews", "bert_no_cooccurrence", "scores/sentiment/pre-trained"),
