@@ -230,7 +230,7 @@ class BERT(nn.Module):
                 elif name.endswith("bias"):
                     nn.init.zeros_(p)
         nn.init.zeros_(self.transform.bias)
-        with torch.no_grad():                                   # 0.1: as are the counted tokens
+        with torch.no_grad():                               # 0.1: about as large as counted tokens
             self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
     def forward(self, idx, token_type_ids, mask):

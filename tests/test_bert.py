@@ -169,7 +169,7 @@ def test_every_position_sees_the_text_on_both_sides():
 
 
 def test_the_words_of_the_tasks_are_read_by_an_uncased_tokenizer():
-    """They are handed over as words; with capitals, each name was [UNK]."""
+    """They are handed over as words, with capitals and accents; each name was [UNK]."""
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokenizer = WordPieceTokenizer([*SPECIAL, *letters, *(f"##{c}" for c in letters)], lower=True)
     for split_names in (False, True):
