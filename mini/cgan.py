@@ -256,7 +256,7 @@ class Config(LabelConfig):
     d_norm: Literal["spectral", "batch"] = "spectral"
 
     # optimisation
-    steps: int = 3500           # optimiser steps of G, and as many of D
+    steps: int = 4500           # optimiser steps of G, and as many of D
     batch_size: int = 64        # real images in a step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at the start, for G
     d_lr: float = 2e-3          # the same for D
