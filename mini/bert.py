@@ -36,16 +36,19 @@ size hs = C / nh, V tokens.
 
 Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
-- 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`).
+- 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`); of two
+  reports, all facts of the second, each behind one [MASK] (`hide`).
+- Each block begins with a convolution, which mixes each vector with its neighbours (`ShortConv`).
 - There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
   is learnt for [CLS] alone. The head for reviews has no pooler and no dropout: of each word it is
   given two vectors side by side, that of its token and that of the last block, and it reads their
   mean over the words. It begins with zeros, and learns ten times as fast as the BERT
   (`SentimentHead`).
 - The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
-  counting (mini/data/text/cooccurrence.py), and the blocks' matrices larger (`init_weights`).
-- It reads texts like those of the tasks, as said above; at first the tales and reviews alone
-  (`kind_of_batch`).
+  counting (mini/data/text/cooccurrence.py). The blocks' matrices begin with larger numbers
+  (`init_weights`).
+- It reads texts like those of the tasks, as said above; at first reports alone, then tales and
+  reviews alone (`kind_of_batch`).
 - A question stands after its passage and ends with a [MASK] (`AnswerHead`). Labelled texts with
   names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`).
 - Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
@@ -163,18 +166,54 @@ class MLP(nn.Module):
         return self.dropout(x)
 
 
+class ShortConv(nn.Module):
+    """A depthwise convolution over the positions: each of the C channels by itself,
+
+        y[t, c] = Σᵢ w[c, i] · x[t + i, c],     i = −width//2 … width//2
+
+    So the vector of Turin, in "Ivo Lang has a house in Turin", holds something of Ivo Lang: with
+    five positions on either side it reaches back to his name. From attention alone the model hardly
+    learnt whose fact is whose (mini/gallery/README.md). Allen-Zhu 2025, "Physics of language
+    models: part 4.1", puts such convolutions, over four positions, before attention and elsewhere,
+    and calls them canon layers.
+    """
+
+    def __init__(self, C: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(C, width))
+        nn.init.normal_(self.weight, std=1 / width)
+
+    def forward(self, x, mask):
+        """x (B, T, C) -> (B, T, C). mask: see `padding_mask`."""
+        C, width = self.weight.shape
+        is_text = mask[:, 0, 0, :, None]                        # (B, T, 1)
+        x = x * is_text                                         # [PAD] is nobody's neighbour
+        # as if the row were an image one pixel high: on a CPU conv1d takes three times as long
+        image = x.transpose(1, 2)[:, :, None]                   # (B, T, C) -> (B, C, 1, T)
+        kernel = self.weight[:, None, None, :]                  # (C, 1, 1, width)
+        y = F.conv2d(image, kernel, padding=(0, width // 2), groups=C)
+        return y[:, :, 0].transpose(1, 2)                       # (B, C, 1, T) -> (B, T, C)
+
+
 class Block(nn.Module):
-    """Attention, then an MLP. Post-norm: the sum x + f(x) is normalised (Vaswani et al. 2017,
-    "Attention is all you need"), where GPT-2 has x + f(norm(x))."""
+    """A convolution (not if conv_width is 0, as in the paper), attention, then an MLP. Post-norm:
+    the sum x + f(x) is normalised (Vaswani et al. 2017, "Attention is all you need"), where GPT-2
+    has x + f(norm(x))."""
 
     def __init__(self, cfg):
         super().__init__()
+        self.has_conv = cfg.conv_width > 0
+        if self.has_conv:
+            self.conv = ShortConv(cfg.n_embd, cfg.conv_width)
+            self.ln_0 = make_norm(cfg)
         self.attn = SelfAttention(cfg)
         self.ln_1 = make_norm(cfg)
         self.mlp = MLP(cfg)
         self.ln_2 = make_norm(cfg)
 
     def forward(self, x, mask):
+        if self.has_conv:
+            x = self.ln_0(x + self.conv(x, mask))
         x = self.ln_1(x + self.attn(x, mask))
         x = self.ln_2(x + self.mlp(x))
         return x
@@ -215,22 +254,23 @@ class BERT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Embeddings and `transform` are drawn from N(0, 0.02²), biases are 0. The matrices of the
-        blocks are drawn so that x W is about as large as x, for any width. (0.02, as in the
-        authors' code, makes x W √C · 0.02 times as large as x: 0.55 for their C = 768, but 0.23 for
-        our 128.) The positions begin as waves. (With --cooccurrence, `train` then puts the counted
-        vectors of tokens in wte.)"""
-        for p in self.parameters():
-            if p.ndim == 2:
-                nn.init.normal_(p, std=0.02)
+        """The vectors of tokens are drawn from N(0, 0.1²), those of the two texts and `transform`
+        from N(0, 0.02²); biases are 0. The positions begin as waves, about as large as the tokens.
+        (By default `train` then puts counted vectors of tokens in wte, of the same size.)
+
+        The matrices of the blocks are drawn so that their outputs are about as large as their
+        inputs. An output is a sum over n inputs; if the weights have the standard deviation s, it
+        is some s √n times as large as one input. Here s = 1/√n. With the authors' s = 0.02 it is
+        0.55 times as large for their n = 768, but only 0.23 times for our 128."""
         for block in self.h:
-            for name, p in block.named_parameters():
-                if p.ndim == 2:
-                    nn.init.normal_(p, std=p.size(1)**-0.5)
-                elif name.endswith("bias"):
-                    nn.init.zeros_(p)
+            for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+                nn.init.zeros_(linear.bias)
+        nn.init.normal_(self.wtt.weight, std=0.02)
+        nn.init.normal_(self.transform.weight, std=0.02)
         nn.init.zeros_(self.transform.bias)
-        with torch.no_grad():                               # 0.1: about as large as counted tokens
+        nn.init.normal_(self.wte.weight, std=0.1)
+        with torch.no_grad():
             self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
     def forward(self, idx, token_type_ids, mask):
@@ -263,19 +303,20 @@ class BERT(nn.Module):
 
 # ---- pre-training: what is hidden, and what is predicted
 
-def get_batch(rows, batch_size: int, pad: int, generator):
-    """B of the rows (N, T), of about the same length, so that few tokens are [PAD].
+def get_rows(rows, batch_size: int, pad: int, generator):
+    """B = batch_size of the Rows (see mini/data/text/tasks.py), of about the same length, so that
+    few tokens are [PAD].
 
-    8 B rows are drawn, sorted by length, and cut into eight groups: the shortest B, the next B, …
-    the longest B. One group is taken at random. So each row is as likely as any other. The group is
-    cut to its longest row, so T differs from batch to batch.
+    8 B rows are drawn (one may come twice), sorted by length, and cut into eight groups: the
+    shortest B, the next B, … the longest B. One group is taken at random. So each row is as likely
+    as any other. The group is cut to its longest row, so T differs from batch to batch.
     """
     i = torch.randint(len(rows), (8 * batch_size,), generator=generator)
     eighth = torch.randint(8, (1,), generator=generator).item()
-    drawn = rows[i.to(rows.device)]                                     # (8 B, T)
-    length = (drawn != pad).sum(dim=1)
+    drawn = rows[i.to(rows.idx.device)]                                 # 8 B rows
+    length = (drawn.idx != pad).sum(dim=1)
     group = length.argsort(stable=True)[eighth * batch_size:(eighth + 1) * batch_size]
-    return drawn[group, :length[group].max()]                           # (B, T)
+    return drawn[group].cut(length[group].max())                        # B rows
 
 
 def random_by_word(idx, tokenizer, generator):
@@ -321,12 +362,29 @@ class Batch(NamedTuple):
     chosen: torch.Tensor            # True where it has to predict the token
 
 
-def hide_words(idx, tokenizer, share: float, generator) -> Batch:
-    """Tokens idx (B, T) as a batch for pre-training; share: see `mask_tokens`."""
-    # these come from idx, not from what is shown: a random token that is shown may be [SEP]
-    token_type_ids = tasks.token_types(idx, tokenizer.sep)
-    shown, chosen = mask_tokens(idx, tokenizer, share, generator)
-    return Batch(idx, token_type_ids, shown, chosen)
+def hide(rows, tokenizer, share: float, generator) -> Batch:
+    """Rows as a batch for pre-training. Either each row is a pair of reports, or none is.
+
+    In pairs of reports all facts of the second are hidden, and nothing else, each behind one
+    [MASK]. What is to be predicted is the first piece of the fact (see `tasks.Rows`), which can be
+    looked up in the first report:
+
+        first    [CLS] Ivo Lang likes old maps . He lives in Turin . Dora Finch …
+        second   [SEP] Ivo Lang has a house in [MASK] . Ivo Lang is fond of [MASK] . Dora Finch …
+        predict                                Turin                        old
+
+    (Ram et al. 2021, "Few-shot question answering by pretraining span selection", hide what a text
+    says twice in the same way.) In other texts words are hidden by `mask_tokens`, which says what
+    `share` is.
+    """
+    # the types come from idx, not from what is shown: a random token that is shown may be [SEP]
+    token_type_ids = tasks.token_types(rows.idx, tokenizer.sep)
+    if rows.is_gap.any():                                               # reports
+        chosen = rows.is_gap
+        shown = rows.idx.masked_fill(chosen, tokenizer.mask)
+    else:
+        shown, chosen = mask_tokens(rows.idx, tokenizer, share, generator)
+    return Batch(rows.idx, token_type_ids, shown, chosen)
 
 
 def predict_chosen(model, batch: Batch, pad: int):
@@ -346,14 +404,14 @@ def mlm_loss(model, batch: Batch, pad: int):
 
 
 @torch.no_grad()
-def estimate_loss(model, batch: Batch, pad: int) -> float:
-    """The loss of a batch that is held out. (It has other shares of the three kinds of text than
-    training has, so the two losses are not to be compared.)"""
+def estimate_loss(model, batches: list, pad: int) -> float:
+    """The mean of three losses, those of the held-out batches of each kind of text. (Training has
+    other shares of the three kinds, so its loss is not to be compared with this one.)"""
     was_training = model.training
     model.eval()                                                        # no dropout
-    loss = mlm_loss(model, batch, pad)
+    losses = [mlm_loss(model, batch, pad).item() for batch in batches]
     model.train(was_training)
-    return loss.item()
+    return sum(losses) / len(losses)
 
 
 @torch.no_grad()
@@ -383,9 +441,12 @@ def make_optimizers(model, cfg) -> list:
 
     Muon changes a matrix W by about −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of
     its momentum, the running mean of the gradients. So weak directions count as much as strong
-    ones, and training needs fewer steps; see mini/utils/optim.py. AdamW's rate is small: in trials
-    with five times as much, what the tokens' vectors know from counting was lost. Its β₂ is 0.98,
-    as in RoBERTa, and there is no weight decay, since no text is read more than some twelve times.
+    ones, and training needs fewer steps; see mini/utils/optim.py. (The weights (C, width) of a
+    convolution are trained as a matrix, too; AdamW was not tried for them.)
+
+    AdamW's rate is small: in trials with five times as much, what the tokens' vectors know from
+    counting was lost. Its β₂ is 0.98, as in RoBERTa, and there is no weight decay, since no text is
+    read more than some twelve times.
     """
     qkv = []
     matrices = []
@@ -511,19 +572,22 @@ class AnswerHead(nn.Module):
 
         [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [MASK] [SEP]
 
-    To look up a hidden word in the text before it is what the model has practised, with reports.
-    (Schick & Schütze 2021, "Exploiting cloze questions for few shot text classification and natural
-    language inference", phrase other tasks as the filling of a gap.) That a gap after a question
-    stands for its answer, it learns from the labelled questions: in pre-training it reads
-    questions, too, but without answers.
+    With reports the model has practised just this: one [MASK] hides something, and the text before
+    it says what. (Ram et al. 2021, see `hide`, put such a token into the question, too. Schick &
+    Schütze 2021, "Exploiting cloze questions for few shot text classification and natural language
+    inference", phrase other tasks as the filling of a gap.) That a gap after a question stands for
+    its answer, it learns from the labelled questions: in pre-training it reads questions, too, but
+    without answers.
 
     There is one [MASK], however many words and pieces the answer has.
 
-    Its guess at the gap, g, is compared with its guess g_t at (the first piece of) each word t. In
-    pre-training 10 % of the chosen words are shown as they are, and must be predicted, too. So at a
-    visible word the model should guess that very word. If it guesses "Turin" at the gap, g is like
-    g_t where "Turin" stands. The logit of word t is g_t · W g / √C, with one W for the first word
-    and one for the last. Both begin as the identity; fine-tuning makes them differ.
+    The model's guess at the gap, g, is compared with its guess g_t at (the first piece of) each
+    word t. In pre-training with other texts than reports, 10 % of the chosen words are shown as
+    they are, and must be predicted, too. So at a visible word the model mostly guesses that very
+    word. If it guesses "Turin" at the gap, g is like g_t where "Turin" stands. The logit of word t
+    is g_t · W g / √C, with one W for the first word and one for the last. Both begin as the
+    identity, which suits the first word, as in reports; fine-tuning has to learn where an answer
+    ends.
 
     In the paper it is x_t · S for the first word and x_t · E for the last, with x_t from the last
     block; the vectors S and E are the same for all questions. Then x_t itself must say whether word
@@ -622,11 +686,24 @@ def tune_steps(cfg, n_rows: int) -> int:
     return min(steps, cfg.steps) if cfg.steps > 0 else steps
 
 
-def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
+def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> FineTuned:
     """A copy of the BERT with the head of a task, both trained on the task's labelled texts. lr:
-    the peak learning rate, to be multiplied by the head's lr_scales."""
+    the peak learning rate, to be multiplied by the head's lr_scales.
+
+    keep: the BERT is pre-trained, and keeps what it knows of looking up facts, which it would else
+    forget as it learns 300 answers by heart:
+    - The vectors of tokens stay as they are. (Those of the few names in the labelled texts would
+      move away from those of all other names.)
+    - In each step it also reads a batch of task.reports, and their loss is added: an auxiliary
+      objective, as in Radford et al. 2018, "Improving language understanding by generative
+      pre-training", §3.2.
+    """
     torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
     model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
+    if keep:
+        for embedding in (model.bert.wte, model.bert.wpe, model.bert.wtt):
+            embedding.weight.requires_grad_(False)              # AdamW passes over these
+        reports = task.reports.to(bert.device)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = cfg.tune_dropout
@@ -655,6 +732,11 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer) -> FineTuned:
         with autocast(bert.device, cfg.matmul):
             logits = model(x_i, tokenizer.pad)
         loss = model.head.loss(logits, y_i)
+        if keep:
+            drawn = get_rows(reports, cfg.tune_batch, tokenizer.pad, data_rng)
+            batch = hide(drawn, tokenizer, cfg.mask_share, data_rng)
+            with autocast(bert.device, cfg.matmul):
+                loss = loss + mlm_loss(model.bert, batch, tokenizer.pad)
         require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr, or "
                                  "--scratch_lr for the model that was not pre-trained")
         loss.backward()
@@ -709,15 +791,17 @@ class Config(RunConfig):
     # model
     # published model.safetensors, with vocab.txt and config.json beside it ("": none)
     init_from: str = ""
-    block_size: int = 128          # T, the length of the longest text in tokens
+    block_size: int = 128          # the longest text in tokens, the largest T
     n_layer: int = 3               # blocks
     n_head: int = 4                # attention heads in each block
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
+    conv_width: int = 11           # positions that a convolution reads, an odd number (0: none)
     # optimisation
     steps: int = 6500              # optimiser steps of pre-training
     batch_size: int = 32           # texts in a step
-    own_first: float = 0.1         # share of the steps in which it reads --data and reviews alone
+    reports_first: float = 0.08    # share of the steps in which it reads reports alone
+    own_first: float = 0.08        # share in which it then reads --data and reviews alone
     muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
@@ -735,6 +819,8 @@ class Config(RunConfig):
     scratch_lr: float = 1e-3       # the same for a model that was not pre-trained
     tune_dropout: float = 0.1      # dropout in a task
     tune_decay: float = 0.01       # AdamW's weight decay in a task
+    # keep what was learnt from reports while it learns to answer (see fine_tune)
+    keep: bool = True
     # run
     out_dir: str = "runs/bert"     # folder of the run
     # steps between evaluations; each saves a checkpoint (0: at the end)
@@ -750,7 +836,7 @@ class Config(RunConfig):
     # Fields that a resumed run must keep as they were: the shapes of the saved weights depend on
     # them, or which reviews are learnt from. (--data may change: one may go on with other text.)
     fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
-             "n_embd", "d_ff")
+             "n_embd", "d_ff", "conv_width")
 
 
 # The settings of other runs. gpu: layers, heads and widths of the paper's smaller model (not tried
@@ -760,7 +846,8 @@ PRESETS = {
     "gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
                 steps=20000, batch_size=128, muon_lr=0.005, lr=2e-4, dropout=0.1, tune_lr=1e-4,
                 scratch_lr=1e-4),
-    "published": dict(steps=0, block_size=512, tune_lr=5e-5, scratch_lr=5e-5, tune_batch=16),
+    "published": dict(steps=0, block_size=512, tune_lr=5e-5, scratch_lr=5e-5, tune_batch=16,
+                      keep=False),
 }
 
 
@@ -770,10 +857,12 @@ def check(cfg):
                      "block_size")
     require(cfg.n_embd % cfg.n_head == 0,
             f"--n_embd={cfg.n_embd} must be a multiple of --n_head={cfg.n_head}")
+    require(cfg.conv_width == 0 or (cfg.conv_width > 0 and cfg.conv_width % 2 == 1),
+            f"--conv_width={cfg.conv_width} must be odd, or 0 for no convolution")
     require(cfg.block_size > 2,
             f"--block_size={cfg.block_size} must be above 2, for [CLS] and [SEP]")
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
-    for name in ("mask_share", "own_first"):
+    for name in ("mask_share", "own_first", "reports_first"):
         value = getattr(cfg, name)
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
 
@@ -787,7 +876,8 @@ def compare(bert, task, cfg, tokenizer):
     command sample uses the BERT alone)."""
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
-    tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer)
+    keep = cfg.keep and task.reports is not None
+    tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer, keep)
     tuned_fresh = fine_tune(fresh, task, cfg.scratch_lr, cfg, tokenizer)
     found = {"pre-trained": predict(tuned, task.test, tokenizer.pad)}
     if task.bayes is not None:
@@ -809,38 +899,48 @@ def load_tasks(cfg, tokenizer) -> list:
 
 # ---- training
 
-def split_rows(texts: list, cfg, tokenizer) -> tuple:
-    """(rows to learn from, held-out rows) of texts, as tokens (N, T) each. (Of a paragraph that is
-    longer than a row, one part may be held out and another not.)"""
-    rows = tasks.pretraining_rows(texts, tokenizer, cfg.block_size)
+def split_rows(rows) -> tuple:
+    """(held-out rows, rows to learn from). (Of a paragraph that is longer than a row, one part may
+    be held out and another not.)"""
     n_held_out = max(1, min(len(rows) // 50, N_HELD_OUT))
-    return rows[n_held_out:], rows[:n_held_out]
+    return rows[:n_held_out], rows[n_held_out:]
 
 
-# The kinds of text: those of --data and --reviews; sentences with names, and passages with a
-# question; pairs of reports.
+# The kinds of text: what --data and --reviews name (by default our tales and reviews); sentences
+# with names, and passages with a question; pairs of reports.
 OWN, MADE_UP, REPORTS = range(3)
 
 
 def kind_of_batch(step: int, cfg, generator) -> int:
     """Which kind of text the batch of a step holds.
 
-    At first --data and reviews alone: from them it learns that a review praises the film all along,
-    or finds fault with it; if it reads all kinds from the start, that takes far longer. Then 55 %
-    of the batches hold them, 15 % made-up sentences and passages, and 30 % reports.
+    At first reports alone: so it learns soon to look up whose fact is whose, and later keeps it.
+    Then --data and reviews alone: from them it learns that all sentences of a review agree, in
+    praise or in blame. Then 50 % of the batches hold these, 15 % made-up sentences and passages,
+    and 35 % reports. (In trials that read all kinds from the start, it learnt both late, or not at
+    all.)
     """
     u = torch.rand((), generator=generator).item()
-    if step < cfg.own_first * cfg.steps or u < 0.55:
+    if step < cfg.reports_first * cfg.steps:
+        return REPORTS
+    if step < (cfg.reports_first + cfg.own_first) * cfg.steps or u < 0.50:
         return OWN
-    if u < 0.70:
+    if u < 0.65:
         return MADE_UP
     return REPORTS
 
 
-def join_rows(parts: list, pad: int):
-    """Rows (N₁, T₁), (N₂, T₂), … as one tensor (N₁ + N₂ + …, T), filled up with [PAD]."""
-    longest = max(rows.size(1) for rows in parts)
-    return torch.cat([F.pad(rows, (0, longest - rows.size(1)), value=pad) for rows in parts])
+def choose_trained(model, step: int, cfg):
+    """While the model reads reports alone, its vectors of tokens stay as they are.
+
+    A token that reports do not have is never right there, so its gradient is tiny, but always in
+    the same direction: away from what is guessed. Adam divides a gradient by its size, so such
+    tokens would move as fast as all others, all in one direction, and what their vectors know from
+    counting would be lost.
+    """
+    reads_reports_alone = step < cfg.reports_first * cfg.steps
+    model.wte.weight.requires_grad_(not reads_reports_alone)
+    model.bias.requires_grad_(not reads_reports_alone)
 
 
 def tune_and_save(run, model, task, cfg, tokenizer) -> dict:
@@ -877,21 +977,25 @@ def train(cfg: Config) -> dict:
     if checkpoint:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
-        tokenizer = WordPieceTokenizer.train(texts + made_up + reports, cfg.vocab_size)
+        report_texts = [pair.text() for pair in reports]
+        tokenizer = WordPieceTokenizer.train(texts + made_up + report_texts, cfg.vocab_size)
         model = BERT(cfg, tokenizer.vocab_size)
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
-    # each kind of text as rows of tokens, of which some are held out; in these the same words are
-    # hidden each time
-    rows = []                                                   # those of OWN, MADE_UP, REPORTS
-    rows_held_out = []
-    for kind_of_text in (texts, made_up, reports):
-        to_learn, to_hold_out = split_rows(kind_of_text, cfg, tokenizer)
-        rows.append(to_learn.to(device))
-        rows_held_out.append(to_hold_out)
-    held_out = hide_words(join_rows(rows_held_out, tokenizer.pad).to(device), tokenizer,
-                          cfg.mask_share, torch.Generator().manual_seed(0))
+    # the three kinds of text as rows of tokens: those to learn from, and those held out, in which
+    # words are hidden once, so that each evaluation asks for the same ones
+    T = cfg.block_size
+    rows_of_kind = {OWN: tasks.rows_of_texts(texts, tokenizer, T),
+                    MADE_UP: tasks.rows_of_texts(made_up, tokenizer, T),
+                    REPORTS: tasks.rows_of_reports(reports, tokenizer, T)}
+    to_learn = {}                                               # {kind: Rows}
+    held_out = []                                               # a Batch of each kind
+    eval_rng = torch.Generator().manual_seed(0)
+    for kind, rows in rows_of_kind.items():
+        first, others = split_rows(rows)
+        to_learn[kind] = others.to(device)
+        held_out.append(hide(first.to(device), tokenizer, cfg.mask_share, eval_rng))
 
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
 
@@ -902,7 +1006,7 @@ def train(cfg: Config) -> dict:
     # times as small.) Tokens that are not there get random vectors as large as the counted ones.
     if cfg.cooccurrence and not checkpoint:
         is_counted = ~tokenizer.is_special                                      # (V,)
-        vectors = cooccurrence_vectors(rows[OWN], is_counted, cfg.n_embd)       # (V, C)
+        vectors = cooccurrence_vectors(to_learn[OWN].idx, is_counted, cfg.n_embd)       # (V, C)
         with torch.no_grad():
             model.wte.weight.copy_(vectors)
 
@@ -916,19 +1020,21 @@ def train(cfg: Config) -> dict:
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
         V = tokenizer.vocab_size
-        n_tokens = sum((part != tokenizer.pad).sum().item() for part in rows)
-        run.say(f"{n_tokens:,} tokens: {len(rows[OWN]):,} rows of text and reviews, "
-                f"{len(rows[MADE_UP]):,} of passages and questions, {len(rows[REPORTS]):,} of "
-                f"reports; {len(held_out.idx)} rows are held out")
+        n_tokens = sum((rows.idx != tokenizer.pad).sum().item() for rows in to_learn.values())
+        n_held_out = sum(len(batch.idx) for batch in held_out)
+        run.say(f"{n_tokens:,} tokens: {len(to_learn[OWN]):,} rows of text and reviews, "
+                f"{len(to_learn[MADE_UP]):,} of sentences, passages and questions, "
+                f"{len(to_learn[REPORTS]):,} of reports; {n_held_out} rows are held out")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
 
             # batch
+            choose_trained(model, step, cfg)
             kind = kind_of_batch(step, cfg, data_rng)
-            idx = get_batch(rows[kind], cfg.batch_size, tokenizer.pad, data_rng)
-            batch = hide_words(idx, tokenizer, cfg.mask_share, data_rng)
+            drawn = get_rows(to_learn[kind], cfg.batch_size, tokenizer.pad, data_rng)
+            batch = hide(drawn, tokenizer, cfg.mask_share, data_rng)
 
             # loss and backward; products are in bfloat16, if that is faster on this device
             with autocast(device, cfg.matmul):
@@ -964,7 +1070,7 @@ def train(cfg: Config) -> dict:
         run.write_sample(cfg.steps, ".txt", filled.encode())
         if run.first >= cfg.steps:                              # no step was left, or --steps=0
             val_loss = estimate_loss(model, held_out, tokenizer.pad)
-        run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats per token; "
+        run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats; "
                 f"knowing nothing {math.log(V):.4f}")
 
         # the three tasks

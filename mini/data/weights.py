@@ -176,10 +176,11 @@ def read_bert(path, longest: int = 10**9):
     """(sizes, weights) of a BERT `model.safetensors` with its masked-LM head, of any size, cut to
     `longest` positions.
 
-    sizes: n_layer, n_head, n_embd, block_size, d_ff. n_head is taken from config.json beside the
-    file; without one it is n_embd / 64. weights: {name: float32 tensor}, named as in
-    `mini.bert.BERT`; the pooler and the next-sentence head are left out. Raises UserError for any
-    other file, and for a BERT that computes its logits in another way.
+    sizes: n_layer, n_head, n_embd, block_size, d_ff, and conv_width, which is 0, for none. n_head
+    is taken from config.json beside the file; without one it is n_embd / 64. weights: {name:
+    float32 tensor}, named as in `mini.bert.BERT`; the pooler and the next-sentence head are left
+    out. Raises UserError for any other file, and for a BERT that computes its logits in another
+    way.
     """
     config = read_config(path)
     check_settings(path, config, BERT_SETTINGS, "BERT")
@@ -224,7 +225,7 @@ def read_bert(path, longest: int = 10**9):
     first_two = [0, min(1, n_types - 1)]
     weights["wtt.weight"] = weights["wtt.weight"][first_two]
     sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": C,
-             "block_size": len(weights["wpe.weight"]), "d_ff": d_ff}
+             "block_size": len(weights["wpe.weight"]), "d_ff": d_ff, "conv_width": 0}
     return sizes, weights
 
 

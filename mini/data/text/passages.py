@@ -190,16 +190,17 @@ def facts_of_two(names: Names):
     return people, facts
 
 
-def tell(people: list, facts: list, rng):
+def tell(people: list, facts: list, rng, always_named: bool = False):
     """(words of a passage, {(name, kind): (start, end)}); words[start:end] is the fact's text. The
     facts of each person are in random order. A person is named in the first sentence about
-    them, and is "he" or "she" in the others."""
+    them, and is "he" or "she" in the others; always_named: named in all of them, so that each fact
+    stands beside its name."""
     words = []
     where = {}
     for name, known in zip(people, facts):
         is_man = name.split()[0] in MEN
         for i, (kind, text) in enumerate(rng.sample(known, len(known))):
-            if i == 0:
+            if i == 0 or always_named:
                 subject, wedding = name, f"the wedding of {name}"
             elif is_man:
                 subject, wedding = "he", "his wedding"
@@ -227,16 +228,30 @@ def question(names: Names) -> Question:
     return Question(words, split_words(text), start, end)
 
 
-def two_reports(names: Names) -> str:
+@dataclass
+class TwoReports:
     """Two passages with the same facts about the same people, each in words and order of its own
-    (which may be the same by chance), with [SEP] between them."""
+    (which may be the same by chance)."""
+    first: list         # words
+    second: list        # words
+    # (start, end) for each fact of the second, in order: second[start:end] is what will be hidden
+    gaps: list
+
+    def text(self) -> str:
+        return f"{join(self.first)} [SEP] {join(self.second)}"
+
+
+def two_reports(names: Names) -> TwoReports:
+    """The second report, in which the facts will be hidden, names its person in each sentence. Half
+    of the first reports do so, too: from these it is easier to learn whose a fact is. The others
+    go on with "he" or "she", as the passages with questions do."""
     people, facts = facts_of_two(names)
-    first = join(tell(people, facts, names.rng)[0])
+    first, _ = tell(people, facts, names.rng, always_named=names.rng.random() < 0.5)
     if names.rng.random() < 0.5:                            # who comes first in the second report?
         people = people[::-1]
         facts = facts[::-1]
-    second = join(tell(people, facts, names.rng)[0])
-    return f"{first} [SEP] {second}"
+    second, where = tell(people, facts, names.rng, always_named=True)
+    return TwoReports(first, second, sorted(where.values()))
 
 
 def load_questions(few: int = 300, seed: int = 0, n_test: int = 500):
@@ -275,6 +290,6 @@ def unlabelled(n: int = 3000) -> list:
 
 
 def unlabelled_reports(n: int = 20000) -> list:
-    """n of two_reports, without labels, and without names that are new."""
+    """n TwoReports, without labels, and without names that are new."""
     names = Names(random.Random("reports"), new=False)
     return [two_reports(names) for _ in range(n)]

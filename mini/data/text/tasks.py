@@ -4,12 +4,13 @@ import random
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from mini.data.text import baselines, passages
 from mini.data.text.corpus import read_text
 from mini.data.text.reviews import load_reviews
+from mini.data.text.wordpiece import CLS, SEP
 from mini.utils.config import require
 
 # ---- texts as tokens
@@ -124,9 +125,36 @@ def unlabelled_texts(cfg) -> list:
     return paragraphs + load_reviews(cfg.reviews, cfg.few).unlabelled
 
 
-def pretraining_rows(texts: list, tokenizer, longest: int):
-    """Texts as rows (N, T) of at most `longest` tokens; a long text gives several. Their order is
-    random, but fixed."""
+@dataclass
+class Rows:
+    """Texts without labels as tokens, two tensors (N, T).
+
+    idx: [CLS] text [SEP], or [CLS] text [SEP] second text [SEP], filled up with [PAD]. In the
+    second of two reports each fact is cut to one token, the first piece of its first word.
+    is_gap: True at these tokens. The model is shown [MASK] in their place, and has to predict them:
+    there is one gap for a fact of any length, like the one that later stands behind a question.
+    """
+    idx: torch.Tensor
+    is_gap: torch.Tensor
+
+    def __len__(self):
+        return len(self.idx)
+
+    def __getitem__(self, i):
+        """The rows i; like any index of a tensor (N, T), i may choose columns, too."""
+        return Rows(self.idx[i], self.is_gap[i])
+
+    def cut(self, length: int):
+        """The first `length` columns."""
+        return self[:, :length]
+
+    def to(self, device):
+        return Rows(self.idx.to(device), self.is_gap.to(device))
+
+
+def rows_of_texts(texts: list, tokenizer, longest: int) -> Rows:
+    """Texts as rows of at most `longest` tokens; a long text gives several. Their order is random,
+    but fixed."""
     parts = []
     for text in texts:
         ids = tokenizer.encode(text)
@@ -134,7 +162,47 @@ def pretraining_rows(texts: list, tokenizer, longest: int):
             parts.append(ids[start:start + longest - 2])
     random.Random(0).shuffle(parts)
     rows = [torch.tensor([tokenizer.cls, *ids, tokenizer.sep]) for ids in parts]
-    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad)
+    idx = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad)
+    return Rows(idx, torch.zeros_like(idx, dtype=torch.bool))
+
+
+def rows_of_reports(reports: list, tokenizer, longest: int) -> Rows:
+    """Pairs of reports as rows. In every second pair names (and other words of three letters or
+    more with a capital) are cut into pieces, as in encode_both_ways. Pairs of more than `longest`
+    tokens are left out; by default 1.3 % of them."""
+    rows = []
+    for n, pair in enumerate(reports):
+        row = []
+        for word, is_gap in words_of_reports(pair):
+            pieces = tokenizer.encode_word(word, split_names=n % 2 == 1)
+            if is_gap:
+                pieces = pieces[:1]
+            row += [(piece, is_gap) for piece in pieces]
+        if len(row) <= longest:
+            rows.append(torch.tensor(row))              # (length, 2): token; 1 in a gap, else 0
+    require(len(rows) > 1,
+            f"--block_size={longest} is too short for the pairs of reports: raise it")
+    idx = pad_sequence([row[:, 0] for row in rows], batch_first=True, padding_value=tokenizer.pad)
+    is_gap = pad_sequence([row[:, 1] for row in rows], batch_first=True, padding_value=0)
+    return Rows(idx, is_gap.bool())
+
+
+def words_of_reports(pair) -> list:
+    """(word, is_gap) for the words of a row of TwoReports, with [CLS] and [SEP]. Of each fact of
+    the second report only the first word is kept."""
+    words = [(CLS, False)]
+    words += [(word, False) for word in pair.first]
+    words.append((SEP, False))
+    ends = dict(pair.gaps)                              # {start of a fact: its end}
+    end_of_fact = 0                                     # of the fact that was last begun
+    for i, word in enumerate(pair.second):
+        if i in ends:
+            words.append((word, True))
+            end_of_fact = ends[i]
+        elif i >= end_of_fact:                          # not inside a fact
+            words.append((word, False))
+    words.append((SEP, False))
+    return words
 
 
 # ---- the three tasks
@@ -152,6 +220,7 @@ class Task:
     baselines: dict         # {name: predictions for test}
     names: list             # of the outputs
     bayes: torch.Tensor | None = None       # of reviews: log p(class | text) of test by naive Bayes
+    reports: Rows | None = None             # of answers: pairs of reports, without labels
 
     def first(self, n: int):
         """The task with only the first n held-out texts."""
@@ -223,7 +292,9 @@ def answer_task(cfg, tokenizer) -> Task:
     found = {"first capitals": first, "after the name": after_name}
     test_tokens = encode([(q.passage, q.question) for q in test], tokenizer, cfg.block_size)
     truth = [(q.start, q.end) for q in test]
-    return Task("answer", tokens, torch.tensor(y), test_tokens, truth, found, ["first", "last"])
+    reports = rows_of_reports(passages.unlabelled_reports()[:3000], tokenizer, cfg.block_size)
+    return Task("answer", tokens, torch.tensor(y), test_tokens, truth, found, ["first", "last"],
+                reports=reports)
 
 
 # ---- scores

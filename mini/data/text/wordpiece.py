@@ -67,6 +67,15 @@ def clean(c: str) -> str:
     return "" if is_control or is_replacement else c
 
 
+def split_words(text: str, lower: bool) -> list:
+    """The words of a text, before they are cut into pieces; special tokens like "[MASK]" stay
+    whole."""
+    words = []
+    for part in re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text):
+        words += [part] if part in SPECIAL else basic_words(part, lower)
+    return words
+
+
 def check_lengths(counts: Counter):
     """Raise UserError if half of a text is in words that become [UNK] because they are too long;
     say so if some of it is. counts: {word: how often it occurs}."""
@@ -113,7 +122,8 @@ class WordPieceTokenizer:
         them. By n(ab), frequent words become one token each; this is what the common
         implementations do.
         """
-        counts = Counter(word for text in texts for word in basic_words(text, lower))
+        words = (word for text in texts for word in split_words(text, lower))
+        counts = Counter(word for word in words if word not in SPECIAL)
         check_lengths(counts)
         spelt = []                              # each word as its smallest pieces: u ##n ##t ##o
         for word in counts:
@@ -124,8 +134,8 @@ class WordPieceTokenizer:
         require(vocab_size >= len(names), f"--vocab_size={vocab_size}: the text has {len(names)} "
                 "characters and special tokens, so take more")
         index = {name: i for i, name in enumerate(names)}
-        words = [[index[piece] for piece in pieces] for pieces in spelt]
-        pairs = PairCounts(words, list(counts.values()))
+        numbers = [[index[piece] for piece in pieces] for pieces in spelt]
+        pairs = PairCounts(numbers, list(counts.values()))
 
         progress = Progress("WordPiece: pieces learnt:", vocab_size - len(names), seconds=3.0)
         while len(names) < vocab_size:
@@ -143,12 +153,8 @@ class WordPieceTokenizer:
         return cls(names, lower)
 
     def words(self, text: str) -> list:
-        """The words of a text, before they are cut into pieces; special tokens like "[MASK]" stay
-        whole."""
-        words = []
-        for part in re.split(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])", text):
-            words += [part] if part in SPECIAL else basic_words(part, self.lower)
-        return words
+        """See split_words."""
+        return split_words(text, self.lower)
 
     def encode_word(self, word: str, split_names: bool = False) -> list:
         """The numbers of the pieces of one word: greedily, each as long as possible, from the left.
