@@ -696,7 +696,8 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
       move away from those of all other names.)
     - In each step it also reads a batch of task.reports, and their loss is added: an auxiliary
       objective, as in Radford et al. 2018, "Improving language understanding by generative
-      pre-training", §3.2.
+      pre-training", §3.2. In half of these, a sentence with its fact taken out stands as a
+      question, with the gap behind it (`tasks.words_of_question`).
     """
     torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
     model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()

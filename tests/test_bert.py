@@ -370,6 +370,23 @@ def test_a_fact_is_hidden_by_one_mask_and_its_first_piece_is_predicted():
     refused(lambda: tasks.rows_of_reports([pair], tokenizer, 9), "block_size=9", "reports")
 
 
+def test_a_sentence_of_a_report_as_a_question():
+    tokenizer = small_tokenizer()
+    second = ["d", "a", "xe", "y", ".", "a", "z", "b", "bb", "."]
+    pair = passages.TwoReports(["x", "."], second, [(2, 3), (6, 8)])
+    seen = set()
+    for seed in range(20):
+        words = tasks.words_of_question(pair, random.Random(seed))
+        [answer] = [word for word, is_gap in words if is_gap]
+        assert words[-2] == (answer, True)
+        seen.add(" ".join(word for word, _ in words))
+    assert seen == {"[CLS] x . [SEP] d a y ? xe [SEP]", "[CLS] x . [SEP] a bb ? z [SEP]"}
+    pair = passages.TwoReports(["x", "."], ["d", "a", "xe", "y", "."], [(2, 3)])
+    rows = tasks.rows_of_reports([pair] * 8, tokenizer, 20, as_questions=True)
+    assert [row.nonzero().flatten().tolist() for row in rows.is_gap] == [[6], [6], [8], [8]] * 2
+    assert (rows.idx[:, 6] == tokenizer.index["x"]).tolist() == [True, True, False, False] * 2
+
+
 def test_pairs_of_reports_as_rows():
     """In every other one names are in pieces; what is too long is left out; each fact that is
     hidden stands in the first report, where it can be looked up."""

@@ -166,14 +166,23 @@ def rows_of_texts(texts: list, tokenizer, longest: int) -> Rows:
     return Rows(idx, torch.zeros_like(idx, dtype=torch.bool))
 
 
-def rows_of_reports(reports: list, tokenizer, longest: int) -> Rows:
-    """Pairs of reports as rows. In every second pair names (and other words of three letters or
-    more with a capital) are cut into pieces, as in encode_both_ways. Pairs of more than `longest`
-    tokens are left out; by default 1.3 % of them."""
+def rows_of_reports(reports: list, tokenizer, longest: int, as_questions: bool = False) -> Rows:
+    """Pairs of reports as rows; as_questions: half of the pairs with a question in place of the
+    second report, see words_of_question.
+
+    In every second pair names (and other words of three letters or more with a capital) are cut
+    into pieces, as in encode_both_ways. Pairs of more than `longest` tokens are left out; by
+    default 1.3 % of them.
+    """
+    rng = random.Random(0)
     rows = []
     for n, pair in enumerate(reports):
+        if as_questions and n % 4 >= 2:
+            words = words_of_question(pair, rng)
+        else:
+            words = words_of_reports(pair)
         row = []
-        for word, is_gap in words_of_reports(pair):
+        for word, is_gap in words:
             pieces = tokenizer.encode_word(word, split_names=n % 2 == 1)
             if is_gap:
                 pieces = pieces[:1]
@@ -205,6 +214,25 @@ def words_of_reports(pair) -> list:
     return words
 
 
+def words_of_question(pair, rng) -> list:
+    """(word, is_gap), as words_of_reports gives them; but of the second report there is only one
+    sentence. Its fact is taken out, and stands behind it, as the answer behind a question:
+
+        [CLS] … Dora Finch has a house in Lyon . … [SEP] Dora Finch lives in now ? Lyon [SEP]
+
+    (Lewis et al. 2019, "Unsupervised question answering by cloze translation", make questions from
+    sentences in this and in better ways.)
+    """
+    start, end = rng.choice(pair.gaps)
+    begin = start
+    while begin > 0 and pair.second[begin - 1] != ".":          # back to where the sentence begins
+        begin -= 1
+    stop = pair.second.index(".", end)                          # and on to its end
+    sentence = pair.second[begin:start] + pair.second[end:stop]
+    words = [(word, False) for word in (CLS, *pair.first, SEP, *sentence, "?")]
+    return words + [(pair.second[start], True), (SEP, False)]
+
+
 # ---- the three tasks
 
 FEW = 300       # labelled sentences and questions, if --few=0 asks for all reviews
@@ -220,7 +248,8 @@ class Task:
     baselines: dict         # {name: predictions for test}
     names: list             # of the outputs
     bayes: torch.Tensor | None = None       # of reviews: log p(class | text) of test by naive Bayes
-    reports: Rows | None = None             # of answers: pairs of reports, without labels
+    # of answers: pairs of reports, without labels, half of them with a question
+    reports: Rows | None = None
 
     def first(self, n: int):
         """The task with only the first n held-out texts."""
@@ -292,7 +321,8 @@ def answer_task(cfg, tokenizer) -> Task:
     found = {"first capitals": first, "after the name": after_name}
     test_tokens = encode([(q.passage, q.question) for q in test], tokenizer, cfg.block_size)
     truth = [(q.start, q.end) for q in test]
-    reports = rows_of_reports(passages.unlabelled_reports()[:3000], tokenizer, cfg.block_size)
+    reports = rows_of_reports(passages.unlabelled_reports()[:12000], tokenizer, cfg.block_size,
+                              as_questions=True)
     return Task("answer", tokens, torch.tensor(y), test_tokens, truth, found, ["first", "last"],
                 reports=reports)
 
