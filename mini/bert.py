@@ -50,7 +50,8 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
 - It reads texts like those of the tasks, as said above; at first reports alone, then tales and
   reviews alone (`kind_of_batch`).
 - A question stands after its passage and ends with a [MASK] (`AnswerHead`). Labelled texts with
-  names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`).
+  names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`). While
+  it learns to answer, it goes on reading reports (`fine_tune`).
 - Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
   text much more than twelve times. Tasks are learnt at a larger rate, in more passes (TUNE_STEPS).
   After the warm-up, the learning rate first stays at its peak (`lr_factor`).
@@ -172,10 +173,10 @@ class ShortConv(nn.Module):
         y[t, c] = Σᵢ w[c, i] · x[t + i, c],     i = −width//2 … width//2
 
     So the vector of Turin, in "Ivo Lang has a house in Turin", holds something of Ivo Lang: with
-    five positions on either side it reaches back to his name. From attention alone the model hardly
-    learnt whose fact is whose (mini/gallery/README.md). Allen-Zhu 2025, "Physics of language
-    models: part 4.1", puts such convolutions, over four positions, before attention and elsewhere,
-    and calls them canon layers.
+    five positions on either side it reaches back to his name. In trials, attention alone had not
+    learnt whose fact is whose when, with the convolution, most were told apart (see
+    mini/gallery/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
+    convolutions, over four positions, before attention and elsewhere, and calls them canon layers.
     """
 
     def __init__(self, C: int, width: int):
@@ -576,8 +577,8 @@ class AnswerHead(nn.Module):
     it says what. (Ram et al. 2021, see `hide`, put such a token into the question, too. Schick &
     Schütze 2021, "Exploiting cloze questions for few shot text classification and natural language
     inference", phrase other tasks as the filling of a gap.) That a gap after a question stands for
-    its answer, it learns from the labelled questions: in pre-training it reads questions, too, but
-    without answers.
+    its answer, it learns in fine-tuning: in pre-training it reads questions, too, but without
+    answers.
 
     There is one [MASK], however many words and pieces the answer has.
 
@@ -918,8 +919,8 @@ def kind_of_batch(step: int, cfg, generator) -> int:
     At first reports alone: so it learns soon to look up whose fact is whose, and later keeps it.
     Then --data and reviews alone: from them it learns that all sentences of a review agree, in
     praise or in blame. Then 50 % of the batches hold these, 15 % made-up sentences and passages,
-    and 35 % reports. (In trials that read all kinds from the start, it learnt both late, or not at
-    all.)
+    and 35 % reports. (In trials, what was not read first was learnt late, or not at all; but see
+    `choose_trained`.)
     """
     u = torch.rand((), generator=generator).item()
     if step < cfg.reports_first * cfg.steps:
@@ -1003,8 +1004,8 @@ def train(cfg: Config) -> dict:
     # Counted vectors of the tokens: tokens that stand near the same tokens have similar ones. They
     # are counted in tales and reviews alone, where good words and bad words stand in different
     # company. (Without them, 64.5 % of reviews were read rightly in place of 97.5 %, at the same
-    # held-out loss; seed 1, with an earlier head. But then all vectors of tokens also begin five
-    # times as small.) Tokens that are not there get random vectors as large as the counted ones.
+    # held-out loss, by an earlier recipe; but the vectors of tokens then also began five times as
+    # small.) Tokens that are not there get random vectors as large as the counted ones.
     if cfg.cooccurrence and not checkpoint:
         is_counted = ~tokenizer.is_special                                      # (V,)
         vectors = cooccurrence_vectors(to_learn[OWN].idx, is_counted, cfg.n_embd)       # (V, C)
