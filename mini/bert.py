@@ -691,8 +691,8 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
     """A copy of the BERT with the head of a task, both trained on the task's labelled texts. lr:
     the peak learning rate, to be multiplied by the head's lr_scales.
 
-    keep: the BERT is pre-trained, and keeps what it knows of looking up facts, which it would else
-    forget as it learns 300 answers by heart:
+    keep: the BERT is pre-trained, and is to keep what it knows of looking up facts, while it learns
+    300 answers by heart:
     - The vectors of tokens stay as they are. (Those of the few names in the labelled texts would
       move away from those of all other names.)
     - In each step it also reads a batch of task.reports, and their loss is added: an auxiliary

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mini.data.text import passages
-from mini.data.text.baselines import (AveragedPerceptron, bag_of_words, bayes_weights,
+from mini.data.text.baselines import (AnswerRule, AveragedPerceptron, bag_of_words, bayes_weights,
                                       capitals_after_name, first_capitalised_span, mark_negation,
                                       most_frequent_tag, naive_bayes, naive_bayes_log_p)
 from mini.data.text.tasks import score
@@ -109,6 +109,23 @@ def test_the_first_capitals_after_the_name():
     assert WORDS[start:end] == ["Kent", "and", "Berg"]
     start, end = capitals_after_name("Dora wed on 3 May 1990 .".split(), ["When", "did", "Dora"])
     assert (start, end) == (3, 6)                                   # a date is found, too
+
+
+def test_the_rule_takes_the_sentence_of_the_asked_person_that_fits_the_question():
+    """By hand, and on held-out questions it is far above knowing the kind of fact, 50 %."""
+    likes = "Ivo Lang likes chess . He lives in Turin now . Dora Finch lives in Oslo . She likes tea .".split()
+    learn = [passages.Question(likes, "What does Ivo Lang like ?".split(), 3, 4),
+             passages.Question(likes, "Where does Ivo Lang live ?".split(), 8, 9)]
+    rule = AnswerRule(learn)
+    for words, (start, end) in (("What does Dora Finch like ?", (19, 20)), ("Where does Dora Finch live ?", (15, 16)),
+                                ("Where does Ivo Lang live ?", (8, 9))):
+        assert rule.answer(likes, words.split()) == (start, end), words
+    assert rule.answer("Ivo Lang likes old maps .".split(), "What does Ivo Lang like ?".split()) == (3, 5)
+    assert rule.answer("Kurt slept .".split(), ["Who", "?"]) == (1, 2)      # it has learnt nothing of this
+    learn, test = passages.load_questions(100, 0, n_test=200)
+    rule = AnswerRule(learn)
+    right = [rule.answer(q.passage, q.question) == (q.start, q.end) for q in test]
+    assert sum(right) / len(right) > 0.8
 
 
 @pytest.mark.paper                  # it states a number of the page: other passages have another

@@ -3,7 +3,8 @@
     reviews     bag of words (logistic regression); naive Bayes, with words behind a negation
                 marked, and with the unlabelled texts by expectation–maximisation
     names       the most frequent tag of a word; an averaged perceptron
-    answers     the first capitalised words of the passage, or the first ones after the asked name
+    answers     the first capitalised words of the passage, or the first ones after the asked name;
+                a rule for passages like ours, with counts from labelled questions
 """
 import random
 import re
@@ -284,3 +285,74 @@ def capitals_after_name(words: list, question: list) -> tuple:
     names = {word for word in question[1:] if word[0].isupper()}
     places = [i for i, word in enumerate(words) if word in names]
     return first_capitalised_span(words, question, places[0] if places else 0)
+
+
+class AnswerRule:
+    """A rule that was made for passages like ours, with counts from labelled questions.
+
+    The asked person's sentences are the one with the name in it and those after it that begin with
+    "He", "She", "His" or "Her". Of these it takes the one whose words fit those of the question
+    best. The answer begins behind the two words (or the one) that stand before labelled answers
+    most often, and ends before a word that stands behind labelled answers.
+
+    learn: questions as in passages.py, with passage, question, start and end.
+    """
+
+    def __init__(self, learn: list):
+        self.both = Counter()       # how often word a is told where word b is asked
+        self.told = Counter()       # how often word a is told
+        self.before = Counter()     # one or two words before an answer
+        self.behind = set()         # words behind an answer
+        for q in learn:
+            [(begin, _)] = [(a, b) for a, b in sentences(q.passage) if a <= q.start < b]
+            for word in lower_words(q.passage[begin:q.start]):
+                self.told[word] += 1
+                self.both.update((word, asked) for asked in lower_words(q.question))
+            self.before[tuple(q.passage[q.start - 2:q.start])] += 1
+            self.before[tuple(q.passage[q.start - 1:q.start])] += 1
+            self.behind.add(q.passage[q.end])
+
+    def answer(self, words: list, question: list) -> tuple:
+        """(start, end): the answer is words[start:end]."""
+        begin, end = max(self.sentences_about(words, question),
+                         key=lambda span: self.fit(words[slice(*span)], question))
+        start = self.place(words, begin, end, 2) or self.place(words, begin, end, 1) or end - 1
+        stop = start + 1
+        while stop < end and words[stop] not in self.behind:
+            stop += 1
+        return start, stop
+
+    def sentences_about(self, words: list, question: list) -> list:
+        """(begin, end) of the sentences about the person who is asked about."""
+        name = [word for word in question[1:] if word[0].isupper()]
+        spans = sentences(words)
+        named = [n for n, (a, b) in enumerate(spans) if set(name) <= set(words[a:b])]
+        first = named[0] if named else 0
+        last = first + 1
+        while last < len(spans) and words[spans[last][0]] in ("He", "She", "His", "Her"):
+            last += 1
+        return spans[first:last]
+
+    def fit(self, sentence: list, question: list) -> float:
+        """Σ p(asked | told) over all pairs of a told word and an asked one, by counts."""
+        return sum(self.both[word, asked] / (self.told[word] + 1)
+                   for word in lower_words(sentence) for asked in lower_words(question))
+
+    def place(self, words: list, begin: int, end: int, n: int):
+        """Where an answer begins most likely, by the n words before it; None if nowhere."""
+        places = range(begin + n, end)
+        best = max(places, key=lambda i: self.before[tuple(words[i - n:i])], default=None)
+        known = best is not None and self.before[tuple(words[best - n:best])] > 0
+        return best if known else None
+
+
+def sentences(words: list) -> list:
+    """(begin, end) of each sentence; its full stop is words[end]."""
+    ends = [i for i, word in enumerate(words) if word == "."]
+    return list(zip([0] + [end + 1 for end in ends], ends))
+
+
+def lower_words(words: list) -> list:
+    """The different words without those that have a capital, which may be names; but the first one
+    counts, in small letters."""
+    return sorted({word.lower() for i, word in enumerate(words) if i == 0 or word[0].islower()})

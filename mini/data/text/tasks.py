@@ -318,7 +318,9 @@ def answer_task(cfg, tokenizer) -> Task:
 
     first = [baselines.first_capitalised_span(q.passage, q.question) for q in test]
     after_name = [baselines.capitals_after_name(q.passage, q.question) for q in test]
-    found = {"first capitals": first, "after the name": after_name}
+    rule = baselines.AnswerRule(learn)
+    by_rule = [rule.answer(q.passage, q.question) for q in test]
+    found = {"first capitals": first, "after the name": after_name, "rule with counts": by_rule}
     test_tokens = encode([(q.passage, q.question) for q in test], tokenizer, cfg.block_size)
     truth = [(q.start, q.end) for q in test]
     reports = rows_of_reports(passages.unlabelled_reports()[:12000], tokenizer, cfg.block_size,
