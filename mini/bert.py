@@ -27,9 +27,10 @@ of a sentence are names, and of what? Which words of a passage answer a question
 
 It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
 names, passages with a question after each, and pairs of "reports" that tell the same facts, each in
-words and order of its own. Those come from the same small programs as the texts of the tasks, but
-they are drawn anew: hardly any of them is among the texts by which a task is scored, and half of
-the names in the scored texts occur in no made-up text that it learns from.
+words and order of its own. (The program that writes reports also marks where the facts stand, and
+these are hidden.) The made-up texts come from the same small programs as the texts of the tasks,
+but they are drawn anew: hardly any of them is among the texts by which a task is scored, and half
+of the names in the scored texts occur in no made-up text that it learns from.
 
 Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C the width, nh heads of
 size hs = C / nh, V tokens.
@@ -364,7 +365,8 @@ class Batch(NamedTuple):
 
 
 def hide(rows, tokenizer, share: float, generator) -> Batch:
-    """Rows as a batch for pre-training. Either each row is a pair of reports, or none is.
+    """Rows as a batch for pre-training. Either each row is a pair of reports, or none is. (In
+    fine-tuning, some pairs have a question in place of the second report; see `fine_tune`.)
 
     In pairs of reports all facts of the second are hidden, and nothing else, each behind one
     [MASK]. What is to be predicted is the first piece of the fact (see `tasks.Rows`), which can be

@@ -716,7 +716,7 @@ def test_vectors_of_tokens_rest_while_reports_alone_are_read(text_file, tmp_path
     for steps in (1, 2, 3):
         bert.train(tiny(text_file, tmp_path, steps=4, reports_first=0.5, own_first=0.25,
                         stop_after=steps))
-        after[steps] = torch.load(tmp_path / "run/checkpoint.pt")["model"]
+        after[steps] = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["model"]
     for name, rests in (("wte.weight", True), ("bias", True), ("h.0.conv.weight", False)):
         assert torch.equal(after[1][name], after[2][name]) == rests
         assert not torch.equal(after[2][name], after[3][name])

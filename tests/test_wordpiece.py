@@ -78,13 +78,13 @@ def test_training_makes_the_most_frequent_pair_a_piece_again_and_again():
         assert WordPieceTokenizer.train(texts, size).tokens == naive_training(texts, size)
 
 
-
 def test_special_tokens_in_a_text_are_not_cut_into_pieces():
     """Pieces such as "[S" were learnt from texts with [SEP] between their parts."""
     tokenizer = WordPieceTokenizer.train(["a cat [SEP] a hat", "cats [SEP] hats"] * 5, 60)
     assert not [token for token in tokenizer.tokens if "[" in token and token not in SPECIAL]
     assert not [token for token in tokenizer.tokens if "S" in token and token not in SPECIAL]
     assert tokenizer.encode("a [SEP]")[-1] == tokenizer.sep
+
 
 def test_words_too_long_to_be_read_are_refused_or_counted(capsys):
     """A text without spaces would become a single [UNK]."""

@@ -248,7 +248,7 @@ class Task:
     baselines: dict         # {name: predictions for test}
     names: list             # of the outputs
     bayes: torch.Tensor | None = None       # of reviews: log p(class | text) of test by naive Bayes
-    # of answers: pairs of reports, without labels, half of them with a question
+    # of answers: pairs of reports, half of them with a question in place of the second
     reports: Rows | None = None
 
     def first(self, n: int):
