@@ -22,8 +22,7 @@ def from_few(cfg, train_set, held_out, generated=None, few=(50, 100, 200), seeds
     progress = Progress("classifiers trained:", len(few) * seeds * (2 if generated else 1))
     table = {}
     for n in few:
-        table[f"{n} real"] = mean_accuracy(cfg, train_set, held_out, n, None, seeds,
-                                            progress)
+        table[f"{n} real"] = mean_accuracy(cfg, train_set, held_out, n, None, seeds, progress)
         if generated:
             table[f"{n} real + generated"] = mean_accuracy(cfg, train_set, held_out, n, generated,
                                                            seeds, progress)
