@@ -28,9 +28,10 @@ of a sentence are names, and of what? Which words of a passage answer a question
 It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
 names, passages with a question after each, and pairs of "reports" that tell the same facts, each in
 words and order of its own. (The program that writes reports also marks where the facts stand, and
-these are hidden.) The made-up texts come from the same small programs as the texts of the tasks,
-but they are drawn anew: hardly any of them is among the texts by which a task is scored, and half
-of the names in the scored texts occur in no made-up text that it learns from.
+the model has to fill in these.) The made-up texts come from the same small programs as the texts of
+the tasks, but they are drawn anew: hardly any of them is among the texts by which a task is scored,
+and half of the names in the scored texts occur in no made-up text that it learns from. (In half of
+the reports all names are invented, so that it does not learn names by heart.)
 
 Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C the width, nh heads of
 size hs = C / nh, V tokens.
@@ -40,21 +41,22 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
 - 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`); of two
   reports, all facts of the second, each behind one [MASK] (`hide`).
 - Each block begins with a convolution, which mixes each vector with its neighbours (`ShortConv`).
-- There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So nothing
-  is learnt for [CLS] alone. The head for reviews has no pooler and no dropout: of each word it is
-  given two vectors side by side, that of its token and that of the last block, and it reads their
-  mean over the words. It begins with zeros, and learns ten times as fast as the BERT
-  (`SentimentHead`).
+- There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So the
+  vector of [CLS] is not trained to hold the whole text.
+- The head for reviews reads the mean over all words, not [CLS]: for each word it is given the
+  vector of its token beside that of the last block. It begins with zeros, learns ten times as fast
+  as the BERT, and has no pooler and no dropout (`SentimentHead`).
 - The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
-  counting (mini/data/text/cooccurrence.py). The blocks' matrices begin with larger numbers
-  (`init_weights`).
+  counting (mini/data/text/cooccurrence.py), five times as large as the paper's. The blocks'
+  matrices begin with larger numbers, too (`init_weights`).
 - It reads texts like those of the tasks, as said above; at first reports alone, then tales and
   reviews alone (`kind_of_batch`).
 - A question stands after its passage and ends with a [MASK] (`AnswerHead`). Labelled texts with
   names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`). While
   it learns to answer, it goes on reading reports (`fine_tune`).
 - Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
-  text much more than twelve times. Tasks are learnt at a larger rate, in more passes (TUNE_STEPS).
+  text more than nine times, on average. Tasks are learnt at a larger rate, in more passes
+  (TUNE_STEPS).
   After the warm-up, the learning rate first stays at its peak (`lr_factor`).
 
     python -m mini.bert                                             pre-training, then three tasks
@@ -171,11 +173,11 @@ class MLP(nn.Module):
 class ShortConv(nn.Module):
     """A depthwise convolution over the positions: each of the C channels by itself,
 
-        y[t, c] = Σᵢ w[c, i] · x[t + i, c],     i = −width//2 … width//2
+        y[t, c] = Σᵢ w[c, i] · x[t + i, c],     i = −(width // 2) … width // 2
 
-    So the vector of Turin, in "Ivo Lang has a house in Turin", holds something of Ivo Lang: with
-    five positions on either side it reaches back to his name. In trials, attention alone had not
-    learnt whose fact is whose when, with the convolution, most were told apart (see
+    So the vector of Turin, in "Ivo Lang plays the harp. He lives in Turin", holds something of Ivo
+    Lang: ten positions on either side mostly reach back to the name. In trials, attention alone had
+    not learnt whose fact is whose after 600 steps; with the convolution most were told apart (see
     mini/gallery/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
     convolutions, over four positions, before attention and elsewhere, and calls them canon layers.
     """
@@ -183,7 +185,7 @@ class ShortConv(nn.Module):
     def __init__(self, C: int, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(C, width))
-        nn.init.normal_(self.weight, std=1 / width)
+        nn.init.normal_(self.weight, std=1 / width)     # so y begins smaller than x; it is added
 
     def forward(self, x, mask):
         """x (B, T, C) -> (B, T, C). mask: see `padding_mask`."""
@@ -260,7 +262,7 @@ class BERT(nn.Module):
         from N(0, 0.02²); biases are 0. The positions begin as waves, about as large as the tokens.
         (By default `train` then puts counted vectors of tokens in wte, of the same size.)
 
-        The matrices of the blocks are drawn so that their outputs are about as large as their
+        The linear layers of the blocks are drawn so that their outputs are about as large as their
         inputs. An output is a sum over n inputs; if the weights have the standard deviation s, it
         is some s √n times as large as one input. Here s = 1/√n. With the authors' s = 0.02 it is
         0.55 times as large for their n = 768, but only 0.23 times for our 128."""
@@ -327,7 +329,7 @@ def random_by_word(idx, tokenizer, generator):
     begins_word = tokenizer.begins_word.to(idx.device)[idx]             # False at pieces like ##ing
     word = begins_word.long().cumsum(dim=1)         # such as 1, 2, 3, 3, 4
     B, T = idx.shape
-    of_word = torch.rand(B, T + 1, generator=generator).to(idx.device)  # for the words 0 … T
+    of_word = torch.rand(B, T + 1, generator=generator).to(idx.device)  # a number for each word
     return of_word.gather(1, word)                                      # of_word[b, word[b, t]]
 
 
@@ -335,9 +337,9 @@ def mask_tokens(idx, tokenizer, share: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
     Each word is chosen with the probability `share`, but never a special token. Of the chosen words
-    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay. So the model must make
-    a good vector of a word that it sees, too, as in the tasks, where few words are hidden (§3.1,
-    "Masked LM"), and cannot know which of these it will have to predict (§A.1).
+    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay. In the tasks nothing,
+    or little, is hidden, so the model must make good vectors of words that it sees, too (§3.1,
+    "Masked LM"). And it cannot know which of these it will have to predict (§A.1).
 
     Whole words are chosen, as in the authors' own second release: one piece of a word gives the
     other away. And 40 % of them, where the paper has 15 % of the tokens: each text gives more to
@@ -366,7 +368,7 @@ class Batch(NamedTuple):
 
 def hide(rows, tokenizer, share: float, generator) -> Batch:
     """Rows as a batch for pre-training. Either each row is a pair of reports, or none is. (In
-    fine-tuning, some pairs have a question in place of the second report; see `fine_tune`.)
+    fine-tuning, half of the pairs have a question in place of the second report; see `fine_tune`.)
 
     In pairs of reports all facts of the second are hidden, and nothing else, each behind one
     [MASK]. What is to be predicted is the first piece of the fact (see `tasks.Rows`), which can be
@@ -447,9 +449,9 @@ def make_optimizers(model, cfg) -> list:
     ones, and training needs fewer steps; see mini/utils/optim.py. (The weights (C, width) of a
     convolution are trained as a matrix, too; AdamW was not tried for them.)
 
-    AdamW's rate is small: in trials with five times as much, what the tokens' vectors know from
-    counting was lost. Its β₂ is 0.98, as in RoBERTa, and there is no weight decay, since no text is
-    read more than some twelve times.
+    AdamW's rate is 0.001: in trials with five times as much, what the tokens' vectors know from
+    counting was lost. Its β₂ is 0.98, as in RoBERTa, and there is no weight decay, since texts are
+    read few times.
     """
     qkv = []
     matrices = []
@@ -496,8 +498,8 @@ def set_learning_rate(optimizers: list, factor: float):
 # ---- three heads. Names are told by the vectors x (B, T, C) of the last block, answers by guesses
 # that are made from them, and reviews by x and the vectors of the tokens, side by side (B, T, 2C).
 
-# They are told where the words of the text begin. word_number (B, T) is n at the first piece of the
-# n-th word, counted from 1, and 0 elsewhere, also in a question; but the [MASK] at the end of a
+# The heads are given the places where words begin. word_number (B, T) is n at the first piece of
+# the n-th word, counted from 1, and 0 elsewhere, also in a question; but the [MASK] at the end of a
 # question has the number GAP, which is −1:
 #
 #     tokens         [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]  Where  …  ?  [MASK]  [SEP]
@@ -589,8 +591,8 @@ class AnswerHead(nn.Module):
     they are, and must be predicted, too. So at a visible word the model mostly guesses that very
     word. If it guesses "Turin" at the gap, g is like g_t where "Turin" stands. The logit of word t
     is g_t · W g / √C, with one W for the first word and one for the last. Both begin as the
-    identity, which suits the first word, as in reports; fine-tuning has to learn where an answer
-    ends.
+    identity. That suits the first word, as in reports; at first it is taken for the last word, too,
+    and fine-tuning has to learn where an answer ends.
 
     In the paper it is x_t · S for the first word and x_t · E for the last, with x_t from the last
     block; the vectors S and E are the same for all questions. Then x_t itself must say whether word
@@ -671,21 +673,21 @@ class FineTuned(nn.Module):
 
 # ---- fine-tuning
 
-# 300 texts are read some forty times, at a rate of 1e-3 times lr_scales. (The paper has many more
-# texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models are far larger. Its
-# code exempts biases and norms from weight decay; ours decays all parameters, for a few hundred
-# steps.)
-TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
-TUNE_PASSES = 4             # or so many passes over its labelled rows, if these are more steps
+# 300 texts are read some forty times or more, at a rate of 1e-3 times lr_scales. (The paper has
+# many more texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models are far
+# larger. Its code exempts biases and norms from weight decay; ours decays all parameters, for a few
+# hundred steps.)
+TUNE_STEPS = {"sentiment": 400, "entities": 400, "answer": 800}     # if --tune_steps is 0
+TUNE_PASSES = 4             # or so many passes over the labelled rows, if these are more steps
 
 
-def tune_steps(cfg, n_rows: int) -> int:
-    """The number of optimiser steps for a task with so many labelled rows: --tune_steps. If that is
-    0, the larger of TUNE_STEPS and TUNE_PASSES passes over the rows, but at most --steps, so that a
+def tune_steps(cfg, task) -> int:
+    """The number of optimiser steps for a task: --tune_steps. If that is 0, the larger of its
+    TUNE_STEPS and of TUNE_PASSES passes over its labelled rows, but at most --steps, so that a
     short trial stays short. (--steps=0, for published weights, is no limit.)"""
     if cfg.tune_steps > 0:
         return cfg.tune_steps
-    steps = max(TUNE_STEPS, TUNE_PASSES * n_rows // cfg.tune_batch)
+    steps = max(TUNE_STEPS[task.name], TUNE_PASSES * len(task.y) // cfg.tune_batch)
     return min(steps, cfg.steps) if cfg.steps > 0 else steps
 
 
@@ -695,8 +697,8 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
 
     keep: the BERT is pre-trained, and is to keep what it knows of looking up facts, while it learns
     300 answers by heart:
-    - The vectors of tokens stay as they are. (Those of the few names in the labelled texts would
-      move away from those of all other names.)
+    - The vectors of tokens, positions and texts stay as they are. (Those of the names in the
+      labelled texts would move away from those of all other names.)
     - In each step it also reads a batch of task.reports, and their loss is added: an auxiliary
       objective, as in Radford et al. 2018, "Improving language understanding by generative
       pre-training", §3.2. In half of these, a sentence with its fact taken out stands as a
@@ -721,7 +723,7 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
     y = task.y.to(bert.device)
     length = (tokens.idx != tokenizer.pad).sum(dim=1)
     data_rng = torch.Generator().manual_seed(cfg.seed)
-    steps = tune_steps(cfg, len(y))
+    steps = tune_steps(cfg, task)
 
     progress = metrics.Progress(f"{task.name}: step", steps)
     for step in range(steps):
@@ -800,24 +802,24 @@ class Config(RunConfig):
     n_head: int = 4                # attention heads in each block
     n_embd: int = 128              # C, the width
     d_ff: int = 512                # the width inside the MLP
-    conv_width: int = 11           # positions that a convolution reads, an odd number (0: none)
+    conv_width: int = 21           # positions that a convolution reads, an odd number (0: none)
     # optimisation
-    steps: int = 6500              # optimiser steps of pre-training
-    batch_size: int = 32           # texts in a step
+    steps: int = 5500              # optimiser steps of pre-training
+    batch_size: int = 32           # rows in a step: a text, a part of one, or a pair
     reports_first: float = 0.08    # share of the steps in which it reads reports alone
     own_first: float = 0.08        # share in which it then reads --data and reviews alone
     muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
-    mask_share: float = 0.4        # share of the words that the model has to predict
+    mask_share: float = 0.4        # share of the words to be predicted (but not in reports)
     grad_clip: float = 1.0         # a longer gradient is scaled down to this norm (0: never)
     dropout: float = 0.0           # dropout in pre-training
     cooccurrence: bool = True      # begin with vectors of tokens that come from counting
     # fine-tuning
-    # optimiser steps of each task (0: 400, or four passes over its texts if that is more; but no
-    # more than --steps)
+    # optimiser steps of each task (0: 400, for answers 800, or four passes over its rows if that
+    # is more; but no more than --steps)
     tune_steps: int = 0
-    tune_batch: int = 32           # texts in a step of a task
+    tune_batch: int = 32           # rows in a step of a task
     # AdamW's peak learning rate in a task (for reviews 0.3 times this; 3 times this for its head)
     tune_lr: float = 1e-3
     scratch_lr: float = 1e-3       # the same for a model that was not pre-trained
@@ -843,9 +845,10 @@ class Config(RunConfig):
              "n_embd", "d_ff", "conv_width")
 
 
-# The settings of other runs. gpu: layers, heads and widths of the paper's smaller model (not tried
-# by us). published: weights that the paper's authors have pre-trained need no steps of ours, and
-# are tuned with a rate from the paper's range (§A.3), but for lr_scales.
+# The settings of other runs. gpu: layers, heads and widths of the paper's smaller model, with our
+# convolutions (not tried by us). published: weights that the paper's authors have pre-trained need
+# no steps of ours, have no convolutions, and are tuned with a rate from the paper's range (§A.3),
+# times lr_scales.
 PRESETS = {
     "gpu": dict(vocab_size=16384, block_size=256, n_layer=12, n_head=12, n_embd=768, d_ff=3072,
                 steps=20000, batch_size=128, muon_lr=0.005, lr=2e-4, dropout=0.1, tune_lr=1e-4,
@@ -875,7 +878,8 @@ def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
     task's baselines, which need no network. (The one that begins at random has no counted vectors
-    either: these come from texts without labels.) And for reviews, what the pre-trained BERT, which
+    and reads no reports: these are not from labels. All else is alike, also the rates.) And for
+    reviews, what the pre-trained BERT, which
     reads words in context, and naive Bayes, which counts them, get together (see `predict`; the
     command sample uses the BERT alone)."""
     torch.manual_seed(cfg.seed)
@@ -921,8 +925,8 @@ def kind_of_batch(step: int, cfg, generator) -> int:
     At first reports alone: so it learns soon to look up whose fact is whose, and later keeps it.
     Then --data and reviews alone: from them it learns that all sentences of a review agree, in
     praise or in blame. Then 50 % of the batches hold these, 15 % made-up sentences and passages,
-    and 35 % reports. (In trials, what was not read first was learnt late, or not at all; but see
-    `choose_trained`.)
+    and 35 % reports. (In trials, if reports came second, they were hardly learnt, and if reviews
+    did, reviews; but not where `choose_trained` kept the tokens' vectors at rest.)
     """
     u = torch.rand((), generator=generator).item()
     if step < cfg.reports_first * cfg.steps:
@@ -935,12 +939,13 @@ def kind_of_batch(step: int, cfg, generator) -> int:
 
 
 def choose_trained(model, step: int, cfg):
-    """While the model reads reports alone, its vectors of tokens stay as they are.
+    """While the model reads reports alone, its vectors of tokens stay as they are, and so do their
+    biases.
 
     A token that reports do not have is never right there, so its gradient is tiny, but always in
-    the same direction: away from what is guessed. Adam divides a gradient by its size, so such
-    tokens would move as fast as all others, all in one direction, and what their vectors know from
-    counting would be lost.
+    the same direction: away from what is guessed. Adam divides a gradient by its usual size, so
+    such tokens would move as fast as all others, all in one direction, and what their vectors know
+    from counting would be lost.
     """
     reads_reports_alone = step < cfg.reports_first * cfg.steps
     model.wte.weight.requires_grad_(not reads_reports_alone)
@@ -950,7 +955,7 @@ def choose_trained(model, step: int, cfg):
 def tune_and_save(run, model, task, cfg, tokenizer) -> dict:
     """The scores of a task; the model tuned for it is saved in the folder of the run."""
     n = len(task.truth)
-    run.say(f"tuning for {task.name}: {tune_steps(cfg, len(task.y))} steps from the pre-trained "
+    run.say(f"tuning for {task.name}: {tune_steps(cfg, task)} steps from the pre-trained "
             f"weights, as many from scratch; then {n:,} held-out texts …")
     scores, tuned = compare(model, task, cfg, tokenizer)
     found = "; ".join(f"{name} {share:.1%}" for name, share in scores.items())
@@ -981,8 +986,8 @@ def train(cfg: Config) -> dict:
     if checkpoint:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
-        report_texts = [pair.text() for pair in reports]
-        tokenizer = WordPieceTokenizer.train(texts + made_up + report_texts, cfg.vocab_size)
+        # (reports have the words of passages, and invented names, which are to be cut into pieces)
+        tokenizer = WordPieceTokenizer.train(texts + made_up, cfg.vocab_size)
         model = BERT(cfg, tokenizer.vocab_size)
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
@@ -1084,7 +1089,7 @@ def train(cfg: Config) -> dict:
             if run.signal:                                      # the terminal was closed
                 return run.leave(cfg.steps)
         return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
-                          tune_steps={t.name: tune_steps(cfg, len(t.y)) for t in all_tasks},
+                          tune_steps={t.name: tune_steps(cfg, t) for t in all_tasks},
                           n={t.name: len(t.truth) for t in all_tasks}, scores=scores)
 
 

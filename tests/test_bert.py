@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -393,7 +394,7 @@ def test_pairs_of_reports_as_rows():
     texts = passages.unlabelled()
     tokenizer = WordPieceTokenizer.train(texts, 2000)
     pairs = passages.unlabelled_reports()
-    rows = tasks.rows_of_reports(pairs, tokenizer, 200)
+    rows = tasks.rows_of_reports(pairs, tokenizer, 400)
     assert len(rows) == len(pairs)
     for n, (idx, is_gap, pair) in enumerate(zip(rows.idx, rows.is_gap, pairs)):
         facts = [pair.second[start] for start, _ in pair.gaps]
@@ -567,6 +568,31 @@ def test_new_names_are_in_no_text_to_learn_from():
     assert not new & seen
     test = passages.load_entities(1, 0)[1]
     assert sum(bool(new & set(words)) for words, _ in test) > len(test) / 3
+
+
+def test_in_half_of_the_reports_every_name_is_invented():
+    n_invented = 0
+    for pair in passages.unlabelled_reports():          # 30 (see the fixture above)
+        capitals = {word for word in pair.second if word[0].isupper()}
+        firsts = {pair.second[0]} | {pair.second[i + 1] for i, word in enumerate(pair.second[:-1]) if word == "."}
+        firsts -= {"The"}                               # "The wedding of …"
+        assert firsts <= capitals and firsts
+        is_listed = {first in names.LISTED for first in firsts}
+        assert len(is_listed) == 1                      # in one report all are invented, or none
+        n_invented += is_listed == {False}
+        if is_listed == {False}:
+            assert not capitals & (names.LISTED - {*names.MONTHS})
+    assert 8 < n_invented < 22
+
+
+def test_invented_names_have_a_gender_and_are_many():
+    drawn = names.InventedNames(random.Random(0), new=False)
+    found = {draw() for draw in [drawn.first, drawn.family, drawn.town] * 2000}
+    assert len(found) > 2000 and not found & names.LISTED
+    assert not found & {"He", "She", "His", "Her", "The"}
+    assert names.is_mans("Molbrur") and not names.is_mans("Sturi")
+    assert all(names.is_mans(name) for name in names.MEN if name not in names.WOMEN)
+    assert not any(names.is_mans(name) for name in names.WOMEN if name not in names.MEN)
 
 
 def test_reports_tell_every_fact_where_they_say():
@@ -786,12 +812,15 @@ def test_n_test_is_honoured_and_reported(text_file, tmp_path, capsys):
 
 
 def test_a_task_is_not_trained_for_longer_than_the_model():
-    published = bert.Config(**bert.PRESETS["published"])
-    assert bert.tune_steps(bert.Config(), 300) == bert.TUNE_STEPS
-    assert bert.tune_steps(published, 300) == bert.TUNE_STEPS
-    assert bert.tune_steps(bert.Config(), 10000) > bert.TUNE_STEPS
-    assert bert.tune_steps(bert.Config(steps=3), 300) == 3
-    assert bert.tune_steps(bert.Config(steps=3, tune_steps=9), 300) == 9
+    def steps(name, n_rows, **settings):
+        return bert.tune_steps(bert.Config(**settings), SimpleNamespace(name=name, y=torch.zeros(n_rows)))
+    for name, usual in bert.TUNE_STEPS.items():
+        assert steps(name, 300) == usual == steps(name, 300, **bert.PRESETS["published"])
+        assert steps(name, 10000) == 4 * 10000 // 32 > usual
+        assert steps(name, 300, steps=3) == 3
+        assert steps(name, 300, steps=3, tune_steps=9) == 9
+    assert set(bert.TUNE_STEPS) == set(bert.HEADS)
+
 
 
 def test_evaluate(text_file, tmp_path):

@@ -1,10 +1,12 @@
-"""Names of people, towns and firms, and dates: thousands, too many to learn them by heart.
+"""Names of people, towns and firms, and dates.
 
-Some names are ambiguous: May Harper lives in Lincoln, and Lincoln Chase moves in May. Others are
-put together from a beginning and an end, as real ones are: Ash-ford, Wal-den. There are towns and
-families of each such name, so that a name alone does not tell what it is.
+Some names are ambiguous: May Harper lives in Lincoln, and Chase Lincoln moves in May. Two thousand
+are put together from a beginning and an end, as real ones are: Ash-ford, Wal-den. There are towns
+and families of each such name, so that a name alone does not tell what it is.
 
-About half of the names, chosen by a hash, are new: they occur in held-out texts only.
+About half of the names, chosen by a hash, are new: they occur in held-out texts only. (Tales and
+reviews are not looked through; a few first names stand there.) So about 1,260 are left to learn
+from; in addition there are invented names, of random syllables.
 """
 import random
 import re
@@ -44,6 +46,11 @@ TRADES = (
 MONTHS = (
     "January February March April May June July August September October November December").split()
 ORDINARY_WORDS = "Hope Grace Will Mark Page Frost Baker Wood Stone Harper".split()
+# parts of the syllables of invented names
+ONSETS = "b br d dr f g gr h j k l m n p r s st t tr v w z".split()
+VOWELS = "a e i o u".split()
+CODAS = ["", "l", "n", "r", "s", "t"]
+PRONOUNS = {"His", "Her"}       # also begin sentences of a passage: no names
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
 
@@ -60,13 +67,14 @@ def ambiguous_names() -> set:
 @lru_cache(maxsize=None)
 def is_new(name: str) -> bool:
     """Does this name occur in held-out texts only? That is decided by a hash, so it is the same in
-    every run. A name that can also be something else is never new: which of the two it is, is to be
-    learnt from texts."""
+    every run. A name of two of the short lists (and a month, or an ordinary word) is never new:
+    texts to learn from are to show it as both."""
     return name not in AMBIGUOUS and zlib.crc32(name.encode()) % 2 == 0
 
 
 AMBIGUOUS = ambiguous_names()
 MADE = [beginning + end for beginning in BEGINNINGS for end in ENDS]
+LISTED = {*WOMEN, *MEN, *FAMILIES, *TOWNS, *MADE}
 
 
 class Names:
@@ -91,7 +99,7 @@ class Names:
         return self.draw("first")
 
     def family(self) -> str:
-        """One in four is of the few that can also be something else."""
+        """One in four is of the short list; three are made of a beginning and an end."""
         return self.draw("family" if self.rng.random() < 0.25 else "made")
 
     def town(self) -> str:
@@ -131,6 +139,29 @@ class Names:
         """The template with one word chosen for each (this/that)."""
         return re.sub(r"\(([^)]*/[^)]*)\)", lambda found: self.rng.choice(found[1].split("/")),
                       template)
+
+
+class InventedNames(Names):
+    """Draws names of random syllables: Mon, Brel, Molbrur. Two in three have one syllable; of these
+    there are some 570, and more than 400,000 with two. First names, families and towns are drawn
+    alike. No name of the lists above is drawn."""
+
+    def draw(self, kind: str) -> str:
+        choice = self.rng.choice
+        while True:
+            n_syllables = choice((1, 1, 2))             # one more often: names are to be short
+            syllables = [choice(ONSETS) + choice(VOWELS) + choice(CODAS)
+                         for _ in range(n_syllables)]
+            name = "".join(syllables).capitalize()
+            if len(name) > 2 and name not in LISTED and name not in PRONOUNS:
+                return name
+
+
+def is_mans(first: str) -> bool:
+    """Is this first name a man's? An invented one is if it ends in a consonant, as most do."""
+    if first in LISTED:
+        return first in MEN
+    return first[-1] not in VOWELS
 
 
 def parts(names: list):

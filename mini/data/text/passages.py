@@ -22,7 +22,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from mini.data.text.names import MEN, Names
+from mini.data.text.names import InventedNames, Names, is_mans
 from mini.utils.config import require
 
 TAGS = ["other", "person", "place", "organisation", "date"]
@@ -198,7 +198,7 @@ def tell(people: list, facts: list, rng, always_named: bool = False):
     words = []
     where = {}
     for name, known in zip(people, facts):
-        is_man = name.split()[0] in MEN
+        is_man = is_mans(name.split()[0])
         for i, (kind, text) in enumerate(rng.sample(known, len(known))):
             if i == 0 or always_named:
                 subject, wedding = name, f"the wedding of {name}"
@@ -243,8 +243,8 @@ class TwoReports:
 
 def two_reports(names: Names) -> TwoReports:
     """The second report, in which the facts will be hidden, names its person in each sentence. Half
-    of the first reports do so, too: from these it is easier to learn whose a fact is. The others
-    go on with "he" or "she", as the passages with questions do."""
+    of the first reports do so, too: there each fact stands beside its name, which is easier. The
+    others go on with "he" or "she", as the passages with questions do."""
     people, facts = facts_of_two(names)
     first, _ = tell(people, facts, names.rng, always_named=names.rng.random() < 0.5)
     if names.rng.random() < 0.5:                            # who comes first in the second report?
@@ -289,7 +289,11 @@ def unlabelled(n: int = 3000) -> list:
     return texts
 
 
-def unlabelled_reports(n: int = 20000) -> list:
-    """n TwoReports, without labels, and without names that are new."""
-    names = Names(random.Random("reports"), new=False)
-    return [two_reports(names) for _ in range(n)]
+def unlabelled_reports(n: int = 60000) -> list:
+    """n TwoReports, without labels, and without names that are new. In about half of them all names
+    are invented: of the other names there are 1,260, and a model that knew these alone found fewer
+    facts in texts with new names."""
+    rng = random.Random("reports")
+    known = Names(rng, new=False)
+    invented = InventedNames(rng, new=False)
+    return [two_reports(rng.choice((known, invented))) for _ in range(n)]

@@ -172,7 +172,7 @@ def rows_of_reports(reports: list, tokenizer, longest: int, as_questions: bool =
 
     In every second pair names (and other words of three letters or more with a capital) are cut
     into pieces, as in encode_both_ways. Pairs of more than `longest` tokens are left out; by
-    default 1.3 % of them.
+    default 8 % of them.
     """
     rng = random.Random(0)
     rows = []
