@@ -677,7 +677,7 @@ class FineTuned(nn.Module):
 # many more texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models are far
 # larger. Its code exempts biases and norms from weight decay; ours decays all parameters, for a few
 # hundred steps.)
-TUNE_STEPS = {"sentiment": 400, "entities": 400, "answer": 800}     # if --tune_steps is 0
+TUNE_STEPS = {"sentiment": 400, "entities": 400, "answer": 1200}    # if --tune_steps is 0
 TUNE_PASSES = 4             # or so many passes over the labelled rows, if these are more steps
 
 
@@ -816,7 +816,7 @@ class Config(RunConfig):
     dropout: float = 0.0           # dropout in pre-training
     cooccurrence: bool = True      # begin with vectors of tokens that come from counting
     # fine-tuning
-    # optimiser steps of each task (0: 400, for answers 800, or four passes over its rows if that
+    # optimiser steps of each task (0: 400, for answers 1,200, or four passes over its rows if that
     # is more; but no more than --steps)
     tune_steps: int = 0
     tune_batch: int = 32           # rows in a step of a task

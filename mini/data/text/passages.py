@@ -237,9 +237,6 @@ class TwoReports:
     # (start, end) for each fact of the second, in order: second[start:end] is what will be hidden
     gaps: list
 
-    def text(self) -> str:
-        return f"{join(self.first)} [SEP] {join(self.second)}"
-
 
 def two_reports(names: Names) -> TwoReports:
     """The second report, in which the facts will be hidden, names its person in each sentence. Half
