@@ -66,6 +66,7 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
     python -m mini.bert evaluate                                    with fewer labels, and with more
     python -m mini.bert --data=my_novel.txt                         your own text without labels
     python -m mini.bert --reviews=mine.tsv                          your own: text, tab, label
+    python -m mini.bert --reviews=mine.tsv --own_first=1 --reports_first=0      for these alone
     python -m mini.bert --init_from=bert/model.safetensors --preset=published
 
 Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/finetune.py.
@@ -878,8 +879,8 @@ def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
     task's baselines, which need no network. (The one that begins at random has no counted vectors
-    and reads no reports: these are not from labels. All else is alike, also the rates.) And for
-    reviews, what the pre-trained BERT, which
+    and reads no reports: these are not from labels. All else is alike, by default also the rates.)
+    And for reviews, what the pre-trained BERT, which
     reads words in context, and naive Bayes, which counts them, get together (see `predict`; the
     command sample uses the BERT alone)."""
     torch.manual_seed(cfg.seed)
