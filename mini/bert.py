@@ -674,10 +674,9 @@ class FineTuned(nn.Module):
 
 # ---- fine-tuning
 
-# 300 texts are read some forty times or more, at a rate of 1e-3 times lr_scales. (The paper has
-# many more texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models are far
-# larger. Its code exempts biases and norms from weight decay; ours decays all parameters, for a few
-# hundred steps.)
+# 300 texts are read some forty times, questions 130 times, at a rate of 1e-3 times lr_scales. (The
+# paper has many more texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models
+# are far larger. Its code exempts biases and norms from weight decay; ours decays all parameters.)
 TUNE_STEPS = {"sentiment": 400, "entities": 400, "answer": 1200}    # if --tune_steps is 0
 TUNE_PASSES = 4             # or so many passes over the labelled rows, if these are more steps
 
