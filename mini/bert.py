@@ -66,7 +66,6 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
     python -m mini.bert evaluate                                    with fewer labels, and with more
     python -m mini.bert --data=my_novel.txt                         your own text without labels
     python -m mini.bert --reviews=mine.tsv                          your own: text, tab, label
-    python -m mini.bert --reviews=mine.tsv --own_first=1 --reports_first=0      for these alone
     python -m mini.bert --init_from=bert/model.safetensors --preset=published
 
 Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/finetune.py.
@@ -411,8 +410,8 @@ def mlm_loss(model, batch: Batch, pad: int):
 
 @torch.no_grad()
 def estimate_loss(model, batches: list, pad: int) -> float:
-    """The mean of three losses, those of the held-out batches of each kind of text. (Training has
-    other shares of the three kinds, so its loss is not to be compared with this one.)"""
+    """The mean of the losses of these batches, the held-out ones of each kind of text. (Training
+    has other shares of the kinds, so its loss is not to be compared with this one.)"""
     was_training = model.training
     model.eval()                                                        # no dropout
     losses = [mlm_loss(model, batch, pad).item() for batch in batches]
@@ -793,6 +792,8 @@ class Config(RunConfig):
     reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
     # labelled texts of each task to learn from (0: all reviews; of the other tasks still 300)
     few: int = 300
+    # with your own reviews: read the made-up texts, too, and learn all three tasks (see reads_own)
+    all_tasks: bool = False
     vocab_size: int = 4096         # V, the number of tokens
     # model
     # published model.safetensors, with vocab.txt and config.json beside it ("": none)
@@ -841,8 +842,8 @@ class Config(RunConfig):
 
     # Fields that a resumed run must keep as they were: the shapes of the saved weights depend on
     # them, or which reviews are learnt from. (--data may change: one may go on with other text.)
-    fixed = ("reviews", "few", "vocab_size", "init_from", "block_size", "n_layer", "n_head",
-             "n_embd", "d_ff", "conv_width")
+    fixed = ("reviews", "few", "all_tasks", "vocab_size", "init_from", "block_size", "n_layer",
+             "n_head", "n_embd", "d_ff", "conv_width")
 
 
 # The settings of other runs. gpu: layers, heads and widths of the paper's smaller model, with our
@@ -896,13 +897,24 @@ def compare(bert, task, cfg, tokenizer):
     return scores, tuned
 
 
+def reads_own(cfg) -> bool:
+    """True if the run is for the user's own reviews: it reads these and --data, no made-up texts,
+    and learns no other task. (If half of the steps read made-up texts, as they do by default, fewer
+    of the user's reviews are read rightly: mini/gallery/README.md has the numbers.)"""
+    return cfg.reviews != "reviews" and not cfg.all_tasks
+
+
+def task_names(cfg) -> list:
+    return ["sentiment"] if reads_own(cfg) else list(HEADS)
+
+
 def load_tasks(cfg, tokenizer) -> list:
-    """The three tasks. A short run is scored on fewer of their held-out texts (see
+    """The tasks of a run. A short one is scored on fewer of their held-out texts (see
     metrics.n_to_score)."""
-    all_tasks = [tasks.make_task(name, cfg, tokenizer) for name in HEADS]
-    longest = max(len(task.truth) for task in all_tasks)
+    made = [tasks.make_task(name, cfg, tokenizer) for name in task_names(cfg)]
+    longest = max(len(task.truth) for task in made)
     n = metrics.n_to_score(cfg, longest, "held-out texts of each task")
-    return [task.first(n) for task in all_tasks]
+    return [task.first(n) for task in made]
 
 
 # ---- training
@@ -917,6 +929,7 @@ def split_rows(rows) -> tuple:
 # The kinds of text: what --data and --reviews name (by default our tales and reviews); sentences
 # with names, and passages with a question; pairs of reports.
 OWN, MADE_UP, REPORTS = range(3)
+KINDS = ("text and reviews", "sentences, passages and questions", "reports")
 
 
 def kind_of_batch(step: int, cfg, generator) -> int:
@@ -925,10 +938,13 @@ def kind_of_batch(step: int, cfg, generator) -> int:
     At first reports alone: so it learns soon to look up whose fact is whose, and later keeps it.
     Then --data and reviews alone: from them it learns that all sentences of a review agree, in
     praise or in blame. Then 50 % of the batches hold these, 15 % made-up sentences and passages,
-    and 35 % reports. (In trials, if reports came second, they were hardly learnt, and if reviews
-    did, reviews; but not where `choose_trained` kept the tokens' vectors at rest.)
+    and 35 % reports. A run for the user's own reviews reads nothing but these and --data. (In
+    trials, if reports came second, they were hardly learnt, and if reviews did, reviews; but not
+    where `choose_trained` kept the tokens' vectors at rest.)
     """
     u = torch.rand((), generator=generator).item()
+    if reads_own(cfg):
+        return OWN
     if step < cfg.reports_first * cfg.steps:
         return REPORTS
     if step < (cfg.reports_first + cfg.own_first) * cfg.steps or u < 0.50:
@@ -947,7 +963,7 @@ def choose_trained(model, step: int, cfg):
     such tokens would move as fast as all others, all in one direction, and what their vectors know
     from counting would be lost.
     """
-    reads_reports_alone = step < cfg.reports_first * cfg.steps
+    reads_reports_alone = not reads_own(cfg) and step < cfg.reports_first * cfg.steps
     model.wte.weight.requires_grad_(not reads_reports_alone)
     model.bias.requires_grad_(not reads_reports_alone)
 
@@ -980,8 +996,10 @@ def train(cfg: Config) -> dict:
 
     # the model and its tokenizer: resumed, published, or new
     texts = tasks.unlabelled_texts(cfg)                         # paragraphs of --data, and reviews
-    made_up = passages.unlabelled()                             # sentences with names, questions
-    reports = passages.unlabelled_reports()                     # pairs that tell the same facts
+    made_up, reports = [], []
+    if not reads_own(cfg):
+        made_up = passages.unlabelled()                         # sentences with names, questions
+        reports = passages.unlabelled_reports()                 # pairs that tell the same facts
     torch.manual_seed(cfg.seed)                                 # for the initial weights
     if checkpoint:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
@@ -992,12 +1010,13 @@ def train(cfg: Config) -> dict:
     model = model.to(device)
     all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
 
-    # the three kinds of text as rows of tokens: those to learn from, and those held out, in which
-    # words are hidden once, so that each evaluation asks for the same ones
+    # each kind of text as rows of tokens: those to learn from, and those held out, in which words
+    # are hidden once, so that each evaluation asks for the same ones
     T = cfg.block_size
-    rows_of_kind = {OWN: tasks.rows_of_texts(texts, tokenizer, T),
-                    MADE_UP: tasks.rows_of_texts(made_up, tokenizer, T),
-                    REPORTS: tasks.rows_of_reports(reports, tokenizer, T)}
+    rows_of_kind = {OWN: tasks.rows_of_texts(texts, tokenizer, T)}
+    if not reads_own(cfg):
+        rows_of_kind[MADE_UP] = tasks.rows_of_texts(made_up, tokenizer, T)
+        rows_of_kind[REPORTS] = tasks.rows_of_reports(reports, tokenizer, T)
     to_learn = {}                                               # {kind: Rows}
     held_out = []                                               # a Batch of each kind
     eval_rng = torch.Generator().manual_seed(0)
@@ -1031,9 +1050,10 @@ def train(cfg: Config) -> dict:
         V = tokenizer.vocab_size
         n_tokens = sum((rows.idx != tokenizer.pad).sum().item() for rows in to_learn.values())
         n_held_out = sum(len(batch.idx) for batch in held_out)
-        run.say(f"{n_tokens:,} tokens: {len(to_learn[OWN]):,} rows of text and reviews, "
-                f"{len(to_learn[MADE_UP]):,} of sentences, passages and questions, "
-                f"{len(to_learn[REPORTS]):,} of reports; {n_held_out} rows are held out")
+        rows = [f"{len(to_learn[kind]):,} rows of {KINDS[kind]}" for kind in to_learn]
+        run.say(f"{n_tokens:,} tokens: {', '.join(rows)}; {n_held_out} rows are held out")
+        if reads_own(cfg):
+            run.say("your own reviews: no made-up text is read, no other task learnt (--all_tasks)")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
         for step in range(run.first, cfg.steps):
             # learning rate
@@ -1082,7 +1102,7 @@ def train(cfg: Config) -> dict:
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats; "
                 f"knowing nothing {math.log(V):.4f}")
 
-        # the three tasks
+        # the tasks
         scores = {}
         for task in all_tasks:
             scores[task.name] = tune_and_save(run, model, task, cfg, tokenizer)
@@ -1138,7 +1158,10 @@ def sample(cfg: Config) -> list:
 def do_task(cfg) -> list:
     """The lines that say what the model tuned for --task finds in --text."""
     device = pick_device(cfg.device)
-    state = load_checkpoint(Path(cfg.out_dir) / f"{cfg.task}.pt", f"bert for {cfg.task}")
+    path = Path(cfg.out_dir) / f"{cfg.task}.pt"
+    require(path.exists(), f"{path}: no model tuned for {cfg.task} there; train first (with your "
+                           "own --reviews add --all_tasks), or name the folder by --out_dir")
+    state = load_checkpoint(path, f"bert for {cfg.task}")
     tokenizer = WordPieceTokenizer.from_state(state["tokenizer"])
     names = state["names"]
     bert = BERT(merge_config(Config(), state), tokenizer.vocab_size)
@@ -1170,7 +1193,7 @@ def evaluate(cfg: Config) -> dict:
     evaluate.json. All are of one pre-trained model, so they do not say how much pre-training itself
     differs from seed to seed."""
     cfg, model, tokenizer = load(cfg)
-    tables = {name: {} for name in HEADS}
+    tables = {name: {} for name in task_names(cfg)}
     usual = cfg.few or tasks.FEW
     for few, seed in ((usual, 1), (usual, 2), (usual, 3), (max(1, usual // 3), 1), (3 * usual, 1)):
         own = replace(cfg, few=few, seed=seed)

@@ -793,6 +793,33 @@ def test_own_reviews_are_read_without_their_labels_too(text_file, tmp_path):
         "naive Bayes, EM"]
 
 
+def test_own_reviews_alone_are_read_and_learnt(text_file, tmp_path, monkeypatch, capsys):
+    """With half of the steps on made-up texts, film reviews were read worse than by naive Bayes."""
+    path = tmp_path / "mine.tsv"
+    path.write_text("".join(f"it was {w} number {i}\t{w}\n" for i in range(30) for w in ("a", "b")))
+    drawn = []
+    original = bert.get_rows
+
+    def get_rows(rows, *others):
+        drawn.append(len(rows))
+        return original(rows, *others)
+    monkeypatch.setattr(bert, "get_rows", get_rows)
+    flags = dict(reviews=str(path), steps=12, reports_first=0.25, n_test=5)
+    result = bert.train(tiny(text_file, tmp_path, **flags))
+    assert len(drawn) == 12 and len(set(drawn)) == 1
+    assert list(result["scores"]) == ["sentiment"]
+    assert not (tmp_path / "run/answer.pt").exists()
+    assert "no made-up text" in capsys.readouterr().out
+    table = bert.evaluate(bert.Config(out_dir=str(tmp_path / "run")))
+    assert list(table) == ["sentiment"]
+    asked = bert.Config(out_dir=str(tmp_path / "run"), task="answer", text="a", question="a")
+    refused(lambda: bert.sample(asked), "no model tuned for answer", "--all_tasks")
+
+    drawn.clear()
+    result = bert.train(tiny(text_file, tmp_path, all_tasks=True, **flags))
+    assert len(set(drawn)) > 1 and list(result["scores"]) == ["sentiment", "entities", "answer"]
+
+
 def test_few_0_learns_from_all_own_reviews(text_file, tmp_path):
     """The other two tasks have no such end, and once refused to begin."""
     path = tmp_path / "mine.tsv"
