@@ -28,10 +28,11 @@ of a sentence are names, and of what? Which words of a passage answer a question
 It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
 names, passages with a question after each, and pairs of "reports" that tell the same facts, each in
 words and order of its own. (The program that writes reports also marks where the facts stand, and
-the model has to fill in these.) The made-up texts come from the same small programs as the texts of
-the tasks, but they are drawn anew: hardly any of them is among the texts by which a task is scored,
-and half of the names in the scored texts occur in no made-up text that it learns from. (In half of
-the reports all names are invented, so that it does not learn names by heart.)
+the model has to fill in these.) With your own --reviews it reads these and --data alone, and is
+tuned for them alone (`reads_own`). The made-up texts come from the same small programs as the texts
+of the tasks, but they are drawn anew: hardly any of them is among the texts by which a task is
+scored, and half of the names in the scored texts occur in no made-up text that it learns from. (In
+half of the reports all names are invented, so that it does not learn names by heart.)
 
 Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C the width, nh heads of
 size hs = C / nh, V tokens.
@@ -52,12 +53,12 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
 - It reads texts like those of the tasks, as said above; at first reports alone, then tales and
   reviews alone (`kind_of_batch`).
 - A question stands after its passage and ends with a [MASK] (`AnswerHead`). Labelled texts with
-  names are read twice, with whole names and with names in pieces (`tasks.encode_both_ways`). While
-  it learns to answer, it goes on reading reports (`fine_tune`).
+  names stand there twice, with whole names and with names in pieces (`tasks.encode_both_ways`).
+  While it learns to answer, it goes on reading reports (`fine_tune`).
 - Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
-  text more than nine times, on average. Tasks are learnt at a larger rate, in more passes
-  (TUNE_STEPS).
-  After the warm-up, the learning rate first stays at its peak (`lr_factor`).
+  text more than nine times, on average. Tasks are learnt at a larger rate, and from 300 labels in
+  more passes (TUNE_STEPS). After the warm-up, the learning rate first stays at its peak
+  (`lr_factor`).
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
@@ -65,7 +66,8 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
     python -m mini.bert sample --task=answer --text="Ivo lives …" --question="Where does Ivo live?"
     python -m mini.bert evaluate                                    with fewer labels, and with more
     python -m mini.bert --data=my_novel.txt                         your own text without labels
-    python -m mini.bert --reviews=mine.tsv                          your own: text, tab, label
+    python -m mini.bert --reviews=mine.tsv              your own: text, tab, label; this task alone
+    python -m mini.bert --reviews=mine.tsv --all_tasks=1                        all three
     python -m mini.bert --init_from=bert/model.safetensors --preset=published
 
 Measured times and scores: README.md. Read before: train_gpt.py. Read next: mini/finetune.py.
@@ -86,6 +88,7 @@ import torch.nn.functional as F
 from mini.data.safetensors import folder_of
 from mini.data.text import passages, tasks
 from mini.data.text.cooccurrence import cooccurrence_vectors
+from mini.data.text.reviews import load_reviews
 from mini.data.text.wordpiece import WordPieceTokenizer
 from mini.data.weights import cut_filling, read_bert
 from mini.utils import metrics
@@ -367,8 +370,8 @@ class Batch(NamedTuple):
 
 
 def hide(rows, tokenizer, share: float, generator) -> Batch:
-    """Rows as a batch for pre-training. Either each row is a pair of reports, or none is. (In
-    fine-tuning, half of the pairs have a question in place of the second report; see `fine_tune`.)
+    """Rows as a batch for pre-training. Either all rows are of reports, or none is. (In
+    fine-tuning, half of the pairs have a cloze in place of the second report; see `fine_tune`.)
 
     In pairs of reports all facts of the second are hidden, and nothing else, each behind one
     [MASK]. What is to be predicted is the first piece of the fact (see `tasks.Rows`), which can be
@@ -700,8 +703,8 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
       labelled texts would move away from those of all other names.)
     - In each step it also reads a batch of task.reports, and their loss is added: an auxiliary
       objective, as in Radford et al. 2018, "Improving language understanding by generative
-      pre-training", §3.2. In half of these, a sentence with its fact taken out stands as a
-      question, with the gap behind it (`tasks.words_of_question`).
+      pre-training", §3.2. In half of these a cloze stands in place of the second report: one of its
+      sentences, with its fact taken out and the gap behind it (`tasks.words_of_cloze`).
     """
     torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
     model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
@@ -792,7 +795,8 @@ class Config(RunConfig):
     reviews: str = "reviews"       # reviews, or your own: a TSV file of text, tab, label
     # labelled texts of each task to learn from (0: all reviews; of the other tasks still 300)
     few: int = 300
-    # with your own reviews: read the made-up texts, too, and learn all three tasks (see reads_own)
+    # with your own reviews: read the made-up texts, too, and learn all three tasks (with ours it
+    # always does)
     all_tasks: bool = False
     vocab_size: int = 4096         # V, the number of tokens
     # model
@@ -806,8 +810,9 @@ class Config(RunConfig):
     conv_width: int = 21           # positions that a convolution reads, an odd number (0: none)
     # optimisation
     steps: int = 5500              # optimiser steps of pre-training
-    batch_size: int = 32           # rows in a step: a text, a part of one, or a pair
-    reports_first: float = 0.08    # share of the steps in which it reads reports alone
+    batch_size: int = 32           # rows in a step: a text, a part of one, or a pair of reports
+    # share of the steps in which it reads reports alone (0 for your own reviews, see reads_own)
+    reports_first: float = 0.08
     own_first: float = 0.08        # share in which it then reads --data and reviews alone
     muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
@@ -836,12 +841,13 @@ class Config(RunConfig):
     # default)
     n_test: int = 0
     # sampling
-    task: Literal["fill", "sentiment", "entities", "answer"] = "fill"   # what to do with the text
+    # what to do with the text (sentiment: good or bad, or which of the labels of your own reviews)
+    task: Literal["fill", "sentiment", "entities", "answer"] = "fill"
     text: str = ""                 # a text; for fill, with [MASK] where a word is to be filled in
     question: str = ""             # for answer: a question whose answer is in the text
 
     # Fields that a resumed run must keep as they were: the shapes of the saved weights depend on
-    # them, or which reviews are learnt from. (--data may change: one may go on with other text.)
+    # them, or what is learnt from. (--data may change: one may go on with other text.)
     fixed = ("reviews", "few", "all_tasks", "vocab_size", "init_from", "block_size", "n_layer",
              "n_head", "n_embd", "d_ff", "conv_width")
 
@@ -870,6 +876,9 @@ def check(cfg):
     require(cfg.block_size > 2,
             f"--block_size={cfg.block_size} must be above 2, for [CLS] and [SEP]")
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
+    require(cfg.few >= 0, f"--few={cfg.few} must be at least 0 (0: all)")
+    require(cfg.data != cfg.reviews, f"--data and --reviews are both {cfg.data}: the labels would "
+            "be read beside the texts; leave --data out (the texts of --reviews are read anyway)")
     for name in ("mask_share", "own_first", "reports_first"):
         value = getattr(cfg, name)
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
@@ -878,11 +887,11 @@ def check(cfg):
 def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
-    task's baselines, which need no network. (The one that begins at random has no counted vectors
-    and reads no reports: these are not from labels. All else is alike, by default also the rates.)
-    And for reviews, what the pre-trained BERT, which
-    reads words in context, and naive Bayes, which counts them, get together (see `predict`; the
-    command sample uses the BERT alone)."""
+    task's baselines, which need no network. (The one that begins at random has read
+    nothing before, has no counted vectors, and reads no reports while it learns to answer. Its
+    labels, steps and, by default, rates are the same.) And for reviews, what the pre-trained BERT,
+    which reads words in context, and naive Bayes, which counts them, get together (see `predict`;
+    the command sample uses the BERT alone)."""
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
     keep = cfg.keep and task.reports is not None
@@ -899,8 +908,8 @@ def compare(bert, task, cfg, tokenizer):
 
 def reads_own(cfg) -> bool:
     """True if the run is for the user's own reviews: it reads these and --data, no made-up texts,
-    and learns no other task. (If half of the steps read made-up texts, as they do by default, fewer
-    of the user's reviews are read rightly: mini/gallery/README.md has the numbers.)"""
+    and learns no other task. (With --all_tasks half of the steps read made-up texts. In a trial
+    fewer film reviews were read rightly so: mini/gallery/README.md has the numbers.)"""
     return cfg.reviews != "reviews" and not cfg.all_tasks
 
 
@@ -926,31 +935,32 @@ def split_rows(rows) -> tuple:
     return rows[:n_held_out], rows[n_held_out:]
 
 
-# The kinds of text: what --data and --reviews name (by default our tales and reviews); sentences
-# with names, and passages with a question; pairs of reports.
-OWN, MADE_UP, REPORTS = range(3)
+# The kinds of text: what --data and --reviews name (by default our tales and reviews); and two that
+# are made up: sentences with names, and passages with a question; pairs of reports.
+TEXTS, PASSAGES, REPORTS = range(3)
 KINDS = ("text and reviews", "sentences, passages and questions", "reports")
 
 
 def kind_of_batch(step: int, cfg, generator) -> int:
     """Which kind of text the batch of a step holds.
 
-    At first reports alone: so it learns soon to look up whose fact is whose, and later keeps it.
-    Then --data and reviews alone: from them it learns that all sentences of a review agree, in
-    praise or in blame. Then 50 % of the batches hold these, 15 % made-up sentences and passages,
-    and 35 % reports. A run for the user's own reviews reads nothing but these and --data. (In
-    trials, if reports came second, they were hardly learnt, and if reviews did, reviews; but not
-    where `choose_trained` kept the tokens' vectors at rest.)
+    At first reports alone: so it learns soon to look up whose fact is whose. Then --data and
+    reviews alone: from them it learns that all sentences of a review agree, in praise or in blame.
+    (Meanwhile it forgets what it knew of facts, but has it again when it reads all kinds.) Then
+    50 % of the batches hold these, 15 % made-up sentences and passages, and 35 % reports. A run for
+    the user's own reviews reads nothing but these and --data. (In trials what came second was
+    hardly learnt. But with the tokens' vectors at rest while reports come first, reviews then were:
+    see `choose_trained`.)
     """
     u = torch.rand((), generator=generator).item()
     if reads_own(cfg):
-        return OWN
+        return TEXTS
     if step < cfg.reports_first * cfg.steps:
         return REPORTS
     if step < (cfg.reports_first + cfg.own_first) * cfg.steps or u < 0.50:
-        return OWN
+        return TEXTS
     if u < 0.65:
-        return MADE_UP
+        return PASSAGES
     return REPORTS
 
 
@@ -1013,9 +1023,9 @@ def train(cfg: Config) -> dict:
     # each kind of text as rows of tokens: those to learn from, and those held out, in which words
     # are hidden once, so that each evaluation asks for the same ones
     T = cfg.block_size
-    rows_of_kind = {OWN: tasks.rows_of_texts(texts, tokenizer, T)}
+    rows_of_kind = {TEXTS: tasks.rows_of_texts(texts, tokenizer, T)}
     if not reads_own(cfg):
-        rows_of_kind[MADE_UP] = tasks.rows_of_texts(made_up, tokenizer, T)
+        rows_of_kind[PASSAGES] = tasks.rows_of_texts(made_up, tokenizer, T)
         rows_of_kind[REPORTS] = tasks.rows_of_reports(reports, tokenizer, T)
     to_learn = {}                                               # {kind: Rows}
     held_out = []                                               # a Batch of each kind
@@ -1034,7 +1044,7 @@ def train(cfg: Config) -> dict:
     # small.) Tokens that are not there get random vectors as large as the counted ones.
     if cfg.cooccurrence and not checkpoint:
         is_counted = ~tokenizer.is_special                                      # (V,)
-        vectors = cooccurrence_vectors(to_learn[OWN].idx, is_counted, cfg.n_embd)       # (V, C)
+        vectors = cooccurrence_vectors(to_learn[TEXTS].idx, is_counted, cfg.n_embd)       # (V, C)
         with torch.no_grad():
             model.wte.weight.copy_(vectors)
 
@@ -1053,8 +1063,12 @@ def train(cfg: Config) -> dict:
         rows = [f"{len(to_learn[kind]):,} rows of {KINDS[kind]}" for kind in to_learn]
         run.say(f"{n_tokens:,} tokens: {', '.join(rows)}; {n_held_out} rows are held out")
         if reads_own(cfg):
-            run.say("your own reviews: no made-up text is read, no other task learnt (--all_tasks)")
+            run.say("your own reviews: no made-up text is read, and no other task is learnt; "
+                    "--all_tasks=1 does both")
         run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+        if run.first < cfg.steps:                   # what was tuned from older weights is stale
+            for name in HEADS:
+                (run.folder / f"{name}.pt").unlink(missing_ok=True)
         for step in range(run.first, cfg.steps):
             # learning rate
             set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
@@ -1159,8 +1173,9 @@ def do_task(cfg) -> list:
     """The lines that say what the model tuned for --task finds in --text."""
     device = pick_device(cfg.device)
     path = Path(cfg.out_dir) / f"{cfg.task}.pt"
-    require(path.exists(), f"{path}: no model tuned for {cfg.task} there; train first (with your "
-                           "own --reviews add --all_tasks), or name the folder by --out_dir")
+    hint = "" if cfg.task == "sentiment" else " (with your own --reviews add --all_tasks=1)"
+    require(path.exists(), f"{path}: no model tuned for {cfg.task} there; train first{hint}, or "
+                           "name the folder by --out_dir")
     state = load_checkpoint(path, f"bert for {cfg.task}")
     tokenizer = WordPieceTokenizer.from_state(state["tokenizer"])
     names = state["names"]
@@ -1194,8 +1209,12 @@ def evaluate(cfg: Config) -> dict:
     differs from seed to seed."""
     cfg, model, tokenizer = load(cfg)
     tables = {name: {} for name in task_names(cfg)}
-    usual = cfg.few or tasks.FEW
-    for few, seed in ((usual, 1), (usual, 2), (usual, 3), (max(1, usual // 3), 1), (3 * usual, 1)):
+    n_all = len(load_reviews(cfg.reviews, few=0).learn)         # there are no more reviews
+    few = min(cfg.few or tasks.FEW, n_all)
+    third = max(1, few // 3)
+    thrice = min(3 * few, n_all)
+    draws = [(few, 1), (few, 2), (few, 3), (third, 1), (thrice, 1)]
+    for few, seed in dict.fromkeys(draws):                      # each only once
         own = replace(cfg, few=few, seed=seed)
         for task in load_tasks(own, tokenizer):
             print(f"{few} labelled texts, seed {seed}: tuning for {task.name} …", flush=True)

@@ -377,13 +377,13 @@ def test_a_sentence_of_a_report_as_a_question():
     pair = passages.TwoReports(["x", "."], second, [(2, 3), (6, 8)])
     seen = set()
     for seed in range(20):
-        words = tasks.words_of_question(pair, random.Random(seed))
+        words = tasks.words_of_cloze(pair, random.Random(seed))
         [answer] = [word for word, is_gap in words if is_gap]
         assert words[-2] == (answer, True)
         seen.add(" ".join(word for word, _ in words))
     assert seen == {"[CLS] x . [SEP] d a y ? xe [SEP]", "[CLS] x . [SEP] a bb ? z [SEP]"}
     pair = passages.TwoReports(["x", "."], ["d", "a", "xe", "y", "."], [(2, 3)])
-    rows = tasks.rows_of_reports([pair] * 8, tokenizer, 20, as_questions=True)
+    rows = tasks.rows_of_reports([pair] * 8, tokenizer, 20, as_clozes=True)
     assert [row.nonzero().flatten().tolist() for row in rows.is_gap] == [[6], [6], [8], [8]] * 2
     assert (rows.idx[:, 6] == tokenizer.index["x"]).tolist() == [True, True, False, False] * 2
 
@@ -810,10 +810,20 @@ def test_own_reviews_alone_are_read_and_learnt(text_file, tmp_path, monkeypatch,
     assert list(result["scores"]) == ["sentiment"]
     assert not (tmp_path / "run/answer.pt").exists()
     assert "no made-up text" in capsys.readouterr().out
+    cfg, model, _ = bert.load(bert.Config(out_dir=str(tmp_path / "run")))
+    bert.choose_trained(model, 0, cfg)                      # nothing rests, as no reports come first
+    assert model.wte.weight.requires_grad and model.bias.requires_grad
     table = bert.evaluate(bert.Config(out_dir=str(tmp_path / "run")))
-    assert list(table) == ["sentiment"]
+    assert list(table) == ["sentiment"] and list(table["sentiment"]) == [
+        "20, seed 1", "20, seed 2", "20, seed 3", "6, seed 1", "54, seed 1"]        # of 60 a tenth is held out
     asked = bert.Config(out_dir=str(tmp_path / "run"), task="answer", text="a", question="a")
     refused(lambda: bert.sample(asked), "no model tuned for answer", "--all_tasks")
+
+    refused(lambda: bert.check(bert.Config(data=str(path), reviews=str(path))), "--data", "--reviews")
+
+    # going on after the end: what was tuned from the old weights is gone
+    bert.main(["--resume", "--steps=14", "--stop_after=1", f"--out_dir={tmp_path}/run"])
+    assert not (tmp_path / "run/sentiment.pt").exists()
 
     drawn.clear()
     result = bert.train(tiny(text_file, tmp_path, all_tasks=True, **flags))

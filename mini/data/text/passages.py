@@ -234,12 +234,12 @@ class TwoReports:
     (which may be the same by chance)."""
     first: list         # words
     second: list        # words
-    # (start, end) for each fact of the second, in order: second[start:end] is what will be hidden
+    # (start, end) for each fact of the second, in order: second[start:end] is what can be hidden
     gaps: list
 
 
 def two_reports(names: Names) -> TwoReports:
-    """The second report, in which the facts will be hidden, names its person in each sentence. Half
+    """The second report, in which facts can be hidden, names its person in each sentence. Half
     of the first reports do so, too: there each fact stands beside its name, which is easier. The
     others go on with "he" or "she", as the passages with questions do."""
     people, facts = facts_of_two(names)

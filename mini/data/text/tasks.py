@@ -130,9 +130,10 @@ class Rows:
     """Texts without labels as tokens, two tensors (N, T).
 
     idx: [CLS] text [SEP], or [CLS] text [SEP] second text [SEP], filled up with [PAD]. In the
-    second of two reports each fact is cut to one token, the first piece of its first word.
+    second of two reports, and behind a cloze, each fact is cut to one token, the first piece of its
+    first word.
     is_gap: True at these tokens. The model is shown [MASK] in their place, and has to predict them:
-    there is one gap for a fact of any length, like the one that later stands behind a question.
+    there is one gap for a fact of any length, as for the answer to a question.
     """
     idx: torch.Tensor
     is_gap: torch.Tensor
@@ -166,9 +167,9 @@ def rows_of_texts(texts: list, tokenizer, longest: int) -> Rows:
     return Rows(idx, torch.zeros_like(idx, dtype=torch.bool))
 
 
-def rows_of_reports(reports: list, tokenizer, longest: int, as_questions: bool = False) -> Rows:
-    """Pairs of reports as rows; as_questions: half of the pairs with a question in place of the
-    second report, see words_of_question.
+def rows_of_reports(reports: list, tokenizer, longest: int, as_clozes: bool = False) -> Rows:
+    """Pairs of reports as rows; as_clozes: half of the pairs with a cloze in place of the second
+    report, see words_of_cloze.
 
     In every second pair names (and other words of three letters or more with a capital) are cut
     into pieces, as in encode_both_ways. Pairs of more than `longest` tokens are left out; by
@@ -177,8 +178,8 @@ def rows_of_reports(reports: list, tokenizer, longest: int, as_questions: bool =
     rng = random.Random(0)
     rows = []
     for n, pair in enumerate(reports):
-        if as_questions and n % 4 >= 2:
-            words = words_of_question(pair, rng)
+        if as_clozes and n % 4 >= 2:
+            words = words_of_cloze(pair, rng)
         else:
             words = words_of_reports(pair)
         row = []
@@ -214,14 +215,15 @@ def words_of_reports(pair) -> list:
     return words
 
 
-def words_of_question(pair, rng) -> list:
+def words_of_cloze(pair, rng) -> list:
     """(word, is_gap), as words_of_reports gives them; but of the second report there is only one
-    sentence. Its fact is taken out, and stands behind it, as the answer behind a question:
+    sentence, that of a fact drawn at random, with "?" for its full stop. The fact is taken out; its
+    first word stands behind the sentence, as the answer behind a question:
 
         [CLS] … Dora Finch has a house in Lyon . … [SEP] Dora Finch lives in now ? Lyon [SEP]
 
-    (Lewis et al. 2019, "Unsupervised question answering by cloze translation", make questions from
-    sentences in this and in better ways.)
+    (Lewis et al. 2019, "Unsupervised question answering by cloze translation", call such a sentence
+    a cloze question, and make real questions from it.)
     """
     start, end = rng.choice(pair.gaps)
     begin = start
@@ -248,7 +250,7 @@ class Task:
     baselines: dict         # {name: predictions for test}
     names: list             # of the outputs
     bayes: torch.Tensor | None = None       # of reviews: log p(class | text) of test by naive Bayes
-    # of answers: pairs of reports, half of them with a question in place of the second
+    # of answers: pairs of reports, half of them with a cloze in place of the second
     reports: Rows | None = None
 
     def first(self, n: int):
@@ -324,7 +326,7 @@ def answer_task(cfg, tokenizer) -> Task:
     test_tokens = encode([(q.passage, q.question) for q in test], tokenizer, cfg.block_size)
     truth = [(q.start, q.end) for q in test]
     reports = rows_of_reports(passages.unlabelled_reports()[:12000], tokenizer, cfg.block_size,
-                              as_questions=True)
+                              as_clozes=True)
     return Task("answer", tokens, torch.tensor(y), test_tokens, truth, found, ["first", "last"],
                 reports=reports)
 
