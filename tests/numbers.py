@@ -37,6 +37,8 @@ NUMBERS = [
     (GALLERY, "(*latents*) | 6.4", "families", "rows/diffusion of latents/Fréchet distance"),
     (GALLERY, "z from a mixture | 18.9", "families", "rows/VAE for latents/Fréchet distance"),
     (GALLERY, "0.93 ± 0.01", "families", "rows/diffusion of latents/diversity"),
+    (GALLERY, "latents has 6.9 ± 0.6", "families_beta_0.3", "mean/Fréchet distance"),
+    (GALLERY, "diversity of 0.95 ±", "families_beta_0.3", "mean/diversity"),
     ("README.md", "99.0 % (all", "finetune", "table/all/accuracy"),
     (GALLERY, "| everything | 61.8", "finetune_film_reviews_seed_1", "table/all/accuracy%"),
     (GALLERY, "naive Bayes | 59.8", "finetune_film_reviews_seed_1", "table/naive Bayes/accuracy%"),
