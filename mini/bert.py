@@ -887,11 +887,11 @@ def check(cfg):
 def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
-    task's baselines, which need no network. (The one that begins at random has read
-    nothing before, has no counted vectors, and reads no reports while it learns to answer. Its
-    labels, steps and, by default, rates are the same.) And for reviews, what the pre-trained BERT,
-    which reads words in context, and naive Bayes, which counts them, get together (see `predict`;
-    the command sample uses the BERT alone)."""
+    task's baselines, which need no network. (The one that begins at random has read nothing before,
+    has no counted vectors, and reads no reports while it learns to answer. Its labels, steps and,
+    by default, rates are the same.) And for reviews, what the pre-trained BERT, which reads words
+    in context, and naive Bayes, which counts them, get together (see `predict`; the command sample
+    uses the BERT alone)."""
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
     keep = cfg.keep and task.reports is not None
