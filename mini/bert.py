@@ -52,9 +52,9 @@ Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained
   matrices begin with larger numbers, too (`init_weights`).
 - It reads texts like those of the tasks, as said above; at first reports alone, then tales and
   reviews alone (`kind_of_batch`).
-- A question stands after its passage and ends with a [MASK] (`AnswerHead`). Labelled texts with
-  names stand there twice, with whole names and with names in pieces (`tasks.encode_both_ways`).
-  While it learns to answer, it goes on reading reports (`fine_tune`).
+- A question stands after its passage and ends with a [MASK] (`AnswerHead`). Each labelled text with
+  names is given twice, with whole names and with names in pieces (`tasks.encode_both_ways`). While
+  it learns to answer, it goes on reading reports (`fine_tune`).
 - Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
   text more than nine times, on average. Tasks are learnt at a larger rate, and from 300 labels in
   more passes (TUNE_STEPS). After the warm-up, the learning rate first stays at its peak
@@ -811,7 +811,7 @@ class Config(RunConfig):
     # optimisation
     steps: int = 5500              # optimiser steps of pre-training
     batch_size: int = 32           # rows in a step: a text, a part of one, or a pair of reports
-    # share of the steps in which it reads reports alone (0 for your own reviews, see reads_own)
+    # share of the steps in which it reads reports alone (none for your own reviews, see reads_own)
     reports_first: float = 0.08
     own_first: float = 0.08        # share in which it then reads --data and reviews alone
     muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
@@ -1018,7 +1018,7 @@ def train(cfg: Config) -> dict:
         tokenizer = WordPieceTokenizer.train(texts + made_up, cfg.vocab_size)
         model = BERT(cfg, tokenizer.vocab_size)
     model = model.to(device)
-    all_tasks = load_tasks(cfg, tokenizer)                      # wrong data is refused now
+    to_tune = load_tasks(cfg, tokenizer)                        # wrong data is refused now
 
     # each kind of text as rows of tokens: those to learn from, and those held out, in which words
     # are hidden once, so that each evaluation asks for the same ones
@@ -1060,8 +1060,8 @@ def train(cfg: Config) -> dict:
         V = tokenizer.vocab_size
         n_tokens = sum((rows.idx != tokenizer.pad).sum().item() for rows in to_learn.values())
         n_held_out = sum(len(batch.idx) for batch in held_out)
-        rows = [f"{len(to_learn[kind]):,} rows of {KINDS[kind]}" for kind in to_learn]
-        run.say(f"{n_tokens:,} tokens: {', '.join(rows)}; {n_held_out} rows are held out")
+        counts = [f"{len(rows):,} rows of {KINDS[kind]}" for kind, rows in to_learn.items()]
+        run.say(f"{n_tokens:,} tokens: {', '.join(counts)}; {n_held_out} rows are held out")
         if reads_own(cfg):
             run.say("your own reviews: no made-up text is read, and no other task is learnt; "
                     "--all_tasks=1 does both")
@@ -1118,13 +1118,13 @@ def train(cfg: Config) -> dict:
 
         # the tasks
         scores = {}
-        for task in all_tasks:
+        for task in to_tune:
             scores[task.name] = tune_and_save(run, model, task, cfg, tokenizer)
             if run.signal:                                      # the terminal was closed
                 return run.leave(cfg.steps)
         return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
-                          tune_steps={t.name: tune_steps(cfg, t) for t in all_tasks},
-                          n={t.name: len(t.truth) for t in all_tasks}, scores=scores)
+                          tune_steps={t.name: tune_steps(cfg, t) for t in to_tune},
+                          n={t.name: len(t.truth) for t in to_tune}, scores=scores)
 
 
 # ---- using what was trained

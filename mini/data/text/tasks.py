@@ -222,8 +222,9 @@ def words_of_cloze(pair, rng) -> list:
 
         [CLS] … Dora Finch has a house in Lyon . … [SEP] Dora Finch lives in now ? Lyon [SEP]
 
-    (Lewis et al. 2019, "Unsupervised question answering by cloze translation", call such a sentence
-    a cloze question, and make real questions from it.)
+    (Lewis et al. 2019, "Unsupervised question answering by cloze translation", call a sentence with
+    its answer masked a cloze question, and make a real question from it. There the mask stands in
+    the place of the answer.)
     """
     start, end = rng.choice(pair.gaps)
     begin = start
