@@ -46,7 +46,7 @@ from typing import Literal
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import cached, register_parametrization
 
 # images and their grids, the command line, devices, the scores of images, the folder of a run: this
 # file can be followed without reading them
@@ -382,10 +382,12 @@ def train(cfg: Config) -> dict:
             z = torch.randn(cfg.batch_size, cfg.z_dim, generator=data_rng).to(device)
 
             # ---- D's step: it maximises E log D(x|y) + E log(1 − D(G(z|y)|y))
-            # detach: no gradient reaches G. Real and generated images are two batches, so that
-            # BatchNorm, if D has it, normalises each by itself. Products are in bfloat16, if that
-            # is faster on this device; weights and losses stay in float32.
-            with autocast(device, cfg.matmul):
+            # Real and generated images are two batches, so that BatchNorm, if D has it, normalises
+            # each by itself. detach: no gradient reaches G.
+            # autocast: products are in bfloat16, if that is faster on this device; weights and
+            # losses stay in float32. cached: what SpectralNorm makes of D's weights (see the
+            # appendix) is computed once, and used for both batches.
+            with autocast(device, cfg.matmul), cached():
                 fake = net_g(z, y)                                      # (B, C, size, size)
                 real_logits = net_d(d_sees(x), y).float()               # (B,)
                 fake_logits = net_d(d_sees(fake.detach()), y).float()   # (B,)
@@ -396,7 +398,8 @@ def train(cfg: Config) -> dict:
             opt_d.step()
 
             # ---- G's step: it maximises E log D(G(z|y)|y), by the D that has just learnt
-            # The gradient passes through D to the images, but D's weights get none
+            # The same images again. The gradient passes through D to them, and on to G's weights,
+            # but D's weights get none
             D.requires_grad_(False)
             with autocast(device, cfg.matmul):
                 logits = net_d(d_sees(fake), y).float()
@@ -540,12 +543,13 @@ class SpectralNorm(nn.Module):
     """A weight W -> W / σ(W): multiplied by this, no vector gets longer.
 
     The spectral norm σ(W) is the largest singular value of W, seen as a matrix: it is the most by
-    which W can stretch a vector. With all weights like this, the logit of D cannot change much when
-    the image changes a little. So D is no cliff between real and generated images, and its gradient
-    shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative Adversarial Networks",
-    https://arxiv.org/abs/1802.05957, algorithm 1). torch's `register_parametrization` puts it
-    between the parameter W and the layer that uses it. W begins as an orthogonal matrix, which
-    stretches all directions alike (as in Brock et al. 2019, BigGAN).
+    which W can stretch a vector. (A layer with stride 2 uses a pixel in up to four places, so it
+    may stretch an image by up to 2.) With all weights like this, the logit of D cannot change much
+    when the image changes a little. So D is no cliff between real and generated images, and its
+    gradient shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative Adversarial
+    Networks", https://arxiv.org/abs/1802.05957, algorithm 1). torch's `register_parametrization`
+    puts it between the parameter W and the layer that uses it. W begins as a matrix whose singular
+    values are all 1 (orthogonal, as in Brock et al. 2019, BigGAN).
     """
 
     def __init__(self, W):
@@ -576,8 +580,8 @@ def shift_and_add_noise(images, cfg, sigma: float, generator):
     Generative Adversarial Networks", §3).
 
     Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. D's layers have
-    stride 2. If D has BatchNorm and no image is moved, a checkerboard that all generated images
-    share adds the same to each place of a layer, and BatchNorm subtracts it before D can see it.
+    stride 2, so which weights a pixel meets depends on whether its row and column are odd or even.
+    In moved images a pattern meets others.
     """
     B = len(images)
     if cfg.shift:
@@ -597,22 +601,27 @@ def shift_and_add_noise(images, cfg, sigma: float, generator):
 
 @torch.no_grad()
 def remove_checkerboard(G):
-    """Take out of the weights of G what draws checkerboards.
+    """Take out of the weights of G what draws a checkerboard where the layer before is even.
 
-    With stride 2, a pixel of the output is computed by a quarter of the 4 × 4 weights of a kernel:
-    by which one depends on whether its row and its column are odd or even. If the input is the same
-    everywhere, the output is a checkerboard wherever the sums of the quarters differ. Afterwards
-    they are alike. (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard
-    Artifacts". They resize, then convolve, in place of it.) A G without such layers stays as it is.
+    With stride 2, a pixel of the output is computed by a quarter of the 4 × 4 weights of a kernel.
+    Which quarter depends on whether the pixel's row and column are odd or even. If the input is the
+    same everywhere, the output is a checkerboard wherever the sums of the quarters differ. So each
+    weight loses the mean of its quarter, and gets the mean of all 16: then the sums are alike.
+
+    (The patterns: Odena, Dumoulin & Olah 2016, "Deconvolution and Checkerboard Artifacts". These
+    authors resize, then convolve.) A G without layers of stride 2 stays as it is.
     """
+    # the quarter of each of the 16 weights: 0 1 0 1, 2 3 2 3, 0 1 0 1, 2 3 2 3
+    is_odd = torch.arange(4) % 2
+    quarter = (2 * is_odd[:, None] + is_odd).flatten()                  # (16,)
+    same_quarter = quarter[:, None] == quarter                          # (16, 16)
+    # 16 weights times this matrix: for each of them the mean of its quarter, minus the mean of all
+    difference = same_quarter / 4 - 1 / 16                              # (16, 16)
     for layer in G.modules():
         if isinstance(layer, nn.ConvTranspose2d) and layer.stride == (2, 2):
             I, O, _, _ = layer.weight.shape
-            # row 2i + a, column 2j + b of a kernel belongs to the quarter (a, b)
-            quarters = layer.weight.view(I, O, 2, 2, 2, 2)              # (I, O, i, a, j, b)
-            mean_of_quarter = quarters.mean((2, 4), keepdim=True)       # (I, O, 1, 2, 1, 2)
-            mean_of_all = quarters.mean((2, 3, 4, 5), keepdim=True)     # (I, O, 1, 1, 1, 1)
-            quarters -= mean_of_quarter - mean_of_all       # a view: this changes the weights
+            kernels = layer.weight.view(I, O, 16)           # a view: this changes the weights
+            kernels -= kernels @ difference.to(kernels)
 
 
 @torch.no_grad()

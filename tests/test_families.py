@@ -217,6 +217,7 @@ def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     known = {"labels": np.arange(60) % 3} if labels else {}
     np.savez(tmp_path / "images.npz", images=images, **known)
     monkeypatch.setattr(families, "N_DRAWN", 8)
+    monkeypatch.setattr(families, "N_VARIED", 12)
     command = [f"--data={tmp_path}/images.npz", "--size=16", f"--out_dir={tmp_path}/out",
                "--seeds", "1", "2", "--share=0.001"]
     families.main(command)

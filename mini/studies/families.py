@@ -63,7 +63,14 @@ from mini.utils.run import atomic_open, write_json
 # VAE for latents and the diffusion of latents take them together.
 STEPS = {"GAN": 2500, "VAE": 10000, "diffusion": 2300, "VAE for latents": 6000,
          "diffusion of latents": 1900}
-N_DRAWN = 2048              # images of each model that are scored
+N_DRAWN = 2048              # images of each model whose distance is measured
+# Images of a VAE's decoder, which draws fast, whose diversity is measured. It compares images with
+# the same labels. Of 2,048 many have labels that no other has, and diversity then differs from one
+# draw to the next by 0.01 or more.
+N_VARIED = 8192
+# The weight of the KL in the loss of the VAE for latents. z need not be like N(0, I) here, as it is
+# not drawn from that: with a smaller weight it keeps more of the image.
+BETA = 0.3
 # The next three were chosen in trials with seed 1, as the sizes and the batch of latents were.
 K = 64                      # groups
 EARLY = 0.27                # the early network has learnt for this share of the steps
@@ -285,7 +292,8 @@ def draw_latents(net, latents: Latents, n: int, cfg):
     return latents.to_z(x0.cpu())
 
 
-# ---- the models: each returns {name of a row: N_DRAWN images}, from images without labels
+# ---- the models: each returns {name of a row: images}, N_DRAWN or N_VARIED of them, from images
+# without labels
 
 # n_test=2 below: a run scores its images at its end, which is not needed here.
 
@@ -303,12 +311,12 @@ def from_vae(train_set, seed: int, out_dir: Path, args) -> dict:
     stop_if_interrupted(vae.train(cfg))
     model, _ = vae.load(vae.Config(out_dir=cfg.out_dir))
     # z is drawn from a mixture of normal distributions
-    return {"VAE": vae.generate(model, vae.sample_z(model, N_DRAWN))}
+    return {"VAE": vae.generate(model, vae.sample_z(model, N_VARIED))}
 
 
 def from_latents(train_set, seed: int, out_dir: Path, args) -> dict:
     cfg = vae.Config(data=args.data, size=args.size, steps=steps_of("VAE for latents", args.share),
-                     seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
+                     beta=BETA, seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
     stop_if_interrupted(vae.train(cfg))
     model, _ = vae.load(vae.Config(out_dir=cfg.out_dir))
     latents = Latents(model, train_set.images)
@@ -318,8 +326,8 @@ def from_latents(train_set, seed: int, out_dir: Path, args) -> dict:
     cfg = train_diffusion.Config(steps=steps_of("diffusion of latents", args.share), seed=seed,
                                  predict="v", batch_size=512, ema=0.999)
     net = learn_latents(latents, cfg)
-    z = draw_latents(net, latents, N_DRAWN, cfg)
-    return {"VAE for latents": vae.generate(model, vae.sample_z(model, N_DRAWN)),
+    z = draw_latents(net, latents, N_VARIED, cfg)
+    return {"VAE for latents": vae.generate(model, vae.sample_z(model, N_VARIED)),
             "diffusion of latents": vae.generate(model, z)}
 
 
@@ -407,12 +415,13 @@ def main(argv=None):
 
 
 def images_of(model: str, train_set, seed: int, folder: Path, args) -> dict:
-    """{name of a row: N_DRAWN images}. They are kept in the folder (25 MB for a row at 32 × 32),
-    and taken from there if they were made from the same images, with the same settings of this
-    file; remove them after a change in the models' own."""
+    """{name of a row: N_DRAWN images, or N_VARIED}. They are kept in the folder (25 or 100 MB for a
+    row at 32 × 32), and taken from there if they were made from the same images, with the same
+    settings of this file; remove them after a change in the models' own."""
     path = folder / f"{model}_{seed}.pt"
     settings = {"data": args.data, "size": args.size, "share": args.share, "steps": STEPS,
-                "groups": K, "early": EARLY, "guidance": GUIDANCE, "n": N_DRAWN,
+                "groups": K, "early": EARLY, "guidance": GUIDANCE, "beta": BETA,
+                "n": [N_DRAWN, N_VARIED],
                 "images": hashlib.sha256(train_set.images.numpy().tobytes()).hexdigest()}
     if path.exists():
         kept = torch.load(path, weights_only=True)
@@ -428,12 +437,13 @@ def images_of(model: str, train_set, seed: int, folder: Path, args) -> dict:
 
 
 def scores_of(images, judge) -> dict:
-    """What the judge says of images (N, C, S, S); nothing if it knows no labels to judge by."""
+    """What the judge says of images (N, C, S, S): the distance of the first judge.n, since it
+    depends on how many they are, and the diversity of all. Nothing if it knows no labels to judge
+    by."""
     if judge.n == 0:
         return {}
-    reading = judge.read(images[:judge.n])
-    scores = {"Fréchet distance": judge.frechet_of(reading)}
-    diversity = judge.diversity_of(reading)
+    scores = {"Fréchet distance": judge.frechet(images)}
+    diversity = judge.diversity(images)
     if diversity is not None:                                   # known of faces alone
         scores["diversity"] = diversity
     return scores
