@@ -271,6 +271,22 @@ def test_no_layer_of_D_makes_anything_longer(script, tmp_path):
     assert all(layer.bias is not None for layer in layers if isinstance(layer, nn.Conv2d))
 
 
+@both
+def test_what_spectral_norm_makes_is_used_for_both_batches(script, tmp_path, monkeypatch):
+    """W / σ(W) is computed twice in a step, for each of D's layers: for D's two batches, and for G."""
+    forward = script.SpectralNorm.forward
+    calls = []
+    monkeypatch.setattr(script.SpectralNorm, "forward", lambda self, W: calls.append(self) or forward(self, W))
+    of_run = []
+    for steps in (1, 3):
+        calls.clear()
+        script.train(tiny(script, tmp_path, d_norm="spectral", steps=steps, n_test=2))
+        of_run.append(len(calls))
+    _, D = nets_of(script, d_norm="spectral")
+    layers = sum(isinstance(module, script.SpectralNorm) for module in D.modules())
+    assert layers >= 3 and of_run[1] - of_run[0] == (3 - 1) * 2 * layers
+
+
 @pytest.mark.paper
 @both
 def test_rates_stay_and_then_fall(script, tmp_path, monkeypatch):
