@@ -877,8 +877,9 @@ def check(cfg):
             f"--block_size={cfg.block_size} must be above 2, for [CLS] and [SEP]")
     require(cfg.tune_steps >= 0, f"--tune_steps={cfg.tune_steps} must be at least 0")
     require(cfg.few >= 0, f"--few={cfg.few} must be at least 0 (0: all)")
-    require(cfg.data != cfg.reviews, f"--data and --reviews are both {cfg.data}: the labels would "
-            "be read beside the texts; leave --data out (the texts of --reviews are read anyway)")
+    require(Path(cfg.data).resolve() != Path(cfg.reviews).resolve(),
+            f"--data and --reviews are both {cfg.data}: the labels would be read beside the texts; "
+            "leave --data out (the texts of --reviews are read anyway)")
     for name in ("mask_share", "own_first", "reports_first"):
         value = getattr(cfg, name)
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")

@@ -819,6 +819,8 @@ def test_own_reviews_alone_are_read_and_learnt(text_file, tmp_path, drawn, capsy
     refused(lambda: bert.sample(asked), "no model tuned for answer", "--all_tasks")
 
     refused(lambda: bert.check(bert.Config(data=str(path), reviews=str(path))), "--data", "--reviews")
+    other_name = path.parent / "." / ".." / path.parent.name / path.name                # of the same file
+    refused(lambda: bert.check(bert.Config(data=str(path), reviews=f"{other_name}")), "--data", "--reviews")
 
     # going on after the end: what was tuned from the old weights is gone
     bert.main(["--resume", "--steps=14", "--stop_after=1", f"--out_dir={tmp_path}/run"])
