@@ -5,14 +5,14 @@ learnt from labels; the models are told none. And three ways to help diffusion:
 
 Latents. A VAE turns each image into 32 numbers, z. Its own new images are made of a z that is drawn
 from N(0, I), or, as in mini/vae.py, from a mixture of normal distributions that is fitted to the z
-of images. Both also draw z that no image has, and the decoder makes blurs of them. Here diffusion
-learns where the z of images lie (Wehenkel & Louppe 2021, "Diffusion Priors in Variational
-Autoencoders", https://arxiv.org/abs/2106.15671). 32 numbers are soon learnt, and a z that is like
-those of images is decoded to a face whose parts mostly belong together. Here the VAE is trained
-first, and then left as it is. (Wehenkel & Louppe, in their code, train both together, and so do
-Vahdat et al. 2021, "Score-based Generative Modeling in Latent Space",
-https://arxiv.org/abs/2106.05931. The latents of mini/latent_diffusion.py are something else: small
-images, which keep nearly everything.)
+of images. Both also draw z that no image has, and the decoder then mixes two faces: half of the
+glasses round, half square. Here diffusion learns where the z of images lie (Wehenkel & Louppe 2021,
+"Diffusion Priors in Variational Autoencoders", https://arxiv.org/abs/2106.15671). 32 numbers are
+soon learnt, and a z that is like those of images is decoded to a face whose parts mostly belong
+together. Here the VAE is trained first, and then left as it is. (Wehenkel & Louppe, in their code,
+train both together, and so do Vahdat et al. 2021, "Score-based Generative Modeling in Latent
+Space", https://arxiv.org/abs/2106.05931. The latents of mini/latent_diffusion.py are something
+else: small images, which keep nearly everything.)
 
 Groups. Labels split the images into kinds, each of which is easier to draw than all together. Where
 there are none, images can be sorted into groups of similar ones, and the network is told the number
@@ -64,14 +64,15 @@ from mini.utils.run import atomic_open, write_json
 STEPS = {"GAN": 2500, "VAE": 10000, "diffusion": 2300, "VAE for latents": 6000,
          "diffusion of latents": 1900}
 N_DRAWN = 2048              # images of each model whose distance is measured
-# Images of a VAE's decoder, which draws fast, whose diversity is measured. It compares images with
-# the same labels. Of 2,048 many have labels that no other has, and diversity then differs from one
-# draw to the next by 0.01 or more.
+# Images whose diversity is measured, of the models that draw fast (diffusion of pixels does not).
+# Diversity compares images with the same labels. Of 2,048 many have labels that no other has, and
+# it then differs from one draw to the next by about 0.01.
 N_VARIED = 8192
 # The weight of the KL in the loss of the VAE for latents. z need not be like N(0, I) here, as it is
 # not drawn from that: with a smaller weight it keeps more of the image.
 BETA = 0.3
-# The next three were chosen in trials with seed 1, as the sizes and the batch of latents were.
+# BETA and the next three were chosen in trials with seed 1, as what else is special to latents was:
+# the sizes, the optimiser, the batch and the steps.
 K = 64                      # groups
 EARLY = 0.27                # the early network has learnt for this share of the steps
 GUIDANCE = 2.0              # w of autoguidance
@@ -165,7 +166,7 @@ def draw_diffusion(late, early, y, shape: tuple, w: float, cfg):
     device = pick_device(cfg.device)
     C, S = shape
     x_T = noise(len(y), C * S * S, cfg.seed + 7).view(-1, C, S, S)      # a seed of its own
-    rng = torch.Generator().manual_seed(cfg.seed + 8)
+    rng = torch.Generator().manual_seed(cfg.seed + 8)   # for samplers that add noise on the way
     images = []
     for x, labels in zip(x_T.split(128), y.split(128)):
         labels = labels.to(device)
@@ -175,6 +176,7 @@ def draw_diffusion(late, early, y, shape: tuple, w: float, cfg):
             if w == 1:
                 return x0
             x0_early = train_diffusion.predict_with_guidance(early, schedule, xt, t, labels, 1.0)
+            # both are within [-1, 1] already, as predict_with_guidance keeps them
             return (x0_early + w * (x0 - x0_early)).clamp(-1, 1)
 
         with autocast(device, cfg.matmul):
@@ -302,7 +304,7 @@ def from_gan(train_set, seed: int, out_dir: Path, args) -> dict:
                            seed=seed, out_dir=str(out_dir), n_test=2, sample_every=0)
     stop_if_interrupted(train_gan.train(cfg))
     nets, cfg = train_gan.load(train_gan.Config(out_dir=cfg.out_dir))
-    return {"GAN": train_gan.generate(nets["ema"], noise(N_DRAWN, cfg.z_dim, seed + 1))}
+    return {"GAN": train_gan.generate(nets["ema"], noise(N_VARIED, cfg.z_dim, seed + 1))}
 
 
 def from_vae(train_set, seed: int, out_dir: Path, args) -> dict:
