@@ -469,12 +469,12 @@ class SpectralNorm(nn.Module):
 
     The spectral norm σ(W) is the largest singular value of W, seen as a matrix: it is the most by
     which W can stretch a vector. (A layer with stride 2 uses a pixel in up to four places, so it
-    may stretch an image by up to 2.) With all weights like this, the logit of D cannot change much
-    when the image changes a little. So D is no cliff between real and generated images, and its
-    gradient shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative Adversarial
-    Networks", https://arxiv.org/abs/1802.05957, algorithm 1). torch's `register_parametrization`
-    puts it between the parameter W and the layer that uses it. W begins as a matrix whose singular
-    values are all 1 (orthogonal, as in Brock et al. 2019, BigGAN).
+    may make an image up to twice as long.) With all weights like this, the logit of D cannot change
+    much when the image changes a little. So D is no cliff between real and generated images, and
+    its gradient shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative
+    Adversarial Networks", https://arxiv.org/abs/1802.05957, algorithm 1). torch's
+    `register_parametrization` puts it between the parameter W and the layer that uses it. W begins
+    as a matrix whose singular values are all 1 (orthogonal, as in Brock et al. 2019, BigGAN).
     """
 
     def __init__(self, W):
@@ -506,7 +506,7 @@ def shift_and_add_noise(images, cfg, sigma: float, generator):
 
     Each image is moved by 0 or 1 pixel to the right and down; its edge is repeated. D's layers have
     stride 2, so which weights a pixel meets depends on whether its row and column are odd or even.
-    In moved images a pattern meets others.
+    A pattern that is moved by one pixel meets other weights.
     """
     B = len(images)
     if cfg.shift:
@@ -526,7 +526,7 @@ def shift_and_add_noise(images, cfg, sigma: float, generator):
 
 @torch.no_grad()
 def remove_checkerboard(G):
-    """Take out of the weights of G what draws a checkerboard where the layer before is even.
+    """Take out of the weights of G what draws checkerboards on an even input.
 
     With stride 2, a pixel of the output is computed by a quarter of the 4 × 4 weights of a kernel.
     Which quarter depends on whether the pixel's row and column are odd or even. If the input is the

@@ -235,6 +235,14 @@ def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     else:
         assert not (tmp_path / "out/study.json").exists()
 
+    # how many are drawn; and the VAE for latents has a weight of its own for the KL
+    for model, n in (("gan", 12), ("vae", 12), ("latents", 12), ("diffusion", 8), ("groups", 8)):
+        kept = torch.load(tmp_path / f"out/{model}_2.pt", weights_only=True)["images"]
+        assert {len(images) for images in kept.values()} == {n}, model
+    for model, beta in (("vae", 1.0), ("latents", families.BETA)):
+        saved = load_checkpoint(tmp_path / f"out/{model}_2/checkpoint.pt", "vae")
+        assert saved["config"]["beta"] == beta != 0
+
     # one VAE, two ways to draw z
     of_latents = torch.load(tmp_path / "out/latents_2.pt", weights_only=True)["images"]
     assert not torch.equal(of_latents["VAE for latents"], of_latents["diffusion of latents"])
