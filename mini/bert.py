@@ -181,7 +181,7 @@ class ShortConv(nn.Module):
     So the vector of Turin, in "Ivo Lang plays the harp. He lives in Turin", holds something of Ivo
     Lang: ten positions on either side mostly reach back to the name. In trials, attention alone had
     not learnt whose fact is whose after 600 steps; with the convolution most were told apart (see
-    mini/gallery/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
+    mini/studies/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
     convolutions, over four positions, before attention and elsewhere, and calls them canon layers.
     """
 
@@ -518,7 +518,7 @@ class SentimentHead(nn.Module):
     For each word the head is given two vectors (of its first piece), side by side: that of the
     token, which is the same in every text, and that of the last block, which depends on the text.
     Only the second can say what "not" does to the words after it; but with few labels the first
-    seems to help, too (mini/gallery/README.md has the numbers).
+    seems to help, too (mini/studies/README.md has the numbers).
     """
 
     # the head learns fast; the BERT learns slowly, to keep what it knows

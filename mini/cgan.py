@@ -27,7 +27,7 @@ What is new here:
 Our departures from these: the networks are those of DCGAN (Radford et al. 2016) with what we added
 in train_gan.py; G's BatchNorms read z as well as y (--g_norm); z has 16 numbers, not 100; and the
 averaged G has BatchNorm statistics of its own (update_batch_norm). What these change is in
-mini/gallery/README.md. --preset=paper is DCGAN with labels: without point 3, so G reads z and y
+mini/studies/README.md. --preset=paper is DCGAN with labels: without point 3, so G reads z and y
 before its first layer only, but with point 2.
 
     python -m mini.cgan                                             faces

@@ -128,10 +128,10 @@ def test_the_rule_takes_the_sentence_of_the_asked_person_that_fits_the_question(
     assert sum(right) / len(right) > 0.8
 
 
-@pytest.mark.paper                  # it states a number of the page: other passages have another
+@pytest.mark.paper                  # it states a number: other passages have another
 def test_to_know_the_kind_of_an_answer_is_half_of_it(monkeypatch):
     """Both people of a passage have a fact of the kind that is asked for; the first one told is right in 54.8 % of the
-    held-out questions, as mini/gallery/README.md says."""
+    held-out questions."""
     told, tell = [], passages.tell
     monkeypatch.setattr(passages, "tell", lambda *args: told.append(tell(*args)) or told[-1])
     _, test = passages.load_questions(1, 0)
