@@ -18,14 +18,16 @@ Representation Learning with Deep Convolutional Generative Adversarial Networks"
 https://arxiv.org/abs/1511.06434 (the networks and Adam's β₁).
 
 The layout of the networks, the losses and the loop are those of the paper. To get good images on a
-CPU in minutes we added what stands in the appendix, at the end of the file. --preset=paper does
-without it, and has larger images and batches:
+CPU in minutes we added the following; the code of most of it stands in the appendix, at the end of
+the file. --preset=paper does without it, and has larger images and batches:
 
     --d_norm                    D has spectral normalisation in place of BatchNorm
     --noise --noise_decay --shift       D sees its images noisy, and moved by a pixel at random
     --lr --d_lr --constant      larger learning rates, which fall at the end
-    --beta1 --beta2             Adam averages over fewer steps, as in Zhang et al. 2019 (SAGAN, §4)
+    --beta1 --beta2             Adam averages over fewer steps, as in Zhang et al. 2019 (SAGAN, §5)
     --remove_checkerboard       G's kernels are kept from drawing checkerboards
+    --attention                 both networks can compare places that are far apart (from SAGAN)
+    --z_dim                     z has 16 numbers, not 100
     --ema                       samples come from a moving average of G's weights
 
 As in the authors' code for torch, z is normal (in the paper uniform), kernels are 4 × 4 (5 × 5 in
@@ -70,6 +72,7 @@ class Generator(nn.Module):
         S = 32, ngf = 64:       256 × 4 × 4, 128 × 8 × 8, 64 × 16 × 16, C × 32 × 32
         S = 64, ngf = 64:       512 × 4 × 4, 256 × 8 × 8, 128 × 16 × 16, 64 × 32 × 32, C × 64 × 64
 
+    With --attention, SelfAttention follows at 8 × 8 (see the appendix).
     S is a power of two: `size`, or the next larger one (then the edges are cut off). Convolutions
     before a BatchNorm have no bias: the BatchNorm would subtract it.
     """
@@ -86,6 +89,7 @@ class Generator(nn.Module):
             nn.ReLU(inplace=True),
         ]
         # H × H -> 2H × 2H pixels, up to S/2 × S/2
+        H = 4
         while width > cfg.ngf:
             layers += [
                 nn.ConvTranspose2d(width, width // 2, kernel_size=4, stride=2, padding=1,
@@ -94,6 +98,9 @@ class Generator(nn.Module):
                 nn.ReLU(inplace=True),
             ]
             width = width // 2
+            H = 2 * H
+            if cfg.attention and H == 8:            # see the appendix
+                layers.append(SelfAttention(width))
         # S/2 × S/2 -> S × S pixels
         layers += [
             nn.ConvTranspose2d(width, C, kernel_size=4, stride=2, padding=1, bias=False),
@@ -123,7 +130,10 @@ class Discriminator(nn.Module):
             nn.LeakyReLU(0.2),
         ]
         # H × H -> H/2 × H/2 pixels, down to 4 × 4
+        H = S // 2
         while width < cfg.ndf * S // 8:
+            if cfg.attention and H == 8:            # as in G
+                layers.append(SelfAttention(width))
             layers += [
                 nn.Conv2d(width, 2 * width, kernel_size=4, stride=2, padding=1,
                           bias=not batch_norm),
@@ -131,6 +141,7 @@ class Discriminator(nn.Module):
                 nn.LeakyReLU(0.2),
             ]
             width = 2 * width
+            H = H // 2
         # 4 × 4 pixels -> a logit
         self.layers = nn.Sequential(*layers, nn.Flatten())
         features = 16 * width                                   # numbers in 4 × 4 places
@@ -149,11 +160,15 @@ class Discriminator(nn.Module):
 
 def init_weights(module):
     """Weights are drawn from N(0, 0.02²) (Radford et al., §4), those of BatchNorm from N(1, 0.02²).
+    Those of SelfAttention begin as orthogonal matrices.
     """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.normal_(module.weight, 1.0, 0.02)
+    elif isinstance(module, SelfAttention):         # after its layers: apply() comes to it last
+        for layer in module.children():
+            nn.init.orthogonal_(layer.weight)
 
 
 # ---- the losses
@@ -207,11 +222,12 @@ class Config(RunConfig):
     n_images: int = 20000       # number of faces to draw for training
 
     # model
-    z_dim: int = 100            # length of z, the random numbers that an image is made from
+    z_dim: int = 16             # length of z, the random numbers that an image is made from
     ngf: int = 64               # channels before G's last layer; twice as many at each one before
     ndf: int = 64               # channels after D's first layer; twice as many at each one after
     # what normalises D's layers: spectral normalisation, or BatchNorm as in the paper
     d_norm: Literal["spectral", "batch"] = "spectral"
+    attention: bool = True      # self-attention among the 8 × 8 places, in both networks
 
     # optimisation
     steps: int = 2500           # optimiser steps of G, and as many of D
@@ -238,7 +254,7 @@ class Config(RunConfig):
     interpolate: bool = False   # draw rows of images, each on the way from one z to another
 
     # Not a setting: the names of those that a resumed run must keep.
-    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "d_norm")
+    fixed = ("size", "n_images", "z_dim", "ngf", "ndf", "d_norm", "attention")
 
     def __post_init__(self):
         super().__post_init__()
@@ -247,9 +263,10 @@ class Config(RunConfig):
 
 PRESETS = {
     # the plain DCGAN, with the paper's sizes, batch and rate: one GPU, hours
-    "paper": dict(size=64, ngf=64, ndf=64, d_norm="batch", steps=50000, batch_size=128,
-                  lr=2e-4, d_lr=2e-4, constant=1.0, beta1=0.5, beta2=0.999,
-                  noise=0.0, noise_decay=False, shift=False, remove_checkerboard=False, ema=0.0),
+    "paper": dict(size=64, z_dim=100, ngf=64, ndf=64, d_norm="batch", attention=False,
+                  steps=50000, batch_size=128, lr=2e-4, d_lr=2e-4, constant=1.0, beta1=0.5,
+                  beta2=0.999, noise=0.0, noise_decay=False, shift=False, remove_checkerboard=False,
+                  ema=0.0),
     # larger images and networks: one GPU
     "gpu": dict(size=64, ngf=64, ndf=64, batch_size=128, lr=2e-4, d_lr=4e-4, ema=0.999,
                 steps=20000),
@@ -421,7 +438,7 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     real = to_float(held_out.images[:n])
     fake = generate(nets["ema"], noise(len(real), cfg.z_dim, cfg.seed + 2))
     rng = torch.Generator().manual_seed(cfg.seed + 2)
-    sigma = 0.0 if cfg.noise_decay else cfg.noise
+    sigma = cfg.noise * fall(cfg.steps, cfg) if cfg.noise_decay else cfg.noise
     D = nets["D"]
     was_training = D.training
     D.eval()
@@ -469,12 +486,13 @@ class SpectralNorm(nn.Module):
 
     The spectral norm σ(W) is the largest singular value of W, seen as a matrix: it is the most by
     which W can stretch a vector. (A layer with stride 2 uses a pixel in up to four places, so it
-    may make an image up to twice as long.) With all weights like this, the logit of D cannot change
-    much when the image changes a little. So D is no cliff between real and generated images, and
-    its gradient shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative
-    Adversarial Networks", https://arxiv.org/abs/1802.05957, algorithm 1). torch's
-    `register_parametrization` puts it between the parameter W and the layer that uses it. W begins
-    as a matrix whose singular values are all 1 (orthogonal, as in Brock et al. 2019, BigGAN).
+    may make an image up to twice as long.) If all layers are like this, the logit of D cannot
+    change much when the image changes a little. (SelfAttention has no such bound.) So D is no cliff
+    between real and generated images, and its gradient shows G a way (Miyato et al. 2018, "Spectral
+    Normalization for Generative Adversarial Networks", https://arxiv.org/abs/1802.05957,
+    algorithm 1). torch's `register_parametrization` puts it between the parameter W and the layer
+    that uses it. W begins as a matrix whose singular values are all 1 (orthogonal, as in Brock et
+    al. 2019, BigGAN).
     """
 
     def __init__(self, W):
@@ -493,6 +511,43 @@ class SpectralNorm(nn.Module):
                 self.u = F.normalize(M.mv(self.v).to(W.dtype), dim=0)
         sigma = M.T.mv(self.u).to(W.dtype).dot(self.v)          # uᵀ M v
         return W / sigma
+
+
+class SelfAttention(nn.Module):
+    """x (B, C, H, W) -> x + γ · what each place gathers from all places, of x's shape.
+
+    A convolution sees a few neighbours. Here each of the H · W places has a query; its dot products
+    with the keys of all places say, after a softmax, how much of each one's value it gets. That
+    helps G to draw the left half of a face so that it matches the right one, and D to compare them.
+    γ is learnt, and begins at 0: at first nothing is added. (Zhang et al. 2019, "Self-Attention
+    Generative Adversarial Networks", https://arxiv.org/abs/1805.08318, §3. Values have C/2 numbers,
+    as in their code, but all places are looked at, where their code pools them. As there, the dot
+    products are not divided by √(C/8). Their images are larger, and they found attention among
+    8 × 8 places too coarse; what it does here is in mini/studies/README.md. They have spectral
+    normalisation in G, too, we in D alone.)
+    """
+
+    def __init__(self, C: int):
+        super().__init__()
+        short = max(1, C // 8)                          # the length of queries and keys
+        half = max(1, C // 2)                           # that of values
+        # kernels of 1 × 1: a product with a matrix, the same at each place
+        self.query = nn.Conv2d(C, short, kernel_size=1, bias=False)
+        self.key = nn.Conv2d(C, short, kernel_size=1, bias=False)
+        self.value = nn.Conv2d(C, half, kernel_size=1, bias=False)
+        self.out = nn.Conv2d(half, C, kernel_size=1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x):
+        B, C, H, W = x.shape
+        q = self.query(x).flatten(2)                    # (B, C/8, H, W) -> (B, C/8, H·W)
+        k = self.key(x).flatten(2)                      # (B, C/8, H·W)
+        v = self.value(x).flatten(2)                    # (B, C/2, H·W)
+        scores = q.transpose(1, 2) @ k                  # (B, H·W, H·W)
+        weights = F.softmax(scores, dim=-1)             # of each place: its row sums to 1
+        y = v @ weights.transpose(1, 2)                 # (B, C/2, H·W)
+        y = y.view(B, -1, H, W)                         # -> (B, C/2, H, W)
+        return x + self.gamma * self.out(y)
 
 
 def shift_and_add_noise(images, cfg, sigma: float, generator):

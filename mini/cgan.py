@@ -25,10 +25,10 @@ What is new here:
     3. G's BatchNorms are scaled and shifted by numbers computed from y. (the same)
 
 Our departures from these: the networks are those of DCGAN (Radford et al. 2016) with what we added
-in train_gan.py; G's BatchNorms read z as well as y (--g_norm); z has 16 numbers, not 100; and the
-averaged G has BatchNorm statistics of its own (update_batch_norm). What these change is in
-mini/studies/README.md. --preset=paper is DCGAN with labels: without point 3, so G reads z and y
-before its first layer only, but with point 2.
+in train_gan.py, but for its attention, which faces of given labels do not need; G's BatchNorms read
+z as well as y (--g_norm); and the averaged G has BatchNorm statistics of its own
+(update_batch_norm). What these change is in mini/studies/README.md. --preset=paper is DCGAN with
+labels: without point 3, so G reads z and y before its first layer only, but with point 2.
 
     python -m mini.cgan                                             faces
     python -m mini.cgan sample --hair=blond --glasses=round         faces as you describe them
@@ -256,7 +256,7 @@ class Config(LabelConfig):
     d_norm: Literal["spectral", "batch"] = "spectral"
 
     # optimisation
-    steps: int = 4500           # optimiser steps of G, and as many of D
+    steps: int = 5000           # optimiser steps of G, and as many of D
     batch_size: int = 64        # real images in a step, and as many generated ones
     lr: float = 2e-3            # Adam's learning rate at the start, for G
     d_lr: float = 2e-3          # the same for D
@@ -477,7 +477,7 @@ def d_accuracy(nets, held_out, cfg, n: int = 1024) -> float:
     y = one_hot(held_out.labels[:n], held_out.attributes)
     fake = generate(nets["ema"], noise(len(real), cfg.z_dim, cfg.seed + 2), y)
     rng = torch.Generator().manual_seed(cfg.seed + 2)
-    sigma = 0.0 if cfg.noise_decay else cfg.noise
+    sigma = cfg.noise * fall(cfg.steps, cfg) if cfg.noise_decay else cfg.noise
     D = nets["D"]
     was_training = D.training
     D.eval()

@@ -78,9 +78,14 @@ def flags(tmp_path, **changes):
     return [f"--{key}={value}" for key, value in {**TINY, "out_dir": tmp_path / "run", **changes}.items()]
 
 
+def plain(script):
+    """Without attention, which the paper does not have; cgan.py has none."""
+    return {"attention": False} if script is train_gan else {}
+
+
 def nets_of(script, C=3, S=16, **changes):
-    """G and D of a script as it makes them, for images of S × S pixels."""
-    nets = make_nets(script, script.Config(**{**TINY, **changes}), C, S, S, SHAPES)
+    """G and D of a script, without attention, for images of S × S pixels."""
+    nets = make_nets(script, script.Config(**{**TINY, **plain(script), **changes}), C, S, S, SHAPES)
     return nets["G"], nets["D"]
 
 
@@ -225,7 +230,7 @@ def test_initialisation(script):
 @pytest.mark.paper
 def test_the_layout_for_64_pixels_has_the_published_size():
     """The parameters of pytorch/examples' dcgan with its defaults, 64 channels beside the image: 512 at 4 × 4."""
-    cfg = train_gan.Config(z_dim=100, ngf=64, ndf=64, d_norm="batch")
+    cfg = train_gan.Config(z_dim=100, ngf=64, ndf=64, d_norm="batch", attention=False)
     nets = train_gan.make_nets(cfg, 3, 64, 64)
     counts = [sum(p.numel() for p in nets[name].parameters()) for name in ("G", "D")]
     assert counts == [3_576_704, 2_765_568]
@@ -271,6 +276,49 @@ def test_no_layer_of_D_makes_anything_longer(script, tmp_path):
     assert all(layer.bias is not None for layer in layers if isinstance(layer, nn.Conv2d))
 
 
+# ---- self-attention
+
+def test_self_attention_equals_torchs(float64):
+    """torch's attention of one head, with scale 1 (SAGAN has no other): the sum over places, not over channels; the
+    softmax over keys, not over queries; places read row by row; what it adds, and gradients."""
+    C, H, W = 16, 3, 5
+    layer = train_gan.SelfAttention(C)
+    nn.init.constant_(layer.gamma, 0.7)
+    x = torch.randn(2, C, H, W, requires_grad=True)
+    query, key, value, out = [m.weight[:, :, 0, 0] for m in (layer.query, layer.key, layer.value, layer.out)]
+    assert query.shape == key.shape == (2, C) and value.shape == (8, C) and out.shape == (C, 8)
+    places = x.permute(0, 2, 3, 1).reshape(2, H * W, C)
+    y = nn.functional.scaled_dot_product_attention(places @ query.T, places @ key.T, places @ value.T, scale=1.0)
+    want = x + 0.7 * (y @ out.T).view(2, H, W, C).permute(0, 3, 1, 2)
+    got = layer(x)
+    close(got, want, 1e-12)
+    mix = torch.randn_like(got)
+    weights = [x, *layer.parameters()]
+    for one, other in zip(torch.autograd.grad((got * mix).sum(), weights[:1]), torch.autograd.grad((want * mix).sum(), x)):
+        close(one, other, 1e-12)
+    assert all(g.abs().sum() > 0 for g in torch.autograd.grad((layer(x) * mix).sum(), weights))
+
+
+@pytest.mark.parametrize("S", [16, 32, 64])
+def test_where_attention_is(S):
+    """Once in each network, among 8 × 8 places; at first it changes nothing; in D its weights are normalised, too."""
+    cfg = train_gan.Config(**{**TINY, "d_norm": "spectral"})
+    nets = train_gan.make_nets(cfg, 3, S, S)
+    for name, first in (("G", (2, TINY["z_dim"])), ("D", (2, 3, S, S))):
+        net = nets[name].eval()
+        layer, = [m for m in net.modules() if isinstance(m, train_gan.SelfAttention)]
+        seen = []
+        layer.register_forward_hook(lambda _, args, y: seen.append((args[0], y)))
+        net(torch.randn(first))
+        (x, y), = seen
+        assert x.shape[2:] == (8, 8) and torch.equal(x, y)
+        for part in (layer.query, layer.key, layer.value, layer.out):
+            W = part.weight.flatten(1)
+            values = torch.linalg.svdvals(W)
+            assert values.min() > 0.99 and values.max() < 1.01
+            assert hasattr(part, "parametrizations") == (name == "D")
+
+
 @both
 def test_what_spectral_norm_makes_is_used_for_both_batches(script, tmp_path, monkeypatch):
     """W / σ(W) is computed twice in a step, for each of D's layers: for D's two batches, and for G."""
@@ -282,7 +330,7 @@ def test_what_spectral_norm_makes_is_used_for_both_batches(script, tmp_path, mon
         calls.clear()
         script.train(tiny(script, tmp_path, d_norm="spectral", steps=steps, n_test=2))
         of_run.append(len(calls))
-    _, D = nets_of(script, d_norm="spectral")
+    D = make_nets(script, tiny(script, tmp_path, d_norm="spectral"), 3, 16, 16, SHAPES)["D"]
     layers = sum(isinstance(module, script.SpectralNorm) for module in D.modules())
     assert layers >= 3 and of_run[1] - of_run[0] == (3 - 1) * 2 * layers
 
@@ -409,7 +457,7 @@ def test_the_switches(script):
     assert (cfg.noise, cfg.ema, cfg.lr, cfg.d_lr) == (0, 0, 2e-4, 2e-4)
     assert (cfg.d_norm, cfg.beta1, cfg.beta2, cfg.constant) == ("batch", 0.5, 0.999, 1)
     assert not (cfg.shift or cfg.remove_checkerboard or cfg.noise_decay)
-    assert script is train_gan or (cfg.g_norm, cfg.z_dim) == ("batch", 100)
+    assert cfg.z_dim == 100 and (cfg.attention is False if script is train_gan else cfg.g_norm == "batch")
 
 
 # ---- training: what changes when, and by how much
@@ -429,7 +477,7 @@ def same(a, b):
 def test_each_step_changes_one_network_and_leaves_the_other_no_gradient(script, tmp_path, monkeypatch):
     """D's step that trains G as well, or G's step that trains D or leaves its gradient there."""
     seen = watch(monkeypatch, script, copied)
-    script.train(tiny(script, tmp_path, steps=2))
+    script.train(tiny(script, tmp_path, steps=2, **plain(script)))
     assert [owner for owner, _, _ in seen.steps] == ["D", "G"] * 2
     left = {"G": of(seen.steps[0][2], "G"), "D": None}
     assert set(left["G"].values()) == {None}
@@ -455,7 +503,8 @@ def test_three_steps_equal_a_training_loop_written_out(script, sigma, tmp_path, 
     monkeypatch.setattr(script, "Judge", lambda *_, n: SimpleNamespace(n=4, scores=lambda *_: {}, labels=held_out.labels[:4]))
     seen = watch(monkeypatch, script, copied)
     lr, keep = {"G": 0.003, "D": 0.002}, 0.1
-    script.train(tiny(script, tmp_path, steps=3, lr=lr["G"], d_lr=lr["D"], beta1=0.3, ema=keep, noise=sigma, noise_decay=True))
+    script.train(tiny(script, tmp_path, steps=3, lr=lr["G"], d_lr=lr["D"], beta1=0.3, ema=keep, noise=sigma, noise_decay=True,
+                      **plain(script)))
     G, D, average = (seen.start[name] for name in ("G", "D", "ema"))
     optimizers = {name: Adam(net.weights, lr=lr[name], betas=(0.3, 0.999)) for name, net in (("G", G), ("D", D))}
     real = learn.images.double() / 127.5 - 1
@@ -953,6 +1002,22 @@ def test_d_is_judged_image_by_image(script, run, monkeypatch):
     plain = script.Discriminator.forward                                # one that says "real" of all is right in half
     monkeypatch.setattr(script.Discriminator, "forward", lambda *args: plain(*args).abs() + 1)
     assert script.d_accuracy(nets, held_out, cfg, n=40) == 0.5
+
+
+@both
+def test_d_is_judged_with_the_noise_of_the_end(script, monkeypatch):
+    """None, if it falls with the rates; all of it, if it stays, or if the rates never fall."""
+    _, held_out = image_sets.load_images("faces", 16, 256)
+    seen = []
+    monkeypatch.setattr(script, "shift_and_add_noise", lambda images, cfg, sigma, rng: seen.append(sigma) or images)
+    for flags, sigma in ((dict(constant=0.75), 0.0), (dict(constant=0.0), 0.0), (dict(constant=1.0), 0.3),
+                         (dict(constant=0.75, noise_decay=False), 0.3)):
+        seen.clear()
+        cfg = script.Config(**{**TINY, "noise": 0.3, **flags})
+        nets = make_nets(script, cfg, 3, 16, 16, image_sets.ATTRIBUTES)
+        script.d_accuracy(nets, held_out, cfg, n=4)
+        assert set(seen) == {sigma}
+        assert study.last_noise(cfg) == sigma
 
 
 def test_accuracy_with_generated_images(run, monkeypatch):

@@ -85,7 +85,8 @@ def verdict(D, real, fake, cfg, noisy: bool = True) -> dict:
 
 def last_noise(cfg) -> float:
     """The noise on what D saw at the end of training."""
-    return 0.0 if cfg.noise_decay else cfg.noise
+    factor = train_gan.fall(cfg.steps, cfg) if cfg.noise_decay else 1.0
+    return cfg.noise * factor
 
 
 def fresh_discriminator(real, fake, cfg, n: int = 20_000):
@@ -128,9 +129,12 @@ VARIANTS = {
     "no shift": dict(shift=False),
     "kernels left alone": dict(remove_checkerboard=False),
     "no average of G": dict(ema=0.0),
+    "no attention": dict(attention=False),
+    "z of 100 numbers": dict(z_dim=100),
     # the paper's settings, but for its sizes
     "all of it": {**BATCH_NORM, **ADAM_OF_THE_PAPER, "lr": 2e-4, "d_lr": 2e-4, "constant": 1.0,
-                  "noise": 0.0, "shift": False, "remove_checkerboard": False, "ema": 0.0},
+                  "noise": 0.0, "shift": False, "remove_checkerboard": False, "ema": 0.0,
+                  "attention": False, "z_dim": 100},
 }
 
 
