@@ -522,9 +522,9 @@ class SelfAttention(nn.Module):
     γ is learnt, and begins at 0: at first nothing is added. (Zhang et al. 2019, "Self-Attention
     Generative Adversarial Networks", https://arxiv.org/abs/1805.08318, §3. Values have C/2 numbers,
     as in their code, but all places are looked at, where their code pools them. As there, the dot
-    products are not divided by √(C/8). Their images are larger, and they found attention among
-    8 × 8 places too coarse; what it does here is in mini/studies/README.md. They have spectral
-    normalisation in G, too, we in D alone.)
+    products are not divided by √(C/8). Their images are larger, and attention among 32 × 32 places
+    was best there; what ours does is in mini/studies/README.md. They have spectral normalisation in
+    G, too, we in D alone.)
     """
 
     def __init__(self, C: int):

@@ -25,10 +25,10 @@ What is new here:
     3. G's BatchNorms are scaled and shifted by numbers computed from y. (the same)
 
 Our departures from these: the networks are those of DCGAN (Radford et al. 2016) with what we added
-in train_gan.py, but for its attention, which faces of given labels do not need; G's BatchNorms read
-z as well as y (--g_norm); and the averaged G has BatchNorm statistics of its own
-(update_batch_norm). What these change is in mini/studies/README.md. --preset=paper is DCGAN with
-labels: without point 3, so G reads z and y before its first layer only, but with point 2.
+in train_gan.py, but without attention; G's BatchNorms read z as well as y (--g_norm); and the
+averaged G has BatchNorm statistics of its own (update_batch_norm). What these change is in
+mini/studies/README.md. --preset=paper is DCGAN with labels: without point 3, so G reads z and y
+before its first layer only, but with point 2.
 
     python -m mini.cgan                                             faces
     python -m mini.cgan sample --hair=blond --glasses=round         faces as you describe them
