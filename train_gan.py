@@ -72,7 +72,7 @@ class Generator(nn.Module):
         S = 32, ngf = 64:       256 × 4 × 4, 128 × 8 × 8, 64 × 16 × 16, C × 32 × 32
         S = 64, ngf = 64:       512 × 4 × 4, 256 × 8 × 8, 128 × 16 × 16, 64 × 32 × 32, C × 64 × 64
 
-    With --attention, SelfAttention follows at 8 × 8 (see the appendix).
+    With --attention, SelfAttention comes after the 8 × 8 pixels (see the appendix).
     S is a power of two: `size`, or the next larger one (then the edges are cut off). Convolutions
     before a BatchNorm have no bias: the BatchNorm would subtract it.
     """
@@ -517,9 +517,9 @@ class SelfAttention(nn.Module):
     """x (B, C, H, W) -> x + γ · what each place gathers from all places, of x's shape.
 
     A convolution sees a few neighbours. Here each of the H · W places has a query; its dot products
-    with the keys of all places say, after a softmax, how much of each one's value it gets. That
-    helps G to draw the left half of a face so that it matches the right one, and D to compare them.
-    γ is learnt, and begins at 0: at first nothing is added. (Zhang et al. 2019, "Self-Attention
+    with the keys of all places say, after a softmax, how much of each one's value it gets. So G can
+    draw a place to match one that is far away, and D can compare the two. γ is learnt, and begins
+    at 0: at first nothing is added. (Zhang et al. 2019, "Self-Attention
     Generative Adversarial Networks", https://arxiv.org/abs/1805.08318, §3. Values have C/2 numbers,
     as in their code, but all places are looked at, where their code pools them. As there, the dot
     products are not divided by √(C/8). Their images are larger, and attention among 32 × 32 places

@@ -544,9 +544,9 @@ class SpectralNorm(nn.Module):
 
     The spectral norm σ(W) is the largest singular value of W, seen as a matrix: it is the most by
     which W can stretch a vector. (A layer with stride 2 uses a pixel in up to four places, so it
-    may make an image up to twice as long.) With all weights like this, the logit of D cannot change
-    much when the image changes a little. So D is no cliff between real and generated images, and
-    its gradient shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative
+    may make an image up to twice as long.) If all layers are like this, the logit of D cannot
+    change much when the image changes a little. So D is no cliff between real and generated images,
+    and its gradient shows G a way (Miyato et al. 2018, "Spectral Normalization for Generative
     Adversarial Networks", https://arxiv.org/abs/1802.05957, algorithm 1). torch's
     `register_parametrization` puts it between the parameter W and the layer that uses it. W begins
     as a matrix whose singular values are all 1 (orthogonal, as in Brock et al. 2019, BigGAN).

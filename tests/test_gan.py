@@ -278,6 +278,7 @@ def test_no_layer_of_D_makes_anything_longer(script, tmp_path):
 
 # ---- self-attention
 
+@pytest.mark.paper
 def test_self_attention_equals_torchs(float64):
     """torch's attention of one head, with scale 1 (SAGAN has no other): the sum over places, not over channels; the
     softmax over keys, not over queries; places read row by row; what it adds, and gradients."""
@@ -299,6 +300,7 @@ def test_self_attention_equals_torchs(float64):
     assert all(g.abs().sum() > 0 for g in torch.autograd.grad((layer(x) * mix).sum(), weights))
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("S", [16, 32, 64])
 def test_where_attention_is(S):
     """Once in each network, among 8 × 8 places; at first it changes nothing; in D its weights are normalised, too."""
@@ -1064,6 +1066,12 @@ def test_resuming_with_other_images(script, run, arrays, capsys):
     whole = path.read_bytes()
     error = refused(capsys, script, "--resume", f"--data={arrays}/gray.npz", f"--out_dir={run(script)}", "--steps=9")
     assert "--data" in error and path.read_bytes() == whole
+
+
+def test_resuming_without_attention(run, capsys):
+    """The flag is named, not the weights that are missing."""
+    error = refused(capsys, train_gan, "--resume", "--attention=false", f"--out_dir={run(train_gan)}", "--steps=9")
+    assert "--attention" in error
 
 
 # ---- the study of tricks

@@ -85,8 +85,7 @@ def verdict(D, real, fake, cfg, noisy: bool = True) -> dict:
 
 def last_noise(cfg) -> float:
     """The noise on what D saw at the end of training."""
-    factor = train_gan.fall(cfg.steps, cfg) if cfg.noise_decay else 1.0
-    return cfg.noise * factor
+    return cfg.noise * train_gan.fall(cfg.steps, cfg) if cfg.noise_decay else cfg.noise
 
 
 def fresh_discriminator(real, fake, cfg, n: int = 20_000):
