@@ -1,11 +1,12 @@
 """BERT: a Transformer encoder that learns to understand text by filling in words hidden from it.
 
 There is no causal mask: every position sees the whole text, to its left and to its right. A text is
-read as tokens, words or pieces of words, with four special ones: a row begins with [CLS], each text
-ends with [SEP], [PAD] fills up a row, and [MASK] stands where a word is hidden.
+read as tokens, words or pieces of words, with some special ones: a row begins with [CLS], each text
+ends with [SEP], [PAD] fills up a row, and [MASK] stands where a word is hidden. ([UNK] stands for a
+character that the tokenizer does not know.)
 
     [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text
-    [CLS] Ivo moved to Turin . [SEP] Ivo lives in Turin now . [SEP]   two texts
+    [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [SEP]      two texts
 
 In *pre-training* some words are chosen, and the model has to predict them. It is shown [MASK] in
 place of most of them:
@@ -22,43 +23,45 @@ shown. The loss:
 A model that knows nothing gives each of V tokens the probability 1/V. Its loss is ln V.
 
 Then the model is *fine-tuned* for a task with few labels: a small head is put on top of it, and
-both are trained for a short time. There are three tasks: is a film review good or bad? Which words
-of a sentence are names, and of what? Which words of a passage answer a question?
+both are trained for a short time. There are three tasks. Is a film review good or bad? Is a word of
+a sentence part of a name: of a person, a place, an organisation? Which words of a passage answer a
+question?
 
-It is pre-trained on tales and film reviews, or your own texts, and on made-up texts: sentences with
-names, passages with a question after each, and pairs of "reports" that tell the same facts, each in
-words and order of its own. (The program that writes reports also marks where the facts stand, and
-the model has to fill in these.) With your own --reviews it reads these and --data alone, and is
-tuned for them alone (`reads_own`). The made-up texts come from the same small programs as the texts
-of the tasks, but they are drawn anew: hardly any of them is among the texts by which a task is
-scored, and half of the names in the scored texts occur in no made-up text that it learns from. (In
-half of the reports all names are invented, so that it does not learn names by heart.)
+The file has five parts: the network; pre-training; fine-tuning; what we add to the paper; settings
+and the run. **The first three are BERT.** What we add (the fourth part) is for one purpose: the
+paper's models read billions of words for days, and learn a task from thousands of labels; ours
+reads for minutes on a CPU, and has 300 labels.
+
+The texts are written by small programs of ours, unless you bring your own by --data and --reviews:
+tales, film reviews, sentences with names, passages with questions, and pairs of "reports" that tell
+the same facts in different words (see part four). They are far simpler than real ones, and so the
+scores are far higher; mini/gallery/README.md also has the scores on real reviews. The texts of the
+tasks come from the same programs, but are drawn anew: hardly any of them is among the texts of
+pre-training, and half of the names in the held-out ones occur nowhere else.
 
 Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C the width, nh heads of
 size hs = C / nh, V tokens.
 
 Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
 Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
-- 40 % of the words are chosen, where the paper chooses 15 % of the tokens (`mask_tokens`); of two
-  reports, all facts of the second, each behind one [MASK] (`hide`).
-- Each block begins with a convolution, which mixes each vector with its neighbours (`ShortConv`).
-- There is no next-sentence prediction, which does not help (Liu et al. 2019, "RoBERTa"). So the
-  vector of [CLS] is not trained to hold the whole text.
-- The head for reviews reads the mean over all words, not [CLS]: for each word it is given the
-  vector of its token beside that of the last block. It begins with zeros, learns ten times as fast
-  as the BERT, and has no pooler and no dropout (`SentimentHead`).
-- The vectors of positions begin as waves (`sinusoids`), those of tokens as vectors that come from
-  counting (mini/data/text/cooccurrence.py), five times as large as the paper's. The blocks'
-  matrices begin with larger numbers, too (`init_weights`).
-- It reads texts like those of the tasks, as said above; at first reports alone, then tales and
-  reviews alone (`kind_of_batch`).
-- A question stands after its passage and ends with a [MASK] (`AnswerHead`). Each labelled text with
-  names is given twice, with whole names and with names in pieces (`tasks.encode_both_ways`). While
-  it learns to answer, it goes on reading reports (`fine_tune`).
-- Pre-training has another optimiser (`make_optimizers`), and no dropout: by default it reads no
-  text more than nine times, on average. Tasks are learnt at a larger rate, and from 300 labels in
-  more passes (TUNE_STEPS). After the warm-up, the learning rate first stays at its peak
-  (`lr_factor`).
+
+    pre-training    40 % of the words are chosen, not 15 % of the tokens (`mask_tokens`). No
+                    next-sentence prediction, as in RoBERTa (Liu et al. 2019, §4.2): there, a model
+                    trained without it was as good or better. No dropout: no text is read more than
+                    nine times, on average. Muon beside AdamW (`make_optimizers`); the learning rate
+                    stays at its peak for a while (`lr_factor`). The tokens' vectors begin with
+                    counts of which tokens stand near each other, the positions' as sinusoids, and
+                    the blocks' matrices with larger numbers (`init_weights`, `train`).
+    network         Each block begins with a convolution (`ShortConv`, part four).
+    texts           Some are like those of the tasks, and come in a certain order (`kind_of_batch`,
+                    part four). Of two reports all facts of the second are hidden (`hide`).
+    fine-tuning     Reviews are classified by the mean over all words, not by [CLS], which nothing
+                    has trained to hold the whole text (`SentimentHead`); there is no pooler. A
+                    question stands after its passage, and ends with a [MASK] (`AnswerHead`, part
+                    four). Sentences and passages are given twice, with names whole and in pieces
+                    (`tasks.encode_both_ways`). Larger learning rates, and more passes over the
+                    labels (TUNE_STEPS). While it learns to answer, it goes on reading reports
+                    (`reports_loss`, part four).
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
@@ -82,9 +85,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# texts as tokens and the tasks (tasks.py), the tokenizer, published weights, baselines and scores,
+# Texts as tokens and the tasks (tasks.py), the tokenizer, published weights, baselines and scores,
 # the command line (`require` refuses a wrong setting), devices, the optimiser Muon, the folder of a
-# run. What you need to know of them is said where they are used.
+# run. The file can be followed without reading them.
 from mini.data.safetensors import folder_of
 from mini.data.text import passages, tasks
 from mini.data.text.cooccurrence import cooccurrence_vectors
@@ -98,7 +101,8 @@ from mini.utils.optim import Muon
 from mini.utils.run import (Run, atomic_open, load_checkpoint, merge_config, own_checkpoint,
                             restore, write_json)
 
-# ==== part one: the network, and pre-training
+
+# ==== part one: the network
 
 # ---- attention
 
@@ -126,7 +130,8 @@ def padding_mask(idx, pad: int):
 class SelfAttention(nn.Module):
     """Attention in n_head heads. Every position looks at all positions that are not [PAD].
 
-    cfg is the Config below; n_embd is C. c_attn, c_proj and c_fc are named as in train_gpt.py.
+    cfg is the Config in part five; n_embd is C. The names c_attn, c_proj and, in the MLP, c_fc are
+    those of GPT-2's published weights, as in train_gpt.py.
     """
 
     def __init__(self, cfg):
@@ -173,44 +178,17 @@ class MLP(nn.Module):
         return self.dropout(x)
 
 
-class ShortConv(nn.Module):
-    """A depthwise convolution over the positions: each of the C channels by itself,
-
-        y[t, c] = Σᵢ w[c, i] · x[t + i, c],     i = −(width // 2) … width // 2
-
-    So the vector of Turin, in "Ivo Lang plays the harp. He lives in Turin", holds something of Ivo
-    Lang: ten positions on either side mostly reach back to the name. In trials, attention alone had
-    not learnt whose fact is whose after 600 steps; with the convolution most were told apart (see
-    mini/studies/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
-    convolutions, over four positions, before attention and elsewhere, and calls them canon layers.
-    """
-
-    def __init__(self, C: int, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(C, width))
-        nn.init.normal_(self.weight, std=1 / width)     # so y begins smaller than x; it is added
-
-    def forward(self, x, mask):
-        """x (B, T, C) -> (B, T, C). mask: see `padding_mask`."""
-        C, width = self.weight.shape
-        is_text = mask[:, 0, 0, :, None]                        # (B, T, 1)
-        x = x * is_text                                         # [PAD] is nobody's neighbour
-        # as if the row were an image one pixel high: on a CPU conv1d takes three times as long
-        image = x.transpose(1, 2)[:, :, None]                   # (B, T, C) -> (B, C, 1, T)
-        kernel = self.weight[:, None, None, :]                  # (C, 1, 1, width)
-        y = F.conv2d(image, kernel, padding=(0, width // 2), groups=C)
-        return y[:, :, 0].transpose(1, 2)                       # (B, C, 1, T) -> (B, T, C)
-
-
 class Block(nn.Module):
-    """A convolution (not if conv_width is 0, as in the paper), attention, then an MLP. Post-norm:
-    the sum x + f(x) is normalised (Vaswani et al. 2017, "Attention is all you need"), where GPT-2
-    has x + f(norm(x))."""
+    """Attention, then an MLP. Post-norm: the sum x + f(x) is normalised (Vaswani et al. 2017,
+    "Attention is all you need"), where GPT-2 has x + f(norm(x)).
+
+    We add a convolution before them (see part four). With conv_width = 0 there is none, as in the
+    paper."""
 
     def __init__(self, cfg):
         super().__init__()
-        self.has_conv = cfg.conv_width > 0
-        if self.has_conv:
+        self.conv = None
+        if cfg.conv_width > 0:
             self.conv = ShortConv(cfg.n_embd, cfg.conv_width)
             self.ln_0 = make_norm(cfg)
         self.attn = SelfAttention(cfg)
@@ -219,66 +197,35 @@ class Block(nn.Module):
         self.ln_2 = make_norm(cfg)
 
     def forward(self, x, mask):
-        if self.has_conv:
+        if self.conv is not None:
             x = self.ln_0(x + self.conv(x, mask))
         x = self.ln_1(x + self.attn(x, mask))
         x = self.ln_2(x + self.mlp(x))
         return x
 
 
-def sinusoids(n: int, C: int):
-    """The positions 0 … n − 1 as vectors (n, C): waves of different lengths (Vaswani et al., §3.5).
-
-    The vectors of positions are learnt. If they begin at random, each pair of positions has to be
-    learnt by itself. With waves, the dot product of two of them says how far apart they are.
-    """
-    position = torch.arange(n)[:, None]                                 # (n, 1)
-    frequency = 10000 ** (-torch.arange(0, C, 2) / C)                   # (C/2,), rounded up
-    angle = position * frequency                                        # (n, C/2)
-    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :C]
-
-
 class BERT(nn.Module):
-    """The whole network. read_bert() in mini/data/weights.py says which published weight is
-    which."""
+    """The whole network: vectors of tokens, positions and texts, the blocks, and the head of
+    pre-training. (read_bert() in mini/data/weights.py says which published weight is which.)"""
 
     def __init__(self, cfg, vocab_size: int):
         super().__init__()
         C = cfg.n_embd
         self.cfg = cfg
+        # three embeddings: of tokens, positions and token types
         self.wte = nn.Embedding(vocab_size, C)                  # a vector for each token
         self.wpe = nn.Embedding(cfg.block_size, C)              # a vector for each position, learnt
-        self.wtt = nn.Embedding(2, C)                           # a vector for each of two texts
+        self.wtt = nn.Embedding(2, C)                           # one for the first text, one for
+                                                                # the second
         self.ln_e = make_norm(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
 
-        # the head of pre-training (of the tasks, only answers use it); its output matrix is wte
-        # (tied)
+        # the head of pre-training; its output matrix is wte (tied)
         self.transform = nn.Linear(C, C)
         self.ln_transform = make_norm(cfg)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.init_weights()
-
-    def init_weights(self):
-        """The vectors of tokens are drawn from N(0, 0.1²), those of the two texts and `transform`
-        from N(0, 0.02²); biases are 0. The positions begin as waves, about as large as the tokens.
-        (By default `train` then puts counted vectors of tokens in wte, of the same size.)
-
-        The linear layers of the blocks are drawn so that their outputs are about as large as their
-        inputs. An output is a sum over n inputs; if the weights have the standard deviation s, it
-        is some s √n times as large as one input. Here s = 1/√n. With the authors' s = 0.02 it is
-        0.55 times as large for their n = 768, but only 0.23 times for our 128."""
-        for block in self.h:
-            for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
-                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-                nn.init.zeros_(linear.bias)
-        nn.init.normal_(self.wtt.weight, std=0.02)
-        nn.init.normal_(self.transform.weight, std=0.02)
-        nn.init.zeros_(self.transform.bias)
-        nn.init.normal_(self.wte.weight, std=0.1)
-        with torch.no_grad():
-            self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
     def forward(self, idx, token_type_ids, mask):
         """Vectors (B, T, C) of tokens idx (B, T).
@@ -294,60 +241,71 @@ class BERT(nn.Module):
         return x
 
     def guess_vector(self, x):
-        """A vector (…, C) for each vector x (…, C) of a position: the model's guess of what stands
-        there. Its dot product with a token's vector in wte is the token's logit, but for a bias."""
-        return self.ln_transform(F.gelu(self.transform(x)))
+        """What the model guesses to stand at a position, as a vector (…, C); x (…, C) is the
+        position's vector from the last block. The more alike it is to a token's vector in wte, by
+        their dot product, the likelier the token is."""
+        x = self.transform(x)
+        x = F.gelu(x)
+        return self.ln_transform(x)
 
     def mlm_logits(self, x):
-        """Logits (…, V) of the token that belongs at a position, from the vectors x (…, C)
-        there."""
+        """Logits (…, V) of all tokens at the positions whose vectors are x (…, C): guess · wte +
+        bias."""
         return F.linear(self.guess_vector(x), self.wte.weight, self.bias)
 
     @property
     def device(self):
         return self.wte.weight.device
 
+    def init_weights(self):
+        """The authors draw all weights from N(0, 0.02²). Ours are as large only in wtt and
+        `transform`; biases are 0, too.
 
-# ---- pre-training: what is hidden, and what is predicted
+        The vectors of tokens are drawn from N(0, 0.1²). (By default `train` then puts others in
+        their place, of the same size, see there.) The positions begin as sinusoids, about as large
+        as the tokens.
 
-def get_rows(rows, batch_size: int, pad: int, generator):
-    """B = batch_size of the Rows (see mini/data/text/tasks.py), of about the same length, so that
-    few tokens are [PAD].
+        The linear layers of the blocks are drawn so that their outputs are about as large as their
+        inputs. An output is a sum over n inputs; if the weights have the standard deviation s, it
+        is some s √n times as large as one input. Here s = 1/√n. With s = 0.02 it is 0.55 times as
+        large for the authors' n = 768, but only 0.23 times for our 128."""
+        for block in self.h:
+            for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+                nn.init.zeros_(linear.bias)
+        nn.init.normal_(self.wtt.weight, std=0.02)
+        nn.init.normal_(self.transform.weight, std=0.02)
+        nn.init.zeros_(self.transform.bias)
+        nn.init.normal_(self.wte.weight, std=0.1)
+        with torch.no_grad():
+            self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
-    8 B rows are drawn (one may come twice), sorted by length, and cut into eight groups: the
-    shortest B, the next B, … the longest B. One group is taken at random. So each row is as likely
-    as any other. The group is cut to its longest row, so T differs from batch to batch.
-    """
-    i = torch.randint(len(rows), (8 * batch_size,), generator=generator)
-    eighth = torch.randint(8, (1,), generator=generator).item()
-    drawn = rows[i.to(rows.idx.device)]                                 # 8 B rows
-    length = (drawn.idx != pad).sum(dim=1)
-    group = length.argsort(stable=True)[eighth * batch_size:(eighth + 1) * batch_size]
-    return drawn[group].cut(length[group].max())                        # B rows
 
+# ==== part two: pre-training
 
-def random_by_word(idx, tokenizer, generator):
-    """Random numbers (B, T) from 0 to 1 for tokens idx (B, T); all pieces of a word have the same.
-    """
-    begins_word = tokenizer.begins_word.to(idx.device)[idx]             # False at pieces like ##ing
-    word = begins_word.long().cumsum(dim=1)         # such as 1, 2, 3, 3, 4
-    B, T = idx.shape
-    of_word = torch.rand(B, T + 1, generator=generator).to(idx.device)  # a number for each word
-    return of_word.gather(1, word)                                      # of_word[b, word[b, t]]
+# ---- what is hidden, and what is predicted
+
+class Batch(NamedTuple):
+    """B rows of T tokens, and what is hidden of them: four tensors (B, T)."""
+    idx: torch.Tensor               # x, the tokens
+    token_type_ids: torch.Tensor    # 0 in the first text, 1 in the second
+    shown: torch.Tensor             # x̃, the tokens as the model sees them
+    chosen: torch.Tensor            # True at the positions in M, where it has to predict the token
 
 
 def mask_tokens(idx, tokenizer, share: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
     Each word is chosen with the probability `share`, but never a special token. Of the chosen words
-    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay. In the tasks nothing,
-    or little, is hidden, so the model must make good vectors of words that it sees, too (§3.1,
-    "Masked LM"). And it cannot know which of these it will have to predict (§A.1).
+    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay as they are. For in the
+    tasks no word, or only one, is hidden, so the model must learn to make good vectors of words
+    that it sees, too (§3.1, "Masked LM"). It cannot know which of the words that it sees it will
+    have to predict (§A.1).
 
     Whole words are chosen, as in the authors' own second release: one piece of a word gives the
-    other away. And 40 % of them, where the paper has 15 % of the tokens: each text gives more to
-    learn. (Wettig et al. 2022, "Should you mask 15% in masked language modeling?", found 40 % best
-    for a large model.)
+    other away. And we choose 40 % of them, where the paper chooses 15 % of the tokens: each text
+    gives more to learn. (Wettig et al. 2022, "Should you mask 15% in masked language modeling?",
+    found 40 % best for a large model.)
     """
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
     chosen = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
@@ -361,45 +319,23 @@ def mask_tokens(idx, tokenizer, share: float, generator):
     return shown, chosen
 
 
-class Batch(NamedTuple):
-    """B rows of T tokens, and what is hidden of them: four tensors (B, T)."""
-    idx: torch.Tensor               # the tokens
-    token_type_ids: torch.Tensor    # 0 in the first text, 1 in the second
-    shown: torch.Tensor             # the tokens as the model sees them
-    chosen: torch.Tensor            # True where it has to predict the token
+def random_by_word(idx, tokenizer, generator):
+    """Random numbers (B, T) from 0 to 1 for tokens idx (B, T); all pieces of a word have the same.
 
-
-def hide(rows, tokenizer, share: float, generator) -> Batch:
-    """Rows as a batch for pre-training. Either all rows are of reports, or none is. (In
-    fine-tuning, half of the pairs have a cloze in place of the second report; see `fine_tune`.)
-
-    In pairs of reports all facts of the second are hidden, and nothing else, each behind one
-    [MASK]. What is to be predicted is the first piece of the fact (see `tasks.Rows`), which can be
-    looked up in the first report:
-
-        first    [CLS] Ivo Lang likes old maps . He lives in Turin . Dora Finch …
-        second   [SEP] Ivo Lang has a house in [MASK] . Ivo Lang is fond of [MASK] . Dora Finch …
-        predict                                Turin                        old
-
-    (Ram et al. 2021, "Few-shot question answering by pretraining span selection", hide what a text
-    says twice in the same way.) In other texts words are hidden by `mask_tokens`, which says what
-    `share` is.
+        idx             [CLS]  dis  ##app  ##oint  ##ing  .
+        begins_word       1     1     0       0      0    1         (a special token counts as one)
+        word              1     2     2       2      2    3
     """
-    # the types come from idx, not from what is shown: a random token that is shown may be [SEP]
-    token_type_ids = tasks.token_types(rows.idx, tokenizer.sep)
-    if rows.is_gap.any():                                               # reports
-        chosen = rows.is_gap
-        shown = rows.idx.masked_fill(chosen, tokenizer.mask)
-    else:
-        shown, chosen = mask_tokens(rows.idx, tokenizer, share, generator)
-    return Batch(rows.idx, token_type_ids, shown, chosen)
+    begins_word = tokenizer.begins_word.to(idx.device)[idx]             # (B, T)
+    word = begins_word.long().cumsum(dim=1)                             # (B, T): 1 … T
+    B, T = idx.shape
+    u = torch.rand(B, T + 1, generator=generator).to(idx.device)        # u[b, w] is for word w
+    return u.gather(1, word)                                            # u[b, word[b, t]]
 
 
 def predict_chosen(model, batch: Batch, pad: int):
-    """Logits (|M|, V) for the chosen positions; the model sees what is shown.
-
-    (The mask of [PAD] is made from idx, since a random token that is shown may be [PAD].)
-    """
+    """Logits (|M|, V) for the chosen positions; the model sees what is shown."""
+    # (the mask is made from idx: a word may be shown as a random token, and that may be [PAD])
     x = model(batch.shown, batch.token_type_ids, padding_mask(batch.idx, pad))      # (B, T, C)
     return model.mlm_logits(x[batch.chosen]).float()                    # (|M|, C) -> (|M|, V)
 
@@ -413,8 +349,9 @@ def mlm_loss(model, batch: Batch, pad: int):
 
 @torch.no_grad()
 def estimate_loss(model, batches: list, pad: int) -> float:
-    """The mean of the losses of these batches, the held-out ones of each kind of text. (Training
-    has other shares of the kinds, so its loss is not to be compared with this one.)"""
+    """The mean of the losses of these batches, the held-out ones of each kind of text (see
+    `kind_of_batch`): each kind counts the same. Training reads some kinds more often, so its loss
+    cannot be compared with this one."""
     was_training = model.training
     model.eval()                                                        # no dropout
     losses = [mlm_loss(model, batch, pad).item() for batch in batches]
@@ -422,24 +359,22 @@ def estimate_loss(model, batches: list, pad: int) -> float:
     return sum(losses) / len(losses)
 
 
-@torch.no_grad()
-def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
-    """A line for each [MASK] in the text: the k likeliest tokens and their probabilities."""
-    words = tokenizer.words(text)
-    tokens = tasks.encode([(words, None)], tokenizer, model.cfg.block_size, cut=False)
-    tokens = tokens.to(model.device)
-    hidden = tokens.idx == tokenizer.mask                               # (1, T)
-    require(hidden.any(), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
+def get_rows(rows, batch_size: int, pad: int, generator):
+    """B = batch_size rows, of about the same length, so that few tokens are [PAD].
 
-    model.eval()
-    token_type_ids = tasks.token_types(tokens.idx, tokenizer.sep)       # [SEP] may be in the text
-    x = model(tokens.idx, token_type_ids, padding_mask(tokens.idx, tokenizer.pad))
-    probs = F.softmax(model.mlm_logits(x[hidden]).float(), dim=-1)      # (masks, V)
-    top = probs.topk(min(k, tokenizer.vocab_size))
-    lines = []
-    for ids, p in zip(top.indices.tolist(), top.values.tolist()):
-        lines.append("  ".join(f"{tokenizer.tokens[i]} {p_i:.1%}" for i, p_i in zip(ids, p)))
-    return lines
+    Rows (mini/data/text/tasks.py) hold all texts of one kind as tokens, rows.idx (N, T), filled up
+    with [PAD]; rows[i] are some of them, rows.cut(n) their first n positions.
+
+    8 B rows are drawn (one may come twice), sorted by length, and cut into eight groups: the
+    shortest B, the next B, … the longest B. One group is taken at random. So each row is as likely
+    as any other. The group is cut to its longest row, so T differs from batch to batch.
+    """
+    i = torch.randint(len(rows), (8 * batch_size,), generator=generator)
+    eighth = torch.randint(8, (1,), generator=generator).item()
+    drawn = rows[i.to(rows.idx.device)]                                 # 8 B rows
+    length = (drawn.idx != pad).sum(dim=1)
+    group = length.argsort(stable=True)[eighth * batch_size:(eighth + 1) * batch_size]
+    return drawn[group].cut(length[group].max())                        # B rows
 
 
 # ---- optimisers and learning rates
@@ -493,24 +428,43 @@ def set_learning_rate(optimizers: list, factor: float):
             group["lr"] = factor * optimizer.defaults["lr"]
 
 
-# ==== part two: fine-tuning
+@torch.no_grad()
+def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
+    """A line for each [MASK] in the text: the k likeliest tokens and their probabilities."""
+    words = tokenizer.words(text)
+    tokens = tasks.encode([(words, None)], tokenizer, model.cfg.block_size, cut=False)
+    tokens = tokens.to(model.device)
+    hidden = tokens.idx == tokenizer.mask                               # (1, T)
+    require(hidden.any(), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
 
-# The texts of a task come as Tokens (mini/data/text/tasks.py): three tensors (N, T), idx,
-# token_type_ids and word_number. tokens[i] are some of them, tokens.cut(n) their first n positions.
+    model.eval()
+    token_type_ids = tasks.token_types(tokens.idx, tokenizer.sep)       # [SEP] may be in the text
+    x = model(tokens.idx, token_type_ids, padding_mask(tokens.idx, tokenizer.pad))
+    probs = F.softmax(model.mlm_logits(x[hidden]).float(), dim=-1)      # (masks, V)
+    top = probs.topk(min(k, tokenizer.vocab_size))
+    lines = []
+    for ids, p in zip(top.indices.tolist(), top.values.tolist()):
+        lines.append("  ".join(f"{tokenizer.tokens[i]} {p_i:.1%}" for i, p_i in zip(ids, p)))
+    return lines
 
-# ---- three heads. Names are told by the vectors x (B, T, C) of the last block, answers by guesses
-# that are made from them, and reviews by x and the vectors of the tokens, side by side (B, T, 2C).
 
-# The heads are given the places where words begin. word_number (B, T) is n at the first piece of
-# the n-th word, counted from 1, and 0 elsewhere, also in a question; but the [MASK] at the end of a
-# question has the number GAP, which is −1:
+# ==== part three: fine-tuning
+
+# The texts of a task are Tokens (mini/data/text/tasks.py): three tensors (N, T). idx and
+# token_type_ids are as above; word_number says where words begin. It is n at the first piece of the
+# n-th word of a text, counted from 1, and 0 elsewhere:
 #
-#     tokens         [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]  Where  …  ?  [MASK]  [SEP]
-#     word_number      0     1     2     3   4    0    5    0      0    0  0    GAP     0
+#     idx             [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]
+#     word_number       0     1     2     3   4    0    5    0
 #
-# Each head has the same three functions: `forward`, which gives logits, `loss`, and `decide`. They
-# take the same arguments, even if one head does not need them all. lr_scales are two factors of the
-# peak learning rate: that for the BERT, and that for the head.
+# tokens[i] are some of the texts, tokens.cut(n) their first n positions.
+
+# ---- the heads
+
+# Each has the same three functions: `forward` gives logits, `loss` compares them with the labels y,
+# and `decide` says what they mean. (Not every head needs all of the arguments.) lr_scales are two
+# factors of the peak learning rate: that for the BERT, and that for the head. The head for answers
+# stands in part four.
 
 class SentimentHead(nn.Module):
     """A class for the whole text, from the mean over its words (punctuation marks count as words).
@@ -572,6 +526,272 @@ class EntityHead(nn.Module):
         return [row[is_first].tolist() for row, is_first in zip(tags, word_number > 0)]
 
 
+class FineTuned(nn.Module):
+    """A BERT with the head of a task on top."""
+
+    def __init__(self, bert, task: str, n_out: int):
+        super().__init__()
+        self.bert = bert
+        self.task = task
+        self.head = HEADS[task](bert.cfg.n_embd, n_out)
+
+    def forward(self, tokens, pad: int):
+        """The head's logits for Tokens (see mini/data/text/tasks.py)."""
+        x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
+        if self.task == "sentiment":
+            # the tokens' own vectors, without their positions; normalised, as x is
+            alone = self.bert.wte(tokens.idx)                   # (B, T, C)
+            alone = F.layer_norm(alone, alone.shape[2:], eps=1e-12)
+            x = torch.cat([alone, x], dim=2)                    # (B, T, 2C)
+        elif self.task == "answer":
+            x = self.bert.guess_vector(x)                       # what it would fill in
+        return self.head(x, tokens.word_number).float()
+
+
+# ---- fine-tuning
+
+# 300 texts are read some forty times, questions 130 times, at a rate of 1e-3 times lr_scales. (The
+# paper has many more texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models
+# are far larger. Its code exempts biases and norms from weight decay; ours decays all parameters.)
+TUNE_STEPS = {"sentiment": 400, "entities": 400, "answer": 1200}    # if --tune_steps is 0
+TUNE_PASSES = 4             # or so many passes over the labelled rows, if these are more steps
+
+
+def tune_steps(cfg, task) -> int:
+    """The number of optimiser steps for a task: --tune_steps. If that is 0, the larger of its
+    TUNE_STEPS and of TUNE_PASSES passes over its labelled rows, but at most --steps, so that a
+    short trial stays short. (--steps=0, for published weights, is no limit.)"""
+    if cfg.tune_steps > 0:
+        return cfg.tune_steps
+    steps = max(TUNE_STEPS[task.name], TUNE_PASSES * len(task.y) // cfg.tune_batch)
+    return min(steps, cfg.steps) if cfg.steps > 0 else steps
+
+
+def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> FineTuned:
+    """A copy of the BERT with the head of a task, both trained on the task's labelled texts. lr:
+    the peak learning rate, to be multiplied by the head's lr_scales.
+
+    keep, for answers: the BERT is to keep what pre-training has taught it of looking up facts (see
+    part four).
+    """
+    torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
+    model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
+    if keep:
+        freeze_embeddings(model.bert)                           # AdamW passes over these
+        reports = task.reports.to(bert.device)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = cfg.tune_dropout
+    bert_scale, head_scale = model.head.lr_scales
+    decay = cfg.tune_decay
+    optimizers = [                      # two: set_learning_rate knows one peak for each
+        torch.optim.AdamW(model.bert.parameters(), bert_scale * lr, weight_decay=decay),
+        torch.optim.AdamW(model.head.parameters(), head_scale * lr, weight_decay=decay),
+    ]
+    tokens = task.learn.to(bert.device)
+    y = task.y.to(bert.device)
+    length = (tokens.idx != tokenizer.pad).sum(dim=1)
+    data_rng = torch.Generator().manual_seed(cfg.seed)
+    steps = tune_steps(cfg, task)
+
+    progress = metrics.Progress(f"{task.name}: step", steps)
+    for step in range(steps):
+        # learning rate
+        set_learning_rate(optimizers, lr_factor(step, steps, warmup=steps // 10))
+        # batch
+        i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(bert.device)
+        longest = length[i].max()
+        x_i = tokens[i].cut(longest)
+        y_i = y[i, :longest] if task.name == "entities" else y[i]       # a tag for each token
+        # loss, backward, step
+        with autocast(bert.device, cfg.matmul):
+            logits = model(x_i, tokenizer.pad)
+        loss = model.head.loss(logits, y_i)
+        if keep:
+            loss = loss + reports_loss(model.bert, reports, cfg, tokenizer, data_rng)
+        require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr, or "
+                                 "--scratch_lr for the model that was not pre-trained")
+        loss.backward()
+        if cfg.grad_clip > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad(set_to_none=True)
+        progress.add()
+    return model
+
+
+@torch.no_grad()
+def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> list:
+    """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
+    (start, end).
+
+    others_log_p (N, n_classes), for reviews only: log p(class | text) by another model. If given,
+    the class is the one that is most probable by the product of both models' probabilities (a
+    product of experts, Hinton 2002). Logits are log p(class | text) but for a constant in each
+    text, so adding log p multiplies the probabilities.
+    """
+    model.eval()
+    found = []
+    for start in range(0, len(tokens), at_once):
+        part = tokens[start:start + at_once]
+        part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
+        logits = model(part, pad)
+        if others_log_p is not None:
+            logits = logits + others_log_p[start:start + at_once].to(logits.device)
+        found += model.head.decide(logits, part.word_number)
+    return found
+
+
+# ==== part four: what we add to the paper
+
+# By filling in hidden words, a small model learns in minutes which words go together, and which
+# sentences agree. What it did not learn so is to look something up:
+#
+#     Ivo Lang lives in Turin . Dora Finch lives in Lyon .          Where does Dora Finch live ?
+#
+# It knew that a place was asked for, and guessed which one. What follows was added for that; how it
+# was found, by trials of mostly one run each, is told in mini/studies/README.md.
+
+# ---- a convolution in each block
+
+class ShortConv(nn.Module):
+    """A depthwise convolution over the positions: each of the C channels by itself,
+
+        y[t, c] = Σᵢ w[c, i] · x[t + i, c],     i = −(width // 2) … width // 2
+
+    So the vector of Turin, in "Ivo Lang plays the harp. He lives in Turin", holds something of Ivo
+    Lang: ten positions on either side mostly reach back to the name. In trials, attention alone had
+    not learnt whose fact is whose after 600 steps; with the convolution most were told apart (see
+    mini/studies/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
+    convolutions, over four positions, before attention and elsewhere, and calls them canon layers.
+    """
+
+    def __init__(self, C: int, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(C, width))
+        nn.init.normal_(self.weight, std=1 / width)     # so y begins smaller than x; it is added
+
+    def forward(self, x, mask):
+        """x (B, T, C) -> (B, T, C). mask: see `padding_mask`."""
+        C, width = self.weight.shape
+        is_text = mask[:, 0, 0, :, None]                        # (B, T, 1)
+        x = x * is_text                                         # [PAD] is nobody's neighbour
+        # as if the row were an image one pixel high: on a CPU conv1d takes three times as long
+        image = x.transpose(1, 2)[:, :, None]                   # (B, T, C) -> (B, C, 1, T)
+        kernel = self.weight[:, None, None, :]                  # (C, 1, 1, width)
+        y = F.conv2d(image, kernel, padding=(0, width // 2), groups=C)
+        return y[:, :, 0].transpose(1, 2)                       # (B, C, 1, T) -> (B, T, C)
+
+
+# ---- positions that begin as sinusoids
+
+def sinusoids(n: int, C: int):
+    """The positions 0 … n − 1 as vectors (n, C): waves of different lengths (Vaswani et al., §3.5).
+
+    The vectors of positions are learnt. If they begin at random, each pair of positions has to be
+    learnt by itself. With waves, the dot product of two of them says how far apart they are.
+    """
+    position = torch.arange(n)[:, None]                                 # (n, 1)
+    frequency = 10000 ** (-torch.arange(0, C, 2) / C)                   # (C/2,), rounded up
+    angle = position * frequency                                        # (n, C/2)
+    return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :C]
+
+
+# ---- vectors of tokens that begin with counts
+
+@torch.no_grad()
+def start_with_counts(model, rows, tokenizer):
+    """Give the tokens vectors that come from counting how often they stand near each other in
+    these rows: tokens in the same company get similar vectors (mini/data/text/cooccurrence.py).
+
+    The rows are tales and reviews alone, where good words and bad words stand in different company.
+    Tokens that do not occur there get random vectors as large as the others.
+
+    By an earlier recipe, 97.5 % of the reviews were read rightly with counted vectors, and 64.5 %
+    without, at nearly the same held-out loss (one run each). But those without also began five
+    times smaller, so the size may have been a reason, too.
+    """
+    is_counted = ~tokenizer.is_special                                              # (V,)
+    vectors = cooccurrence_vectors(rows.idx, is_counted, model.cfg.n_embd)          # (V, C)
+    model.wte.weight.copy_(vectors)
+
+
+# ---- reports: pairs of made-up texts that tell the same facts
+
+def hide(rows, tokenizer, share: float, generator) -> Batch:
+    """Rows as a batch for pre-training. Either all rows are of reports, or none is. (In
+    fine-tuning, half of the pairs have a cloze in place of the second report; see `fine_tune`.)
+
+    In pairs of reports all facts of the second are hidden, and nothing else, each behind one
+    [MASK]. What is to be predicted is the first piece of the fact (see `tasks.Rows`), which can be
+    looked up in the first report:
+
+        first    [CLS] Ivo Lang likes old maps . He lives in Turin . Dora Finch …
+        second   [SEP] Ivo Lang has a house in [MASK] . Ivo Lang is fond of [MASK] . Dora Finch …
+        predict                                Turin                        old
+
+    (Ram et al. 2021, "Few-shot question answering by pretraining span selection", hide what a text
+    says twice in the same way.) In other texts words are hidden by `mask_tokens`, which says what
+    `share` is.
+    """
+    # the types come from idx, not from what is shown: a random token that is shown may be [SEP]
+    token_type_ids = tasks.token_types(rows.idx, tokenizer.sep)
+    if rows.is_gap.any():                                               # reports
+        chosen = rows.is_gap
+        shown = rows.idx.masked_fill(chosen, tokenizer.mask)
+    else:
+        shown, chosen = mask_tokens(rows.idx, tokenizer, share, generator)
+    return Batch(rows.idx, token_type_ids, shown, chosen)
+
+
+# ---- in which order it reads the kinds of text
+
+# The kinds of text: what --data and --reviews name (by default our tales and reviews); and two that
+# are made up: sentences with names, and passages with a question; pairs of reports.
+TEXTS, PASSAGES, REPORTS = range(3)
+KINDS = ("text and reviews", "sentences, passages and questions", "reports")
+
+
+def kind_of_batch(step: int, cfg, generator) -> int:
+    """Which kind of text the batch of a step holds.
+
+    At first reports alone: so it learns soon to look up whose fact is whose. Then --data and
+    reviews alone: from them it learns that all sentences of a review agree, in praise or in blame.
+    (Meanwhile it forgets what it knew of facts, but has it again when it reads all kinds.) Then
+    50 % of the batches hold these, 15 % made-up sentences and passages, and 35 % reports. A run for
+    the user's own reviews reads nothing but these and --data. (In trials what came second was
+    hardly learnt. But with the tokens' vectors at rest while reports come first, reviews then were:
+    see `choose_trained`.)
+    """
+    u = torch.rand((), generator=generator).item()
+    if reads_own(cfg):
+        return TEXTS
+    if step < cfg.reports_first * cfg.steps:
+        return REPORTS
+    if step < (cfg.reports_first + cfg.own_first) * cfg.steps or u < 0.50:
+        return TEXTS
+    if u < 0.65:
+        return PASSAGES
+    return REPORTS
+
+
+def choose_trained(model, step: int, cfg):
+    """While the model reads reports alone, its vectors of tokens stay as they are, and so do their
+    biases.
+
+    A token that reports do not have is never right there, so its gradient is tiny, but always in
+    the same direction: away from what is guessed. Adam divides a gradient by its usual size, so
+    such tokens would move as fast as all others, all in one direction, and what their vectors know
+    from counting would be lost.
+    """
+    reads_reports_alone = not reads_own(cfg) and step < cfg.reports_first * cfg.steps
+    model.wte.weight.requires_grad_(not reads_reports_alone)
+    model.bias.requires_grad_(not reads_reports_alone)
+
+
+# ---- answers
+
 class AnswerHead(nn.Module):
     """The first and the last word of the answer, each chosen among all words of the passage
     (§4.2).
@@ -587,25 +807,33 @@ class AnswerHead(nn.Module):
     its answer, it learns in fine-tuning: in pre-training it reads questions, too, but without
     answers.
 
-    There is one [MASK], however many words and pieces the answer has.
+    There is one [MASK], the *gap*, however many words and pieces the answer has. In word_number it
+    is marked by GAP, which is −1:
 
-    The model's guess at the gap, g, is compared with its guess g_t at (the first piece of) each
-    word t. In pre-training with other texts than reports, 10 % of the chosen words are shown as
-    they are, and must be predicted, too. So at a visible word the model mostly guesses that very
-    word. If it guesses "Turin" at the gap, g is like g_t where "Turin" stands. The logit of word t
-    is g_t · W g / √C, with one W for the first word and one for the last. Both begin as the
-    identity. That suits the first word, as in reports; at first it is taken for the last word, too,
-    and fine-tuning has to learn where an answer ends.
+        idx             [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]  Where  …  ?  [MASK]  [SEP]
+        word_number       0     1     2     3   4    0    5    0      0    0  0    GAP     0
 
-    In the paper it is x_t · S for the first word and x_t · E for the last, with x_t from the last
-    block; the vectors S and E are the same for all questions. Then x_t itself must say whether word
-    t was asked for, which the model has not had to know in pre-training.
+    What the model guesses at the gap is a vector g (C,), what it guesses at the first piece of word
+    t of the passage is a vector g_t (C,), see BERT.guess_vector. Of the words that pre-training
+    chooses, 10 % are shown as they are, and the model is to predict them, too; so where a word can
+    be seen, it should guess just this word. Then, if it guesses "Turin" at the gap, g is like g_t
+    where "Turin" stands. The logit of word t is
+
+        g_t · W g / √C
+
+    with one matrix W for the first word of the answer and one for the last. Both begin as the
+    identity. That suits the first word, which is what the gap hides in reports; the last word is at
+    first expected at the same place, and fine-tuning has to learn where an answer ends.
+
+    In the paper the logit is x_t · S for the first word and x_t · E for the last, with x_t from the
+    last block; the vectors S and E are the same for all questions. Then x_t itself must say whether
+    word t was asked for, which the model has not had to know in pre-training.
     """
 
     lr_scales = (1.0, 1.0)
     longest = 8             # words of an answer: ours are shorter; a longer one is never found
 
-    def __init__(self, C: int, n_out: int = 2):         # always two outputs: first and last
+    def __init__(self, C: int, n_out: int = 2):         # n_out is always 2: first and last
         super().__init__()
         self.first = nn.Linear(C, C, bias=False)
         self.last = nn.Linear(C, C, bias=False)
@@ -652,134 +880,28 @@ class AnswerHead(nn.Module):
 HEADS = {"sentiment": SentimentHead, "entities": EntityHead, "answer": AnswerHead}
 
 
-class FineTuned(nn.Module):
-    """A BERT with the head of a task on top."""
-
-    def __init__(self, bert, task: str, n_out: int):
-        super().__init__()
-        self.bert = bert
-        self.task = task
-        self.head = HEADS[task](bert.cfg.n_embd, n_out)
-
-    def forward(self, tokens, pad: int):
-        """The head's logits for Tokens (see mini/data/text/tasks.py)."""
-        x = self.bert(tokens.idx, tokens.token_type_ids, padding_mask(tokens.idx, pad))
-        if self.task == "sentiment":
-            # the tokens' own vectors, without their positions; normalised, as x is
-            alone = self.bert.wte(tokens.idx)                   # (B, T, C)
-            alone = F.layer_norm(alone, alone.shape[2:], eps=1e-12)
-            x = torch.cat([alone, x], dim=2)                    # (B, T, 2C)
-        elif self.task == "answer":
-            x = self.bert.guess_vector(x)                       # what it would fill in
-        return self.head(x, tokens.word_number).float()
+def freeze_embeddings(bert):
+    """From now on the vectors of tokens, positions and texts stay as they are. Otherwise the
+    vectors of the names in 300 labelled passages would move away from those of all other names."""
+    for embedding in (bert.wte, bert.wpe, bert.wtt):
+        embedding.weight.requires_grad_(False)
 
 
-# ---- fine-tuning
+def reports_loss(bert, reports, cfg, tokenizer, generator):
+    """The loss of a batch of reports. It is added to that of the answers, so that the model goes on
+    looking up facts and does not just learn 300 answers by heart: an auxiliary objective, as in
+    Radford et al. 2018, "Improving language understanding by generative pre-training", §3.2.
 
-# 300 texts are read some forty times, questions 130 times, at a rate of 1e-3 times lr_scales. (The
-# paper has many more texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models
-# are far larger. Its code exempts biases and norms from weight decay; ours decays all parameters.)
-TUNE_STEPS = {"sentiment": 400, "entities": 400, "answer": 1200}    # if --tune_steps is 0
-TUNE_PASSES = 4             # or so many passes over the labelled rows, if these are more steps
-
-
-def tune_steps(cfg, task) -> int:
-    """The number of optimiser steps for a task: --tune_steps. If that is 0, the larger of its
-    TUNE_STEPS and of TUNE_PASSES passes over its labelled rows, but at most --steps, so that a
-    short trial stays short. (--steps=0, for published weights, is no limit.)"""
-    if cfg.tune_steps > 0:
-        return cfg.tune_steps
-    steps = max(TUNE_STEPS[task.name], TUNE_PASSES * len(task.y) // cfg.tune_batch)
-    return min(steps, cfg.steps) if cfg.steps > 0 else steps
-
-
-def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> FineTuned:
-    """A copy of the BERT with the head of a task, both trained on the task's labelled texts. lr:
-    the peak learning rate, to be multiplied by the head's lr_scales.
-
-    keep: the BERT is pre-trained, and is to keep what it knows of looking up facts, while it learns
-    300 answers by heart:
-    - The vectors of tokens, positions and texts stay as they are. (Those of the names in the
-      labelled texts would move away from those of all other names.)
-    - In each step it also reads a batch of task.reports, and their loss is added: an auxiliary
-      objective, as in Radford et al. 2018, "Improving language understanding by generative
-      pre-training", §3.2. In half of these a cloze stands in place of the second report: one of its
-      sentences, with its fact taken out and the gap behind it (`tasks.words_of_cloze`).
+    In half of these reports a cloze stands in place of the second one: one of its sentences, with
+    its fact taken out and the gap behind it (`tasks.words_of_cloze`).
     """
-    torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
-    model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
-    if keep:
-        for embedding in (model.bert.wte, model.bert.wpe, model.bert.wtt):
-            embedding.weight.requires_grad_(False)              # AdamW passes over these
-        reports = task.reports.to(bert.device)
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = cfg.tune_dropout
-    bert_scale, head_scale = model.head.lr_scales
-    decay = cfg.tune_decay
-    optimizers = [                      # two: set_learning_rate knows one peak for each
-        torch.optim.AdamW(model.bert.parameters(), bert_scale * lr, weight_decay=decay),
-        torch.optim.AdamW(model.head.parameters(), head_scale * lr, weight_decay=decay),
-    ]
-    tokens = task.learn.to(bert.device)
-    y = task.y.to(bert.device)
-    length = (tokens.idx != tokenizer.pad).sum(dim=1)
-    data_rng = torch.Generator().manual_seed(cfg.seed)
-    steps = tune_steps(cfg, task)
-
-    progress = metrics.Progress(f"{task.name}: step", steps)
-    for step in range(steps):
-        # learning rate
-        set_learning_rate(optimizers, lr_factor(step, steps, warmup=steps // 10))
-        # batch
-        i = torch.randint(len(y), (cfg.tune_batch,), generator=data_rng).to(bert.device)
-        longest = length[i].max()
-        x_i = tokens[i].cut(longest)
-        y_i = y[i, :longest] if task.name == "entities" else y[i]       # a tag for each token
-        # loss, backward, step
-        with autocast(bert.device, cfg.matmul):
-            logits = model(x_i, tokenizer.pad)
-        loss = model.head.loss(logits, y_i)
-        if keep:
-            drawn = get_rows(reports, cfg.tune_batch, tokenizer.pad, data_rng)
-            batch = hide(drawn, tokenizer, cfg.mask_share, data_rng)
-            with autocast(bert.device, cfg.matmul):
-                loss = loss + mlm_loss(model.bert, batch, tokenizer.pad)
-        require(loss.isfinite(), f"the loss of {task.name} is {loss.item()}: lower --tune_lr, or "
-                                 "--scratch_lr for the model that was not pre-trained")
-        loss.backward()
-        if cfg.grad_clip > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        model.zero_grad(set_to_none=True)
-        progress.add()
-    return model
+    drawn = get_rows(reports, cfg.tune_batch, tokenizer.pad, generator)
+    batch = hide(drawn, tokenizer, cfg.mask_share, generator)
+    with autocast(bert.device, cfg.matmul):
+        return mlm_loss(bert, batch, tokenizer.pad)
 
 
-@torch.no_grad()
-def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> list:
-    """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
-    (start, end).
-
-    others_log_p (N, n_classes), for reviews only: log p(class | text) by another model. If given,
-    the class is the one that is most probable by the product of both models' probabilities (a
-    product of experts, Hinton 2002). Logits are log p(class | text) but for a constant in each
-    text, so adding log p multiplies the probabilities.
-    """
-    model.eval()
-    found = []
-    for start in range(0, len(tokens), at_once):
-        part = tokens[start:start + at_once]
-        part = part.cut((part.idx != pad).sum(dim=1).max()).to(model.bert.device)
-        logits = model(part, pad)
-        if others_log_p is not None:
-            logits = logits + others_log_p[start:start + at_once].to(logits.device)
-        found += model.head.decide(logits, part.word_number)
-    return found
-
-
-# ==== part three: settings, and the run
+# ==== part five: settings, and the run
 
 N_HELD_OUT = 100            # rows of each kind that are held out (2 % of them, if that is fewer)
 EXAMPLES = ("The cast was dull. The plot was [MASK].", "The cast was lovely. The plot was [MASK].")
@@ -936,47 +1058,37 @@ def split_rows(rows) -> tuple:
     return rows[:n_held_out], rows[n_held_out:]
 
 
-# The kinds of text: what --data and --reviews name (by default our tales and reviews); and two that
-# are made up: sentences with names, and passages with a question; pairs of reports.
-TEXTS, PASSAGES, REPORTS = range(3)
-KINDS = ("text and reviews", "sentences, passages and questions", "reports")
+def load_rows(cfg, texts: list, made_up: list, tokenizer, device) -> tuple:
+    """Each kind of text as rows of tokens: ({kind: Rows to learn from}, [a Batch of rows held out
+    of each kind]). What is hidden of the latter is drawn once, so that each evaluation asks for the
+    same words."""
+    T = cfg.block_size
+    rows_of_kind = {TEXTS: tasks.rows_of_texts(texts, tokenizer, T)}
+    if not reads_own(cfg):
+        rows_of_kind[PASSAGES] = tasks.rows_of_texts(made_up, tokenizer, T)
+        reports = passages.unlabelled_reports()
+        rows_of_kind[REPORTS] = tasks.rows_of_reports(reports, tokenizer, T)
+    to_learn = {}
+    held_out = []
+    eval_rng = torch.Generator().manual_seed(0)
+    for kind, rows in rows_of_kind.items():
+        first, others = split_rows(rows)
+        to_learn[kind] = others.to(device)
+        held_out.append(hide(first.to(device), tokenizer, cfg.mask_share, eval_rng))
+    return to_learn, held_out
 
 
-def kind_of_batch(step: int, cfg, generator) -> int:
-    """Which kind of text the batch of a step holds.
-
-    At first reports alone: so it learns soon to look up whose fact is whose. Then --data and
-    reviews alone: from them it learns that all sentences of a review agree, in praise or in blame.
-    (Meanwhile it forgets what it knew of facts, but has it again when it reads all kinds.) Then
-    50 % of the batches hold these, 15 % made-up sentences and passages, and 35 % reports. A run for
-    the user's own reviews reads nothing but these and --data. (In trials what came second was
-    hardly learnt. But with the tokens' vectors at rest while reports come first, reviews then were:
-    see `choose_trained`.)
-    """
-    u = torch.rand((), generator=generator).item()
+def announce(run, cfg, to_learn: dict, held_out: list, tokenizer):
+    """Say what the run learns from, and the loss of a model that knows nothing."""
+    V = tokenizer.vocab_size
+    n_tokens = sum((rows.idx != tokenizer.pad).sum().item() for rows in to_learn.values())
+    n_held_out = sum(len(batch.idx) for batch in held_out)
+    counts = [f"{len(rows):,} rows of {KINDS[kind]}" for kind, rows in to_learn.items()]
+    run.say(f"{n_tokens:,} tokens: {', '.join(counts)}; {n_held_out} rows are held out")
     if reads_own(cfg):
-        return TEXTS
-    if step < cfg.reports_first * cfg.steps:
-        return REPORTS
-    if step < (cfg.reports_first + cfg.own_first) * cfg.steps or u < 0.50:
-        return TEXTS
-    if u < 0.65:
-        return PASSAGES
-    return REPORTS
-
-
-def choose_trained(model, step: int, cfg):
-    """While the model reads reports alone, its vectors of tokens stay as they are, and so do their
-    biases.
-
-    A token that reports do not have is never right there, so its gradient is tiny, but always in
-    the same direction: away from what is guessed. Adam divides a gradient by its usual size, so
-    such tokens would move as fast as all others, all in one direction, and what their vectors know
-    from counting would be lost.
-    """
-    reads_reports_alone = not reads_own(cfg) and step < cfg.reports_first * cfg.steps
-    model.wte.weight.requires_grad_(not reads_reports_alone)
-    model.bias.requires_grad_(not reads_reports_alone)
+        run.say("your own reviews: no made-up text is read, and no other task is learnt; "
+                "--all_tasks=1 does both")
+    run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
 
 
 def tune_and_save(run, model, task, cfg, tokenizer) -> dict:
@@ -1007,10 +1119,7 @@ def train(cfg: Config) -> dict:
 
     # the model and its tokenizer: resumed, published, or new
     texts = tasks.unlabelled_texts(cfg)                         # paragraphs of --data, and reviews
-    made_up, reports = [], []
-    if not reads_own(cfg):
-        made_up = passages.unlabelled()                         # sentences with names, questions
-        reports = passages.unlabelled_reports()                 # pairs that tell the same facts
+    made_up = [] if reads_own(cfg) else passages.unlabelled()   # sentences, passages, questions
     torch.manual_seed(cfg.seed)                                 # for the initial weights
     if checkpoint:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
@@ -1021,33 +1130,11 @@ def train(cfg: Config) -> dict:
     model = model.to(device)
     to_tune = load_tasks(cfg, tokenizer)                        # wrong data is refused now
 
-    # each kind of text as rows of tokens: those to learn from, and those held out, in which words
-    # are hidden once, so that each evaluation asks for the same ones
-    T = cfg.block_size
-    rows_of_kind = {TEXTS: tasks.rows_of_texts(texts, tokenizer, T)}
-    if not reads_own(cfg):
-        rows_of_kind[PASSAGES] = tasks.rows_of_texts(made_up, tokenizer, T)
-        rows_of_kind[REPORTS] = tasks.rows_of_reports(reports, tokenizer, T)
-    to_learn = {}                                               # {kind: Rows}
-    held_out = []                                               # a Batch of each kind
-    eval_rng = torch.Generator().manual_seed(0)
-    for kind, rows in rows_of_kind.items():
-        first, others = split_rows(rows)
-        to_learn[kind] = others.to(device)
-        held_out.append(hide(first.to(device), tokenizer, cfg.mask_share, eval_rng))
-
+    # rows to learn from, {kind: Rows}, and those held out, a Batch of each kind
+    to_learn, held_out = load_rows(cfg, texts, made_up, tokenizer, device)
     data_rng = torch.Generator().manual_seed(cfg.seed)          # for batches, and what is hidden
-
-    # Counted vectors of the tokens: tokens that stand near the same tokens have similar ones. They
-    # are counted in tales and reviews alone, where good words and bad words stand in different
-    # company. (Without them, 64.5 % of reviews were read rightly in place of 97.5 %, at the same
-    # held-out loss, by an earlier recipe; but the vectors of tokens then also began five times as
-    # small.) Tokens that are not there get random vectors as large as the counted ones.
     if cfg.cooccurrence and not checkpoint:
-        is_counted = ~tokenizer.is_special                                      # (V,)
-        vectors = cooccurrence_vectors(to_learn[TEXTS].idx, is_counted, cfg.n_embd)       # (V, C)
-        with torch.no_grad():
-            model.wte.weight.copy_(vectors)
+        start_with_counts(model, to_learn[TEXTS], tokenizer)
 
     optimizers = make_optimizers(model, cfg)
     torch.manual_seed(cfg.seed)                                 # for dropout
@@ -1058,15 +1145,7 @@ def train(cfg: Config) -> dict:
     # run keeps the folder out_dir: it prints and logs, and writes samples, checkpoint and result
     columns = ["loss", "lr", "val_loss"]
     with Run(cfg, "bert", model, columns, checkpoint if cfg.resume else None) as run:
-        V = tokenizer.vocab_size
-        n_tokens = sum((rows.idx != tokenizer.pad).sum().item() for rows in to_learn.values())
-        n_held_out = sum(len(batch.idx) for batch in held_out)
-        counts = [f"{len(rows):,} rows of {KINDS[kind]}" for kind, rows in to_learn.items()]
-        run.say(f"{n_tokens:,} tokens: {', '.join(counts)}; {n_held_out} rows are held out")
-        if reads_own(cfg):
-            run.say("your own reviews: no made-up text is read, and no other task is learnt; "
-                    "--all_tasks=1 does both")
-        run.say(f"a model that knows nothing has loss ln V = ln {V} = {math.log(V):.3f}")
+        announce(run, cfg, to_learn, held_out, tokenizer)
         if run.first < cfg.steps:                   # what was tuned from older weights is stale
             for name in HEADS:
                 (run.folder / f"{name}.pt").unlink(missing_ok=True)
@@ -1110,12 +1189,13 @@ def train(cfg: Config) -> dict:
                 return run.leave(done)                          # says how to resume
 
         # what it fills in, and the loss beside that of a model that knows nothing
+        chance = math.log(tokenizer.vocab_size)
         filled = "\n".join(f"{text}\n    {fill_in(model, tokenizer, text)[0]}" for text in EXAMPLES)
         run.write_sample(cfg.steps, ".txt", filled.encode())
         if run.first >= cfg.steps:                              # no step was left, or --steps=0
             val_loss = estimate_loss(model, held_out, tokenizer.pad)
         run.say(f"\n{filled}\nheld-out loss {val_loss:.4f} nats; "
-                f"knowing nothing {math.log(V):.4f}")
+                f"knowing nothing {chance:.4f}")
 
         # the tasks
         scores = {}
@@ -1123,7 +1203,7 @@ def train(cfg: Config) -> dict:
             scores[task.name] = tune_and_save(run, model, task, cfg, tokenizer)
             if run.signal:                                      # the terminal was closed
                 return run.leave(cfg.steps)
-        return run.finish(val_loss=val_loss, chance=math.log(V), few=cfg.few,
+        return run.finish(val_loss=val_loss, chance=chance, few=cfg.few,
                           tune_steps={t.name: tune_steps(cfg, t) for t in to_tune},
                           n={t.name: len(t.truth) for t in to_tune}, scores=scores)
 
