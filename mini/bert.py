@@ -6,7 +6,8 @@ ends with [SEP], [PAD] fills up a row, and [MASK] stands where a word is hidden.
 character that the tokenizer does not know.)
 
     [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text
-    [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [SEP]      two texts
+    [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [SEP]      two texts (the paper has the
+                                                                      question first)
 
 In *pre-training* some words are chosen, and the model has to predict them. It is shown [MASK] in
 place of most of them:
@@ -28,13 +29,14 @@ a sentence part of a name: of a person, a place, an organisation? Which words of
 question?
 
 The file has five parts: the network; pre-training; fine-tuning; what we add to the paper; settings
-and the run. **The first three are BERT.** What we add (the fourth part) is for one purpose: the
-paper's models read billions of words for days, and learn a task from thousands of labels; ours
-reads for minutes on a CPU, and has 300 labels.
+and the run, where `train` has the training loop. **The first three are BERT**, with few changes,
+each named where it is made. What we add, in the fourth part, is for one purpose: the paper's models
+read billions of words for days, and learn a task from thousands of labels; ours reads for minutes
+on a CPU, and has 300 labels.
 
 The texts are written by small programs of ours, unless you bring your own by --data and --reviews:
 tales, film reviews, sentences with names, passages with questions, and pairs of "reports" that tell
-the same facts in different words (see part four). They are far simpler than real ones, and so the
+the same facts in other words (see part four). They are far simpler than real ones, and so the
 scores are far higher; mini/gallery/README.md also has the scores on real reviews. The texts of the
 tasks come from the same programs, but are drawn anew: hardly any of them is among the texts of
 pre-training, and half of the names in the held-out ones occur nowhere else.
@@ -43,25 +45,8 @@ Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C th
 size hs = C / nh, V tokens.
 
 Paper: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers for Language
-Understanding", https://arxiv.org/abs/1810.04805. Our departures, each explained at its place:
-
-    pre-training    40 % of the words are chosen, not 15 % of the tokens (`mask_tokens`). No
-                    next-sentence prediction, as in RoBERTa (Liu et al. 2019, §4.2): there, a model
-                    trained without it was as good or better. No dropout: no text is read more than
-                    nine times, on average. Muon beside AdamW (`make_optimizers`); the learning rate
-                    stays at its peak for a while (`lr_factor`). The tokens' vectors begin with
-                    counts of which tokens stand near each other, the positions' as sinusoids, and
-                    the blocks' matrices with larger numbers (`init_weights`, `train`).
-    network         Each block begins with a convolution (`ShortConv`, part four).
-    texts           Some are like those of the tasks, and come in a certain order (`kind_of_batch`,
-                    part four). Of two reports all facts of the second are hidden (`hide`).
-    fine-tuning     Reviews are classified by the mean over all words, not by [CLS], which nothing
-                    has trained to hold the whole text (`SentimentHead`); there is no pooler. A
-                    question stands after its passage, and ends with a [MASK] (`AnswerHead`, part
-                    four). Sentences and passages are given twice, with names whole and in pieces
-                    (`tasks.encode_both_ways`). Larger learning rates, and more passes over the
-                    labels (TUNE_STEPS). While it learns to answer, it goes on reading reports
-                    (`reports_loss`, part four).
+Understanding", https://arxiv.org/abs/1810.04805. All our departures are listed at the head of part
+four.
 
     python -m mini.bert                                             pre-training, then three tasks
     python -m mini.bert sample --text="The cast was not [MASK]."
@@ -87,7 +72,16 @@ import torch.nn.functional as F
 
 # Texts as tokens and the tasks (tasks.py), the tokenizer, published weights, baselines and scores,
 # the command line (`require` refuses a wrong setting), devices, the optimiser Muon, the folder of a
-# run. The file can be followed without reading them.
+# run. The file can be followed without reading them, if you know three classes of tasks.py:
+#
+# Rows      texts without labels, all of one kind, two tensors (N, T): idx, the tokens, filled up
+#           with [PAD]; is_gap, which only concerns reports (see `hide`)
+# Tokens    texts of a task, three tensors (N, T): idx, token_type_ids, and word_number, which says
+#           where words begin (see part three)
+# Task      what a task has: learn (Tokens) and their labels y, test (Tokens) and their truth, names
+#           of the outputs, predictions of the baselines
+#
+# x[i] are some of the texts of Rows or Tokens, x.cut(n) their first n positions.
 from mini.data.safetensors import folder_of
 from mini.data.text import passages, tasks
 from mini.data.text.cooccurrence import cooccurrence_vectors
@@ -108,7 +102,7 @@ from mini.utils.run import (Run, atomic_open, load_checkpoint, merge_config, own
 
 def attention(q, k, v, mask, dropout):
     """softmax(q kᵀ / √hs) v, where each query looks only at the keys that the mask allows. dropout:
-    a module, for the weights.
+    an nn.Dropout, for the attention weights.
 
     q, k, v: (B, nh, T, hs); mask: (B, 1, 1, T), True where a key may be looked at. Returns
     (B, nh, T, hs).
@@ -130,8 +124,8 @@ def padding_mask(idx, pad: int):
 class SelfAttention(nn.Module):
     """Attention in n_head heads. Every position looks at all positions that are not [PAD].
 
-    cfg is the Config in part five; n_embd is C. The names c_attn, c_proj and, in the MLP, c_fc are
-    those of GPT-2's published weights, as in train_gpt.py.
+    cfg is the Config in part five: n_layer, n_head, n_embd (C), d_ff and dropout. The names c_attn,
+    c_proj and, in the MLP, c_fc are those of GPT-2's published weights, as in train_gpt.py.
     """
 
     def __init__(self, cfg):
@@ -205,7 +199,7 @@ class Block(nn.Module):
 
 
 class BERT(nn.Module):
-    """The whole network: vectors of tokens, positions and texts, the blocks, and the head of
+    """The whole network: vectors of tokens, positions and token types, the blocks, and the head of
     pre-training. (read_bert() in mini/data/weights.py says which published weight is which.)"""
 
     def __init__(self, cfg, vocab_size: int):
@@ -215,8 +209,7 @@ class BERT(nn.Module):
         # three embeddings: of tokens, positions and token types
         self.wte = nn.Embedding(vocab_size, C)                  # a vector for each token
         self.wpe = nn.Embedding(cfg.block_size, C)              # a vector for each position, learnt
-        self.wtt = nn.Embedding(2, C)                           # one for the first text, one for
-                                                                # the second
+        self.wtt = nn.Embedding(2, C)                           # one for each of two texts
         self.ln_e = make_norm(cfg)
         self.dropout = nn.Dropout(cfg.dropout)
         self.h = nn.ModuleList([Block(cfg) for _ in range(cfg.n_layer)])
@@ -225,13 +218,13 @@ class BERT(nn.Module):
         self.transform = nn.Linear(C, C)
         self.ln_transform = make_norm(cfg)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
-        self.init_weights()
+        init_weights(self)                                      # see part four
 
     def forward(self, idx, token_type_ids, mask):
         """Vectors (B, T, C) of tokens idx (B, T).
 
-        token_type_ids (B, T): 0 in the first text, 1 in the second; at [PAD] either, since nobody
-        looks there. mask: see `padding_mask`.
+        token_type_ids (B, T): 0 in the first text, 1 in the second; at [PAD] either value, since
+        nobody looks there. mask: see `padding_mask`.
         """
         positions = torch.arange(idx.size(1), device=idx.device)
         x = self.wte(idx) + self.wtt(token_type_ids) + self.wpe(positions)      # (B, T, C)
@@ -240,10 +233,10 @@ class BERT(nn.Module):
             x = block(x, mask)
         return x
 
-    def guess_vector(self, x):
-        """What the model guesses to stand at a position, as a vector (…, C); x (…, C) is the
-        position's vector from the last block. The more alike it is to a token's vector in wte, by
-        their dot product, the likelier the token is."""
+    def mlm_transform(self, x):
+        """From the vectors x (…, C) of the last block, what the model guesses to stand there, as
+        vectors (…, C): the more alike one is to a token's vector in wte, by their dot product, the
+        likelier the token is."""
         x = self.transform(x)
         x = F.gelu(x)
         return self.ln_transform(x)
@@ -251,34 +244,11 @@ class BERT(nn.Module):
     def mlm_logits(self, x):
         """Logits (…, V) of all tokens at the positions whose vectors are x (…, C): guess · wte +
         bias."""
-        return F.linear(self.guess_vector(x), self.wte.weight, self.bias)
+        return F.linear(self.mlm_transform(x), self.wte.weight, self.bias)
 
     @property
     def device(self):
         return self.wte.weight.device
-
-    def init_weights(self):
-        """The authors draw all weights from N(0, 0.02²). Ours are as large only in wtt and
-        `transform`; biases are 0, too.
-
-        The vectors of tokens are drawn from N(0, 0.1²). (By default `train` then puts others in
-        their place, of the same size, see there.) The positions begin as sinusoids, about as large
-        as the tokens.
-
-        The linear layers of the blocks are drawn so that their outputs are about as large as their
-        inputs. An output is a sum over n inputs; if the weights have the standard deviation s, it
-        is some s √n times as large as one input. Here s = 1/√n. With s = 0.02 it is 0.55 times as
-        large for the authors' n = 768, but only 0.23 times for our 128."""
-        for block in self.h:
-            for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
-                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-                nn.init.zeros_(linear.bias)
-        nn.init.normal_(self.wtt.weight, std=0.02)
-        nn.init.normal_(self.transform.weight, std=0.02)
-        nn.init.zeros_(self.transform.bias)
-        nn.init.normal_(self.wte.weight, std=0.1)
-        with torch.no_grad():
-            self.wpe.weight.copy_(0.1 * sinusoids(*self.wpe.weight.shape))
 
 
 # ==== part two: pre-training
@@ -297,15 +267,15 @@ def mask_tokens(idx, tokenizer, share: float, generator):
     """(shown, chosen) for tokens idx (B, T): what the model is shown, and where it must predict.
 
     Each word is chosen with the probability `share`, but never a special token. Of the chosen words
-    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay as they are. For in the
-    tasks no word, or only one, is hidden, so the model must learn to make good vectors of words
-    that it sees, too (§3.1, "Masked LM"). It cannot know which of the words that it sees it will
-    have to predict (§A.1).
+    80 % become [MASK], 10 % become random tokens (of all V), and 10 % stay as they are. In the
+    tasks no words are hidden, so the model must learn to make good vectors of words that it sees,
+    too (§3.1, "Masked LM"). It cannot know which of the words that it sees it will have to predict
+    (§A.1).
 
-    Whole words are chosen, as in the authors' own second release: one piece of a word gives the
-    other away. And we choose 40 % of them, where the paper chooses 15 % of the tokens: each text
-    gives more to learn. (Wettig et al. 2022, "Should you mask 15% in masked language modeling?",
-    found 40 % best for a large model.)
+    Whole words are chosen, as in the authors' own second release: a visible piece of a word gives
+    the others away. And we choose 40 % of them, where the paper chooses 15 % of the tokens: each
+    text gives more to learn. (Wettig et al. 2022, "Should you mask 15% in masked language
+    modeling?", found 40 % best for a large model.)
     """
     is_special = tokenizer.is_special.to(idx.device)[idx]               # (B, T)
     chosen = (random_by_word(idx, tokenizer, generator) < share) & ~is_special
@@ -320,7 +290,8 @@ def mask_tokens(idx, tokenizer, share: float, generator):
 
 
 def random_by_word(idx, tokenizer, generator):
-    """Random numbers (B, T) from 0 to 1 for tokens idx (B, T); all pieces of a word have the same.
+    """A random number from 0 to 1 for each word, copied to all its pieces: (B, T), for tokens idx
+    (B, T).
 
         idx             [CLS]  dis  ##app  ##oint  ##ing  .
         begins_word       1     1     0       0      0    1         (a special token counts as one)
@@ -349,9 +320,8 @@ def mlm_loss(model, batch: Batch, pad: int):
 
 @torch.no_grad()
 def estimate_loss(model, batches: list, pad: int) -> float:
-    """The mean of the losses of these batches, the held-out ones of each kind of text (see
-    `kind_of_batch`): each kind counts the same. Training reads some kinds more often, so its loss
-    cannot be compared with this one."""
+    """The mean of the losses of these batches, one for each kind of text, held out. (Training reads
+    some kinds more often, so its loss cannot be compared with this one.)"""
     was_training = model.training
     model.eval()                                                        # no dropout
     losses = [mlm_loss(model, batch, pad).item() for batch in batches]
@@ -360,10 +330,7 @@ def estimate_loss(model, batches: list, pad: int) -> float:
 
 
 def get_rows(rows, batch_size: int, pad: int, generator):
-    """B = batch_size rows, of about the same length, so that few tokens are [PAD].
-
-    Rows (mini/data/text/tasks.py) hold all texts of one kind as tokens, rows.idx (N, T), filled up
-    with [PAD]; rows[i] are some of them, rows.cut(n) their first n positions.
+    """B = batch_size of the Rows, of about the same length, so that few tokens are [PAD].
 
     8 B rows are drawn (one may come twice), sorted by length, and cut into eight groups: the
     shortest B, the next B, … the longest B. One group is taken at random. So each row is as likely
@@ -377,37 +344,16 @@ def get_rows(rows, batch_size: int, pad: int, generator):
     return drawn[group].cut(length[group].max())                        # B rows
 
 
-# ---- optimisers and learning rates
+# Pre-training repeats, for each step (`train` in part five, which also logs and saves):
+#
+#     set_learning_rate(optimizers, lr_factor(step, cfg.steps, cfg.warmup))
+#     rows = get_rows(…)                                    # B texts
+#     shown, chosen = mask_tokens(rows.idx, …)
+#     loss = mlm_loss(model, Batch(rows.idx, token_type_ids, shown, chosen), pad)
+#     loss.backward()
+#     optimizer.step()
 
-def make_optimizers(model, cfg) -> list:
-    """Muon for the weight matrices of the blocks, AdamW for all the rest.
-
-    Muon changes a matrix W by about −lr · U Vᵀ, where U S Vᵀ is the singular value decomposition of
-    its momentum, the running mean of the gradients. So weak directions count as much as strong
-    ones, and training needs fewer steps; see mini/utils/optim.py. (The weights (C, width) of a
-    convolution are trained as a matrix, too; AdamW was not tried for them.)
-
-    AdamW's rate is 0.001: in trials with five times as much, what the tokens' vectors know from
-    counting was lost. Its β₂ is 0.98, as in RoBERTa, and there is no weight decay, since texts are
-    read few times.
-    """
-    qkv = []
-    matrices = []
-    for block in model.h:
-        for name, p in block.named_parameters():
-            if name.endswith("c_attn.weight"):
-                qkv.append(p)
-            elif p.ndim >= 2:
-                matrices.append(p)
-    of_muon = set(qkv + matrices)
-    rest = [p for p in model.parameters() if p not in of_muon]
-
-    groups = [{"params": matrices},
-              {"params": qkv, "n_matrices": 3}]         # q, k and v in one: Muon takes them apart
-    muon = Muon(groups, cfg.muon_lr, momentum=0.9)
-    adamw = torch.optim.AdamW(rest, cfg.lr, betas=(0.9, 0.98), weight_decay=0.0)
-    return [muon, adamw]
-
+# ---- learning rates
 
 def lr_factor(step: int, steps: int, warmup: int, stable_frac: float = 0.4) -> float:
     """The learning rate at a step as a fraction of its peak. In the paper it falls right after it
@@ -438,7 +384,7 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
     require(hidden.any(), 'nothing to fill in: write [MASK] into --text="the cast was [MASK]"')
 
     model.eval()
-    token_type_ids = tasks.token_types(tokens.idx, tokenizer.sep)       # [SEP] may be in the text
+    token_type_ids = tasks.token_types(tokens.idx, tokenizer.sep)       # 1 after a typed [SEP]
     x = model(tokens.idx, token_type_ids, padding_mask(tokens.idx, tokenizer.pad))
     probs = F.softmax(model.mlm_logits(x[hidden]).float(), dim=-1)      # (masks, V)
     top = probs.topk(min(k, tokenizer.vocab_size))
@@ -450,21 +396,21 @@ def fill_in(model, tokenizer, text: str, k: int = 5) -> list:
 
 # ==== part three: fine-tuning
 
-# The texts of a task are Tokens (mini/data/text/tasks.py): three tensors (N, T). idx and
-# token_type_ids are as above; word_number says where words begin. It is n at the first piece of the
-# n-th word of a text, counted from 1, and 0 elsewhere:
+# word_number, in Tokens, says where words begin. It is n at the first piece of the n-th word of a
+# text, counted from 1, and 0 elsewhere:
 #
 #     idx             [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]
 #     word_number       0     1     2     3   4    0    5    0
-#
-# tokens[i] are some of the texts, tokens.cut(n) their first n positions.
 
 # ---- the heads
 
 # Each has the same three functions: `forward` gives logits, `loss` compares them with the labels y,
 # and `decide` says what they mean. (Not every head needs all of the arguments.) lr_scales are two
-# factors of the peak learning rate: that for the BERT, and that for the head. The head for answers
-# stands in part four.
+# factors of the peak learning rate: that for the BERT, and that for the head.
+#
+# The paper finds an answer by the same means as EntityHead finds names: a linear layer with two
+# outputs at each word, x · S for "the answer begins here" and x · E for "it ends here", and softmax
+# over the words of the passage (§4.2). Ours does more: see AnswerHead in part four.
 
 class SentimentHead(nn.Module):
     """A class for the whole text, from the mean over its words (punctuation marks count as words).
@@ -544,26 +490,28 @@ class FineTuned(nn.Module):
             alone = F.layer_norm(alone, alone.shape[2:], eps=1e-12)
             x = torch.cat([alone, x], dim=2)                    # (B, T, 2C)
         elif self.task == "answer":
-            x = self.bert.guess_vector(x)                       # what it would fill in
+            x = self.bert.mlm_transform(x)                       # what it would fill in
         return self.head(x, tokens.word_number).float()
 
 
 # ---- fine-tuning
 
-# 300 texts are read some forty times, questions 130 times, at a rate of 1e-3 times lr_scales. (The
-# paper has many more texts, which it reads two to four times, at 5e-5 or less, §A.3; but its models
-# are far larger. Its code exempts biases and norms from weight decay; ours decays all parameters.)
-TUNE_STEPS = {"sentiment": 400, "entities": 400, "answer": 1200}    # if --tune_steps is 0
+# 300 texts are read some forty times (answers 130 times, see KEEP_STEPS), at a rate of 1e-3 times
+# lr_scales. (The paper has many more texts, which it reads two to four times, at 5e-5 or less,
+# §A.3; but its models are far larger. Its code exempts biases and norms from weight decay; ours
+# decays all parameters.)
+TUNE_STEPS = 400            # optimiser steps of a task, if --tune_steps is 0
+KEEP_STEPS = 1200           # the same while it also reads reports (see `reports_loss`)
 TUNE_PASSES = 4             # or so many passes over the labelled rows, if these are more steps
 
 
-def tune_steps(cfg, task) -> int:
-    """The number of optimiser steps for a task: --tune_steps. If that is 0, the larger of its
-    TUNE_STEPS and of TUNE_PASSES passes over its labelled rows, but at most --steps, so that a
-    short trial stays short. (--steps=0, for published weights, is no limit.)"""
+def tune_steps(cfg, task, keep: bool) -> int:
+    """The number of optimiser steps for a task: --tune_steps. If that is 0, the larger of
+    TUNE_STEPS (or KEEP_STEPS) and TUNE_PASSES passes over its labelled rows, but at most --steps,
+    so that a short trial stays short. (--steps=0, for published weights, is no limit.)"""
     if cfg.tune_steps > 0:
         return cfg.tune_steps
-    steps = max(TUNE_STEPS[task.name], TUNE_PASSES * len(task.y) // cfg.tune_batch)
+    steps = max(KEEP_STEPS if keep else TUNE_STEPS, TUNE_PASSES * len(task.y) // cfg.tune_batch)
     return min(steps, cfg.steps) if cfg.steps > 0 else steps
 
 
@@ -571,17 +519,17 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
     """A copy of the BERT with the head of a task, both trained on the task's labelled texts. lr:
     the peak learning rate, to be multiplied by the head's lr_scales.
 
-    keep, for answers: the BERT is to keep what pre-training has taught it of looking up facts (see
-    part four).
+    keep, for answers: it also reads reports, so as not to forget how to look up facts (see
+    `prepare_to_keep` and `reports_loss` in part four).
     """
     torch.manual_seed(cfg.seed)                                 # for the head, and for dropout
     model = FineTuned(copy.deepcopy(bert), task.name, len(task.names)).to(bert.device).train()
-    if keep:
-        freeze_embeddings(model.bert)                           # AdamW passes over these
-        reports = task.reports.to(bert.device)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = cfg.tune_dropout
+    if keep:
+        prepare_to_keep(model.bert)
+        reports = task.reports.to(bert.device)
     bert_scale, head_scale = model.head.lr_scales
     decay = cfg.tune_decay
     optimizers = [                      # two: set_learning_rate knows one peak for each
@@ -592,7 +540,7 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
     y = task.y.to(bert.device)
     length = (tokens.idx != tokenizer.pad).sum(dim=1)
     data_rng = torch.Generator().manual_seed(cfg.seed)
-    steps = tune_steps(cfg, task)
+    steps = tune_steps(cfg, task, keep)
 
     progress = metrics.Progress(f"{task.name}: step", steps)
     for step in range(steps):
@@ -623,13 +571,14 @@ def fine_tune(bert, task, lr: float, cfg, tokenizer, keep: bool = False) -> Fine
 
 @torch.no_grad()
 def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> list:
-    """What a fine-tuned model says of Tokens: for each text its class, its tags, or its answer's
-    (start, end).
+    """What a fine-tuned model decides for Tokens: for each text its class, its tags, or its
+    answer's (start, end).
 
     others_log_p (N, n_classes), for reviews only: log p(class | text) by another model. If given,
     the class is the one that is most probable by the product of both models' probabilities (a
     product of experts, Hinton 2002). Logits are log p(class | text) but for a constant in each
-    text, so adding log p multiplies the probabilities.
+    text, so adding log p multiplies the probabilities. (Both know how
+    frequent the classes are, so this counts twice.)
     """
     model.eval()
     found = []
@@ -645,25 +594,48 @@ def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> l
 
 # ==== part four: what we add to the paper
 
-# By filling in hidden words, a small model learns in minutes which words go together, and which
-# sentences agree. What it did not learn so is to look something up:
+# All departures, and where they are:
+#
+# network         A block begins with a convolution (`ShortConv`). The positions begin as sinusoids,
+#                 the tokens' vectors with counts of which tokens stand near each other, and the
+#                 weights of the blocks are larger at first (`init_weights`, `start_with_counts`).
+# pre-training    Whole words are hidden, 40 % of them (`mask_tokens`). There is no next-sentence
+#                 prediction, as in RoBERTa (Liu et al. 2019, §4.2), where a model trained without
+#                 it was as good or better. No dropout: no text is read more than nine times, on
+#                 average. Muon beside AdamW (`make_optimizers`); the learning rate stays at its
+#                 peak for a while (`lr_factor`).
+# texts           Some are like those of the tasks; the kinds come in a certain order, and at first
+#                 the tokens' vectors do not learn (`kind_of_batch`, `choose_trained`). Of pairs of
+#                 reports nothing but facts is hidden (`hide`).
+# fine-tuning     The class of a review comes from the mean over all words, not from [CLS], which
+#                 nothing has trained to hold the whole text (`SentimentHead`); there is no pooler.
+#                 The question stands after the passage and ends with a [MASK] (`AnswerHead`); the
+#                 model goes on reading reports (`reports_loss`), and its embeddings rest
+#                 (`prepare_to_keep`). Sentences and passages are given twice, once with names in
+#                 pieces, such as "Tu ##rin" (`tasks.encode_both_ways`). Learning rates are larger,
+#                 and there are more passes over the labels (TUNE_STEPS). A result with naive Bayes
+#                 is given beside that without (`predict`).
+#
+# Why most of this: by filling in hidden words, a small model learns in minutes which words go
+# together, and which sentences agree. What it did not learn in this way is to look something up:
 #
 #     Ivo Lang lives in Turin . Dora Finch lives in Lyon .          Where does Dora Finch live ?
 #
-# It knew that a place was asked for, and guessed which one. What follows was added for that; how it
-# was found, by trials of mostly one run each, is told in mini/studies/README.md.
+# It knew that a place was asked for, and guessed which one. What was tried, mostly in one run each,
+# is told in mini/studies/README.md.
 
 # ---- a convolution in each block
 
 class ShortConv(nn.Module):
     """A depthwise convolution over the positions: each of the C channels by itself,
 
-        y[t, c] = Σᵢ w[c, i] · x[t + i, c],     i = −(width // 2) … width // 2
+        y[t, c] = Σᵢ w[c, i + h] · x[t + i, c],     i = −h … h,  h = width // 2
 
     So the vector of Turin, in "Ivo Lang plays the harp. He lives in Turin", holds something of Ivo
-    Lang: ten positions on either side mostly reach back to the name. In trials, attention alone had
-    not learnt whose fact is whose after 600 steps; with the convolution most were told apart (see
-    mini/studies/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
+    Lang: ten positions on either side (the default) mostly reach back to the name. In trials of 600
+    steps with five positions on either side, the right one of two persons' facts was the likelier
+    one in 76 to 95 % of the gaps; without a convolution in half of them, as by guessing (one run
+    each, mini/studies/README.md). Allen-Zhu 2025, "Physics of language models: part 4.1", puts such
     convolutions, over four positions, before attention and elsewhere, and calls them canon layers.
     """
 
@@ -676,7 +648,7 @@ class ShortConv(nn.Module):
         """x (B, T, C) -> (B, T, C). mask: see `padding_mask`."""
         C, width = self.weight.shape
         is_text = mask[:, 0, 0, :, None]                        # (B, T, 1)
-        x = x * is_text                                         # [PAD] is nobody's neighbour
+        x = x * is_text                                         # zeros at [PAD]
         # as if the row were an image one pixel high: on a CPU conv1d takes three times as long
         image = x.transpose(1, 2)[:, :, None]                   # (B, T, C) -> (B, C, 1, T)
         kernel = self.weight[:, None, None, :]                  # (C, 1, 1, width)
@@ -684,7 +656,31 @@ class ShortConv(nn.Module):
         return y[:, :, 0].transpose(1, 2)                       # (B, C, 1, T) -> (B, T, C)
 
 
-# ---- positions that begin as sinusoids
+# ---- weights at the start, and what trains them
+
+def init_weights(model):
+    """The authors draw all weights from N(0, 0.02²). So do we for the token types and for
+    `transform`; biases are 0, too.
+
+    The linear layers of the blocks are drawn so that their outputs are about as large as their
+    inputs. An output is a sum over n inputs; if the weights have the standard deviation s, it is
+    some s √n times as large as one input. Here s = 1/√n. With s = 0.02 it is 0.55 times as large
+    for the authors' n = 768, but only 0.23 times for our 128.
+
+    The vectors of tokens are drawn from N(0, 0.1²); by default `start_with_counts` then puts others
+    in their place. Those of positions begin as sinusoids, about as large.
+    """
+    for block in model.h:
+        for linear in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj):
+            nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            nn.init.zeros_(linear.bias)
+    nn.init.normal_(model.wtt.weight, std=0.02)
+    nn.init.normal_(model.transform.weight, std=0.02)
+    nn.init.zeros_(model.transform.bias)
+    nn.init.normal_(model.wte.weight, std=0.1)
+    with torch.no_grad():
+        model.wpe.weight.copy_(0.1 * sinusoids(*model.wpe.weight.shape))
+
 
 def sinusoids(n: int, C: int):
     """The positions 0 … n − 1 as vectors (n, C): waves of different lengths (Vaswani et al., §3.5).
@@ -697,8 +693,6 @@ def sinusoids(n: int, C: int):
     angle = position * frequency                                        # (n, C/2)
     return torch.stack([angle.sin(), angle.cos()], dim=2).flatten(1)[:, :C]
 
-
-# ---- vectors of tokens that begin with counts
 
 @torch.no_grad()
 def start_with_counts(model, rows, tokenizer):
@@ -717,15 +711,44 @@ def start_with_counts(model, rows, tokenizer):
     model.wte.weight.copy_(vectors)
 
 
+def make_optimizers(model, cfg) -> list:
+    """Muon for the weight matrices of the blocks, AdamW for all the rest.
+
+    Muon changes a matrix W by about −lr · P Qᵀ, where P S Qᵀ is the singular value decomposition of
+    its momentum, the running mean of the gradients. So weak directions count as much as strong
+    ones, and training needs fewer steps; see mini/utils/optim.py. (The weights (C, width) of a
+    convolution are trained as a matrix, too; AdamW was not tried for them.)
+
+    AdamW's rate is 0.001: in trials with five times as much, the tokens' vectors lost what they
+    begin with (see `start_with_counts`). Its β₂ is 0.98, as in RoBERTa, and there is no weight
+    decay, since texts are read few times.
+    """
+    qkv = []
+    matrices = []
+    for block in model.h:
+        for name, p in block.named_parameters():
+            if name.endswith("c_attn.weight"):
+                qkv.append(p)
+            elif p.ndim >= 2:
+                matrices.append(p)
+    of_muon = set(qkv + matrices)
+    rest = [p for p in model.parameters() if p not in of_muon]
+
+    groups = [{"params": matrices},
+              {"params": qkv, "n_matrices": 3}]         # q, k and v in one: Muon takes them apart
+    muon = Muon(groups, cfg.muon_lr, momentum=0.9)
+    adamw = torch.optim.AdamW(rest, cfg.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    return [muon, adamw]
+
+
 # ---- reports: pairs of made-up texts that tell the same facts
 
 def hide(rows, tokenizer, share: float, generator) -> Batch:
-    """Rows as a batch for pre-training. Either all rows are of reports, or none is. (In
-    fine-tuning, half of the pairs have a cloze in place of the second report; see `fine_tune`.)
+    """Rows as a batch for pre-training. Either all rows are of reports, or none is.
 
     In pairs of reports all facts of the second are hidden, and nothing else, each behind one
-    [MASK]. What is to be predicted is the first piece of the fact (see `tasks.Rows`), which can be
-    looked up in the first report:
+    [MASK], whatever its length. What is to be predicted is the first piece of the fact (see
+    `tasks.Rows`), which can be looked up in the first report:
 
         first    [CLS] Ivo Lang likes old maps . He lives in Turin . Dora Finch …
         second   [SEP] Ivo Lang has a house in [MASK] . Ivo Lang is fond of [MASK] . Dora Finch …
@@ -747,8 +770,8 @@ def hide(rows, tokenizer, share: float, generator) -> Batch:
 
 # ---- in which order it reads the kinds of text
 
-# The kinds of text: what --data and --reviews name (by default our tales and reviews); and two that
-# are made up: sentences with names, and passages with a question; pairs of reports.
+# The kinds of text: tales and reviews, or your own (--data, --reviews); sentences with names, and
+# passages with a question; pairs of reports.
 TEXTS, PASSAGES, REPORTS = range(3)
 KINDS = ("text and reviews", "sentences, passages and questions", "reports")
 
@@ -756,20 +779,21 @@ KINDS = ("text and reviews", "sentences, passages and questions", "reports")
 def kind_of_batch(step: int, cfg, generator) -> int:
     """Which kind of text the batch of a step holds.
 
-    At first reports alone: so it learns soon to look up whose fact is whose. Then --data and
+    At first reports alone: so it soon learns to look up whose fact is whose. Then --data and
     reviews alone: from them it learns that all sentences of a review agree, in praise or in blame.
     (Meanwhile it forgets what it knew of facts, but has it again when it reads all kinds.) Then
-    50 % of the batches hold these, 15 % made-up sentences and passages, and 35 % reports. A run for
-    the user's own reviews reads nothing but these and --data. (In trials what came second was
-    hardly learnt. But with the tokens' vectors at rest while reports come first, reviews then were:
-    see `choose_trained`.)
+    50 % of the batches hold these, 15 % sentences and passages, and 35 % reports. A run for the
+    user's own reviews reads nothing but these and --data.
+
+    In trials, the kind that came second was hardly learnt. Reviews were learnt, though, when the
+    vectors of tokens did not move while reports came first: see `choose_trained`.
     """
     u = torch.rand((), generator=generator).item()
     if reads_own(cfg):
         return TEXTS
     if step < cfg.reports_first * cfg.steps:
         return REPORTS
-    if step < (cfg.reports_first + cfg.own_first) * cfg.steps or u < 0.50:
+    if step < (cfg.reports_first + cfg.texts_first) * cfg.steps or u < 0.50:
         return TEXTS
     if u < 0.65:
         return PASSAGES
@@ -777,8 +801,8 @@ def kind_of_batch(step: int, cfg, generator) -> int:
 
 
 def choose_trained(model, step: int, cfg):
-    """While the model reads reports alone, its vectors of tokens stay as they are, and so do their
-    biases.
+    """While the model reads reports alone, its vectors of tokens stay as they are, and so do the
+    biases of the tokens.
 
     A token that reports do not have is never right there, so its gradient is tiny, but always in
     the same direction: away from what is guessed. Adam divides a gradient by its usual size, so
@@ -813,15 +837,16 @@ class AnswerHead(nn.Module):
         idx             [CLS]  Ivo  lives  in  Tu  ##rin  .  [SEP]  Where  …  ?  [MASK]  [SEP]
         word_number       0     1     2     3   4    0    5    0      0    0  0    GAP     0
 
-    What the model guesses at the gap is a vector g (C,), what it guesses at the first piece of word
-    t of the passage is a vector g_t (C,), see BERT.guess_vector. Of the words that pre-training
-    chooses, 10 % are shown as they are, and the model is to predict them, too; so where a word can
-    be seen, it should guess just this word. Then, if it guesses "Turin" at the gap, g is like g_t
-    where "Turin" stands. The logit of word t is
+    The logit of word t is
 
         g_t · W g / √C
 
-    with one matrix W for the first word of the answer and one for the last. Both begin as the
+    g (C,) is what the model guesses at the gap, g_t (C,) what it guesses at the first piece of word
+    t (see BERT.mlm_transform). If it guesses "Turin" at the gap, g is like g_t where "Turin"
+    stands: for where a word can be seen, the model should guess just this word, as 10 % of the
+    words that pre-training chooses are shown as they are.
+
+    There is one matrix W for the first word of the answer and one for the last. Both begin as the
     identity. That suits the first word, which is what the gap hides in reports; the last word is at
     first expected at the same place, and fine-tuning has to learn where an answer ends.
 
@@ -880,22 +905,32 @@ class AnswerHead(nn.Module):
 HEADS = {"sentiment": SentimentHead, "entities": EntityHead, "answer": AnswerHead}
 
 
-def freeze_embeddings(bert):
-    """From now on the vectors of tokens, positions and texts stay as they are. Otherwise the
-    vectors of the names in 300 labelled passages would move away from those of all other names."""
+def prepare_to_keep(bert):
+    """From now on the vectors of tokens, positions and texts stay as they are: AdamW passes over
+    what has no gradient. Otherwise the vectors of the names in 300 labelled passages would move
+    away from those of all other names.
+
+    And no attention weights are dropped any more, only to save time: in each block a CPU has to
+    draw B · nh · T² random numbers for it, which took a quarter of a step.
+    """
     for embedding in (bert.wte, bert.wpe, bert.wtt):
         embedding.weight.requires_grad_(False)
+    for block in bert.h:
+        block.attn.attn_dropout.p = 0.0
 
 
 def reports_loss(bert, reports, cfg, tokenizer, generator):
-    """The loss of a batch of reports. It is added to that of the answers, so that the model goes on
-    looking up facts and does not just learn 300 answers by heart: an auxiliary objective, as in
-    Radford et al. 2018, "Improving language understanding by generative pre-training", §3.2.
+    """The loss of a batch of reports, half as many as there are questions. It is added to that of
+    the answers, so that the model goes on looking up facts and does not just learn 300 answers by
+    heart: an auxiliary objective, as in Radford et al. 2018, "Improving language understanding by
+    generative pre-training", §3.2.
 
     In half of these reports a cloze stands in place of the second one: one of its sentences, with
-    its fact taken out and the gap behind it (`tasks.words_of_cloze`).
+    its fact taken out and the gap behind it, as behind a question (`tasks.words_of_cloze`):
+
+        Dora Finch lives in now ? [MASK]
     """
-    drawn = get_rows(reports, cfg.tune_batch, tokenizer.pad, generator)
+    drawn = get_rows(reports, max(1, cfg.tune_batch // 2), tokenizer.pad, generator)
     batch = hide(drawn, tokenizer, cfg.mask_share, generator)
     with autocast(bert.device, cfg.matmul):
         return mlm_loss(bert, batch, tokenizer.pad)
@@ -935,7 +970,7 @@ class Config(RunConfig):
     batch_size: int = 32           # rows in a step: a text, a part of one, or a pair of reports
     # share of the steps in which it reads reports alone (none for your own reviews, see reads_own)
     reports_first: float = 0.08
-    own_first: float = 0.08        # share in which it then reads --data and reviews alone
+    texts_first: float = 0.08        # share in which it then reads --data and reviews alone
     muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak
@@ -944,8 +979,8 @@ class Config(RunConfig):
     dropout: float = 0.0           # dropout in pre-training
     cooccurrence: bool = True      # begin with vectors of tokens that come from counting
     # fine-tuning
-    # optimiser steps of each task (0: 400, for answers 1,200, or four passes over its rows if that
-    # is more; but no more than --steps)
+    # optimiser steps of each task (0: 400, or 1,200 while it also reads reports, or four passes
+    # over its rows if that is more; but no more than --steps)
     tune_steps: int = 0
     tune_batch: int = 32           # rows in a step of a task
     # AdamW's peak learning rate in a task (for reviews 0.3 times this; 3 times this for its head)
@@ -1002,7 +1037,7 @@ def check(cfg):
     require(Path(cfg.data).resolve() != Path(cfg.reviews).resolve(),
             f"--data and --reviews are both {cfg.data}: the labels would be read beside the texts; "
             "leave --data out (the texts of --reviews are read anyway)")
-    for name in ("mask_share", "own_first", "reports_first"):
+    for name in ("mask_share", "texts_first", "reports_first"):
         value = getattr(cfg, name)
         require(0 <= value <= 1, f"--{name}={value} must be from 0 to 1")
 
@@ -1010,14 +1045,18 @@ def check(cfg):
 def compare(bert, task, cfg, tokenizer):
     """(scores, tuned model) of a task. scores is a dict: what the pre-trained BERT gets on its
     held-out texts, a BERT that begins at random and learns from the same labels, and each of the
-    task's baselines, which need no network. (The one that begins at random has read nothing before,
-    has no counted vectors, and reads no reports while it learns to answer. Its labels, steps and,
-    by default, rates are the same.) And for reviews, what the pre-trained BERT, which reads words
-    in context, and naive Bayes, which counts them, get together (see `predict`; the command sample
-    uses the BERT alone)."""
+    task's baselines, such as naive Bayes, which need no network (mini/data/text/baselines.py).
+
+    (The BERT that begins at random has read nothing before, has no counted vectors, and reads no
+    reports while it learns to answer, for which it has TUNE_STEPS. Its labels and, by default,
+    rates are the same.)
+
+    For reviews also what the pre-trained BERT, which reads words in context, and naive Bayes, which
+    counts them, get together (see `predict`; the command sample uses the BERT alone).
+    """
     torch.manual_seed(cfg.seed)
     fresh = BERT(bert.cfg, tokenizer.vocab_size).to(bert.device)
-    keep = cfg.keep and task.reports is not None
+    keep = keeps(cfg, task)
     tuned = fine_tune(bert, task, cfg.tune_lr, cfg, tokenizer, keep)
     tuned_fresh = fine_tune(fresh, task, cfg.scratch_lr, cfg, tokenizer)
     found = {"pre-trained": predict(tuned, task.test, tokenizer.pad)}
@@ -1032,8 +1071,13 @@ def compare(bert, task, cfg, tokenizer):
 def reads_own(cfg) -> bool:
     """True if the run is for the user's own reviews: it reads these and --data, no made-up texts,
     and learns no other task. (With --all_tasks half of the steps read made-up texts. In a trial
-    fewer film reviews were read rightly so: mini/gallery/README.md has the numbers.)"""
+    with real film reviews, fewer of them were then classified rightly: mini/gallery/README.md.)"""
     return cfg.reviews != "reviews" and not cfg.all_tasks
+
+
+def keeps(cfg, task) -> bool:
+    """True if the pre-trained BERT goes on reading reports while it learns this task."""
+    return cfg.keep and task.reports is not None
 
 
 def task_names(cfg) -> list:
@@ -1094,8 +1138,9 @@ def announce(run, cfg, to_learn: dict, held_out: list, tokenizer):
 def tune_and_save(run, model, task, cfg, tokenizer) -> dict:
     """The scores of a task; the model tuned for it is saved in the folder of the run."""
     n = len(task.truth)
-    run.say(f"tuning for {task.name}: {tune_steps(cfg, task)} steps from the pre-trained "
-            f"weights, as many from scratch; then {n:,} held-out texts …")
+    run.say(f"tuning for {task.name}: {tune_steps(cfg, task, keeps(cfg, task))} steps from the "
+            f"pre-trained weights, {tune_steps(cfg, task, keep=False)} from scratch; then {n:,} "
+            "held-out texts …")
     scores, tuned = compare(model, task, cfg, tokenizer)
     found = "; ".join(f"{name} {share:.1%}" for name, share in scores.items())
     run.say(f"held-out {task.name} (n = {n:,}): {found}")
@@ -1124,7 +1169,7 @@ def train(cfg: Config) -> dict:
     if checkpoint:
         model, tokenizer = from_checkpoint(checkpoint, cfg)
     else:
-        # (reports have the words of passages, and invented names, which are to be cut into pieces)
+        # (without reports: they have the words of passages, and names to be cut into pieces)
         tokenizer = WordPieceTokenizer.train(texts + made_up, cfg.vocab_size)
         model = BERT(cfg, tokenizer.vocab_size)
     model = model.to(device)
@@ -1204,7 +1249,7 @@ def train(cfg: Config) -> dict:
             if run.signal:                                      # the terminal was closed
                 return run.leave(cfg.steps)
         return run.finish(val_loss=val_loss, chance=chance, few=cfg.few,
-                          tune_steps={t.name: tune_steps(cfg, t) for t in to_tune},
+                          tune_steps={t.name: tune_steps(cfg, t, keeps(cfg, t)) for t in to_tune},
                           n={t.name: len(t.truth) for t in to_tune}, scores=scores)
 
 

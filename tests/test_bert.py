@@ -733,7 +733,7 @@ def test_reports_come_first_then_tales_and_reviews_then_all_kinds(text_file, tmp
     """Told apart by the number of their rows: reports have the fewest here, tales and reviews the
     most. Of the last 320 batches 50, 15 and 35 % should be of tales and reviews, made-up texts and
     reports, within four standard deviations."""
-    bert.train(tiny(text_file, tmp_path, steps=400, reports_first=0.1, own_first=0.1, log_every=0,
+    bert.train(tiny(text_file, tmp_path, steps=400, reports_first=0.1, texts_first=0.1, log_every=0,
                     eval_every=0, n_embd=8, d_ff=8, n_test=5, keep=False))
     assert len(drawn) == 400
     n_reports, n_made_up, n_own = sorted(set(drawn))
@@ -747,7 +747,7 @@ def test_vectors_of_tokens_rest_while_reports_alone_are_read(text_file, tmp_path
     """Adam would move those of tokens that reports do not have as fast as all others."""
     after = {}
     for steps in (1, 2, 3):
-        bert.train(tiny(text_file, tmp_path, steps=4, reports_first=0.5, own_first=0.25,
+        bert.train(tiny(text_file, tmp_path, steps=4, reports_first=0.5, texts_first=0.25,
                         stop_after=steps))
         after[steps] = torch.load(tmp_path / "run/checkpoint.pt", weights_only=True)["model"]
     for name, rests in (("wte.weight", True), ("bias", True), ("h.0.conv.weight", False)):
@@ -772,6 +772,7 @@ def test_what_was_learnt_from_reports_is_kept(text_file, tmp_path, monkeypatch):
     monkeypatch.setattr(bert, "mlm_loss", mlm_loss)
     kept = bert.fine_tune(model, task, 1e-3, cfg, tokenizer, keep=True).bert
     assert len(batches) == 3 and all(batch.chosen.any() for batch in batches)
+    assert [len(batch.idx) for batch in batches] == 3 * [cfg.tune_batch // 2]
     assert all((batch.shown[batch.chosen] == tokenizer.mask).all() for batch in batches)
     plain = bert.fine_tune(model, task, 1e-3, cfg, tokenizer).bert
     assert len(batches) == 3
@@ -779,6 +780,11 @@ def test_what_was_learnt_from_reports_is_kept(text_file, tmp_path, monkeypatch):
         before = getattr(model, name).weight
         assert torch.equal(getattr(kept, name).weight, before)
         assert not torch.equal(getattr(plain, name).weight, before)
+    # attention weights are dropped while nothing is to be kept, the rest always
+    assert [block.attn.attn_dropout.p for block in kept.h] == cfg.n_layer * [0]
+    for dropout in (kept.dropout, kept.h[0].attn.resid_dropout, kept.h[0].mlp.dropout,
+                    plain.h[0].attn.attn_dropout):
+        assert dropout.p == cfg.tune_dropout > 0
     # the mlm bias gets a gradient from the reports alone
     assert not torch.equal(kept.bias, model.bias)
     close(plain.bias, model.bias, 1e-9)
@@ -851,14 +857,14 @@ def test_n_test_is_honoured_and_reported(text_file, tmp_path, capsys):
 
 
 def test_a_task_is_not_trained_for_longer_than_the_model():
-    def steps(name, n_rows, **settings):
-        return bert.tune_steps(bert.Config(**settings), SimpleNamespace(name=name, y=torch.zeros(n_rows)))
-    for name, usual in bert.TUNE_STEPS.items():
-        assert steps(name, 300) == usual == steps(name, 300, **bert.PRESETS["published"])
-        assert steps(name, 10000) == 4 * 10000 // 32 > usual
-        assert steps(name, 300, steps=3) == 3
-        assert steps(name, 300, steps=3, tune_steps=9) == 9
-    assert set(bert.TUNE_STEPS) == set(bert.HEADS)
+    def steps(keeping, n_rows, **settings):
+        task = SimpleNamespace(y=torch.zeros(n_rows))
+        return bert.tune_steps(bert.Config(**settings), task, keeping)
+    for keep, usual in ((False, 400), (True, 1200)):
+        assert steps(keep, 300) == usual == steps(keep, 300, **bert.PRESETS["published"])
+        assert steps(keep, 10000) == 4 * 10000 // 32 > usual
+        assert steps(keep, 300, steps=3) == 3
+        assert steps(keep, 300, steps=3, tune_steps=9) == 9
 
 
 
