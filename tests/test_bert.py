@@ -505,6 +505,24 @@ def test_the_bert_and_the_head_learn_at_rates_of_their_own(text_file, tmp_path, 
         assert rates == pytest.approx({n: scale * 1e-3 for n, scale in zip(sizes, scales)})
 
 
+def test_the_vocabulary_is_larger_for_own_texts(text_file, tmp_path, monkeypatch):
+    """Real texts have more words. Whatever --vocab_size says is done."""
+    reviews_file = tmp_path / "mine.tsv"
+    reviews_file.write_text("".join(f"it was {w} {i}\t{w}\n" for i in range(30) for w in "ab"))
+    sizes = []
+    original = WordPieceTokenizer.train
+
+    def train(texts, vocab_size):
+        sizes.append(vocab_size)
+        return original(texts, 500)
+    monkeypatch.setattr(bert.WordPieceTokenizer, "train", train)
+    ours = dict(data="tales", steps=1, vocab_size=0)
+    for settings in (ours, ours | dict(data=str(text_file)), ours | dict(reviews=str(reviews_file)),
+                     ours | dict(vocab_size=700)):
+        bert.train(tiny(text_file, tmp_path, **settings))
+    assert sizes == [2048, 4096, 4096, 700]
+
+
 def test_two_models_together_by_the_product_of_their_probabilities():
     tokenizer = small_tokenizer()
     tuned = bert.FineTuned(small_model(), "sentiment", 3).eval()
