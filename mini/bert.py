@@ -3,7 +3,7 @@
 There is no causal mask: every position sees the whole text, to its left and to its right. A text is
 read as tokens, words or pieces of words, with some special ones: a row begins with [CLS], each text
 ends with [SEP], [PAD] fills up a row, and [MASK] stands where a word is hidden. ([UNK] stands for a
-character that the tokenizer does not know.)
+word that the tokenizer cannot read.)
 
     [CLS] The cast was not dull . [SEP] [PAD] [PAD]                   one text
     [CLS] Ivo moved to Turin . [SEP] Where does Ivo live ? [SEP]      two texts (the paper has the
@@ -39,7 +39,7 @@ tales, film reviews, sentences with names, passages with questions, and pairs of
 the same facts in other words (see part four). They are far simpler than real ones, and so the
 scores are far higher; mini/gallery/README.md also has the scores on real reviews. The texts of the
 tasks come from the same programs, but are drawn anew: hardly any of them is among the texts of
-pre-training, and half of the names in the held-out ones occur nowhere else.
+pre-training, and half of the names in the held-out ones are in no text that it learns from.
 
 Shapes: B rows of T tokens in a batch (a row is one text or two, as above), C the width, nh heads of
 size hs = C / nh, V tokens.
@@ -419,9 +419,8 @@ class SentimentHead(nn.Module):
     to hold the whole text. In ours nothing has.
 
     And for each word ours is given two vectors (of its first piece), side by side: that of the last
-    block, and that of the token, which is the same in every text. This helps a little where texts
-    are real: of film reviews 66.8 % were classified rightly so, and 65.5 % by the last block's
-    vectors alone (300 labels, six draws of them, mini/studies/README.md).
+    block, and that of the token, which is the same in every text. (In trials the last block's alone
+    did about as well, mini/studies/README.md.)
     """
 
     # the head learns fast; the BERT learns slowly, to keep what it knows
@@ -580,8 +579,8 @@ def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> l
     others_log_p (N, n_classes), for reviews only: log p(class | text) by another model. If given,
     the class is the one that is most probable by the product of both models' probabilities (a
     product of experts, Hinton 2002). Logits are log p(class | text) but for a constant in each
-    text, so adding log p multiplies the probabilities. (Both know how
-    frequent the classes are, so this counts twice.)
+    text, so adding log p multiplies the probabilities. (Both know how frequent the classes are, so
+    this counts twice.)
     """
     model.eval()
     found = []
@@ -610,8 +609,8 @@ def predict(model, tokens, pad: int, others_log_p=None, at_once: int = 128) -> l
 # texts           Some are like those of the tasks; the kinds come in a certain order, and at first
 #                 the tokens' vectors do not learn (`kind_of_batch`, `choose_trained`). Of pairs of
 #                 reports nothing but facts is hidden (`hide`).
-# fine-tuning     The class of a review comes from the mean over all words, not from [CLS], which
-#                 nothing has trained to hold the whole text (`SentimentHead`); there is no pooler.
+# fine-tuning     The class of a review comes from the mean over all words, not from [CLS], and from
+#                 the tokens' own vectors, too (`SentimentHead`); there is no pooler.
 #                 The question stands after the passage and ends with a [MASK] (`AnswerHead`); the
 #                 model goes on reading reports (`reports_loss`), and its embeddings rest
 #                 (`prepare_to_keep`). Sentences and passages are given twice, once with names in
