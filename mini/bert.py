@@ -973,7 +973,7 @@ class Config(RunConfig):
     batch_size: int = 32           # rows in a step: a text, a part of one, or a pair of reports
     # share of the steps in which it reads reports alone (none for your own reviews, see reads_own)
     reports_first: float = 0.08
-    texts_first: float = 0.08        # share in which it then reads --data and reviews alone
+    texts_first: float = 0.08      # share in which it then reads --data and reviews alone
     muon_lr: float = 0.015         # Muon's peak learning rate, for the matrices of the blocks
     lr: float = 0.001              # AdamW's peak learning rate, for all other parameters
     warmup: int = 50               # steps in which the learning rate rises to its peak

@@ -505,6 +505,7 @@ def test_the_bert_and_the_head_learn_at_rates_of_their_own(text_file, tmp_path, 
         assert rates == pytest.approx({n: scale * 1e-3 for n, scale in zip(sizes, scales)})
 
 
+@pytest.mark.paper
 def test_the_vocabulary_is_larger_for_own_texts(text_file, tmp_path, monkeypatch):
     """Real texts have more words. Whatever --vocab_size says is done."""
     reviews_file = tmp_path / "mine.tsv"
@@ -878,7 +879,7 @@ def test_a_task_is_not_trained_for_longer_than_the_model():
     def steps(keeping, n_rows, **settings):
         task = SimpleNamespace(y=torch.zeros(n_rows))
         return bert.tune_steps(bert.Config(**settings), task, keeping)
-    for keep, usual in ((False, 400), (True, 1200)):
+    for keep, usual in ((False, bert.TUNE_STEPS), (True, bert.KEEP_STEPS)):
         assert steps(keep, 300) == usual == steps(keep, 300, **bert.PRESETS["published"])
         assert steps(keep, 10000) == 4 * 10000 // 32 > usual
         assert steps(keep, 300, steps=3) == 3
