@@ -285,6 +285,11 @@ class Upsample(nn.Module):
         return F.interpolate(self.conv(x), scale_factor=2, mode="nearest")
 
 
+def channels(cfg) -> list:
+    """The channels of each level of the UNet: with --width=64 and four levels 64, 128, 256, 256."""
+    return [min(2**level, 4) * cfg.width for level in range(cfg.levels)]
+
+
 class UNet(nn.Module):
     """x_t (B, C, S, S), t (B,), labels y (B, V) -> the network's answer (B, C, S, S).
 
@@ -299,7 +304,8 @@ class UNet(nn.Module):
 
         --stem              2 × 2 pixels are seen as one, which is four times as fast
         --scale_shift       time also scales the features (Nichol & Dhariwal 2021)
-        blocks              a level has one, and one skip, not two and three; and no dropout
+        blocks              a level has one on each way, and one skip, not two and three; the lowest
+                            has those of the middle alone; and no dropout
         attention           in the middle, not also at 16 × 16; heads of 32 channels, not one head
         norms               8 groups of channels, not 32
         channels            width × 1, 2, 4, 4, not × 1, 2, 2, 2; it is the convolution between two
@@ -309,8 +315,7 @@ class UNet(nn.Module):
     def __init__(self, cfg, C: int, S: int, V: int):
         super().__init__()
         width = cfg.width
-        # channels of each level; with four levels 64, 128, 256, 256
-        widths = [min(2**level, 4) * width for level in range(cfg.levels)]
+        widths = channels(cfg)
         lowest = widths[-1]
         E = 4 * width
         self.width = width
@@ -325,31 +330,25 @@ class UNet(nn.Module):
         self.time = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
         self.label = nn.Linear(V, E, bias=False) if V > 0 else None     # a vector for each value
 
-        # down
+        # down, from the highest level to the lowest
         self.first = nn.Conv2d(C * cfg.stem**2, width, kernel_size=3, padding=1)
         self.down = nn.ModuleList()
-        for level, w in enumerate(widths):
+        for w, w_below in zip(widths[:-1], widths[1:]):
             block = ResBlock(w, w, E, cfg.scale_shift)
-            if level < cfg.levels - 1:
-                to_next = nn.Conv2d(w, widths[level + 1], kernel_size=3, stride=2, padding=1)
-            else:
-                to_next = nn.Identity()
-            self.down.append(nn.ModuleList([block, to_next]))
+            downsample = nn.Conv2d(w, w_below, kernel_size=3, stride=2, padding=1)
+            self.down.append(nn.ModuleList([block, downsample]))
 
-        # middle
+        # middle, at the lowest level
         self.middle1 = ResBlock(lowest, lowest, E, cfg.scale_shift)
         self.attention = Attention(lowest)
         self.middle2 = ResBlock(lowest, lowest, E, cfg.scale_shift)
 
-        # up
+        # up, to the highest level again
         self.up = nn.ModuleList()
-        for level, w in reversed(list(enumerate(widths))):
+        for w, w_below in reversed(list(zip(widths[:-1], widths[1:]))):
+            upsample = Upsample(w_below, w)
             block = ResBlock(2 * w, w, E, cfg.scale_shift)  # w channels from below, w of the skip
-            if level > 0:
-                to_next = Upsample(w, widths[level - 1])
-            else:
-                to_next = nn.Identity()
-            self.up.append(nn.ModuleList([block, to_next]))
+            self.up.append(nn.ModuleList([upsample, block]))
         self.norm = nn.GroupNorm(8, width)
         self.last = zero_init(nn.Conv2d(width, C * cfg.stem**2, kernel_size=3, padding=1))
 
@@ -365,24 +364,24 @@ class UNet(nn.Module):
         x = pad(x, self.multiple)                           # -> (B, C, S', S'), the padded side
         h = F.pixel_unshuffle(x, self.stem)                 # -> (B, C·stem², S'/stem, S'/stem)
 
-        # down; with the defaults (B, 64, 16, 16) -> (B, 128, 8, 8)
+        # down; with the defaults (B, 48, 16, 16) -> (B, 96, 8, 8)
         h = self.first(h)
         skips = []
-        for block, to_next in self.down:
+        for block, downsample in self.down:
             h = block(h, e)
             skips.append(h)
-            h = to_next(h)
+            h = downsample(h)
 
         # middle
         h = self.middle1(h, e)
         h = self.attention(h)
         h = self.middle2(h, e)
 
-        # up, to (B, 64, 16, 16) again
-        for block, to_next in self.up:
+        # up, to (B, 48, 16, 16) again
+        for upsample, block in self.up:
+            h = upsample(h)
             h = torch.cat([h, skips.pop()], dim=1)
             h = block(h, e)
-            h = to_next(h)
 
         h = self.last(F.silu(self.norm(h)))
         out = F.pixel_shuffle(h, self.stem)                 # -> (B, C, S', S')
@@ -634,7 +633,7 @@ class Config(LabelConfig):
     predict: Literal["x0", "v", "eps"] = "x0"
 
     # network
-    width: int = 64             # channels at the highest resolution; then 2 ×, then 4 × as many
+    width: int = 48             # channels at the highest resolution; then 2 ×, then 4 × as many
     levels: int = 2             # resolutions, each half of the one above; attention at the lowest
     stem: int = 2               # the network sees a square of stem × stem pixels as one pixel
     scale_shift: bool = True    # time and labels scale and shift features (false: they only shift)
@@ -643,7 +642,7 @@ class Config(LabelConfig):
     label_dropout: float = 0.1  # share of training images without their labels (1: all)
     stratified: bool = True     # spread the times in a batch evenly over 1 … T
     max_weight: float = 5.0     # upper limit of the weight of an error, if x₀ is predicted
-    steps: int = 2200           # optimiser steps
+    steps: int = 4400           # optimiser steps
     batch_size: int = 32        # images in a step, over all processes
     # what trains the weights of hidden layers; Adam trains the rest, or everything
     optimizer: Literal["muon", "adam"] = "muon"
@@ -698,9 +697,11 @@ def check(cfg):
     """Raise UserError, naming the flag, for settings that make no sense."""
     require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight",
                      "lr", "muon_lr")
-    require(cfg.width % 32 == 0, f"--width={cfg.width} must be a multiple of 32, the channels of "
-            "a head of attention")
     require(cfg.levels <= 10, f"--levels={cfg.levels}: at most 10")
+    require(cfg.width % 8 == 0, f"--width={cfg.width} must be a multiple of 8, the groups of a norm")
+    lowest = channels(cfg)[-1]
+    require(lowest % 32 == 0, f"--width={cfg.width} with --levels={cfg.levels}: the lowest level "
+            f"has {lowest} channels, no multiple of 32, the channels of a head of attention")
     require(0 <= cfg.label_dropout <= 1, f"--label_dropout={cfg.label_dropout}: from 0 to 1")
     require(cfg.sample_steps >= 1, f"--sample_steps={cfg.sample_steps} must be at least 1")
     require(0 <= cfg.eta <= 1, f"--eta={cfg.eta}: from 0 to 1")
@@ -724,7 +725,10 @@ def make_nets(cfg, C: int, S: int, attributes: dict, checkpoint=None):
     nets = nn.ModuleDict({"net": net, "ema": ema})
     if checkpoint:
         nets.load_state_dict(checkpoint["model"])
-    return nets.to(pick_device(cfg.device), memory_format=torch.channels_last)
+    # the layout in memory that is faster: on CUDA for convolutions, on a CPU for GroupNorm
+    device = pick_device(cfg.device)
+    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
+    return nets.to(device, memory_format=layout)
 
 
 def make_optimizers(model, cfg) -> list:

@@ -388,6 +388,10 @@ def written_unet(p, cfg, x, t, y):
     B, C, size, _ = x.shape
     k = cfg.stem
 
+    def shape_at(level):
+        side = S // k // 2**level
+        return B, cfg.width * min(4, 2**level), side, side
+
     # time and labels
     e = F.silu(linear(p, "time.0", written_embedding(t, cfg.width)))
     e = linear(p, "time.2", e)
@@ -407,27 +411,25 @@ def written_unet(p, cfg, x, t, y):
 
     # down
     skips = []
-    for level in range(cfg.levels):
+    for level in range(cfg.levels - 1):
         h = block(part_of(p, f"down.{level}.0"), h, e)
-        side = S // k // 2**level
-        assert h.shape == (B, cfg.width * min(4, 2**level), side, side)
+        assert h.shape == shape_at(level)
         skips.append(h)
-        if level < cfg.levels - 1:
-            h = conv(p, f"down.{level}.1", h, stride=2, padding=1)
+        h = conv(p, f"down.{level}.1", h, stride=2, padding=1)
 
     # middle
+    assert h.shape == shape_at(cfg.levels - 1)
     h = block(part_of(p, "middle1"), h, e)
     h = written_attention(part_of(p, "attention"), h)
     h = block(part_of(p, "middle2"), h, e)
 
     # up: what was on the way down at the same level, behind what comes from below
-    for i in range(cfg.levels):
-        level = cfg.levels - 1 - i
+    for i in range(cfg.levels - 1):
+        level = cfg.levels - 2 - i
+        h = conv(p, f"up.{i}.0.conv", h, padding=1)
+        h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
         h = torch.cat([h, skips[level]], 1)
-        h = block(part_of(p, f"up.{i}.0"), h, e)
-        if level > 0:
-            h = conv(p, f"up.{i}.1.conv", h, padding=1)
-            h = h.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        h = block(part_of(p, f"up.{i}.1"), h, e)
 
     h = conv(p, "last", F.silu(group_norm(p, "norm", h)), padding=1)
     h = h.view(B, C, k, k, S // k, S // k).permute(0, 1, 4, 2, 5, 3)
@@ -569,6 +571,21 @@ def test_an_image_just_large_enough_for_its_levels(levels, stem):
     net = train_diffusion.UNet(cfg, 3, 16, 0)
     x = normal(1, 3, 16, 16, dtype=torch.float32)
     assert net(x, torch.tensor([5]), torch.zeros(1, 0)).shape == x.shape
+
+
+@paper
+@pytest.mark.parametrize("width, levels", [(40, 2), (48, 1), (40, 1)])
+def test_the_lowest_level_has_whole_heads(width, levels):
+    refused(lambda: tiny(width=width, levels=levels), f"--width={width}", f"--levels={levels}")
+
+
+@paper
+@pytest.mark.parametrize("width, levels", [(48, 2), (32, 1), (8, 3)])
+def test_widths_that_are_no_multiple_of_32(width, levels):
+    cfg = tiny(width=width, levels=levels)
+    net = train_diffusion.UNet(cfg, 3, 16, 5)
+    x = normal(2, 3, 16, 16, dtype=torch.float32)
+    assert net(x, torch.tensor([1, 19]), torch.eye(5)[:2]).shape == x.shape
 
 
 # ---- the presets

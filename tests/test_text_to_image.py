@@ -137,9 +137,9 @@ def test_shared_parts_are_those_of_train_diffusion():
     once more so that this file can be read, and taken away, alone. Who corrects one of them has to
     correct the other."""
     names = ["abar_from_betas", "linear_abar", "cosine_abar", "NoiseSchedule", "make_schedule",
-             "zero_init", "time_embedding", "ResBlock", "Attention", "Upsample", "draw_times",
-             "update_ema", "ddpm_step", "ddim_step", "dpm_solver_step", "half_log_snr",
-             "sample_times", "denoise", "new_noise", "lr_factor"]
+             "zero_init", "time_embedding", "ResBlock", "Attention", "Upsample", "channels",
+             "draw_times", "update_ema", "ddpm_step", "ddim_step", "dpm_solver_step",
+             "half_log_snr", "sample_times", "denoise", "new_noise", "lr_factor"]
     differing = []
     for name in names:
         here = getattr(text_to_image, name, None)
@@ -326,7 +326,8 @@ def test_networks_at_first(stage):
     features = normal(2, 64, 4, 4, dtype=torch.float32)
     e = normal(2, 128, seed=1, dtype=torch.float32)
     assert torch.equal(nets["encoder"].blocks[0](words, mask), words)
-    assert torch.equal(unet.down[1][1](features, words, mask), features)
+    assert torch.equal(unet.down[0][1](features[:, :32], words, mask), features[:, :32])
+    assert torch.equal(unet.cross(features, words, mask), features)
     assert torch.equal(unet.attention(features), features)
     assert torch.equal(unet.middle1(features, e), features)
 
