@@ -8,25 +8,27 @@ drawn at once:
     q(x_t | x₀)      = N(√ᾱ_t x₀, (1 − ᾱ_t) I)      ᾱ_t = (1 − β₁) (1 − β₂) ⋯ (1 − β_t)
 
 Training: a network, a U-Net, is shown x_t, the time t and labels y of the image, such as "red
-hair". It is to say what the image was, x₀, or, which comes to the same, what the noise ε is:
+hair". It is to say what the image was, x₀, or, which comes to the same, what the noise ε is; a hat
+marks its guess:
 
     x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε                    so x̂₀ = (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t
 
-    loss = mean of |ε̂ − ε|²                         the paper's, over images, times and noise
-    loss = mean of w_t |x̂₀ − x₀|²                   ours; the two are the same but for the weights
+    loss = mean of (ε̂ − ε)²             the paper's, over images, times, noise and pixels
+    loss = mean of w_t (x̂₀ − x₀)²       ours; the two are the same but for the weights w_t
 
 Sampling: begin with noise x_T, and take small steps down to x₀. The best x̂₀ for a squared error is
 the mean of all images that x_t may have come from. That is blurred, but a rough x̂₀ is enough for
 one step: except near the end, x_{t−1} is mostly x_t, with a little of x̂₀ and some new noise mixed
 in (faster samplers leave out the new noise). The next guess is made from x_{t−1}, and is better.
 
-Shapes: B images in a batch, C colours, S × S pixels; V values of labels.
+Shapes: B images in a batch, C colours (within the network: channels), S × S pixels; V values that
+labels can have, all together (red, blond, …, round glasses, …).
 
 Paper: Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models",
 https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, learning rates and sampler,
-and nearly its U-Net. To read the paper in this file: linear_abar, NoiseSchedule.add_noise, UNet,
-get_batch, diffusion_loss, predict_with_guidance, ddpm_step, denoise. By default we depart from it,
-for good images on a CPU in minutes:
+nearly its U-Net, and no labels; add --data=cifar10 for its images. To read the paper in this file:
+linear_abar, NoiseSchedule.add_noise, UNet, get_batch, diffusion_loss, predict_with_guidance,
+ddpm_step, denoise. By default we depart from it, for good images on a CPU in minutes:
 
     --predict           the network answers x₀, not ε: where little is left of the image, a small
                         error in ε is a large one in x₀, which few steps cannot mend
@@ -34,7 +36,8 @@ for good images on a CPU in minutes:
     --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
                         straight line
     --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier
-    --label_dropout --guidance      labels, which sampling can exaggerate: you get what you ask for
+    --label_dropout --guidance      the network is told labels, in most steps: so sampling can do
+                        without them, or exaggerate them
     --sampler --sample_steps        20 steps of DPM-Solver++, not T of the paper's: 50 times faster
     --optimizer --lr --decay --beta2 --ema          good images after minutes, not days
 
@@ -77,8 +80,9 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 # ---- the noise
 
 def abar_from_betas(betas):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. No step may leave nothing of the image, ᾱ = 0,
-    since there are divisions by √ᾱ below: β is at most 0.999 (Nichol & Dhariwal 2021, §3.2)."""
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. Each step must leave something of the image,
+    ᾱ > 0, since there are divisions by √ᾱ below: so β is at most 0.999 (Nichol & Dhariwal 2021,
+    §3.2)."""
     betas = betas.clamp(max=0.999)
     one = torch.ones(1, dtype=betas.dtype)
     return torch.cat([one, (1 - betas).cumprod(dim=0)])
@@ -93,11 +97,13 @@ def linear_abar(T: int):
 
 
 def cosine_abar(T: int):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. ᾱ_t = f(t) / f(0), where f is a squared cosine
-    (Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17).
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64 (Nichol & Dhariwal 2021, "Improved Denoising
+    Diffusion Probabilistic Models", eq. 17):
 
-    f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed
-    and limited, and ᾱ is made from that.
+        ᾱ_t = f(t) / f(0)       f(t) = cos²((t/T + s) / (1 + s) · π/2)       s = 0.008
+
+    With s, β₁ is not too small. f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper,
+    β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed and limited, and ᾱ is made from that.
     """
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -116,7 +122,7 @@ class NoiseSchedule:
     (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
 
     Another way from image to noise, such as flow matching, needs a class with T, add_noise, target,
-    predict_x0 and loss_weight, and a step to sample with: those below read abar.
+    predict_x0 and loss_weight, and a step to sample with: ddpm_step and the others read abar.
     """
 
     def __init__(self, abar, predict: str, max_weight: float = math.inf):
@@ -166,8 +172,8 @@ class NoiseSchedule:
             return sqrt_abar * xt - sqrt_one_minus_abar * out
 
     def loss_weight(self, t, like):
-        """w_t: what an error at time t counts in the loss; shaped to multiply images. SNR is the
-        ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
+        """w_t: what an error at time t counts in the loss, shaped to multiply images: for x₀
+        min(SNR + 1, max_weight), else 1. SNR is the ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
 
             |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
             |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
@@ -219,7 +225,7 @@ def time_embedding(t, width: int):
 class ResBlock(nn.Module):
     """x (B, C_in, H, W) -> shortcut(x) + f(x): (B, C_out, H, W). Before training, f is 0.
 
-    A vector e (B, E), made from the time and from labels or a prompt, acts between f's two
+    A vector e (B, E), made from the time and from what the image shall show, acts between f's two
     convolutions: after the norm it scales and shifts the features, or, without scale_shift, it is
     added before the norm.
     """
@@ -285,8 +291,8 @@ class Upsample(nn.Module):
         return F.interpolate(self.conv(x), scale_factor=2, mode="nearest")
 
 
-def channels(cfg) -> list:
-    """The channels of each level of the UNet: with --width=64 and four levels 64, 128, 256, 256."""
+def widths_of_levels(cfg) -> list:
+    """The channels at each level of the UNet: with --width=64 and four levels 64, 128, 256, 256."""
     return [min(2**level, 4) * cfg.width for level in range(cfg.levels)]
 
 
@@ -300,12 +306,17 @@ class UNet(nn.Module):
     y has a 1 for each value that the image has (red hair, round glasses, …). If all are 0, nothing
     is said about the image.
 
-    Departures from the authors' U-Net:
+    Departures from the authors' U-Net. These are undone by --preset=paper:
 
-        --stem              2 × 2 pixels are seen as one, which is four times as fast
+        --width --levels    48 channels and two levels, not 128 and four
+        --stem              2 × 2 pixels are seen as one, so there is a quarter of them to work on
         --scale_shift       time also scales the features (Nichol & Dhariwal 2021)
-        blocks              a level has one on each way, and one skip, not two and three; the lowest
-                            has those of the middle alone; and no dropout
+
+    These are always there:
+
+        blocks              a level has one on the way down, one on the way up, and one skip (theirs
+                            two, three, and three); the lowest level has only the two of the middle;
+                            there is no dropout
         attention           in the middle, not also at 16 × 16; heads of 32 channels, not one head
         norms               8 groups of channels, not 32
         channels            width × 1, 2, 4, 4, not × 1, 2, 2, 2; it is the convolution between two
@@ -315,7 +326,7 @@ class UNet(nn.Module):
     def __init__(self, cfg, C: int, S: int, V: int):
         super().__init__()
         width = cfg.width
-        widths = channels(cfg)
+        widths = widths_of_levels(cfg)
         lowest = widths[-1]
         E = 4 * width
         self.width = width
@@ -324,7 +335,7 @@ class UNet(nn.Module):
         # half the side of the one above
         self.multiple = cfg.stem * 2 ** (cfg.levels - 1)
         require(S >= self.multiple, f"--levels={cfg.levels} with --stem={cfg.stem}: images of {S} "
-                "pixels are too small to be halved so often")
+                "pixels are too small to be halved so often, and would mostly be padding")
 
         # time and labels
         self.time = nn.Sequential(nn.Linear(width, E), nn.SiLU(), nn.Linear(E, E))
@@ -391,7 +402,7 @@ class UNet(nn.Module):
 def pad(x, multiple: int):
     """Images (B, C, S, S) with their edges repeated at the right and below, until S is a multiple
     of `multiple`."""
-    missing = -x.size(2) % multiple
+    missing = -x.size(2) % multiple         # up to the next multiple
     if missing == 0:
         return x
     return F.pad(x, (0, missing, 0, missing), mode="replicate")
@@ -403,7 +414,7 @@ def draw_times(B: int, cfg, rng):
     """Random times (B,), on the CPU. Each number from 1 to T is as probable as any other.
 
     If they are stratified, there is one in each of B equal parts of 1 … T, so that every batch has
-    all levels of noise (Kingma et al. 2021, "Variational Diffusion Models", §I.1).
+    little noise and much (Kingma et al. 2021, "Variational Diffusion Models", §I.1).
     """
     if cfg.stratified:
         offset = torch.rand(1, generator=rng)               # the same for all
@@ -433,12 +444,14 @@ def get_batch(images, labels, B: int, cfg, rng):
 
 
 # Where the loss comes from: the network should make real images probable. The paper (eqs. 3 to 12)
-# bounds −log p(x₀) by a sum of terms. All but that of x_T, which has nothing to learn, and
-# −log p(x₀ | x₁) compare two normal distributions of x_{t−1}: the true one, q(x_{t−1} | x_t, x₀),
-# and the network's, which has x̂₀ in place of x₀. Their KL divergence is |μ̃ − μ|² / 2σ² plus a
-# constant, and μ̃ − μ is a multiple of x₀ − x̂₀. So each term is |x̂₀ − x₀|², or |ε̂ − ε|², with a
-# weight that depends on t. Images become better with other weights than those of the bound: the
-# paper's is 1 for ε (L_simple, eq. 14); for ours see loss_weight.
+# bounds −log p(x₀) by a sum of terms. The term of x_T has nothing to learn. For t ≥ 2, a term is
+# the KL divergence of two normal distributions of x_{t−1}: the true one, q(x_{t−1} | x_t, x₀), with
+# the mean μ̃ (see ddpm_step), and the network's, whose mean μ is the same with x̂₀ in place of x₀.
+# Both have a fixed variance, the network's is σ². So the term is |μ̃ − μ|² / 2σ² plus a constant,
+# and μ̃ − μ is a multiple of x₀ − x̂₀. For t = 1 the paper's loss has the same error, too (§3.4).
+# So each term is |x̂₀ − x₀|², or |ε̂ − ε|², with a weight that depends on t. The paper drew better
+# images with another weight than that of the bound, 1 for ε (L_simple, eq. 14 and table 2); for
+# ours see loss_weight.
 
 def diffusion_loss(net, schedule, x0, y, t, eps):
     """The mean of w_t (out − target)² over all numbers, for what get_batch returns: line 5 of the
@@ -477,7 +490,7 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
     The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
     β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
     which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
-    taken as one, with 1 − β = ᾱ_t/ᾱ_s.
+    taken as one, with 1 − β = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -497,8 +510,9 @@ def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
     """x_s = √ᾱ_s x̂₀ + √(1 − ᾱ_s − σ²) ε̂ + σ z (Song et al. 2021, "Denoising Diffusion Implicit
     Models", eq. 12): the guess x̂₀ with less noise than x_t has.
 
-    ε̂ is the noise in x_t, if x̂₀ is right. With eta > 0, a part of it is replaced by new noise
-    z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small (eq. 16).
+    ε̂ is the noise in x_t, if x̂₀ is right; it is computed from the two. With eta > 0, a part of it
+    is replaced by new noise z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small
+    (eq. 16).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -527,9 +541,9 @@ def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_befo
         lam_before = half_log_snr(schedule, t_before)
         lam_t = half_log_snr(schedule, t)
         lam_s = half_log_snr(schedule, s)
-        speed = (x0_hat - x0_before) / (lam_t - lam_before)
+        slope = (x0_hat - x0_before) / (lam_t - lam_before)
         h = lam_s - lam_t
-        x0_hat = x0_hat + speed * h / 2
+        x0_hat = x0_hat + slope * h / 2
     return ddim_step(schedule, xt, x0_hat, t, s)
 
 
@@ -549,7 +563,7 @@ def sample_times(T: int, steps: int) -> list:
 
 def denoise(guess, x, schedule, cfg, rng):
     """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀ (mini/studies/diffusion.py counts on this)."""
+    guess(x_t, t) returns x̂₀. (mini/studies/diffusion.py relies on one call in each step.)"""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0
@@ -680,7 +694,8 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # Ho et al. 2020: their noise, loss, rates and sampler for images of 32 × 32; for a GPU
+    # Ho et al. 2020: their noise, loss, rates and sampler for images of 32 × 32; for a GPU. No
+    # image has its labels (label_dropout), as in the paper; for its images add --data=cifar10.
     "paper": dict(schedule="linear", predict="eps", width=128, levels=4, stem=1, scale_shift=False,
                   label_dropout=1.0, stratified=False, steps=800000, batch_size=128,
                   optimizer="adam", lr=2e-4, warmup=5000, decay=False, beta2=0.999, ema=0.9999,
@@ -694,12 +709,13 @@ PRESETS = {
 
 
 def check(cfg):
-    """Raise UserError, naming the flag, for settings that make no sense."""
+    """Raise UserError, naming the flag, for settings that make no sense. What depends on the images
+    is checked in UNet, and the number of processes in train."""
     require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight",
                      "lr", "muon_lr")
     require(cfg.levels <= 10, f"--levels={cfg.levels}: at most 10")
-    require(cfg.width % 8 == 0, f"--width={cfg.width} must be a multiple of 8, the groups of a norm")
-    lowest = channels(cfg)[-1]
+    require(cfg.width % 8 == 0, f"--width={cfg.width}: a multiple of 8, the groups of a norm")
+    lowest = widths_of_levels(cfg)[-1]
     require(lowest % 32 == 0, f"--width={cfg.width} with --levels={cfg.levels}: the lowest level "
             f"has {lowest} channels, no multiple of 32, the channels of a head of attention")
     require(0 <= cfg.label_dropout <= 1, f"--label_dropout={cfg.label_dropout}: from 0 to 1")
@@ -709,7 +725,8 @@ def check(cfg):
 
 
 def check_sample_steps(cfg):
-    """Raise UserError if there are more steps than times. T may be that of a trained network."""
+    """Raise UserError if there are more steps than times. (Not in check, since T may still be
+    replaced by that of a trained network.)"""
     require(cfg.sample_steps <= cfg.T, f"--sample_steps={cfg.sample_steps}: from 1 to {cfg.T}")
 
 
@@ -717,7 +734,7 @@ def check_sample_steps(cfg):
 
 def make_nets(cfg, C: int, S: int, attributes: dict, checkpoint=None):
     """{"net", "ema"}: the network and the average of its weights, new or with the weights of a
-    checkpoint. attributes: {name: its values}."""
+    checkpoint. attributes: {name: its values}. The seed says what the new weights are."""
     torch.manual_seed(cfg.seed)
     V = sum(len(values) for values in attributes.values())
     net = UNet(cfg, C, S, V)
@@ -725,16 +742,21 @@ def make_nets(cfg, C: int, S: int, attributes: dict, checkpoint=None):
     nets = nn.ModuleDict({"net": net, "ema": ema})
     if checkpoint:
         nets.load_state_dict(checkpoint["model"])
-    # the layout in memory that is faster: on CUDA for convolutions, on a CPU for GroupNorm
     device = pick_device(cfg.device)
-    layout = torch.channels_last if device.type == "cuda" else torch.contiguous_format
-    return nets.to(device, memory_format=layout)
+    return nets.to(device, memory_format=memory_layout(device))
+
+
+def memory_layout(device):
+    """The order of images and kernels in memory. Channels last is faster for convolutions on CUDA;
+    on a CPU, GroupNorm in bfloat16 is then several times slower."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def make_optimizers(model, cfg) -> list:
     """[Adam], or [Muon, Adam]: Muon for matrices and the kernels of convolutions; Adam for vectors,
     and for the first and the last layer, as Muon's authors advise (Jordan et al. 2024, "Muon: an
-    optimizer for hidden layers in neural networks")."""
+    optimizer for hidden layers in neural networks"; they also leave embeddings to Adam, where we
+    train those of labels by Muon)."""
     hidden = []
     others = []
     for name, parameter in model.named_parameters():
@@ -759,7 +781,7 @@ def lr_factor(step: int, cfg) -> float:
 
 def train(cfg: Config) -> dict:
     """Train; returns what result.json holds. Raises UserError for input that cannot be used."""
-    # settings: a run that goes on keeps its own, but for flags that are typed now
+    # settings: with --resume, those of the run, but for flags that are typed now
     cfg, checkpoint = own_checkpoint(cfg, "diffusion", cfg.resume)
     check_sample_steps(cfg)
     device = pick_device(cfg.device)
@@ -788,7 +810,8 @@ def train(cfg: Config) -> dict:
     net = torch.compile(model) if cfg.compile else model
     net = data_parallel(net)
 
-    # a batch to validate with, always the same; the labels of samples
+    # a batch to validate with, always the same (some of its labels are dropped, as in training);
+    # the labels of samples
     val_rng = torch.Generator().manual_seed(cfg.seed + 2)
     held_out_labels = one_hot(held_out.labels, attributes).to(device)
     val_batch = get_batch(held_out.images.to(device), held_out_labels, 256, cfg, val_rng)
@@ -854,7 +877,7 @@ def train(cfg: Config) -> dict:
 
 @torch.no_grad()
 def evaluate_loss(net, schedule, batch) -> float:
-    """The loss of a batch."""
+    """The loss of a batch, computed in float32."""
     return diffusion_loss(net, schedule, *batch).item()
 
 

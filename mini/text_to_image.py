@@ -66,8 +66,9 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 # ---- the noise
 
 def abar_from_betas(betas):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. No step may leave nothing of the image, ᾱ = 0,
-    since there are divisions by √ᾱ below: β is at most 0.999 (Nichol & Dhariwal 2021, §3.2)."""
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. Each step must leave something of the image,
+    ᾱ > 0, since there are divisions by √ᾱ below: so β is at most 0.999 (Nichol & Dhariwal 2021,
+    §3.2)."""
     betas = betas.clamp(max=0.999)
     one = torch.ones(1, dtype=betas.dtype)
     return torch.cat([one, (1 - betas).cumprod(dim=0)])
@@ -82,11 +83,13 @@ def linear_abar(T: int):
 
 
 def cosine_abar(T: int):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. ᾱ_t = f(t) / f(0), where f is a squared cosine
-    (Nichol & Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17).
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64 (Nichol & Dhariwal 2021, "Improved Denoising
+    Diffusion Probabilistic Models", eq. 17):
 
-    f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper, β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed
-    and limited, and ᾱ is made from that.
+        ᾱ_t = f(t) / f(0)       f(t) = cos²((t/T + s) / (1 + s) · π/2)       s = 0.008
+
+    With s, β₁ is not too small. f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper,
+    β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed and limited, and ᾱ is made from that.
     """
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
@@ -105,7 +108,7 @@ class NoiseSchedule:
     (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
 
     Another way from image to noise, such as flow matching, needs a class with T, add_noise, target,
-    predict_x0 and loss_weight, and a step to sample with: those below read abar.
+    predict_x0 and loss_weight, and a step to sample with: ddpm_step and the others read abar.
     """
 
     def __init__(self, abar, predict: str, max_weight: float = math.inf):
@@ -155,8 +158,8 @@ class NoiseSchedule:
             return sqrt_abar * xt - sqrt_one_minus_abar * out
 
     def loss_weight(self, t, like):
-        """w_t: what an error at time t counts in the loss; shaped to multiply images. SNR is the
-        ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
+        """w_t: what an error at time t counts in the loss, shaped to multiply images: for x₀
+        min(SNR + 1, max_weight), else 1. SNR is the ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
 
             |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
             |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
@@ -265,7 +268,7 @@ class TextEncoder(nn.Module):
 class ResBlock(nn.Module):
     """x (B, C_in, H, W) -> shortcut(x) + f(x): (B, C_out, H, W). Before training, f is 0.
 
-    A vector e (B, E), made from the time and from labels or a prompt, acts between f's two
+    A vector e (B, E), made from the time and from what the image shall show, acts between f's two
     convolutions: after the norm it scales and shifts the features, or, without scale_shift, it is
     added before the norm.
     """
@@ -362,8 +365,8 @@ class Upsample(nn.Module):
         return F.interpolate(self.conv(x), scale_factor=2, mode="nearest")
 
 
-def channels(cfg) -> list:
-    """The channels of each level of the UNet: with --width=64 and four levels 64, 128, 256, 256."""
+def widths_of_levels(cfg) -> list:
+    """The channels at each level of the UNet: with --width=64 and four levels 64, 128, 256, 256."""
     return [min(2**level, 4) * cfg.width for level in range(cfg.levels)]
 
 
@@ -380,7 +383,7 @@ class UNet(nn.Module):
     def __init__(self, cfg, C: int, S: int, enlarges: bool):
         super().__init__()
         width = cfg.width
-        widths = channels(cfg)
+        widths = widths_of_levels(cfg)
         lowest = widths[-1]
         E = 4 * width
         self.width = width
@@ -462,7 +465,7 @@ def draw_times(B: int, cfg, rng):
     """Random times (B,), on the CPU. Each number from 1 to T is as probable as any other.
 
     If they are stratified, there is one in each of B equal parts of 1 … T, so that every batch has
-    all levels of noise (Kingma et al. 2021, "Variational Diffusion Models", §I.1).
+    little noise and much (Kingma et al. 2021, "Variational Diffusion Models", §I.1).
     """
     if cfg.stratified:
         offset = torch.rand(1, generator=rng)               # the same for all
@@ -548,7 +551,7 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
     The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
     β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
     which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
-    taken as one, with 1 − β = ᾱ_t/ᾱ_s.
+    taken as one, with 1 − β = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -568,8 +571,9 @@ def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
     """x_s = √ᾱ_s x̂₀ + √(1 − ᾱ_s − σ²) ε̂ + σ z (Song et al. 2021, "Denoising Diffusion Implicit
     Models", eq. 12): the guess x̂₀ with less noise than x_t has.
 
-    ε̂ is the noise in x_t, if x̂₀ is right. With eta > 0, a part of it is replaced by new noise
-    z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small (eq. 16).
+    ε̂ is the noise in x_t, if x̂₀ is right; it is computed from the two. With eta > 0, a part of it
+    is replaced by new noise z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small
+    (eq. 16).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -598,9 +602,9 @@ def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_befo
         lam_before = half_log_snr(schedule, t_before)
         lam_t = half_log_snr(schedule, t)
         lam_s = half_log_snr(schedule, s)
-        speed = (x0_hat - x0_before) / (lam_t - lam_before)
+        slope = (x0_hat - x0_before) / (lam_t - lam_before)
         h = lam_s - lam_t
-        x0_hat = x0_hat + speed * h / 2
+        x0_hat = x0_hat + slope * h / 2
     return ddim_step(schedule, xt, x0_hat, t, s)
 
 
@@ -620,7 +624,7 @@ def sample_times(T: int, steps: int) -> list:
 
 def denoise(guess, x, schedule, cfg, rng):
     """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀ (mini/studies/diffusion.py counts on this)."""
+    guess(x_t, t) returns x̂₀. (mini/studies/diffusion.py relies on one call in each step.)"""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0

@@ -137,9 +137,10 @@ def test_shared_parts_are_those_of_train_diffusion():
     once more so that this file can be read, and taken away, alone. Who corrects one of them has to
     correct the other."""
     names = ["abar_from_betas", "linear_abar", "cosine_abar", "NoiseSchedule", "make_schedule",
-             "zero_init", "time_embedding", "ResBlock", "Attention", "Upsample", "channels",
-             "draw_times", "update_ema", "ddpm_step", "ddim_step", "dpm_solver_step",
-             "half_log_snr", "sample_times", "denoise", "new_noise", "lr_factor"]
+             "zero_init", "time_embedding", "ResBlock", "Attention", "Upsample",
+             "widths_of_levels", "draw_times", "update_ema", "ddpm_step", "ddim_step",
+             "dpm_solver_step", "half_log_snr", "sample_times", "denoise", "new_noise",
+             "lr_factor"]
     differing = []
     for name in names:
         here = getattr(text_to_image, name, None)

@@ -61,7 +61,7 @@ from mini.utils.run import atomic_open, write_json
 
 # Optimiser steps that take about 3 minutes, on the machine whose minutes stand in README.md; the
 # VAE for latents and the diffusion of latents take them together.
-STEPS = {"GAN": 2500, "VAE": 10000, "diffusion": 2300, "VAE for latents": 6000,
+STEPS = {"GAN": 2500, "VAE": 10000, "diffusion": 4600, "VAE for latents": 6000,
          "diffusion of latents": 1900}
 N_DRAWN = 2048              # images of each model whose distance is measured
 # Images whose diversity is measured, of the models that draw fast (diffusion of pixels does not).

@@ -203,9 +203,9 @@ def cost_table(nets, checkpoint, cfg) -> dict:
     words, mask = encoder(prompts)
     rows = {}
 
-    def add(name, net, shape, *inputs):
+    def add(name, net, shape, *inputs, layout=torch.channels_last):
         """A row for a network that is called by net(x, t, *inputs), x of this shape."""
-        net = net.to(device, memory_format=torch.channels_last)
+        net = net.to(device, memory_format=layout)
         x = torch.randn(BATCH, *shape, device=device)
         t = torch.rand(BATCH, device=device)
 
@@ -237,7 +237,8 @@ def cost_table(nets, checkpoint, cfg) -> dict:
         add(f"pixels, patch {patch}", on_pixels, (C, S, S), words, mask)
     V = 21                                                          # values of a face's labels
     unet = train_diffusion.UNet(train_diffusion.Config(size=S), C, S, V)
-    add("pixels, U-Net", unet, (C, S, S), torch.zeros(BATCH, V, device=device))
+    add("pixels, U-Net", unet, (C, S, S), torch.zeros(BATCH, V, device=device),
+        layout=train_diffusion.memory_layout(device))
     return rows
 
 
