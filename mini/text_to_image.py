@@ -4,7 +4,7 @@ enlarges it.
 The first stage is the model of train_diffusion.py, but it is told words, not labels. A small
 Transformer turns the prompt into 1 + L vectors: the first stands for the prompt as a whole, the
 others for its words. The first, through a linear layer, is added to the vector of the time. And at
-every resolution, each pixel of the U-Net attends to all of them, once:
+every resolution on the way down, each pixel of the U-Net attends to all of them:
 
     softmax(q kᵀ/√hs + mask) v          q from pixels, k and v from words; mask: −∞ where no word is
 
@@ -376,8 +376,10 @@ class UNet(nn.Module):
     noise as at the times aug_t (B,).
 
     For its shape, and for what differs from the authors' U-Net, see train_diffusion.py. New are
-    CrossAttention, on the way down and in the middle, the vector of the prompt, and low beside x_t.
-    Images of sizes that are no multiples are refused (see check), not padded.
+    CrossAttention on the way down, the vector of the prompt, and low beside x_t. As in the authors'
+    U-Net, the lowest level has blocks of its own on both ways, besides those of the middle
+    (without them drawn faces were further from real ones, see mini/studies/README.md). Images of
+    sizes that are no multiples are refused (see check), not padded.
     """
 
     def __init__(self, cfg, C: int, S: int, enlarges: bool):
@@ -400,24 +402,29 @@ class UNet(nn.Module):
         n_inputs = 2 if enlarges else 1                     # x_t, or x_t and low
         self.first = nn.Conv2d(n_inputs * C * self.stem**2, width, kernel_size=3, padding=1)
         self.down = nn.ModuleList()
-        for w, w_below in zip(widths[:-1], widths[1:]):
+        for level, w in enumerate(widths):
             block = ResBlock(w, w, E, cfg.scale_shift)
             cross = CrossAttention(w, D=width)
-            downsample = nn.Conv2d(w, w_below, kernel_size=3, stride=2, padding=1)
-            self.down.append(nn.ModuleList([block, cross, downsample]))
+            if level < cfg.levels - 1:
+                to_next = nn.Conv2d(w, widths[level + 1], kernel_size=3, stride=2, padding=1)
+            else:
+                to_next = nn.Identity()
+            self.down.append(nn.ModuleList([block, cross, to_next]))
 
         # middle, at the lowest level
         self.middle1 = ResBlock(lowest, lowest, E, cfg.scale_shift)
-        self.cross = CrossAttention(lowest, D=width)
         self.attention = Attention(lowest)
         self.middle2 = ResBlock(lowest, lowest, E, cfg.scale_shift)
 
         # up, to the highest level again
         self.up = nn.ModuleList()
-        for w, w_below in reversed(list(zip(widths[:-1], widths[1:]))):
-            upsample = Upsample(w_below, w)
+        for level, w in reversed(list(enumerate(widths))):
             block = ResBlock(2 * w, w, E, cfg.scale_shift)  # w channels from below, w of the skip
-            self.up.append(nn.ModuleList([upsample, block]))
+            if level > 0:
+                to_next = Upsample(w, widths[level - 1])
+            else:
+                to_next = nn.Identity()
+            self.up.append(nn.ModuleList([block, to_next]))
         self.norm = nn.GroupNorm(8, width)
         self.last = zero_init(nn.Conv2d(width, C * self.stem**2, kernel_size=3, padding=1))
 
@@ -437,23 +444,22 @@ class UNet(nn.Module):
         # down
         h = self.first(h)
         skips = []
-        for block, cross, downsample in self.down:
+        for block, cross, to_next in self.down:
             h = block(h, e)
             h = cross(h, words, mask)
             skips.append(h)
-            h = downsample(h)
+            h = to_next(h)
 
         # middle
         h = self.middle1(h, e)
-        h = self.cross(h, words, mask)
         h = self.attention(h)
         h = self.middle2(h, e)
 
         # up
-        for upsample, block in self.up:
-            h = upsample(h)
+        for block, to_next in self.up:
             h = torch.cat([h, skips.pop()], dim=1)
             h = block(h, e)
+            h = to_next(h)
 
         h = self.last(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.stem)                # -> (B, C, S, S)
@@ -745,7 +751,7 @@ class Config(RunConfig):
     max_weight: float = 5.0     # upper limit of the weight of an error in x₀
     # optimiser steps, shared evenly by the stages; another number at --resume moves the border
     # between them, so keep it
-    steps: int = 4800
+    steps: int = 4000
     batch_size: int = 32        # images in a step
     # what trains the weights of hidden layers; Adam trains the rest, or everything
     optimizer: Literal["muon", "adam"] = "muon"
