@@ -4,8 +4,8 @@ Forward: an image x₀ is turned into noise in T steps. Step t shrinks the image
 normal noise of variance β_t. The noise of all steps up to t together is normal, too, so x_t can be
 drawn at once:
 
-    q(x_t | x_{t−1}) = N(√(1 − β_t) x_{t−1}, β_t I)
-    q(x_t | x₀)      = N(√ᾱ_t x₀, (1 − ᾱ_t) I)      ᾱ_t = (1 − β₁) (1 − β₂) ⋯ (1 − β_t)
+    q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t I)                   α_t = 1 − β_t
+    q(x_t | x₀)      = N(√ᾱ_t x₀, (1 − ᾱ_t) I)                  ᾱ_t = α₁ α₂ ⋯ α_t
 
 Training: a network, a U-Net, is shown x_t, the time t and labels y of the image, such as "red
 hair". It is to say what the image was, x₀, or, which comes to the same, what the noise ε is; a hat
@@ -25,10 +25,10 @@ Shapes: B images in a batch, C colours (within the network: channels), S × S pi
 labels can have, all together (red, blond, …, round glasses, …).
 
 Paper: Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models",
-https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, learning rates and sampler,
-nearly its U-Net, and no labels; add --data=cifar10 for its images. To read the paper in this file:
-linear_abar, NoiseSchedule.add_noise, UNet, get_batch, diffusion_loss, predict_with_guidance,
-ddpm_step, denoise. By default we depart from it, for good images on a CPU in minutes:
+https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, learning rates and sampler, a
+simpler U-Net, and no labels; add --data=cifar10 for its images. To read the paper in this file:
+linear_abar, NoiseSchedule (where predict is "eps"), UNet, get_batch, diffusion_loss, ddpm_step,
+denoise, predict_with_guidance. By default we depart from it, for good images on a CPU in minutes:
 
     --predict           the network answers x₀, not ε: where little is left of the image, a small
                         error in ε is a large one in x₀, which few steps cannot mend
@@ -443,19 +443,25 @@ def get_batch(images, labels, B: int, cfg, rng):
     return x0, y, t, eps
 
 
-# Where the loss comes from: the network should make real images probable. The paper (eqs. 3 to 12)
-# bounds −log p(x₀) by a sum of terms. The term of x_T has nothing to learn. For t ≥ 2, a term is
-# the KL divergence of two normal distributions of x_{t−1}: the true one, q(x_{t−1} | x_t, x₀), with
-# the mean μ̃ (see ddpm_step), and the network's, whose mean μ is the same with x̂₀ in place of x₀.
-# Both have a fixed variance, the network's is σ². So the term is |μ̃ − μ|² / 2σ² plus a constant,
-# and μ̃ − μ is a multiple of x₀ − x̂₀. For t = 1 the paper's loss has the same error, too (§3.4).
-# So each term is |x̂₀ − x₀|², or |ε̂ − ε|², with a weight that depends on t. The paper drew better
-# images with another weight than that of the bound, 1 for ε (L_simple, eq. 14 and table 2); for
-# ours see loss_weight.
+# Where the loss comes from: the network should make real images probable. The paper bounds
+# −log p(x₀) by a sum of terms. For t ≥ 2 a term compares two normal distributions of x_{t−1}, the
+# true one, and the network's, which has x̂₀ in place of x₀:
+#
+#     L_{t−1} = KL( q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t) )             (eq. 5)
+#     q(x_{t−1} | x_t, x₀) = N(μ̃, β̃_t I)      for μ̃ and β̃_t see ddpm_step  (eqs. 6 and 7)
+#     p(x_{t−1} | x_t)     = N(μ, σ_t² I)     μ is μ̃ with x̂₀ for x₀
+#
+#     L_{t−1} = |μ̃ − μ|² / 2σ_t² + constant                               (eq. 8)
+#             = β_t² / (2σ_t² α_t (1 − ᾱ_t)) · |ε̂ − ε|² + constant        (eq. 12)
+#
+# L_T, of x_T, has nothing to learn; L₀, of the step to x₀, has the same squared error (§3.4). The
+# paper drew better images with 1 in place of this weight (table 2): L_simple = |ε̂ − ε|² (eq. 14).
+# For ours, see loss_weight.
 
 def diffusion_loss(net, schedule, x0, y, t, eps):
     """The mean of w_t (out − target)² over all numbers, for what get_batch returns: line 5 of the
-    paper's algorithm 1. Its lines 2 to 4 are get_batch."""
+    paper's algorithm 1. Its lines 2 to 4 are get_batch. With --predict=eps the target is eps, and
+    the weight 1: L_simple."""
     xt = schedule.add_noise(x0, eps, t)
     out = net(xt, t.to(xt.device), y).float()               # (B, C, S, S)
     target = schedule.target(x0, eps, t)
@@ -484,19 +490,20 @@ def update_ema(ema, model, step: int, decay: float):
 def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
     """The step of Ho et al. 2020, line 4 of their algorithm 2, with new noise z ~ N(0, I):
 
-        x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √(1 − β_t) (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
-                                  = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √(1 − β_t)     (eqs. 7 and 11)
+        x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
+                                  = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √α_t           (eqs. 7 and 11)
 
     The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
     β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
     which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
-    taken as one, with 1 − β = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
+    taken as one, with α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
-    beta = 1 - abar_t / abar_s                              # β_t, if s = t − 1
+    alpha = abar_t / abar_s                                 # α_t, if s = t − 1
+    beta = 1 - alpha
     weight_of_x0 = math.sqrt(abar_s) * beta / (1 - abar_t)
-    weight_of_xt = math.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
+    weight_of_xt = math.sqrt(alpha) * (1 - abar_s) / (1 - abar_t)
     mean = weight_of_x0 * x0_hat + weight_of_xt * xt        # μ̃
     if s == 0:
         return mean                                         # no noise on the image
@@ -563,7 +570,7 @@ def sample_times(T: int, steps: int) -> list:
 
 def denoise(guess, x, schedule, cfg, rng):
     """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀. (mini/studies/diffusion.py relies on one call in each step.)"""
+    guess(x_t, t) returns x̂₀."""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0
@@ -791,7 +798,7 @@ def train(cfg: Config) -> dict:
 
     # images: uint8 (N, C, S, S), and their labels (N, V); the held-out ones are for scores only
     train_set, held_out = load_images(cfg.data, cfg.size, cfg.n_images)
-    attributes = train_set.attributes if cfg.label_dropout < 1 else {}
+    attributes = train_set.attributes if cfg.label_dropout < 1 else {}      # {}: no labels
     images = train_set.images.to(device)
     labels = one_hot(train_set.labels, attributes).to(device)
     N, C, S, _ = images.shape

@@ -551,19 +551,20 @@ def update_ema(ema, model, step: int, decay: float):
 def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
     """The step of Ho et al. 2020, line 4 of their algorithm 2, with new noise z ~ N(0, I):
 
-        x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √(1 − β_t) (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
-                                  = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √(1 − β_t)     (eqs. 7 and 11)
+        x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
+                                  = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √α_t           (eqs. 7 and 11)
 
     The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
     β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
     which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
-    taken as one, with 1 − β = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
+    taken as one, with α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
-    beta = 1 - abar_t / abar_s                              # β_t, if s = t − 1
+    alpha = abar_t / abar_s                                 # α_t, if s = t − 1
+    beta = 1 - alpha
     weight_of_x0 = math.sqrt(abar_s) * beta / (1 - abar_t)
-    weight_of_xt = math.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
+    weight_of_xt = math.sqrt(alpha) * (1 - abar_s) / (1 - abar_t)
     mean = weight_of_x0 * x0_hat + weight_of_xt * xt        # μ̃
     if s == 0:
         return mean                                         # no noise on the image
@@ -630,7 +631,7 @@ def sample_times(T: int, steps: int) -> list:
 
 def denoise(guess, x, schedule, cfg, rng):
     """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀. (mini/studies/diffusion.py relies on one call in each step.)"""
+    guess(x_t, t) returns x̂₀."""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0

@@ -46,7 +46,7 @@ def draw(net, x_T, labels, attributes, cfg, watch=lambda xt, t, x0: x0):
     schedule = train_diffusion.make_schedule(cfg)
     y = one_hot(labels, attributes).to(device)
 
-    def predict(xt, t):
+    def predict(xt, t):                                         # called once in each step
         x0 = train_diffusion.predict_with_guidance(net, schedule, xt, t, y, cfg.guidance)
         return watch(xt, t, x0)
 
