@@ -27,8 +27,10 @@ labels can have, all together (red, blond, …, round glasses, …).
 Paper: Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models",
 https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, learning rates and sampler, a
 simpler U-Net, and no labels; add --data=cifar10 for its images. To read the paper in this file:
-linear_abar, NoiseSchedule (where predict is "eps"), UNet, get_batch, diffusion_loss, ddpm_step,
-denoise, predict_with_guidance. By default we depart from it, for good images on a CPU in minutes:
+linear_abar, NoiseSchedule (where predict is "eps"), get_batch, diffusion_loss, the loop in train,
+ddpm_step, denoise, predict_with_guidance, and then UNet.
+
+The default is not the paper's method. We depart from it, for good images on a CPU in minutes:
 
     --predict           the network answers x₀, not ε: where little is left of the image, a small
                         error in ε is a large one in x₀, which few steps cannot mend
@@ -444,8 +446,9 @@ def get_batch(images, labels, B: int, cfg, rng):
 
 
 # Where the loss comes from: the network should make real images probable. The paper bounds
-# −log p(x₀) by a sum of terms. For t ≥ 2 a term compares two normal distributions of x_{t−1}, the
-# true one, and the network's, which has x̂₀ in place of x₀:
+# −log p(x₀) from above, in the mean over the noise, by a sum of terms (as the ELBO of a VAE does).
+# For t ≥ 2 a term compares two normal distributions of x_{t−1}, the true one, and the network's,
+# which has x̂₀ in place of x₀:
 #
 #     L_{t−1} = KL( q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t) )             (eq. 5)
 #     q(x_{t−1} | x_t, x₀) = N(μ̃, β̃_t I)      for μ̃ and β̃_t see ddpm_step  (eqs. 6 and 7)
@@ -454,9 +457,9 @@ def get_batch(images, labels, B: int, cfg, rng):
 #     L_{t−1} = |μ̃ − μ|² / 2σ_t² + constant                               (eq. 8)
 #             = β_t² / (2σ_t² α_t (1 − ᾱ_t)) · |ε̂ − ε|² + constant        (eq. 12)
 #
-# L_T, of x_T, has nothing to learn; L₀, of the step to x₀, has the same squared error (§3.4). The
-# paper drew better images with 1 in place of this weight (table 2): L_simple = |ε̂ − ε|² (eq. 14).
-# For ours, see loss_weight.
+# L_T, of x_T, has nothing to learn; L₀, of the step to x₀ (eq. 13), is nearly the same squared
+# error (§3.4). The paper drew better images with 1 in place of this weight (table 2):
+# L_simple = |ε̂ − ε|² (eq. 14). For our weight, see loss_weight.
 
 def diffusion_loss(net, schedule, x0, y, t, eps):
     """The mean of w_t (out − target)² over all numbers, for what get_batch returns: line 5 of the
@@ -493,7 +496,8 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
         x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
                                   = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √α_t           (eqs. 7 and 11)
 
-    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
+    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. (It is the network's own
+    answer, except where predict_with_guidance has kept x̂₀ within [−1, 1].) Small variance: σ² is
     β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
     which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
     taken as one, with α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
@@ -834,7 +838,8 @@ def train(cfg: Config) -> dict:
             # learning rates
             factor = lr_factor(step, cfg)
             for optimizer in optimizers:
-                optimizer.param_groups[0]["lr"] = factor * optimizer.defaults["lr"]     # its peak
+                for group in optimizer.param_groups:
+                    group["lr"] = factor * optimizer.defaults["lr"]             # its peak
 
             # batch; of several processes, each takes a part
             batch = get_batch(images, labels, cfg.batch_size, cfg, data_rng)

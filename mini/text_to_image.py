@@ -554,7 +554,8 @@ def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
         x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
                                   = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √α_t           (eqs. 7 and 11)
 
-    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. Small variance: σ² is
+    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. (It is the network's own
+    answer, except where predict_with_guidance has kept x̂₀ within [−1, 1].) Small variance: σ² is
     β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
     which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
     taken as one, with α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
