@@ -38,8 +38,8 @@ The default is not the paper's method. We depart from it, for good images on a C
     --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
                         straight line
     --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier
-    --label_dropout --guidance      the network is told labels, in most steps: so sampling can do
-                        without them, or exaggerate them
+    --label_dropout --guidance      the network is told the labels of most images: so sampling can
+                        do without them, or exaggerate them
     --sampler --sample_steps        20 steps of DPM-Solver++, not T of the paper's: 50 times faster
     --optimizer --lr --decay --beta2 --ema          good images after minutes, not days
 
