@@ -1,50 +1,38 @@
-"""DDPM: a network that has learnt to remove noise can draw, if it begins with nothing but noise.
+"""DDPM: a network that has learnt to remove noise can draw images, starting from pure noise.
 
 Forward: an image x₀ is turned into noise in T steps. Step t shrinks the image a little, and adds
-normal noise of variance β_t. The noise of all steps up to t together is normal, too, so x_t can be
-drawn at once:
+Gaussian noise of variance β_t. The sum of Gaussian noises is Gaussian, and their variances add up
+(to α_t (1 − ᾱ_{t−1}) + β_t = 1 − ᾱ_t), so x_t can be drawn from x₀ at once:
 
     q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t I)                   α_t = 1 − β_t
     q(x_t | x₀)      = N(√ᾱ_t x₀, (1 − ᾱ_t) I)                  ᾱ_t = α₁ α₂ ⋯ α_t
 
-Training: a network, a U-Net, is shown x_t, the time t and labels y of the image, such as "red
-hair". It is to say what the image was, x₀, or, which comes to the same, what the noise ε is; a hat
-marks its guess:
+Training: a network, a U-Net, is shown x_t and the time t. It predicts ε, the noise that is mixed
+into x_t; a hat marks a prediction:
 
-    x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε                    so x̂₀ = (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t
+    x_t  = √ᾱ_t x₀ + √(1 − ᾱ_t) ε           ε ~ N(0, I)
+    loss = mean of (ε̂ − ε)²                 over images, times, noise and pixels
 
-    loss = mean of (ε̂ − ε)²             the paper's, over images, times, noise and pixels
-    loss = mean of w_t (x̂₀ − x₀)²       ours; the two are the same but for the weights w_t
+Sampling: begin with noise x_T, and take small steps down to x₀. Each removes a little of the
+predicted noise, and adds some that is new, z ~ N(0, I), with a variance σ_t², such as β_t:
 
-Sampling: begin with noise x_T, and take small steps down to x₀. The best x̂₀ for a squared error is
-the mean of all images that x_t may have come from. That is blurred, but a rough x̂₀ is enough for
-one step: except near the end, x_{t−1} is mostly x_t, with a little of x̂₀ and some new noise mixed
-in (faster samplers leave out the new noise). The next guess is made from x_{t−1}, and is better.
+    x_{t−1} = (x_t − β_t/√(1 − ᾱ_t) ε̂) / √α_t + σ_t z
+
+Why so many steps? ε̂ is also a prediction of the image, x̂₀ = (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t. For a
+squared error the best one is the expected image, E[x₀ | x_t]: a mean of all images that x_t may
+have come from, which is blurred. But it is good enough for one small step, and the next prediction,
+from x_{t−1}, is a little sharper.
+
+The file has four parts: DDPM, as in the paper; the network; what we add to the paper; settings and
+the run. **The first part is the whole method**, with its training loop, in functions of a few
+lines. The third adds what it takes to draw good images after minutes on a CPU, with the labels y
+that you ask for, such as "red hair". All departures are listed there.
 
 Shapes: B images in a batch, C colours (within the network: channels), S × S pixels; V values that
 labels can have, all together (red, blond, …, round glasses, …).
 
 Paper: Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models",
-https://arxiv.org/abs/2006.11239. --preset=paper has its noise, loss, learning rates and sampler, a
-simpler U-Net, and no labels; add --data=cifar10 for its images. To read the paper in this file:
-linear_abar, NoiseSchedule (where predict is "eps"), get_batch, diffusion_loss, the loop in train,
-ddpm_step, denoise, predict_with_guidance, and then UNet.
-
-The default is not the paper's method. We depart from it, for good images on a CPU in minutes:
-
-    --predict           the network answers x₀, not ε: where little is left of the image, a small
-                        error in ε is a large one in x₀, which few steps cannot mend
-    --max_weight        for this answer, errors count more where there is less noise
-    --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
-                        straight line
-    --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier
-    --label_dropout --guidance      the network is told the labels of most images: so sampling can
-                        do without them, or exaggerate them
-    --sampler --sample_steps        20 steps of DPM-Solver++, not T of the paper's: 50 times faster
-    --optimizer --lr --decay --beta2 --ema          good images after minutes, not days
-
-Other departures are named where they are made: in abar_from_betas, linear_abar, UNet, update_ema
-and predict_with_guidance. The authors also flip images at random and clip gradients.
+https://arxiv.org/abs/2006.11239.
 
     python train_diffusion.py                                   faces, drawn on the spot
     python train_diffusion.py --data=my_pictures                your own folder of images
@@ -52,12 +40,14 @@ and predict_with_guidance. The authors also flip images at random and clip gradi
     python train_diffusion.py sample --show=reverse             from noise to image; or forward,
                                                                 walk, inpaint
     python train_diffusion.py evaluate                          compares samplers, steps, guidance
+    python train_diffusion.py ddpm                              part one alone
 
 Measured times and scores: README.md. Read next: mini/text_to_image.py.
 """
 import copy
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -79,12 +69,16 @@ from mini.utils.optim import Muon
 from mini.utils.png import write_png
 from mini.utils.run import Run, check_shape, own_checkpoint, restore
 
+# ==== part one: DDPM, as in the paper
+
 # ---- the noise
 
 def abar_from_betas(betas):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. Each step must leave something of the image,
-    ᾱ > 0, since there are divisions by √ᾱ below: so β is at most 0.999 (Nichol & Dhariwal 2021,
-    §3.2)."""
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T.
+
+    There are divisions by √ᾱ below, so each step must leave something of the image: β is at most
+    0.999 (Nichol & Dhariwal 2021, §3.2). The paper's β is never that large.
+    """
     betas = betas.clamp(max=0.999)
     one = torch.ones(1, dtype=betas.dtype)
     return torch.cat([one, (1 - betas).cumprod(dim=0)])
@@ -93,51 +87,29 @@ def abar_from_betas(betas):
 def linear_abar(T: int):
     """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 for
     T = 1,000 (Ho et al. 2020, §4). For another T, β is multiplied by 1000/T (not in the paper), so
-    that x_T is about as noisy."""
+    that little is left of the image at T (unless T is 1)."""
     betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T
     return abar_from_betas(betas)
 
 
-def cosine_abar(T: int):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64 (Nichol & Dhariwal 2021, "Improved Denoising
-    Diffusion Probabilistic Models", eq. 17):
-
-        ᾱ_t = f(t) / f(0)       f(t) = cos²((t/T + s) / (1 + s) · π/2)       s = 0.008
-
-    With s, β₁ is not too small. f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper,
-    β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed and limited, and ᾱ is made from that.
-    """
-    t = torch.arange(T + 1, dtype=torch.float64)
-    f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
-    betas = 1 - f[1:] / f[:-1]
-    return abar_from_betas(betas)
-
-
 class NoiseSchedule:
-    """How images turn into noise, and what the network answers:
+    """How images turn into noise:
 
         x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε            ε ~ N(0, I)             (Ho et al. 2020, eq. 4)
 
-    abar: ᾱ₀ = 1, ᾱ₁, …, ᾱ_T, (T + 1,) in float64. predict: "x0", "eps" or "v".
+    abar: ᾱ₀ = 1, ᾱ₁, …, ᾱ_T, (T + 1,) in float64.
 
-    Times t are whole numbers: 0 is the image, T is noise. They are given as an int, or as a tensor
-    (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
-
-    Another way from image to noise, such as flow matching, needs a class with T, add_noise, target,
-    predict_x0 and loss_weight, and a step to sample with: ddpm_step and the others read abar.
+    Times t are whole numbers: 0 is the image, T is noise. t is an int, or a tensor (B,) with a time
+    for each image. Tensors of times are on the CPU, as ᾱ is: other devices may have no float64.
     """
 
-    def __init__(self, abar, predict: str, max_weight: float = math.inf):
+    def __init__(self, abar):
         self.abar = abar
         self.T = len(abar) - 1
-        self.predict = predict
-        self.max_weight = max_weight
-        if predict not in ("x0", "eps", "v"):
-            raise ValueError(f"unknown prediction: {predict}")
 
     def coefficients(self, t, like):
-        """√ᾱ_t and √(1 − ᾱ_t), (B, 1, 1, 1) each, or (1, 1, 1, 1) if t is an int; on the device of
-        the tensor `like`, and of its dtype."""
+        """√ᾱ_t and √(1 − ᾱ_t), (B, 1, 1, 1) each, or (1, 1, 1, 1) if t is an int, with the dtype
+        and on the device of the tensor `like`."""
         abar = self.abar[t].view(-1, 1, 1, 1)
         sqrt_abar = abar.sqrt()
         sqrt_one_minus_abar = (1 - abar).sqrt()
@@ -148,65 +120,125 @@ class NoiseSchedule:
         sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
         return sqrt_abar * x0 + sqrt_one_minus_abar * eps
 
-    # For another prediction, add a branch to each of the next three functions, and its name to
-    # __init__ and to Config.predict.
 
-    def target(self, x0, eps, t):
-        """What the network should answer: x₀, or ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho
-        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4; this is not the
-        ε − x₀ of flow matching)."""
-        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
-        if self.predict == "x0":
-            return x0
-        if self.predict == "eps":
-            return eps
-        if self.predict == "v":
-            return sqrt_abar * eps - sqrt_one_minus_abar * x0
+# ---- training: algorithm 1
 
-    def predict_x0(self, out, xt, t):
-        """x̂₀, from what the network answered to x_t."""
-        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=xt)
-        if self.predict == "x0":
-            return out
-        if self.predict == "eps":
-            return (xt - sqrt_one_minus_abar * out) / sqrt_abar         # (Ho et al. 2020, eq. 15)
-        if self.predict == "v":
-            return sqrt_abar * xt - sqrt_one_minus_abar * out
+# Where the loss comes from. The network defines a distribution of images, over all ways from noise:
+#
+#     p(x₀) = ∫ p(x_T) p(x_{T−1} | x_T) ⋯ p(x₀ | x₁) dx₁ … dx_T           p(x_T) = N(0, I)
+#
+# It should make real images probable. As for a VAE, −log p(x₀) itself cannot be computed, but is at
+# most the mean of a sum, over noisy images x₁, …, x_T made from x₀:
+#
+#     −log p(x₀) ≤ mean of  L_T + L_{T−1} + ⋯ + L₁ + L₀                   (eq. 5)
+#     L_T     = KL( q(x_T | x₀) ‖ p(x_T) )            there is nothing to learn
+#     L_{t−1} = KL( q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t) )             for t = 2, …, T
+#     L₀      = −log p(x₀ | x₁)                       nearly as the others (eq. 13 and §3.4)
+#
+# L_{t−1} compares two normal distributions of x_{t−1}. The true one is found by Bayes' rule: it is
+# proportional to q(x_t | x_{t−1}) q(x_{t−1} | x₀). The network's has x̂₀ in place of x₀, which it
+# cannot see, and a variance that is not learnt. (That a step back is nearly normal is true if β_t
+# is small, so there are many steps.)
+#
+#     q(x_{t−1} | x_t, x₀) = N(μ̃, β̃_t I)                                  (eqs. 6 and 7)
+#                      μ̃   = (√ᾱ_{t−1} β_t x₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
+#                      β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t)
+#     p(x_{t−1} | x_t)     = N(μ, σ_t² I)              μ is μ̃ with x̂₀ for x₀
+#                      μ   = (x_t − β_t/√(1 − ᾱ_t) ε̂) / √α_t              (eq. 11)
+#
+# The last line is μ̃ with x̂₀ = (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t for x₀. In the same way x₀ comes from
+# ε, so x̂₀ − x₀ = −√(1 − ᾱ_t)/√ᾱ_t (ε̂ − ε), and the means differ by a multiple of ε̂ − ε:
+#
+#     L_{t−1} = |μ̃ − μ|² / 2σ_t² + constant                               (eq. 8)
+#             = β_t² / (2σ_t² α_t (1 − ᾱ_t)) · |ε̂ − ε|² + constant        (eq. 12)
+#
+# The paper has 1 in place of this weight: L_simple = |ε̂ − ε|² (eq. 14). It drew better images
+# (table 2), though the bound is then larger: times with little noise count less, so that the
+# network learns more of the harder ones (§3.4).
 
-    def loss_weight(self, t, like):
-        """w_t: what an error at time t counts in the loss, shaped to multiply images: for x₀
-        min(SNR + 1, max_weight), else 1. SNR is the ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
-
-            |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
-            |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
-
-        So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
-        less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
-        it is 24,000 (cosine, T = 1,000), for details that nobody sees. (Hang et al. 2023,
-        "Efficient Diffusion Training via Min-SNR Weighting Strategy", take min(SNR, 5). With that,
-        an error at T, where sampling begins, counts for almost nothing: SNR is nearly 0 there.)
-        """
-        if self.predict != "x0":
-            return 1.0
-        _, sqrt_one_minus_abar = self.coefficients(t, like)
-        return (1 / sqrt_one_minus_abar**2).clamp(max=self.max_weight)
-
-
-def make_schedule(cfg):
-    """The NoiseSchedule that --schedule, --T, --predict and --max_weight say. For another schedule,
-    write a function such as cosine_abar, a branch here, and its name in Config.schedule."""
-    if cfg.schedule == "linear":
-        abar = linear_abar(cfg.T)
-    elif cfg.schedule == "cosine":
-        abar = cosine_abar(cfg.T)
-    else:
-        raise ValueError(f"unknown schedule: {cfg.schedule}")
-    return NoiseSchedule(abar, cfg.predict, cfg.max_weight)
+def ddpm_loss(net, schedule, x0):
+    """L_simple for images x0 (B, C, S, S) in [−1, 1], each with a random time and random noise:
+    lines 3 to 5 of algorithm 1. net(x_t, t) returns ε̂."""
+    t = torch.randint(1, schedule.T + 1, (len(x0),))        # line 3: (B,), from 1 to T
+    eps = torch.randn_like(x0)                              # line 4
+    xt = schedule.add_noise(x0, eps, t)
+    eps_hat = net(xt, t.to(xt.device))                      # line 5
+    return ((eps_hat - eps) ** 2).mean()
 
 
-# ---- the network. Anything fits that is made by UNet(cfg, C, S, V) and called by net(x_t, t, y).
-# With another one, look at Config (its settings), at Config.fixed, PRESETS and check, which name
-# them, and at make_optimizers: Muon trains all matrices, but for the layers called first and last.
+@torch.no_grad()
+def update_ema(ema, model, step: int, decay: float):
+    """ema ← decay · ema + (1 − decay) · model, for parameters; buffers, if there are any, are
+    copied.
+
+    At first decay is step / (step + 10) (not in the paper): step 0 copies the model, and then the
+    last tenth of the steps has some two thirds of the weight in the average, so that the start is
+    soon forgotten. Once this is more than `decay`, it is `decay`.
+    """
+    decay = min(decay, step / (step + 10))
+    for average, parameter in zip(ema.parameters(), model.parameters()):
+        average.lerp_(parameter, 1 - decay)
+    for average, buffer in zip(ema.buffers(), model.buffers()):
+        average.copy_(buffer)
+
+
+def ddpm_train(net, schedule, images, steps: int, batch_size: int = 128, lr: float = 2e-4):
+    """Trains net on images (N, C, S, S) in [−1, 1]: algorithm 1, with the paper's batch size,
+    learning rate and averaging (appendix B). Returns the network with the averaged weights."""
+    optimizer = torch.optim.Adam(net.parameters(), lr)
+    ema = copy.deepcopy(net)
+    for step in range(steps):                               # line 1
+        i = torch.randint(len(images), (batch_size,))       # line 2
+        loss = ddpm_loss(net, schedule, images[i])          # lines 3 to 5
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        update_ema(ema, net, step, decay=0.9999)
+        if step % 100 == 0:
+            print(f"step {step}/{steps}  loss {loss.item():.4f}", flush=True)
+    return ema
+
+
+# ---- sampling: algorithm 2
+
+@torch.no_grad()
+def ddpm_sample(net, schedule, x):
+    """Algorithm 2: from noise x = x_T (B, C, S, S) to images x₀ (B, C, S, S). In each of T steps
+
+        x_{t−1} = μ + √β_t z            μ = (x_t − β_t/√(1 − ᾱ_t) ε̂) / √α_t             (eq. 11)
+
+    The variance σ_t² = β_t would be right if the images themselves were N(0, I), and β̃_t if there
+    were one image only (§3.2). They are nearly the same, except in the last few steps.
+    """
+    for t in range(schedule.T, 0, -1):
+        abar = schedule.abar[t].item()
+        alpha = abar / schedule.abar[t - 1].item()          # α_t
+        beta = 1 - alpha
+        times = torch.full((len(x),), t, device=x.device)   # (B,)
+        eps_hat = net(x, times)
+        mean = (x - beta / math.sqrt(1 - abar) * eps_hat) / math.sqrt(alpha)
+        z = torch.randn_like(x)
+        if t == 1:
+            z = 0                                           # no noise on the image
+        x = mean + math.sqrt(beta) * z
+    return x
+
+
+# That is all. With images (N, 3, 32, 32) in [−1, 1] these lines learn and draw:
+#
+#     schedule = NoiseSchedule(linear_abar(1000))
+#     net = UNet(Config(), C=3, S=32, V=0)                # part two; V = 0: without labels
+#     net = ddpm_train(net, schedule, images, steps=4000)
+#     drawn = ddpm_sample(net, schedule, torch.randn(16, 3, 32, 32))
+#
+# The command `python train_diffusion.py ddpm` does so (see draw_by_ddpm in part four).
+
+
+# ==== part two: the network
+
+# To try another network, write a module with the same constructor, UNet(cfg, C, S, V), and the same
+# call, net(x_t, t, y). Its settings stand in Config; Config.fixed and PRESETS name them. Muon
+# trains all its matrices, except those of layers called first and last (see make_optimizers).
 
 def zero_init(layer):
     """The layer, with weights and bias 0. A block that ends with it changes nothing at first."""
@@ -217,8 +249,8 @@ def zero_init(layer):
 
 def time_embedding(t, width: int):
     """Cosines and sines of t (B,) at many frequencies, from 1 to 1/10,000: (B, width), after the
-    Transformer (Vaswani et al. 2017, §3.5). They are made for times of 1 to some thousands, not of
-    0 to 1."""
+    Transformer (Vaswani et al. 2017, §3.5). They suit times from 1 to some thousands, not from 0
+    to 1."""
     frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
     angles = t[:, None] * frequencies                       # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -227,7 +259,7 @@ def time_embedding(t, width: int):
 class ResBlock(nn.Module):
     """x (B, C_in, H, W) -> shortcut(x) + f(x): (B, C_out, H, W). Before training, f is 0.
 
-    A vector e (B, E), made from the time and from what the image shall show, acts between f's two
+    A vector e (B, E), made from the time and from what the image should show, acts between f's two
     convolutions: after the norm it scales and shifts the features, or, without scale_shift, it is
     added before the norm.
     """
@@ -305,24 +337,26 @@ class UNet(nn.Module):
     up, each level is also given its features from the way down (the skips), so that no detail of
     the image is lost.
 
-    y has a 1 for each value that the image has (red hair, round glasses, …). If all are 0, nothing
-    is said about the image.
+    y has a 1 for each value that the image has (red hair, round glasses, …). If all are 0, or there
+    is no y, nothing is said about the image.
 
-    Departures from the authors' U-Net. These are undone by --preset=paper:
+    Departures from the authors' U-Net. Those with a flag are undone by --preset=paper:
 
-        --width --levels    48 channels and two levels, not 128 and four
-        --stem              2 × 2 pixels are seen as one, so there is a quarter of them to work on
-        --scale_shift       time also scales the features (Nichol & Dhariwal 2021)
+                    ours                                    theirs
+        --width     48 channels at the highest level        128
+        --levels    2                                       4
+        --stem      a square of 2 × 2 pixels is one pixel   each pixel by itself
+        --scale_shift  time scales and shifts features      time shifts them
 
-    These are always there:
-
-        blocks              a level has one on the way down, one on the way up, and one skip (theirs
-                            two, three, and three); the lowest level has only the two of the middle;
-                            there is no dropout
-        attention           in the middle, not also at 16 × 16; heads of 32 channels, not one head
-        norms               8 groups of channels, not 32
-        channels            width × 1, 2, 4, 4, not × 1, 2, 2, 2; it is the convolution between two
-                            levels that changes them; Upsample convolves before it enlarges
+        blocks      one down and one up at each level, and  two, three, and three skips
+                    one skip; the lowest has the middle's
+        attention   in the middle; heads of 32 channels     also at 16 × 16; one head
+        channels    width × 1, 2, 4, 4                      width × 1, 2, 2, 2
+        between     convolutions change the number of       blocks change it; they enlarge, then
+        levels      channels; Upsample convolves, then      convolve
+                    enlarges
+        norms       8 groups of channels                    32
+        dropout     none                                    0.1
     """
 
     def __init__(self, cfg, C: int, S: int, V: int):
@@ -331,6 +365,9 @@ class UNet(nn.Module):
         widths = widths_of_levels(cfg)
         lowest = widths[-1]
         E = 4 * width
+        require(width % 8 == 0, f"--width={width} must be a multiple of 8, the groups of a norm")
+        require(lowest % 32 == 0, f"--width={width} with --levels={cfg.levels}: the lowest level "
+                f"has {lowest} channels, not a multiple of 32, those of a head of attention")
         self.width = width
         self.stem = cfg.stem
         # forward pads images until their side is a multiple of this, so that each level has exactly
@@ -365,10 +402,10 @@ class UNet(nn.Module):
         self.norm = nn.GroupNorm(8, width)
         self.last = zero_init(nn.Conv2d(width, C * cfg.stem**2, kernel_size=3, padding=1))
 
-    def forward(self, x, t, y):
+    def forward(self, x, t, y=None):
         # time and labels
         e = self.time(time_embedding(t, self.width))        # (B, E)
-        if self.label is not None:
+        if self.label is not None and y is not None:
             e = e + self.label(y)
         e = F.silu(e)
 
@@ -410,6 +447,137 @@ def pad(x, multiple: int):
     return F.pad(x, (0, missing, 0, missing), mode="replicate")
 
 
+# ==== part three: what we add to the paper
+
+# The run in part four uses what follows, in place of the functions of part one. These departures
+# from the paper are undone by --preset=paper (add --data=cifar10 for its images):
+#
+#     --predict           the network answers x₀, not ε: an error in ε is √((1 − ᾱ_t)/ᾱ_t) times as
+#                         large in x₀, which few steps cannot mend where ᾱ_t is small
+#     --max_weight        for this answer, errors count more where there is less noise
+#     --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
+#                         straight line
+#     --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier
+#     --label_dropout     the network is told the labels of the images, but not of all: so sampling
+#     --guidance          can ask for labels, do without them, or exaggerate them
+#     --sampler           20 steps of DPM-Solver++, not 1,000 of the paper's
+#     --sample_steps
+#     --optimizer --lr    Muon, larger learning rates that fall to 0 in the end, shorter averages:
+#     --decay --beta2     good images after minutes on two cores. (The paper's model learnt for 10.6
+#     --ema --warmup      hours on eight TPU cores, appendix B.)
+#
+# These stay: what UNet lists, what is said in abar_from_betas, linear_abar, update_ema and
+# predict_with_guidance, and --matmul, products in bfloat16. The authors also flip images at random
+# (appendix B), and their code clips gradients.
+
+# ---- another schedule
+
+def cosine_abar(T: int):
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64 (Nichol & Dhariwal 2021, "Improved Denoising
+    Diffusion Probabilistic Models", eq. 17):
+
+        ᾱ_t = f(t) / f(0)       f(t) = cos²((t/T + s) / (1 + s) · π/2)       s = 0.008
+
+    With s, β₁ is not too small. f(T) is 0, so ᾱ_T would be 0. Therefore, as in that paper,
+    β_t = 1 − ᾱ_t/ᾱ_{t−1} is computed and limited, and ᾱ is made from that.
+    """
+    t = torch.arange(T + 1, dtype=torch.float64)
+    f = torch.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2
+    betas = 1 - f[1:] / f[:-1]
+    return abar_from_betas(betas)
+
+
+# ---- what the network answers
+
+# Each of three classes adds to a schedule what the network predicts, by three functions:
+#
+#     target          what it should answer, (B, C, S, S)
+#     predict_x0      x̂₀, from what it answered to x_t: all samplers below begin with that
+#     loss_weight     w_t, what an error at time t counts in the loss: a number, or (B, 1, 1, 1)
+#
+# For another answer, write a class, a branch in make_schedule, and its name in Config.predict. (For
+# another way from image to noise, such as flow matching, write one with T and add_noise, too, and a
+# step to sample with: ddpm_step and the others read abar.)
+
+class PredictEps(NoiseSchedule):
+    """The network answers ε, as in the paper; with weight 1 the loss is L_simple."""
+
+    def target(self, x0, eps, t):
+        return eps
+
+    def predict_x0(self, out, xt, t):
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=xt)
+        return (xt - sqrt_one_minus_abar * out) / sqrt_abar             # (Ho et al. 2020, eq. 15)
+
+    def loss_weight(self, t, like):
+        return 1.0
+
+
+class PredictV(NoiseSchedule):
+    """The network answers v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho 2022, "Progressive Distillation
+    for Fast Sampling of Diffusion Models", §4; this is not the ε − x₀ of flow matching)."""
+
+    def target(self, x0, eps, t):
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
+        return sqrt_abar * eps - sqrt_one_minus_abar * x0
+
+    def predict_x0(self, out, xt, t):
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=xt)
+        return sqrt_abar * xt - sqrt_one_minus_abar * out
+
+    def loss_weight(self, t, like):
+        return 1.0
+
+
+class PredictX0(NoiseSchedule):
+    """The network answers x₀.
+
+    Its weight is min(SNR + 1, max_weight). SNR is the ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
+
+        |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
+        |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
+
+    So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is less
+    noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1 it is
+    24,000 (cosine, T = 1,000), for details that nobody sees. (Hang et al. 2023, "Efficient
+    Diffusion Training via Min-SNR Weighting Strategy", take min(SNR, 5). With that, an error at T,
+    where sampling begins, counts for almost nothing: SNR is nearly 0 there.)
+    """
+
+    def __init__(self, abar, max_weight: float = math.inf):
+        super().__init__(abar)
+        self.max_weight = max_weight
+
+    def target(self, x0, eps, t):
+        return x0
+
+    def predict_x0(self, out, xt, t):
+        return out
+
+    def loss_weight(self, t, like):
+        _, sqrt_one_minus_abar = self.coefficients(t, like)
+        return (1 / sqrt_one_minus_abar**2).clamp(max=self.max_weight)
+
+
+def make_schedule(cfg):
+    """The NoiseSchedule that --schedule, --T, --predict and --max_weight say. For another schedule,
+    write a function such as cosine_abar, a branch here, and its name in Config.schedule."""
+    if cfg.schedule == "linear":
+        abar = linear_abar(cfg.T)
+    elif cfg.schedule == "cosine":
+        abar = cosine_abar(cfg.T)
+    else:
+        raise ValueError(f"unknown schedule: {cfg.schedule}")
+
+    if cfg.predict == "eps":
+        return PredictEps(abar)
+    if cfg.predict == "v":
+        return PredictV(abar)
+    if cfg.predict == "x0":
+        return PredictX0(abar, cfg.max_weight)
+    raise ValueError(f"unknown prediction: {cfg.predict}")
+
+
 # ---- a batch, and the loss. Random numbers are drawn on the CPU: the same for all devices.
 
 def draw_times(B: int, cfg, rng):
@@ -445,26 +613,10 @@ def get_batch(images, labels, B: int, cfg, rng):
     return x0, y, t, eps
 
 
-# Where the loss comes from: the network should make real images probable. The paper bounds
-# −log p(x₀) from above, in the mean over the noise, by a sum of terms (as the ELBO of a VAE does).
-# For t ≥ 2 a term compares two normal distributions of x_{t−1}, the true one, and the network's,
-# which has x̂₀ in place of x₀:
-#
-#     L_{t−1} = KL( q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t) )             (eq. 5)
-#     q(x_{t−1} | x_t, x₀) = N(μ̃, β̃_t I)      for μ̃ and β̃_t see ddpm_step  (eqs. 6 and 7)
-#     p(x_{t−1} | x_t)     = N(μ, σ_t² I)     μ is μ̃ with x̂₀ for x₀
-#
-#     L_{t−1} = |μ̃ − μ|² / 2σ_t² + constant                               (eq. 8)
-#             = β_t² / (2σ_t² α_t (1 − ᾱ_t)) · |ε̂ − ε|² + constant        (eq. 12)
-#
-# L_T, of x_T, has nothing to learn; L₀, of the step to x₀ (eq. 13), is nearly the same squared
-# error (§3.4). The paper drew better images with 1 in place of this weight (table 2):
-# L_simple = |ε̂ − ε|² (eq. 14). For our weight, see loss_weight.
-
 def diffusion_loss(net, schedule, x0, y, t, eps):
-    """The mean of w_t (out − target)² over all numbers, for what get_batch returns: line 5 of the
-    paper's algorithm 1. Its lines 2 to 4 are get_batch. With --predict=eps the target is eps, and
-    the weight 1: L_simple."""
+    """The mean of w_t (out − target)² over all numbers, for what get_batch returns: ddpm_loss for
+    any answer of the network, and with labels. (The two are the same if the network answers ε, and
+    has no labels; get_batch has drawn t and ε.)"""
     xt = schedule.add_noise(x0, eps, t)
     out = net(xt, t.to(xt.device), y).float()               # (B, C, S, S)
     target = schedule.target(x0, eps, t)
@@ -472,35 +624,19 @@ def diffusion_loss(net, schedule, x0, y, t, eps):
     return (weight * (out - target) ** 2).mean()
 
 
-@torch.no_grad()
-def update_ema(ema, model, step: int, decay: float):
-    """ema ← decay · ema + (1 − decay) · model, for parameters; buffers, if there are any, are
-    copied.
-
-    At first decay is step / (step + 10) (not in the paper): step 0 copies the model, and then the
-    average is mostly of the last tenth of the steps, so that the start is soon forgotten. Once this
-    is more than --ema, decay is --ema.
-    """
-    decay = min(decay, step / (step + 10))
-    for average, parameter in zip(ema.parameters(), model.parameters()):
-        average.lerp_(parameter, 1 - decay)
-    for average, buffer in zip(ema.buffers(), model.buffers()):
-        average.copy_(buffer)
-
-
 # ---- one step of sampling: from x_t to x_s, s < t, with the network's guess x0_hat of the image
 
 def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
-    """The step of Ho et al. 2020, line 4 of their algorithm 2, with new noise z ~ N(0, I):
+    """Line 4 of algorithm 2 in Ho et al. 2020, with new noise z ~ N(0, I). It is given x̂₀,
+    whatever the network answers, and may go to any s < t:
 
         x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
                                   = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √α_t           (eqs. 7 and 11)
 
-    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. (It is the network's own
-    answer, except where predict_with_guidance has kept x̂₀ within [−1, 1].) Small variance: σ² is
-    β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
-    which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
-    taken as one, with α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
+    The second line is the form in algorithm 2; ε̂ is what the noise in x_t is, if x̂₀ is right.
+    Small variance: σ² is β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t): x_{t−1} is drawn from
+    q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t. To s < t − 1, all steps are taken as one, with
+    α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -523,7 +659,8 @@ def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
 
     ε̂ is the noise in x_t, if x̂₀ is right; it is computed from the two. With eta > 0, a part of it
     is replaced by new noise z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small
-    (eq. 16).
+    (eq. 16). Even σ = 0 is allowed: if x̂₀ is right, x_s has the distribution q(x_s | x₀) with any
+    σ, and training depends on nothing else.
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -545,8 +682,9 @@ def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_befo
 
         x̂₀ + (x̂₀ − x0_before) / (λ_t − λ_before) · h/2          h = λ_s − λ_t
 
-    This is of second order: fewer steps are enough. The first step has no x0_before, and the last,
-    to s = 0, has λ_s = ∞: both are plain ddim_steps.
+    Over λ the exact solution is an integral of x̂₀ times a weight, and the middle stands for all of
+    it. This is of second order: fewer steps are enough. The first step has no x0_before, and the
+    last, to s = 0, has λ_s = ∞: both are plain ddim_steps.
     """
     if x0_before is not None and s > 0:
         lam_before = half_log_snr(schedule, t_before)
@@ -573,8 +711,8 @@ def sample_times(T: int, steps: int) -> list:
 
 
 def denoise(guess, x, schedule, cfg, rng):
-    """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀."""
+    """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2,
+    for any sampler. guess(x_t, t) returns x̂₀."""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0
@@ -638,7 +776,43 @@ def generate(net, y, C: int, S: int, cfg):
     return torch.cat(images)
 
 
-# ---- settings
+# ---- the average of the weights, optimisers, learning rates
+
+def make_optimizers(model, cfg) -> list:
+    """[Adam], or [Muon, Adam]: Muon for matrices and the kernels of convolutions; Adam for vectors,
+    and for the first and the last layer, as Muon's authors advise (Jordan et al. 2024, "Muon: an
+    optimizer for hidden layers in neural networks"; they also leave embeddings to Adam. We train
+    those of labels by Muon)."""
+    hidden = []
+    others = []
+    for name, parameter in model.named_parameters():
+        is_matrix = parameter.ndim >= 2
+        if cfg.optimizer == "muon" and is_matrix and not name.startswith(("first.", "last.")):
+            hidden.append(parameter)
+        else:
+            others.append(parameter)
+    adam = torch.optim.Adam(others, cfg.lr, (0.9, cfg.beta2))
+    return [Muon(hidden, cfg.muon_lr, momentum=0.9), adam] if hidden else [adam]
+
+
+def lr_factor(step: int, cfg) -> float:
+    """What the peak learning rates are multiplied by: it rises to 1 in the first --warmup steps;
+    with --decay it then falls to 0."""
+    rising = (step + 1) / (cfg.warmup + 1)
+    if not cfg.decay:
+        return min(rising, 1)
+    falling = (cfg.steps - step) / max(1, cfg.steps - cfg.warmup)
+    return min(rising, falling)
+
+
+def set_learning_rate(optimizers: list, factor: float):
+    """Each optimiser's peak learning rate, multiplied by factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * optimizer.defaults["lr"]
+
+
+# ==== part four: settings, and the run
 
 @dataclass
 class Config(LabelConfig):
@@ -687,7 +861,7 @@ class Config(LabelConfig):
     n: int = 64                 # images in a grid
     sampler: Literal["dpm", "ddim", "ddpm"] = "dpm"  # DPM-Solver++, DDIM, or the paper's own
     sample_steps: int = 20      # steps from noise to image, at most T
-    eta: float = 0.0            # for ddim: 0 adds no noise, 1 as much as ddpm, --variance=small
+    eta: float = 0.0            # for ddim: 0 adds no noise, 1 as much as ddpm with small variance
     # for ddpm: the variance of the noise that a step adds, β̃ (small) or β (large)
     variance: Literal["small", "large"] = "small"
     guidance: float = 1.0       # 0: ignore the labels; 1: use them; above 1: exaggerate them
@@ -695,7 +869,7 @@ class Config(LabelConfig):
     image: str = ""             # for inpaint: your picture ("": held-out images)
     mask: str = ""              # for inpaint: a picture, white where to draw ("": the lower half)
 
-    # Not a setting: the names of those that a resumed run must keep.
+    # Not a setting (it has no type): the names of those that a resumed run must keep.
     fixed = ("size", "n_images", "T", "schedule", "predict", "width", "levels", "stem",
              "scale_shift", "label_dropout")
 
@@ -725,10 +899,6 @@ def check(cfg):
     require_positive(cfg, "width", "levels", "stem", "T", "n", "batch_size", "max_weight",
                      "lr", "muon_lr")
     require(cfg.levels <= 10, f"--levels={cfg.levels}: at most 10")
-    require(cfg.width % 8 == 0, f"--width={cfg.width}: a multiple of 8, the groups of a norm")
-    lowest = widths_of_levels(cfg)[-1]
-    require(lowest % 32 == 0, f"--width={cfg.width} with --levels={cfg.levels}: the lowest level "
-            f"has {lowest} channels, no multiple of 32, the channels of a head of attention")
     require(0 <= cfg.label_dropout <= 1, f"--label_dropout={cfg.label_dropout}: from 0 to 1")
     require(cfg.sample_steps >= 1, f"--sample_steps={cfg.sample_steps} must be at least 1")
     require(0 <= cfg.eta <= 1, f"--eta={cfg.eta}: from 0 to 1")
@@ -761,33 +931,6 @@ def memory_layout(device):
     """The order of images and kernels in memory. Channels last is faster for convolutions on CUDA;
     on a CPU, GroupNorm in bfloat16 is then several times slower."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
-
-
-def make_optimizers(model, cfg) -> list:
-    """[Adam], or [Muon, Adam]: Muon for matrices and the kernels of convolutions; Adam for vectors,
-    and for the first and the last layer, as Muon's authors advise (Jordan et al. 2024, "Muon: an
-    optimizer for hidden layers in neural networks"; they also leave embeddings to Adam, where we
-    train those of labels by Muon)."""
-    hidden = []
-    others = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim >= 2
-        if cfg.optimizer == "muon" and is_matrix and not name.startswith(("first.", "last.")):
-            hidden.append(parameter)
-        else:
-            others.append(parameter)
-    adam = torch.optim.Adam(others, cfg.lr, (0.9, cfg.beta2))
-    return [Muon(hidden, cfg.muon_lr, momentum=0.9), adam] if hidden else [adam]
-
-
-def lr_factor(step: int, cfg) -> float:
-    """What the peak learning rates are multiplied by: it rises to 1 in the first --warmup steps;
-    with --decay it then falls to 0."""
-    rising = (step + 1) / (cfg.warmup + 1)
-    if not cfg.decay:
-        return min(rising, 1)
-    falling = (cfg.steps - step) / max(1, cfg.steps - cfg.warmup)
-    return min(rising, falling)
 
 
 def train(cfg: Config) -> dict:
@@ -837,9 +980,7 @@ def train(cfg: Config) -> dict:
         for step in range(run.first, cfg.steps):
             # learning rates
             factor = lr_factor(step, cfg)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = factor * optimizer.defaults["lr"]             # its peak
+            set_learning_rate(optimizers, factor)
 
             # batch; of several processes, each takes a part
             batch = get_batch(images, labels, cfg.batch_size, cfg, data_rng)
@@ -889,7 +1030,8 @@ def train(cfg: Config) -> dict:
 
 @torch.no_grad()
 def evaluate_loss(net, schedule, batch) -> float:
-    """The loss of a batch, computed in float32."""
+    """The loss of a batch, computed in float32. To be compared only between runs with the same
+    --predict, --max_weight and --schedule: these change what the loss counts."""
     return diffusion_loss(net, schedule, *batch).item()
 
 
@@ -918,8 +1060,8 @@ def load(cfg):
 
 
 def sample(cfg: Config):
-    """Draw n images into samples/: attributes that no flag asks for are random. Or what else --show
-    says, see mini/studies/diffusion.py."""
+    """Draw n images into samples/: attributes that no flag asks for are random. Or another picture,
+    as --show says: see mini/studies/diffusion.py."""
     net, cfg, (C, S, attributes) = load(cfg)
     if cfg.show != "samples":
         from mini.studies import diffusion  # only these pictures need it
@@ -942,8 +1084,29 @@ def evaluate(cfg: Config) -> dict:
     return diffusion.evaluate(net, *shape, cfg)
 
 
+def draw_by_ddpm(cfg: Config):
+    """Part one alone: a network without labels learns for --steps, and draws --n images."""
+    device = pick_device(cfg.device)
+    torch.manual_seed(cfg.seed)
+    train_set, _ = load_images(cfg.data, cfg.size, cfg.n_images)
+    images = to_float(train_set.images).to(device)
+    _, C, S, _ = images.shape
+
+    schedule = NoiseSchedule(linear_abar(cfg.T))
+    net = UNet(cfg, C, S, V=0).to(device)
+    # the rate is five times the paper's: there are fewer steps
+    net = ddpm_train(net, schedule, images, cfg.steps, cfg.batch_size, lr=1e-3)
+    print(f"drawing {cfg.n} images in {cfg.T} steps")
+    drawn = ddpm_sample(net, schedule, torch.randn(cfg.n, C, S, S, device=device))
+
+    path = Path(cfg.out_dir).with_name("ddpm.png")              # beside the folders of runs
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, sheet(drawn.clamp(-1, 1).cpu()))
+    print(f"wrote {path}")
+
+
 def main(argv=None):
-    commands = {"train": train, "sample": sample, "evaluate": evaluate}
+    commands = {"train": train, "sample": sample, "evaluate": evaluate, "ddpm": draw_by_ddpm}
     remedy = "lower --batch_size, --width, --size, --n_images or --n"
     return command_line(Config, PRESETS, commands, argv, __doc__, parallel=True,
                         out_of_memory=remedy)

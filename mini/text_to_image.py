@@ -66,9 +66,11 @@ from mini.utils.run import Run, check_shape, own_checkpoint, restore
 # ---- the noise
 
 def abar_from_betas(betas):
-    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T. Each step must leave something of the image,
-    ᾱ > 0, since there are divisions by √ᾱ below: so β is at most 0.999 (Nichol & Dhariwal 2021,
-    §3.2)."""
+    """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,), from β₁, …, β_T.
+
+    There are divisions by √ᾱ below, so each step must leave something of the image: β is at most
+    0.999 (Nichol & Dhariwal 2021, §3.2). The paper's β is never that large.
+    """
     betas = betas.clamp(max=0.999)
     one = torch.ones(1, dtype=betas.dtype)
     return torch.cat([one, (1 - betas).cumprod(dim=0)])
@@ -77,7 +79,7 @@ def abar_from_betas(betas):
 def linear_abar(T: int):
     """ᾱ₀ = 1, ᾱ₁, …, ᾱ_T: (T + 1,) in float64. β_t rises in a straight line, from 1e-4 to 0.02 for
     T = 1,000 (Ho et al. 2020, §4). For another T, β is multiplied by 1000/T (not in the paper), so
-    that x_T is about as noisy."""
+    that little is left of the image at T (unless T is 1)."""
     betas = torch.linspace(1e-4, 0.02, T, dtype=torch.float64) * 1000 / T
     return abar_from_betas(betas)
 
@@ -98,30 +100,23 @@ def cosine_abar(T: int):
 
 
 class NoiseSchedule:
-    """How images turn into noise, and what the network answers:
+    """How images turn into noise:
 
         x_t = √ᾱ_t x₀ + √(1 − ᾱ_t) ε            ε ~ N(0, I)             (Ho et al. 2020, eq. 4)
 
-    abar: ᾱ₀ = 1, ᾱ₁, …, ᾱ_T, (T + 1,) in float64. predict: "x0", "eps" or "v".
+    abar: ᾱ₀ = 1, ᾱ₁, …, ᾱ_T, (T + 1,) in float64.
 
-    Times t are whole numbers: 0 is the image, T is noise. They are given as an int, or as a tensor
-    (B,) with a time for each image. It is on the CPU, as ᾱ is: other devices may have no float64.
-
-    Another way from image to noise, such as flow matching, needs a class with T, add_noise, target,
-    predict_x0 and loss_weight, and a step to sample with: ddpm_step and the others read abar.
+    Times t are whole numbers: 0 is the image, T is noise. t is an int, or a tensor (B,) with a time
+    for each image. Tensors of times are on the CPU, as ᾱ is: other devices may have no float64.
     """
 
-    def __init__(self, abar, predict: str, max_weight: float = math.inf):
+    def __init__(self, abar):
         self.abar = abar
         self.T = len(abar) - 1
-        self.predict = predict
-        self.max_weight = max_weight
-        if predict not in ("x0", "eps", "v"):
-            raise ValueError(f"unknown prediction: {predict}")
 
     def coefficients(self, t, like):
-        """√ᾱ_t and √(1 − ᾱ_t), (B, 1, 1, 1) each, or (1, 1, 1, 1) if t is an int; on the device of
-        the tensor `like`, and of its dtype."""
+        """√ᾱ_t and √(1 − ᾱ_t), (B, 1, 1, 1) each, or (1, 1, 1, 1) if t is an int, with the dtype
+        and on the device of the tensor `like`."""
         abar = self.abar[t].view(-1, 1, 1, 1)
         sqrt_abar = abar.sqrt()
         sqrt_one_minus_abar = (1 - abar).sqrt()
@@ -132,46 +127,73 @@ class NoiseSchedule:
         sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
         return sqrt_abar * x0 + sqrt_one_minus_abar * eps
 
-    # For another prediction, add a branch to each of the next three functions, and its name to
-    # __init__ and to Config.predict.
+
+# Each of three classes adds to a schedule what the network predicts, by three functions:
+#
+#     target          what it should answer, (B, C, S, S)
+#     predict_x0      x̂₀, from what it answered to x_t: all samplers below begin with that
+#     loss_weight     w_t, what an error at time t counts in the loss: a number, or (B, 1, 1, 1)
+#
+# For another answer, write a class, a branch in make_schedule, and its name in Config.predict. (For
+# another way from image to noise, such as flow matching, write one with T and add_noise, too, and a
+# step to sample with: ddpm_step and the others read abar.)
+
+class PredictEps(NoiseSchedule):
+    """The network answers ε, as in the paper; with weight 1 the loss is L_simple."""
 
     def target(self, x0, eps, t):
-        """What the network should answer: x₀, or ε, or v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho
-        2022, "Progressive Distillation for Fast Sampling of Diffusion Models", §4; this is not the
-        ε − x₀ of flow matching)."""
-        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
-        if self.predict == "x0":
-            return x0
-        if self.predict == "eps":
-            return eps
-        if self.predict == "v":
-            return sqrt_abar * eps - sqrt_one_minus_abar * x0
+        return eps
 
     def predict_x0(self, out, xt, t):
-        """x̂₀, from what the network answered to x_t."""
         sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=xt)
-        if self.predict == "x0":
-            return out
-        if self.predict == "eps":
-            return (xt - sqrt_one_minus_abar * out) / sqrt_abar         # (Ho et al. 2020, eq. 15)
-        if self.predict == "v":
-            return sqrt_abar * xt - sqrt_one_minus_abar * out
+        return (xt - sqrt_one_minus_abar * out) / sqrt_abar             # (Ho et al. 2020, eq. 15)
 
     def loss_weight(self, t, like):
-        """w_t: what an error at time t counts in the loss, shaped to multiply images: for x₀
-        min(SNR + 1, max_weight), else 1. SNR is the ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
+        return 1.0
 
-            |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
-            |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
 
-        So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is
-        less noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1
-        it is 24,000 (cosine, T = 1,000), for details that nobody sees. (Hang et al. 2023,
-        "Efficient Diffusion Training via Min-SNR Weighting Strategy", take min(SNR, 5). With that,
-        an error at T, where sampling begins, counts for almost nothing: SNR is nearly 0 there.)
-        """
-        if self.predict != "x0":
-            return 1.0
+class PredictV(NoiseSchedule):
+    """The network answers v = √ᾱ_t ε − √(1 − ᾱ_t) x₀ (Salimans & Ho 2022, "Progressive Distillation
+    for Fast Sampling of Diffusion Models", §4; this is not the ε − x₀ of flow matching)."""
+
+    def target(self, x0, eps, t):
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=x0)
+        return sqrt_abar * eps - sqrt_one_minus_abar * x0
+
+    def predict_x0(self, out, xt, t):
+        sqrt_abar, sqrt_one_minus_abar = self.coefficients(t, like=xt)
+        return sqrt_abar * xt - sqrt_one_minus_abar * out
+
+    def loss_weight(self, t, like):
+        return 1.0
+
+
+class PredictX0(NoiseSchedule):
+    """The network answers x₀.
+
+    Its weight is min(SNR + 1, max_weight). SNR is the ratio of signal to noise, ᾱ_t / (1 − ᾱ_t):
+
+        |ε̂ − ε|²  =  SNR |x̂₀ − x₀|²
+        |v̂ − v|²  =  (SNR + 1) |x̂₀ − x₀|²          SNR + 1 = 1 / (1 − ᾱ_t)
+
+    So a network that answers ε or v, with weight 1, counts errors in x̂₀ more where there is less
+    noise. For one that answers x₀ we take SNR + 1, too, but at most max_weight: at t = 1 it is
+    24,000 (cosine, T = 1,000), for details that nobody sees. (Hang et al. 2023, "Efficient
+    Diffusion Training via Min-SNR Weighting Strategy", take min(SNR, 5). With that, an error at T,
+    where sampling begins, counts for almost nothing: SNR is nearly 0 there.)
+    """
+
+    def __init__(self, abar, max_weight: float = math.inf):
+        super().__init__(abar)
+        self.max_weight = max_weight
+
+    def target(self, x0, eps, t):
+        return x0
+
+    def predict_x0(self, out, xt, t):
+        return out
+
+    def loss_weight(self, t, like):
         _, sqrt_one_minus_abar = self.coefficients(t, like)
         return (1 / sqrt_one_minus_abar**2).clamp(max=self.max_weight)
 
@@ -185,7 +207,14 @@ def make_schedule(cfg):
         abar = cosine_abar(cfg.T)
     else:
         raise ValueError(f"unknown schedule: {cfg.schedule}")
-    return NoiseSchedule(abar, cfg.predict, cfg.max_weight)
+
+    if cfg.predict == "eps":
+        return PredictEps(abar)
+    if cfg.predict == "v":
+        return PredictV(abar)
+    if cfg.predict == "x0":
+        return PredictX0(abar, cfg.max_weight)
+    raise ValueError(f"unknown prediction: {cfg.predict}")
 
 
 # ---- the networks
@@ -199,8 +228,8 @@ def zero_init(layer):
 
 def time_embedding(t, width: int):
     """Cosines and sines of t (B,) at many frequencies, from 1 to 1/10,000: (B, width), after the
-    Transformer (Vaswani et al. 2017, §3.5). They are made for times of 1 to some thousands, not of
-    0 to 1."""
+    Transformer (Vaswani et al. 2017, §3.5). They suit times from 1 to some thousands, not from 0
+    to 1."""
     frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
     angles = t[:, None] * frequencies                       # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -268,7 +297,7 @@ class TextEncoder(nn.Module):
 class ResBlock(nn.Module):
     """x (B, C_in, H, W) -> shortcut(x) + f(x): (B, C_out, H, W). Before training, f is 0.
 
-    A vector e (B, E), made from the time and from what the image shall show, acts between f's two
+    A vector e (B, E), made from the time and from what the image should show, acts between f's two
     convolutions: after the norm it scales and shifts the features, or, without scale_shift, it is
     added before the norm.
     """
@@ -536,8 +565,8 @@ def update_ema(ema, model, step: int, decay: float):
     copied.
 
     At first decay is step / (step + 10) (not in the paper): step 0 copies the model, and then the
-    average is mostly of the last tenth of the steps, so that the start is soon forgotten. Once this
-    is more than --ema, decay is --ema.
+    last tenth of the steps has some two thirds of the weight in the average, so that the start is
+    soon forgotten. Once this is more than `decay`, it is `decay`.
     """
     decay = min(decay, step / (step + 10))
     for average, parameter in zip(ema.parameters(), model.parameters()):
@@ -549,16 +578,16 @@ def update_ema(ema, model, step: int, decay: float):
 # ---- one step of sampling: from x_t to x_s, s < t, with the network's guess x0_hat of the image
 
 def ddpm_step(schedule, xt, x0_hat, t: int, s: int, z, variance: str = "small"):
-    """The step of Ho et al. 2020, line 4 of their algorithm 2, with new noise z ~ N(0, I):
+    """Line 4 of algorithm 2 in Ho et al. 2020, with new noise z ~ N(0, I). It is given x̂₀,
+    whatever the network answers, and may go to any s < t:
 
         x_{t−1} = μ̃ + σ z       μ̃ = (√ᾱ_{t−1} β_t x̂₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
                                   = (x_t − β_t ε̂ / √(1 − ᾱ_t)) / √α_t           (eqs. 7 and 11)
 
-    The second line is the paper's; ε̂ is the noise in x_t if x̂₀ is right. (It is the network's own
-    answer, except where predict_with_guidance has kept x̂₀ within [−1, 1].) Small variance: σ² is
-    β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t), so that x_{t−1} ~ q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t,
-    which would be right if the images themselves were N(0, I) (§3.2). To s < t − 1, all steps are
-    taken as one, with α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
+    The second line is the form in algorithm 2; ε̂ is what the noise in x_t is, if x̂₀ is right.
+    Small variance: σ² is β̃_t = β_t (1 − ᾱ_{t−1}) / (1 − ᾱ_t): x_{t−1} is drawn from
+    q(x_{t−1} | x_t, x̂₀). Large: σ² = β_t. To s < t − 1, all steps are taken as one, with
+    α = ᾱ_t/ᾱ_s (Nichol & Dhariwal 2021, §4).
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -581,7 +610,8 @@ def ddim_step(schedule, xt, x0_hat, t: int, s: int, z=0.0, eta: float = 0.0):
 
     ε̂ is the noise in x_t, if x̂₀ is right; it is computed from the two. With eta > 0, a part of it
     is replaced by new noise z ~ N(0, I): σ = eta times the standard deviation of ddpm_step, small
-    (eq. 16).
+    (eq. 16). Even σ = 0 is allowed: if x̂₀ is right, x_s has the distribution q(x_s | x₀) with any
+    σ, and training depends on nothing else.
     """
     abar_t = schedule.abar[t].item()
     abar_s = schedule.abar[s].item()
@@ -603,8 +633,9 @@ def dpm_solver_step(schedule, xt, x0_hat, t: int, s: int, x0_before=None, t_befo
 
         x̂₀ + (x̂₀ − x0_before) / (λ_t − λ_before) · h/2          h = λ_s − λ_t
 
-    This is of second order: fewer steps are enough. The first step has no x0_before, and the last,
-    to s = 0, has λ_s = ∞: both are plain ddim_steps.
+    Over λ the exact solution is an integral of x̂₀ times a weight, and the middle stands for all of
+    it. This is of second order: fewer steps are enough. The first step has no x0_before, and the
+    last, to s = 0, has λ_s = ∞: both are plain ddim_steps.
     """
     if x0_before is not None and s > 0:
         lam_before = half_log_snr(schedule, t_before)
@@ -631,8 +662,8 @@ def sample_times(T: int, steps: int) -> list:
 
 
 def denoise(guess, x, schedule, cfg, rng):
-    """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2.
-    guess(x_t, t) returns x̂₀."""
+    """From noise x = x_T (B, C, S, S) to images (B, C, S, S): the loop of the paper's algorithm 2,
+    for any sampler. guess(x_t, t) returns x̂₀."""
     times = sample_times(schedule.T, cfg.sample_steps)
     x0_before = None
     t_before = 0

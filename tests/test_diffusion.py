@@ -576,7 +576,8 @@ def test_an_image_just_large_enough_for_its_levels(levels, stem):
 @paper
 @pytest.mark.parametrize("width, levels", [(40, 2), (48, 1), (40, 1)])
 def test_the_lowest_level_has_whole_heads(width, levels):
-    refused(lambda: tiny(width=width, levels=levels), f"--width={width}", f"--levels={levels}")
+    cfg = tiny(width=width, levels=levels)
+    refused(lambda: train_diffusion.UNet(cfg, 3, 16, 5), f"--width={width}", f"--levels={levels}")
 
 
 @paper
@@ -749,6 +750,92 @@ def test_the_loss_is_taken_in_float32():
     t = torch.tensor([1, 6])
     loss = train_diffusion.diffusion_loss(net, noise_schedule(), x0, None, t, x0)
     assert loss.dtype == torch.float32
+
+
+# ---- the plain functions, and the general ones
+
+def plain_net(x, t, y=None):
+    """Answers that depend on the image and on its time."""
+    return torch.tanh(x.flip(3) + t.view(-1, 1, 1, 1) / 10)
+
+
+@paper
+def test_ddpm_loss():
+    """That of PredictEps, to the bit; its times are 1 … T, each image has its own, and its noise is
+    N(0, I)."""
+    abar = train_diffusion.linear_abar(20)
+    schedule = train_diffusion.NoiseSchedule(abar)
+    x0 = normal(256, 1, 4, 4)
+    seen = []
+
+    def watched(xt, t):
+        seen.append((xt, t))
+        return plain_net(xt, t)
+
+    torch.manual_seed(5)
+    loss = train_diffusion.ddpm_loss(watched, schedule, x0)
+    xt, t = seen[0]
+    assert set(t.tolist()) == set(range(1, 21))
+    left = abar[t].view(-1, 1, 1, 1)
+    eps = (xt - left.sqrt() * x0) / (1 - left).sqrt()
+    assert abs(eps.mean()) < 0.06                               # some four standard errors
+    assert abs(eps.std() - 1) < 0.05
+    answer = plain_net(xt, t)
+    close(loss, (answer - eps).square().mean(), 1e-10)
+    general = train_diffusion.PredictEps(abar)
+    close(train_diffusion.diffusion_loss(plain_net, general, x0, None, t, eps), loss, 1e-6)
+
+
+@paper
+def test_ddpm_sample():
+    """Algorithm 2 and the sampler with --preset=paper's settings agree, if both keep no x̂₀ within
+    [−1, 1]."""
+    cfg = tiny(T=20, sample_steps=20, sampler="ddpm", variance="large", predict="eps",
+               schedule="linear")
+    schedule = train_diffusion.make_schedule(cfg)
+    x = normal(3, 2, 4, 4)
+
+    def guess(xt, t):
+        return schedule.predict_x0(plain_net(xt, torch.full((3,), t)), xt, t)
+
+    want = train_diffusion.denoise(guess, x, schedule, cfg, rng_of(3))
+    torch.manual_seed(3)
+    close(train_diffusion.ddpm_sample(plain_net, schedule, x), want, 1e-10)
+
+
+@paper
+def test_ddpm_train(capsys):
+    """The lines at the end of part one, with fewer steps: images that are all alike are learnt, and
+    the answer is that of the averaged weights."""
+    torch.manual_seed(0)
+    net = train_diffusion.UNet(tiny(), C=1, S=16, V=0)
+    first = [weight.detach().clone() for weight in net.parameters()]
+    schedule = train_diffusion.NoiseSchedule(train_diffusion.linear_abar(50))
+    images = torch.full((4, 1, 16, 16), 0.5)
+    ema = train_diffusion.ddpm_train(net, schedule, images, steps=250, batch_size=16, lr=3e-3)
+    assert "step 200/250  loss 0." in capsys.readouterr().out
+    many = images.repeat(64, 1, 1, 1)
+    for weight, average in zip(net.parameters(), ema.parameters()):
+        assert not torch.equal(weight, average)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        loss = train_diffusion.ddpm_loss(ema, schedule, many)
+        for weight, at_first in zip(net.parameters(), first):
+            weight.copy_(at_first)
+        loss_at_first = train_diffusion.ddpm_loss(net, schedule, many)
+    assert loss_at_first > 0.9                                  # it answers 0 at first
+    assert loss < 0.05
+    drawn = train_diffusion.ddpm_sample(ema, schedule, torch.randn(16, 1, 16, 16))
+    assert (drawn - 0.5).abs().mean() < 0.4
+
+
+@paper
+def test_the_command_ddpm(tmp_path, capsys):
+    """Part one alone draws a picture of n images, of any data, beside the folders of runs."""
+    command(tmp_path / "runs" / "run", "ddpm", "--steps=2", "--n=16", "--T=3", "--n_images=32",
+            "--size=16", "--sample_steps=3")
+    assert str(tmp_path / "runs" / "ddpm.png") in capsys.readouterr().out
+    assert read_sheet(tmp_path / "runs" / "ddpm.png").shape == (2, 8, 3, 16, 16)
 
 
 # ---- batches

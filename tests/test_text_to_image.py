@@ -136,7 +136,8 @@ def test_shared_parts_are_those_of_train_diffusion():
     """Noise, samplers and the blocks of the U-Net are tested in test_diffusion.py. They stand here
     once more so that this file can be read, and taken away, alone. Who corrects one of them has to
     correct the other."""
-    names = ["abar_from_betas", "linear_abar", "cosine_abar", "NoiseSchedule", "make_schedule",
+    names = ["abar_from_betas", "linear_abar", "cosine_abar", "NoiseSchedule", "PredictEps",
+             "PredictV", "PredictX0", "make_schedule",
              "zero_init", "time_embedding", "ResBlock", "Attention", "Upsample",
              "widths_of_levels", "draw_times", "update_ema", "ddpm_step", "ddim_step",
              "dpm_solver_step", "half_log_snr", "sample_times", "denoise", "new_noise",
