@@ -194,7 +194,7 @@ def ddpm_train(net, schedule, images, steps: int, batch_size: int = 128, lr: flo
         loss.backward()
         optimizer.step()
         update_ema(ema, net, step, decay=0.9999)
-        if step % 100 == 0:
+        if step % 50 == 0 or step == steps - 1:
             print(f"step {step}/{steps}  loss {loss.item():.4f}", flush=True)
     return ema
 
@@ -236,9 +236,10 @@ def ddpm_sample(net, schedule, x):
 
 # ==== part two: the network
 
-# To try another network, write a module with the same constructor, UNet(cfg, C, S, V), and the same
-# call, net(x_t, t, y). Its settings stand in Config; Config.fixed and PRESETS name them. Muon
-# trains all its matrices, except those of layers called first and last (see make_optimizers).
+# To try another network, replace the class UNet by one of the same name that is made and called in
+# the same way, UNet(cfg, C, S, V) and net(x_t, t, y). Its settings stand in Config; Config.fixed,
+# PRESETS and check name them. Keep width, which tests set. Muon trains all matrices, except those
+# of layers called first and last (see make_optimizers).
 
 def zero_init(layer):
     """The layer, with weights and bias 0. A block that ends with it changes nothing at first."""

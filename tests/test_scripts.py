@@ -97,10 +97,10 @@ SCRIPTS = {
         samples=".txt", prepare=text, parallel=dict(grad_accum=2, dropout=0.0),
         variants=(dict(optimizer="adamw"), dict(tokenizer="bpe", vocab_size=270))),
     "train_diffusion": Script(
-        columns="loss lr val_loss", settings=dict(size=16, n_images=64, width=32, levels=2, T=20, batch_size=8,
-                                                  warmup=1, n=8, sample_steps=4),
+        columns="loss lr val_loss", settings=dict(size=16, n_images=64, width=32, T=20, batch_size=8, warmup=1,
+                                                  n=8, sample_steps=4),
         fixed={"width": 64, "T": 10, "schedule": "linear", "predict": "v"},
-        parallel=dict(levels=1)),
+        parallel={}),
     "mini.classifier": Script(
         columns="loss lr accuracy", settings=dict(size=16, n_images=120, width=4, n_features=16, batch_size=32),
         fixed={"width": 5}, samples="", to_sample=(f"--image={IMAGE}",)),
