@@ -496,9 +496,11 @@ def cosine_abar(T: int):
 #     predict_x0      x̂₀, from what it answered to x_t: all samplers below begin with that
 #     loss_weight     w_t, what an error at time t counts in the loss: a number, or (B, 1, 1, 1)
 #
-# For another answer, write a class, a branch in make_schedule, and its name in Config.predict. (For
-# another way from image to noise, such as flow matching, write one with T and add_noise, too, and a
-# step to sample with: ddpm_step and the others read abar.)
+# For another answer, write a class, a branch in make_schedule, and its name in Config.predict. For
+# other weights, change loss_weight in the classes. For another way from image to noise, such as
+# flow matching, write a class that also has T and add_noise, and a step to sample with, since
+# ddpm_step and the others read abar: a branch in denoise, and its name in Config.sampler.
+# (`evaluate` tries every sampler that is named there.)
 
 class PredictEps(NoiseSchedule):
     """The network answers ε, as in the paper; with weight 1 the loss is L_simple."""

@@ -12,6 +12,7 @@ import math
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -38,13 +39,14 @@ SHAPES = {"shade": ["dark", "bright"], "shape": ["disc", "square", "star"]}     
 GOLDEN = np.load(Path(__file__).parent / "reference/diffusion.npz")     # it counts t from 0
 
 paper = pytest.mark.paper
+TYPES = get_type_hints(train_diffusion.Config)
 schedules = pytest.mark.parametrize("name", ["linear", "cosine"])
+all_schedules = pytest.mark.parametrize("name", get_args(TYPES.get("schedule", Literal["none"])))
 # with the settings as they are; and with others, which a fork may not have
 targets = pytest.mark.parametrize("changes", [
     pytest.param({}, id="default"),
-    pytest.param(dict(predict="x0"), id="x0", marks=paper),
-    pytest.param(dict(predict="v"), id="v", marks=paper),
-    pytest.param(dict(predict="eps"), id="eps", marks=paper)])
+    *(pytest.param(dict(predict=name), id=name, marks=paper)
+      for name in get_args(TYPES.get("predict")))])
 samplers = pytest.mark.parametrize("changes", [
     pytest.param({}, id="default"),
     pytest.param(dict(sampler="ddpm"), id="small", marks=paper),
@@ -163,7 +165,7 @@ def test_schedules_equal_diffusers(name):
 
 
 @paper
-@schedules
+@all_schedules
 @pytest.mark.parametrize("T", [1000, 250, 50, 20, 5, 2, 1])
 def test_something_is_always_left_of_the_image(name, T):
     """β is below 1, or x₀ could not be found from x_T and ε, and λ_T would be infinite. But if
@@ -1959,7 +1961,7 @@ refused_by_main = partial(refused_by, train_diffusion.main)
 
 BAD = ["width=0", "T=0", "n=0", "batch_size=0", "sample_steps=0",
        "sample_steps=21", "sample_steps=-1", "max_weight=0", "hair=green", "predict=x1",
-       "schedule=square", "sampler=euler", "variance=big", "n_images=0", "label_dropout=1.1",
+       "schedule=square", "sampler=nonsense", "variance=big", "n_images=0", "label_dropout=1.1",
        "label_dropout=-0.1", "eta=1.5", "eta=-1", "beta2=1", "ema=1", "warmup=-1",
        "stratified=perhaps"]
 BAD_FOR_THE_UNET = ["width=33", "levels=0", "levels=9", "levels=11", "stem=0", "stem=17"]

@@ -1,6 +1,7 @@
 """mini/studies/families.py: groups of similar images against a slow, simple version; autoguidance;
 diffusion of latents whose distribution is known; the loop of diffusion against that of
-train_diffusion.py; the whole comparison, very short."""
+train_diffusion.py; the whole comparison, very short. Tests marked `paper` know what the network of
+train_diffusion.py answers, or which settings it has."""
 import json
 import math
 from dataclasses import replace
@@ -79,6 +80,7 @@ def test_the_network_learns_as_in_train_diffusion(tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(early.parameters(), late.parameters()))
 
 
+@pytest.mark.paper
 def test_a_network_is_told_the_group():
     """Its answer depends on the group after some steps, and it has no place for another label."""
     cfg = train_diffusion.Config(**TINY, label_dropout=0.0)
@@ -178,6 +180,7 @@ def test_latents_are_like_the_noise_and_can_be_taken_back():
         assert torch.allclose(of_k.std(dim=0), torch.tensor(np.e).float().expand(2), atol=0.5)
 
 
+@pytest.mark.paper
 def test_diffusion_learns_how_latents_are_distributed(monkeypatch):
     """A quarter of z lies near one place, three quarters near another, and none between: so it is
     with those that are drawn."""
@@ -210,6 +213,7 @@ def arrays_without_labels(tmp_path):
     return tmp_path / "images.npz"
 
 
+@pytest.mark.paper
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_comparison(labels, tmp_path, monkeypatch, capsys):
     """All models, very short; and a second time, when nothing is trained again."""
