@@ -14,7 +14,8 @@ into x_t; a hat marks a prediction:
     loss = mean of (ε̂ − ε)²                 over images, times, noise and pixels
 
 Sampling: begin with noise x_T, and take small steps down to x₀. Each removes a little of the
-predicted noise, and adds some that is new, z ~ N(0, I), with a variance σ_t², such as β_t:
+predicted noise, and adds some that is new, z ~ N(0, I), with a variance σ_t², such as β_t; only the
+last, to x₀, adds none:
 
     x_{t−1} = (x_t − β_t/√(1 − ᾱ_t) ε̂) / √α_t + σ_t z
 
@@ -26,7 +27,8 @@ from x_{t−1}, is a little sharper.
 The file has four parts: DDPM, as in the paper; the network; what we add to the paper; settings and
 the run. **The first part is the whole method**, with its training loop, in functions of a few
 lines. The third adds what it takes to draw good images after minutes on a CPU, with the labels y
-that you ask for, such as "red hair". All departures are listed there.
+that you ask for, such as "red hair". Departures from the paper are listed there, and those of the
+network in UNet.
 
 Shapes: B images in a batch, C colours (within the network: channels), S × S pixels; V values that
 labels can have, all together (red, blond, …, round glasses, …).
@@ -127,18 +129,24 @@ class NoiseSchedule:
 #
 #     p(x₀) = ∫ p(x_T) p(x_{T−1} | x_T) ⋯ p(x₀ | x₁) dx₁ … dx_T           p(x_T) = N(0, I)
 #
-# It should make real images probable. As for a VAE, −log p(x₀) itself cannot be computed, but is at
-# most the mean of a sum, over noisy images x₁, …, x_T made from x₀:
+# It should make real images probable. As for a VAE, −log p(x₀) itself cannot be computed, but it is
+# bounded by a mean over noisy images x₁, …, x_T made from x₀ (Jensen's inequality):
 #
-#     −log p(x₀) ≤ mean of  L_T + L_{T−1} + ⋯ + L₁ + L₀                   (eq. 5)
+#     −log p(x₀) ≤ mean of  −log p(x_T) − Σ_t log p(x_{t−1} | x_t) / q(x_t | x_{t−1})     (eq. 3)
+#
+# By Bayes' rule q(x_t | x_{t−1}) = q(x_{t−1} | x_t, x₀) q(x_t | x₀) / q(x_{t−1} | x₀) for t ≥ 2. In
+# the sum over t most factors q(x_t | x₀) cancel. What is left (the paper's appendix A):
+#
+#                 =  mean of  L_T + L_{T−1} + ⋯ + L₁ + L₀                 (eq. 5)
 #     L_T     = KL( q(x_T | x₀) ‖ p(x_T) )            there is nothing to learn
 #     L_{t−1} = KL( q(x_{t−1} | x_t, x₀) ‖ p(x_{t−1} | x_t) )             for t = 2, …, T
 #     L₀      = −log p(x₀ | x₁)                       nearly as the others (eq. 13 and §3.4)
 #
-# L_{t−1} compares two normal distributions of x_{t−1}. The true one is found by Bayes' rule: it is
-# proportional to q(x_t | x_{t−1}) q(x_{t−1} | x₀). The network's has x̂₀ in place of x₀, which it
-# cannot see, and a variance that is not learnt. (That a step back is nearly normal is true if β_t
-# is small, so there are many steps.)
+# L_{t−1} compares two normal distributions of x_{t−1}. The true one is proportional to
+# q(x_t | x_{t−1}) q(x_{t−1} | x₀), whose exponents add up to a square again: 1/β̃_t is the sum
+# α_t/β_t + 1/(1 − ᾱ_{t−1}). For the network's the paper chooses the same mean, but with x̂₀ for x₀,
+# which it cannot see, and a variance that is not learnt. (Without x₀, q(x_{t−1} | x_t) is nearly
+# normal only if β_t is small. Hence the many steps.)
 #
 #     q(x_{t−1} | x_t, x₀) = N(μ̃, β̃_t I)                                  (eqs. 6 and 7)
 #                      μ̃   = (√ᾱ_{t−1} β_t x₀ + √α_t (1 − ᾱ_{t−1}) x_t) / (1 − ᾱ_t)
@@ -153,8 +161,8 @@ class NoiseSchedule:
 #             = β_t² / (2σ_t² α_t (1 − ᾱ_t)) · |ε̂ − ε|² + constant        (eq. 12)
 #
 # The paper has 1 in place of this weight: L_simple = |ε̂ − ε|² (eq. 14). It drew better images
-# (table 2), though the bound is then larger: times with little noise count less, so that the
-# network learns more of the harder ones (§3.4).
+# (table 2), though the bound is a little larger then (table 1): times with little noise count less,
+# so that the network learns more of the harder ones (§3.4).
 
 def ddpm_loss(net, schedule, x0):
     """L_simple for images x0 (B, C, S, S) in [−1, 1], each with a random time and random noise:
@@ -183,10 +191,11 @@ def update_ema(ema, model, step: int, decay: float):
 
 
 def ddpm_train(net, schedule, images, steps: int, batch_size: int = 128, lr: float = 2e-4):
-    """Trains net on images (N, C, S, S) in [−1, 1]: algorithm 1, with the paper's batch size,
-    learning rate and averaging (appendix B). Returns the network with the averaged weights."""
+    """Trains net on images (N, C, S, S) in [−1, 1]: algorithm 1, with the paper's batch size and
+    learning rate (appendix B). Returns the network with the average of the weights (see
+    update_ema), which draws better images."""
     optimizer = torch.optim.Adam(net.parameters(), lr)
-    ema = copy.deepcopy(net)
+    ema = copy.deepcopy(net).eval()                         # if you add dropout, it is off here
     for step in range(steps):                               # line 1
         i = torch.randint(len(images), (batch_size,))       # line 2
         loss = ddpm_loss(net, schedule, images[i])          # lines 3 to 5
@@ -235,11 +244,6 @@ def ddpm_sample(net, schedule, x):
 
 
 # ==== part two: the network
-
-# To try another network, replace the class UNet by one of the same name that is made and called in
-# the same way, UNet(cfg, C, S, V) and net(x_t, t, y). Its settings stand in Config; Config.fixed,
-# PRESETS and check name them. Keep width, which tests set. Muon trains all matrices, except those
-# of layers called first and last (see make_optimizers).
 
 def zero_init(layer):
     """The layer, with weights and bias 0. A block that ends with it changes nothing at first."""
@@ -448,6 +452,12 @@ def pad(x, multiple: int):
     return F.pad(x, (0, missing, 0, missing), mode="replicate")
 
 
+# To try another network, replace the class UNet by one of the same name that is made and called in
+# the same way, UNet(cfg, C, S, V) and net(x_t, t, y). Its settings stand in Config; Config.fixed,
+# PRESETS and check name them. Keep width, which tests set. Muon trains all matrices, except those
+# of layers called first and last (see make_optimizers).
+
+
 # ==== part three: what we add to the paper
 
 # The run in part four uses what follows, in place of the functions of part one. These departures
@@ -460,12 +470,12 @@ def pad(x, multiple: int):
 #                         straight line
 #     --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier
 #     --label_dropout     the network is told the labels of the images, but not of all: so sampling
-#     --guidance          can ask for labels, do without them, or exaggerate them
-#     --sampler           20 steps of DPM-Solver++, not 1,000 of the paper's
-#     --sample_steps
-#     --optimizer --lr    Muon, larger learning rates that fall to 0 in the end, shorter averages:
-#     --decay --beta2     good images after minutes on two cores. (The paper's model learnt for 10.6
-#     --ema --warmup      hours on eight TPU cores, appendix B.)
+#                         can ask for labels, do without them, or exaggerate them (--guidance)
+#     --sampler           DPM-Solver++, which takes 20 steps (--sample_steps), not 1,000
+#     --optimizer         Muon, with larger learning rates (--lr, --muon_lr) that soon reach their
+#                         peak (--warmup) and fall to 0 in the end (--decay); shorter averages
+#                         (--beta2, --ema): for good images after minutes on two cores. (The paper's
+#                         model learnt for 10.6 hours on eight TPU cores, appendix B.)
 #
 # These stay: what UNet lists, what is said in abar_from_betas, linear_abar, update_ema and
 # predict_with_guidance, and --matmul, products in bfloat16. The authors also flip images at random
@@ -882,8 +892,9 @@ class Config(LabelConfig):
 
 
 PRESETS = {
-    # Ho et al. 2020: their noise, loss, rates and sampler for images of 32 × 32; for a GPU. No
-    # image has its labels (label_dropout), as in the paper; for its images add --data=cifar10.
+    # Ho et al. 2020: their noise, loss, rates and sampler for images of 32 × 32; for a GPU. The
+    # network has their width and levels, but is ours in the rest (see UNet). No image has its
+    # labels (label_dropout), as in the paper; for its images add --data=cifar10.
     "paper": dict(schedule="linear", predict="eps", width=128, levels=4, stem=1, scale_shift=False,
                   label_dropout=1.0, stratified=False, steps=800000, batch_size=128,
                   optimizer="adam", lr=2e-4, warmup=5000, decay=False, beta2=0.999, ema=0.9999,
@@ -1088,7 +1099,8 @@ def evaluate(cfg: Config) -> dict:
 
 
 def draw_by_ddpm(cfg: Config):
-    """Part one alone: a network without labels learns for --steps, and draws --n images."""
+    """Part one alone: a network without labels learns for --steps, and draws --n images. Of other
+    flags only those of the data and the network, --T, --batch_size, --seed and --device matter."""
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     train_set, _ = load_images(cfg.data, cfg.size, cfg.n_images)
