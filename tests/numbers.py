@@ -355,6 +355,15 @@ NUMBERS = [
     (STUDIES, "likelier in only 75 %", "bert_clozes_trials", "right fact at a gap, known names, seed 3/half, 5,000 steps"),
     (STUDIES, "have 96.6 and 92.8 %", "bert_clozes_trials", "reviews, batches of 32/seed 1%"),
     (STUDIES, "95.0 and 82.0 %. (One", "bert_clozes_trials", "reviews, batches of 24/seed 1%"),
+    *((STUDIES, written, "bert_shorter_trials", f"{key}%") for written, key in (
+        ("92.7 % (of 782)", "4,300 steps, 800 for answers (782 reviews)/sentiment"),
+        ("96.2 and 82.0 %. With", "4,300 steps, 800 for answers (782 reviews)/entities"),
+        ("and 82.0 %. With 5,200", "4,300 steps, 800 for answers (782 reviews)/answer"),
+        ("for answers: 94.5", "5,200 steps, half as many reports in a batch, 800 steps for answers/sentiment"),
+        ("and 61.2 %; so", "5,200 steps, half as many reports in a batch, 800 steps for answers/answer"),
+        ("time: 94.0", "d_ff 256/sentiment"),
+        ("97.1 and 91.8", "d_ff 256/entities"),
+        ("91.8 %; other", "d_ff 256/answer"))),
     *((STUDIES, written, "bert_2048_tokens_trials", f"{key}%") for written, key in (
         ("have 93.6, 92.0 and", "the models with 4,096 tokens, tuned for answers with half as many reports and no dropped attention weights/seed 1"),
         ("92.0 and 78.6 %", "the models with 4,096 tokens, tuned for answers with half as many reports and no dropped attention weights/seed 2"),
