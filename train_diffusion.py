@@ -464,7 +464,7 @@ def pad(x, multiple: int):
 # from the paper are undone by --preset=paper (add --data=cifar10 for its images):
 #
 #     --predict           the network answers x₀, not ε: an error in ε is √((1 − ᾱ_t)/ᾱ_t) times as
-#                         large in x₀, which few steps cannot mend where ᾱ_t is small
+#                         large in x₀, which is much where ᾱ_t is small
 #     --max_weight        for this answer, errors count more where there is less noise
 #     --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
 #                         straight line
@@ -477,9 +477,11 @@ def pad(x, multiple: int):
 #                         (--beta2, --ema): for good images after minutes on two cores. (The paper's
 #                         model learnt for 10.6 hours on eight TPU cores, appendix B.)
 #
-# These stay: what UNet lists, what is said in abar_from_betas, linear_abar, update_ema and
-# predict_with_guidance, and --matmul, products in bfloat16. The authors also flip images at random
-# (appendix B), and their code clips gradients.
+# What the first four bring is measured in mini/studies/README.md.
+#
+# These departures stay: what UNet lists, what is said in abar_from_betas, linear_abar, update_ema
+# and predict_with_guidance, and --matmul, products in bfloat16. The authors also flip images at
+# random (appendix B), and their code clips gradients.
 
 # ---- another schedule
 

@@ -29,6 +29,7 @@ def commands_of(page: str) -> list:
     return [line for line in lines if re.match(r"(pip .*&& )?(PYTHONPATH=. )?(python|torchrun) ", line)]
 
 
+MORE_COMMANDS = {"chat": "chat", "ddpm": "draw_by_ddpm"}         # which some scripts have, and their functions
 COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]
 
 
@@ -57,7 +58,8 @@ def test_command_is_understood(page, command):
         with pytest.raises(SystemExit, match="0"):
             module.main(argv)
         return
-    commands = ["train", "sample", "evaluate", *(["chat"] if hasattr(module, "chat") else [])]
+    commands = ["train", "sample", "evaluate"]
+    commands += [extra for extra, function in MORE_COMMANDS.items() if hasattr(module, function)]
     parse(module.Config, module.PRESETS, commands, argv)
 
 
