@@ -1,8 +1,8 @@
 """DDPM: a network that has learnt to remove noise can draw images, starting from pure noise.
 
 Forward: an image x₀ is turned into noise in T steps. Step t shrinks the image a little, and adds
-Gaussian noise of variance β_t. The sum of Gaussian noises is Gaussian, and their variances add up
-(to α_t (1 − ᾱ_{t−1}) + β_t = 1 − ᾱ_t), so x_t can be drawn from x₀ at once:
+Gaussian noise of variance β_t. The sum of independent Gaussian noises is Gaussian, and their
+variances add up (to α_t (1 − ᾱ_{t−1}) + β_t = 1 − ᾱ_t), so x_t can be drawn from x₀ at once:
 
     q(x_t | x_{t−1}) = N(√α_t x_{t−1}, β_t I)                   α_t = 1 − β_t
     q(x_t | x₀)      = N(√ᾱ_t x₀, (1 − ᾱ_t) I)                  ᾱ_t = α₁ α₂ ⋯ α_t
@@ -132,10 +132,11 @@ class NoiseSchedule:
 # It should make real images probable. As for a VAE, −log p(x₀) itself cannot be computed, but it is
 # bounded by a mean over noisy images x₁, …, x_T made from x₀ (Jensen's inequality):
 #
-#     −log p(x₀) ≤ mean of  −log p(x_T) − Σ_t log p(x_{t−1} | x_t) / q(x_t | x_{t−1})     (eq. 3)
+#     −log p(x₀) ≤ mean of  −log p(x_T) − Σ_t log [p(x_{t−1} | x_t) / q(x_t | x_{t−1})]   (eq. 3)
 #
-# By Bayes' rule q(x_t | x_{t−1}) = q(x_{t−1} | x_t, x₀) q(x_t | x₀) / q(x_{t−1} | x₀) for t ≥ 2. In
-# the sum over t most factors q(x_t | x₀) cancel. What is left (the paper's appendix A):
+# x_t depends on x₀ through x_{t−1} alone. So, by Bayes' rule, q(x_t | x_{t−1}) is
+# q(x_{t−1} | x_t, x₀) q(x_t | x₀) / q(x_{t−1} | x₀), for t ≥ 2, and in the sum over t most factors
+# q(x_t | x₀) cancel. What is left (the paper's appendix A):
 #
 #                 =  mean of  L_T + L_{T−1} + ⋯ + L₁ + L₀                 (eq. 5)
 #     L_T     = KL( q(x_T | x₀) ‖ p(x_T) )            there is nothing to learn
@@ -157,7 +158,7 @@ class NoiseSchedule:
 # The last line is μ̃ with x̂₀ = (x_t − √(1 − ᾱ_t) ε̂) / √ᾱ_t for x₀. In the same way x₀ comes from
 # ε, so x̂₀ − x₀ = −√(1 − ᾱ_t)/√ᾱ_t (ε̂ − ε), and the means differ by a multiple of ε̂ − ε:
 #
-#     L_{t−1} = |μ̃ − μ|² / 2σ_t² + constant                               (eq. 8)
+#     L_{t−1} = |μ̃ − μ|² / 2σ_t² + constant           σ_t² is fixed       (eq. 8)
 #             = β_t² / (2σ_t² α_t (1 − ᾱ_t)) · |ε̂ − ε|² + constant        (eq. 12)
 #
 # The paper has 1 in place of this weight: L_simple = |ε̂ − ε|² (eq. 14). It drew better images
@@ -217,7 +218,7 @@ def ddpm_sample(net, schedule, x):
         x_{t−1} = μ + √β_t z            μ = (x_t − β_t/√(1 − ᾱ_t) ε̂) / √α_t             (eq. 11)
 
     The variance σ_t² = β_t would be right if the images themselves were N(0, I), and β̃_t if there
-    were one image only (§3.2). They are nearly the same, except in the last few steps.
+    were one image only (§3.2). They are nearly the same, except in the last dozen steps.
     """
     for t in range(schedule.T, 0, -1):
         abar = schedule.abar[t].item()
@@ -240,7 +241,8 @@ def ddpm_sample(net, schedule, x):
 #     net = ddpm_train(net, schedule, images, steps=4000)
 #     drawn = ddpm_sample(net, schedule, torch.randn(16, 3, 32, 32))
 #
-# The command `python train_diffusion.py ddpm` does so (see draw_by_ddpm in part four).
+# The command `python train_diffusion.py ddpm` does so, with batches of 32 and a rate of 1e-3 (see
+# draw_by_ddpm in part four). As in the paper, but not in its authors' code, no x̂₀ is clipped.
 
 
 # ==== part two: the network
@@ -464,8 +466,11 @@ def pad(x, multiple: int):
 # from the paper are undone by --preset=paper (add --data=cifar10 for its images):
 #
 #     --predict           the network answers x₀, not ε: an error in ε is √((1 − ᾱ_t)/ᾱ_t) times as
-#                         large in x₀, which is much where ᾱ_t is small
-#     --max_weight        for this answer, errors count more where there is less noise
+#                         large in x₀. That is much where ᾱ_t is small: harmless in small steps, in
+#                         which x̂₀ has little weight, but not in 20 large ones. (The paper found
+#                         answering x₀ worse in early trials, §3.2.)
+#     --max_weight        L_simple weighs errors in x₀ by ᾱ_t / (1 − ᾱ_t), ours by 1 / (1 − ᾱ_t), at
+#                         most 5
 #     --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
 #                         straight line
 #     --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier
@@ -474,14 +479,16 @@ def pad(x, multiple: int):
 #     --sampler           DPM-Solver++, which takes 20 steps (--sample_steps), not 1,000
 #     --optimizer         Muon, with larger learning rates (--lr, --muon_lr) that soon reach their
 #                         peak (--warmup) and fall to 0 in the end (--decay); shorter averages
-#                         (--beta2, --ema): for good images after minutes on two cores. (The paper's
-#                         model learnt for 10.6 hours on eight TPU cores, appendix B.)
+#                         (--beta2, --ema); batches of 32 (--batch_size): for good images after
+#                         minutes on two cores. (The paper's model of CIFAR-10 learnt for 10.6 hours
+#                         on eight TPU cores, appendix B.)
 #
-# What the first four bring is measured in mini/studies/README.md.
+# What the first four bring is measured in mini/studies/README.md. --preset=paper also draws with
+# the larger variance.
 #
-# These departures stay: what UNet lists, what is said in abar_from_betas, linear_abar, update_ema
-# and predict_with_guidance, and --matmul, products in bfloat16. The authors also flip images at
-# random (appendix B), and their code clips gradients.
+# These departures stay: what UNet lists without a flag, what is said in abar_from_betas,
+# linear_abar, update_ema and predict_with_guidance, and --matmul, products in bfloat16. The authors
+# also flip most images at random (appendix B), and their code clips gradients.
 
 # ---- another schedule
 
@@ -1047,7 +1054,7 @@ def train(cfg: Config) -> dict:
 @torch.no_grad()
 def evaluate_loss(net, schedule, batch) -> float:
     """The loss of a batch, computed in float32. To be compared only between runs with the same
-    --predict, --max_weight and --schedule: these change what the loss counts."""
+    --predict, --max_weight, --schedule and --label_dropout: these change what the loss counts."""
     return diffusion_loss(net, schedule, *batch).item()
 
 
@@ -1102,7 +1109,8 @@ def evaluate(cfg: Config) -> dict:
 
 def draw_by_ddpm(cfg: Config):
     """Part one alone: a network without labels learns for --steps, and draws --n images. Of other
-    flags only those of the data and the network, --T, --batch_size, --seed and --device matter."""
+    flags only those of the data and the network, --T, --batch_size, --seed, --device and --out_dir
+    matter: the picture stands beside that folder."""
     device = pick_device(cfg.device)
     torch.manual_seed(cfg.seed)
     train_set, _ = load_images(cfg.data, cfg.size, cfg.n_images)
@@ -1111,12 +1119,12 @@ def draw_by_ddpm(cfg: Config):
 
     schedule = NoiseSchedule(linear_abar(cfg.T))
     net = UNet(cfg, C, S, V=0).to(device)
-    # the rate is five times the paper's: there are fewer steps
-    net = ddpm_train(net, schedule, images, cfg.steps, cfg.batch_size, lr=1e-3)
+    lr = cfg.lr if cfg.preset == "paper" else 1e-3              # five times the paper's: there are
+    net = ddpm_train(net, schedule, images, cfg.steps, cfg.batch_size, lr)      # far fewer steps
     print(f"drawing {cfg.n} images in {cfg.T} steps")
     drawn = ddpm_sample(net, schedule, torch.randn(cfg.n, C, S, S, device=device))
 
-    path = Path(cfg.out_dir).with_name("ddpm.png")              # beside the folders of runs
+    path = Path(cfg.out_dir).with_name("ddpm.png")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, sheet(drawn.clamp(-1, 1).cpu()))
     print(f"wrote {path}")
