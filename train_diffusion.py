@@ -466,11 +466,10 @@ def pad(x, multiple: int):
 # from the paper are undone by --preset=paper (add --data=cifar10 for its images):
 #
 #     --predict           the network answers x₀, not ε: an error in ε is √((1 − ᾱ_t)/ᾱ_t) times as
-#                         large in x₀. That is much where ᾱ_t is small: harmless in small steps, in
-#                         which x̂₀ has little weight, but not in 20 large ones. (The paper found
-#                         answering x₀ worse in early trials, §3.2.)
-#     --max_weight        L_simple weighs errors in x₀ by ᾱ_t / (1 − ᾱ_t), ours by 1 / (1 − ᾱ_t), at
-#                         most 5
+#                         large in x₀. (In the paper's many small steps x̂₀ has little weight; there
+#                         answering x₀ was worse in early trials, §3.2.)
+#     --max_weight        L_simple weighs errors in x₀ by ᾱ_t / (1 − ᾱ_t); ours by 1 / (1 − ᾱ_t), at
+#                         most 5. (Without a limit, this network draws far worse.)
 #     --schedule          ᾱ_t falls along a cosine: small images are gone too soon if β_t rises in a
 #                         straight line
 #     --stratified        the times in a batch are spread evenly over 1 … T: the loss is steadier

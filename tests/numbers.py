@@ -371,7 +371,11 @@ NUMBERS = [
         ("`) | 4.7, 4.1", "--stratified=false/seed 1/frechet"),
         ("4.1, 4.7 |", "--stratified=false/seed 2/frechet"),
         ("4.7 | 0.6", "--stratified=false/seed 3/frechet"),
-        ("0.6 ± 0.3", "--stratified=false/farther than the default"))),
+        ("0.6 ± 0.3", "--stratified=false/farther than the default"),
+        ("has a distance of 14.3", "--predict=v, seed 1/frechet"),
+        ("=inf`) 53.0", "--predict=x0 --max_weight=inf, seed 1/frechet"),
+        ("as in the paper, 21.0", "--predict=eps --schedule=linear, seed 1/frechet"),
+        ("13.9, with glasses", "--predict=eps, seed 1, other samplers/ddpm, 1000 steps/frechet"))),
     *((STUDIES, written, "bert_shorter_trials", f"{key}%") for written, key in (
         ("92.7 % (of 782)", "4,300 steps, 800 for answers (782 reviews)/sentiment"),
         ("96.2 and 82.0 %. With", "4,300 steps, 800 for answers (782 reviews)/entities"),
