@@ -307,8 +307,8 @@ def autoencoder_loss(autoencoder, x, eps, edge_weight: float, kl_weight: float):
 
 def time_embedding(t, width: int):
     """Cosines and sines of t (B,) at many frequencies, from 1 to 1/10,000: (B, width), after the
-    Transformer (Vaswani et al. 2017, §3.5). They are made for times of 1 to some thousands, not of
-    0 to 1."""
+    Transformer (Vaswani et al. 2017, §3.5). They suit times from 1 to some thousands, not from 0
+    to 1."""
     frequencies = 10000 ** torch.linspace(0, -1, width // 2, device=t.device)
     angles = t[:, None] * frequencies                       # (B, width / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -530,8 +530,8 @@ def update_ema(ema, model, step: int, decay: float):
     copied.
 
     At first decay is step / (step + 10) (not in the paper): step 0 copies the model, and then the
-    average is mostly of the last tenth of the steps, so that the start is soon forgotten. Once this
-    is more than --ema, decay is --ema.
+    last tenth of the steps has some two thirds of the weight in the average, so that the start is
+    soon forgotten. Once this is more than `decay`, it is `decay`.
     """
     decay = min(decay, step / (step + 10))
     for average, parameter in zip(ema.parameters(), model.parameters()):
