@@ -194,7 +194,7 @@ def update_ema(ema, model, step: int, decay: float):
 def ddpm_train(net, schedule, images, steps: int, batch_size: int = 128, lr: float = 2e-4):
     """Trains net on images (N, C, S, S) in [−1, 1]: algorithm 1, with the paper's batch size and
     learning rate (appendix B). Returns the network with the average of the weights (see
-    update_ema), which draws better images."""
+    update_ema), as the paper's images are drawn by."""
     optimizer = torch.optim.Adam(net.parameters(), lr)
     ema = copy.deepcopy(net).eval()                         # if you add dropout, it is off here
     for step in range(steps):                               # line 1
@@ -1118,8 +1118,9 @@ def draw_by_ddpm(cfg: Config):
 
     schedule = NoiseSchedule(linear_abar(cfg.T))
     net = UNet(cfg, C, S, V=0).to(device)
-    lr = cfg.lr if cfg.preset == "paper" else 1e-3              # five times the paper's: there are
-    net = ddpm_train(net, schedule, images, cfg.steps, cfg.batch_size, lr)      # far fewer steps
+    # without the preset five times the paper's rate, as there are far fewer steps
+    lr = cfg.lr if cfg.preset == "paper" else 1e-3
+    net = ddpm_train(net, schedule, images, cfg.steps, cfg.batch_size, lr)
     print(f"drawing {cfg.n} images in {cfg.T} steps")
     drawn = ddpm_sample(net, schedule, torch.randn(cfg.n, C, S, S, device=device))
 

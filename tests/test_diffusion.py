@@ -776,8 +776,8 @@ def plain_net(x, t, y=None):
 
 @paper
 def test_ddpm_loss():
-    """That of PredictEps, to the bit; its times are 1 … T, each image has its own, and its noise is
-    N(0, I)."""
+    """The same as diffusion_loss with PredictEps; its times are 1 … T, each image has its own, and
+    its noise is N(0, I)."""
     abar = train_diffusion.linear_abar(20)
     schedule = train_diffusion.NoiseSchedule(abar)
     x0 = normal(256, 1, 4, 4)
@@ -846,7 +846,7 @@ def test_ddpm_train(capsys):
 
 @paper
 def test_the_command_ddpm(tmp_path, capsys):
-    """Part one alone draws a picture of n images, of any data, beside the folders of runs."""
+    """Part one alone draws a picture of n images beside the folders of runs."""
     command(tmp_path / "runs" / "run", "ddpm", "--steps=2", "--n=16", "--T=3", "--n_images=32",
             "--size=16", "--sample_steps=3")
     assert str(tmp_path / "runs" / "ddpm.png") in capsys.readouterr().out
