@@ -381,7 +381,7 @@ NUMBERS = [
         ("96.2 and 82.0 %. With", "4,300 steps, 800 for answers (782 reviews)/entities"),
         ("and 82.0 %. With 5,200", "4,300 steps, 800 for answers (782 reviews)/answer"),
         ("for answers: 94.5", "5,200 steps, half as many reports in a batch, 800 steps for answers/sentiment"),
-        ("and 61.2 %; so", "5,200 steps, half as many reports in a batch, 800 steps for answers/answer"),
+        ("and 61.2 %; so it", "5,200 steps, half as many reports in a batch, 800 steps for answers/answer"),
         ("time: 94.0", "d_ff 256/sentiment"),
         ("97.1 and 91.8", "d_ff 256/entities"),
         ("91.8 %; other", "d_ff 256/answer"),
