@@ -354,10 +354,13 @@ def test_rows_of_one_text_and_of_two():
     assert torch.equal(token_types(tokens.idx, tokenizer.sep)[1], tokens.token_type_ids[1])
 
 
-def test_long_texts_are_cut_or_refused():
+def test_long_texts_are_cut_or_refused(capsys):
     tokenizer = small_tokenizer()
     tokens = encode([(["a"] * 30, None)], tokenizer, 10)
     assert tokens.idx.shape == (1, 10) and tokens.idx[0, -1] == tokenizer.sep
+    assert capsys.readouterr().out == "note: 1 of 1 texts are longer than 10 tokens, and lose their end\n"
+    encode([(["a"] * 8, None)], tokenizer, 10)
+    assert capsys.readouterr().out == ""
     refused(lambda: encode([(["a"] * 30, None)], tokenizer, 10, cut=False),
             "32 tokens", "10 positions")
     tokens = encode([(["a"] * 30, ["x", "y"])], tokenizer, 10)         # the question stays whole

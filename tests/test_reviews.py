@@ -154,6 +154,20 @@ def test_bad_files(tmp_path, content, words):
     refused(lambda: load_reviews(str(path)), *words)
 
 
+def test_a_rare_label_is_among_the_few(tmp_path):
+    path = tmp_path / "own.tsv"
+    path.write_text("".join(f"text {i}\t{'rare' if i % 100 == 7 else 'usual'}\n" for i in range(400)))
+    for seed in range(8):
+        everything = load_reviews(str(path), few=0, seed=seed).learn
+        for few in (2, 3, 20, 200):
+            learn = load_reviews(str(path), few=few, seed=seed).learn
+            assert len(set(learn)) == few and {label for _, label in learn} == {0, 1}
+            as_drawn = everything[:few]
+            assert learn == as_drawn or {label for _, label in as_drawn} == {1}     # 0 is "rare"
+            assert set(learn) <= set(everything)
+    refused(lambda: load_reviews(str(path), few=1), "1 of 2 labels (not '")
+
+
 def test_missing_and_foreign_files(tmp_path):
     refused(lambda: load_reviews(str(tmp_path / "none.tsv")), "no such file", "none.tsv")
     (tmp_path / "latin.tsv").write_bytes("caf\xe9\tgood".encode("latin-1"))

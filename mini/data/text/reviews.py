@@ -354,9 +354,9 @@ class Reviews:
 
 def load_reviews(source: str = "reviews", few: int = 300, seed: int = 0) -> Reviews:
     """The built-in reviews, or those of a TSV file (see read_reviews; a tenth is held out). `few`
-    texts to learn from (0: all) are drawn by the seed; the held-out ones are always the same.
-    Raises UserError for a bad file, for one with a single label, or if there is not at least one
-    text for each label to learn from."""
+    texts to learn from (0: all) are drawn by the seed, at least one of each label (see `draw_few`);
+    the held-out ones are always the same. Raises UserError for a bad file, for one with a single
+    label, or if there is not at least one text for each label to learn from."""
     if source == "reviews":
         names = NAMES
         pairs = write_reviews(N_TEST + N_POOL)
@@ -373,12 +373,28 @@ def load_reviews(source: str = "reviews", few: int = 300, seed: int = 0) -> Revi
     unlabelled = [text for text, _ in pool + long_ones]
 
     random.Random(seed).shuffle(pool)
-    learn = pool[:few] if few > 0 else pool
+    learn = draw_few(pool, few) if few > 0 else pool
     known = {names[label] for _, label in learn}
     missing = [name for name in names if name not in known]
     require(not missing, f"the {len(learn)} texts to learn from hold {len(known)} of {len(names)} "
             f"labels (not {', '.join(map(repr, missing[:8]))}): more texts are needed")
     return Reviews(learn, test, unlabelled, names)
+
+
+def draw_few(pool: list, few: int) -> list:
+    """The first `few` of the pairs (text, label), which are in random order already. If they have
+    no text of some label, as is likely if one is rare: the first text of each label, and then
+    others until there are `few`."""
+    n_labels = len({label for _, label in pool})
+    learn = pool[:few]
+    if len({label for _, label in learn}) == n_labels:
+        return learn
+    first = {}                                          # {label: its first pair}
+    for pair in pool:
+        first.setdefault(pair[1], pair)
+    one_of_each = list(first.values())
+    others = [pair for pair in pool if pair not in one_of_each]
+    return (one_of_each + others)[:few]
 
 
 def load_own(source: str) -> tuple:

@@ -56,10 +56,11 @@ def encode(pairs: list, tokenizer, longest: int, cut: bool = True,
     """The Tokens of pairs (words of a text, words of a question or None).
 
     split_names: names are cut into pieces, see WordPieceTokenizer.encode_word. If there are more
-    than `longest` tokens, the end of the text is cut off; with cut=False, it is a UserError. An
-    empty text is always one.
+    than `longest` tokens, the end of the text is cut off, and a line says so; with cut=False, it is
+    a UserError. An empty text is always one.
     """
     rows = []
+    n_cut = 0
     for text, question in pairs:
         require(text and (question is None or question),
                 "a text is empty; give it at least one word")
@@ -76,7 +77,11 @@ def encode(pairs: list, tokenizer, longest: int, cut: bool = True,
                 f"the text has {n} tokens, and the model has only {longest} positions: shorten it")
         if n > longest:
             row = row[:room - 1] + row[-1:]                 # the last one is [SEP]
+            n_cut += 1
         rows.append(torch.tensor(row + after))              # (length, 3)
+    if n_cut > 0:
+        print(f"note: {n_cut} of {len(pairs)} texts are longer than {longest} tokens, and lose "
+              "their end")
     filling = torch.tensor([tokenizer.pad, 0, 0])
     width = max(map(len, rows))
     filled = filling.repeat(len(rows), width, 1)            # (N, T, 3)
