@@ -6,6 +6,7 @@ import math
 import random
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -822,9 +823,10 @@ def test_own_reviews_are_read_without_their_labels_too(text_file, tmp_path):
     texts = tasks.unlabelled_texts(cfg)
     assert sum(text.startswith("it was") for text in texts) == 81       # a tenth is held out
     result = bert.train(cfg)
-    assert list(result["scores"]["sentiment"]) == [
-        "pre-trained", "pre-trained and naive Bayes", "from scratch", "bag of words", "naive Bayes",
-        "naive Bayes, EM"]
+    found = ["pre-trained", "pre-trained and naive Bayes", "bag of words", "naive Bayes", "naive Bayes, EM"]
+    assert list(result["scores"]["sentiment"]) == found
+    result = bert.train(replace(cfg, resume=True, scratch=True))
+    assert list(result["scores"]["sentiment"]) == [*found[:2], "from scratch", *found[2:]]
 
 
 def test_own_reviews_alone_are_read_and_learnt(text_file, tmp_path, drawn, capsys):
@@ -896,3 +898,4 @@ def test_evaluate(text_file, tmp_path):
     tables = bert.evaluate(bert.Config(out_dir=cfg.out_dir, device="cpu"))
     assert [len(rows) for rows in tables.values()] == [5, 5, 5]
     assert json.loads((tmp_path / "run/evaluate.json").read_text()) == tables
+    assert all("from scratch" in scores for rows in tables.values() for scores in rows.values())
