@@ -747,8 +747,8 @@ def make_optimizers(model, cfg) -> list:
 
 
 def has_fused(device) -> bool:
-    """Can AdamW take a parameter's step in one pass through memory (fused)? It computes the same;
-    on a CPU it took less than half of the time."""
+    """Can AdamW take a parameter's step in one pass through memory (fused)? It computes the same,
+    but for rounding; on a CPU it took less than half of the time."""
     return device.type in ("cpu", "cuda")
 
 
